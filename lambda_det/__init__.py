@@ -1,0 +1,22 @@
+"""LambdaResNet backbones for detectron2.
+
+Importing this package registers the backbones; ``add_lambda_config`` adds their config keys.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+    raise ModuleNotFoundError(
+        "lambda_det needs detectron2 (v0.5, v0.6 or main): see "
+        "https://detectron2.readthedocs.io/tutorials/install.html, or run tools/setup_env.sh in a "
+        "checkout of lambda_det for a ready environment without a compiler",
+        name="detectron2",
+    ) from None
+
+import lambda_det.backbone  # noqa: F401  (registers the backbones)
+from lambda_det.config import add_lambda_config, get_cfg
+from lambda_det.version import __version__
+
+__all__ = ["__version__", "add_lambda_config", "get_cfg"]

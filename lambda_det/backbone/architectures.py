@@ -1,0 +1,141 @@
+"""The LambdaResNet family as data (LambdaNetworks, arXiv:2102.08602; ResNet-RS, 2103.07579)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lambda_det.errors import InputError
+
+STAGES = ("res2", "res3", "res4", "res5")
+
+BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    270: (4, 29, 53, 4),
+    350: (4, 36, 72, 4),
+    420: (4, 44, 87, 4),
+}
+"""Depth -> number of bottlenecks in res2, res3, res4, res5."""
+
+RES4_LAMBDA_BLOCKS: dict[int, tuple[int, ...]] = {
+    50: (3,),
+    101: (6, 12, 18),
+    152: (5, 10, 15, 20, 25, 30),
+    200: (5, 10, 15, 20, 25, 30),
+    270: (8, 16, 24, 32, 40, 48),
+    350: (10, 20, 30, 40, 50, 60),
+    420: (10, 20, 30, 40, 50, 60, 70, 80),
+}
+"""Depth -> blocks of res4 with a lambda layer in the hybrids. The paper gives the numbers without
+saying where counting starts; they are read as 1-based (parameter counts do not depend on it)."""
+
+BlockChoice = Literal["all"] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What stands in the middle of which bottleneck, and which stages squeeze and excite."""
+
+    se_stages: tuple[str, ...] = ()
+    lambda_stages: tuple[str, ...] = ()
+    """Stages in which every block has a lambda layer."""
+    res4_list: bool = False
+    """Whether the blocks of :data:`RES4_LAMBDA_BLOCKS` have a lambda layer."""
+
+
+VARIANTS: dict[str, Variant] = {
+    "resnet": Variant(),
+    "se": Variant(se_stages=STAGES),
+    # SE in res2 and res3 only: the one reading that gives all the published parameter counts.
+    "lambda": Variant(se_stages=("res2", "res3"), lambda_stages=("res5",), res4_list=True),
+    "lambda_full": Variant(se_stages=("res2", "res3"), lambda_stages=("res4", "res5")),
+}
+
+
+def check_depth(depth: int) -> None:
+    """Raise InputError for a depth that the family does not have."""
+    if depth not in BLOCKS_PER_STAGE:
+        raise InputError(f"depth={depth!r}: expected one of {_listing(BLOCKS_PER_STAGE)}")
+
+
+def check_variant(variant: str) -> None:
+    """Raise InputError for a variant that the family does not have."""
+    if variant not in VARIANTS:
+        raise InputError(f"variant={variant!r}: expected one of {_listing(VARIANTS)}")
+
+
+def lambda_block_flags(
+    depth: int, variant: str, overrides: Mapping[str, BlockChoice | None] | None = None
+) -> dict[str, list[bool]]:
+    """For every block of every stage: does a lambda layer stand in its middle?
+
+    Args:
+        depth: a key of :data:`BLOCKS_PER_STAGE`.
+        variant: a key of :data:`VARIANTS`.
+        overrides: stage -> 1-based block numbers, ``"all"`` or ``[]``; a stage that is absent or
+            None keeps the variant's.
+
+    Raises:
+        InputError: an unknown depth, variant or stage, or a block number out of range.
+    """
+    check_depth(depth)
+    check_variant(variant)
+    overrides = overrides or {}
+    check_stages("lambda_blocks", overrides)
+    flags = {}
+    for stage, num_blocks in zip(STAGES, BLOCKS_PER_STAGE[depth], strict=True):
+        choice = overrides.get(stage)
+        if choice is None:
+            choice = _variant_choice(depth, VARIANTS[variant], stage)
+        flags[stage] = _flags(stage, num_blocks, choice)
+    return flags
+
+
+def se_stages_of(variant: str, override: Collection[str] | None = None) -> tuple[str, ...]:
+    """Stages with squeeze-and-excitation: ``override``, or the variant's when it is None.
+
+    Raises:
+        InputError: an unknown variant or stage.
+    """
+    check_variant(variant)
+    if override is None:
+        return VARIANTS[variant].se_stages
+    check_stages("se_stages", override)
+    return tuple(stage for stage in STAGES if stage in override)
+
+
+def check_stages(name: str, stages: Collection[str]) -> None:
+    """Raise InputError when ``stages`` names a stage that is none of res2 ... res5."""
+    if isinstance(stages, str):
+        raise InputError(f"{name}={stages!r}: expected a collection of stages, not a string")
+    for stage in stages:
+        if stage not in STAGES:
+            raise InputError(f"{name}: unknown stage {stage!r}, expected one of {_listing(STAGES)}")
+
+
+def _variant_choice(depth: int, variant: Variant, stage: str) -> BlockChoice:
+    if stage in variant.lambda_stages:
+        return "all"
+    return RES4_LAMBDA_BLOCKS[depth] if stage == "res4" and variant.res4_list else ()
+
+
+def _flags(stage: str, num_blocks: int, choice: BlockChoice) -> list[bool]:
+    if choice == "all":
+        return [True] * num_blocks
+    if isinstance(choice, str):
+        raise InputError(f"lambda_blocks[{stage!r}]={choice!r}: expected 'all' or block numbers")
+    for number in choice:
+        if not isinstance(number, int) or not 1 <= number <= num_blocks:
+            raise InputError(
+                f"lambda_blocks[{stage!r}]: block {number!r} is out of range, {stage} has blocks "
+                f"1 to {num_blocks}"
+            )
+    return [block in choice for block in range(1, num_blocks + 1)]
+
+
+def _listing(names: Collection[object]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,113 @@
+"""The bottleneck of the family: detectron2's, with a lambda layer or SE in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from detectron2.modeling.backbone.resnet import BottleneckBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import SqueezeExcitation, StochasticDepth
+
+from lambda_det.backbone.norms import BackboneNorm, backbone_norm
+from lambda_det.layers import LambdaLayer
+
+
+class LambdaBottleneck(BottleneckBlock):
+    """conv1 -> conv2 or lambda_layer -> conv3 (-> se) + shortcut, each with norm and ReLU.
+
+    Without any of the options it is detectron2's BottleneckBlock, parameter names included.
+
+    Args:
+        in_channels, out_channels: of the block.
+        bottleneck_channels: of the middle.
+        stride: of the block.
+        norm: as for :func:`detectron2.layers.get_norm`.
+        stride_in_1x1: stride in conv1 instead of conv2; a lambda block never does, it pools.
+        pool_shortcut: a strided block's shortcut is a 2x2 average pooling and a 1x1 convolution
+            (ResNet-D) instead of a strided 1x1 convolution.
+        lambda_layer: arguments of :class:`LambdaLayer` in place of conv2; None = conv2.
+        lambda_norm_qv: norm of queries and values; None = ``norm``.
+        se_ratio: squeezed / block output channels; 0 = no squeeze-and-excitation.
+        drop_path: probability to drop the residual branch of an image in training.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bottleneck_channels: int,
+        stride: int = 1,
+        norm: BackboneNorm = "BN",
+        stride_in_1x1: bool = False,
+        pool_shortcut: bool = False,
+        lambda_layer: Mapping[str, object] | None = None,
+        lambda_norm_qv: BackboneNorm | None = None,
+        se_ratio: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            bottleneck_channels=bottleneck_channels,
+            stride=stride,
+            norm=norm,
+            stride_in_1x1=stride_in_1x1 and lambda_layer is None,
+        )
+        self.shortcut_pool = None
+        if pool_shortcut and stride > 1:
+            # Ceil mode keeps odd sizes in step with the strided convolution of the branch.
+            self.shortcut_pool = nn.AvgPool2d(
+                stride, stride, ceil_mode=True, count_include_pad=False
+            )
+            self.shortcut.stride = (1, 1)
+
+        self.lambda_layer = None
+        if lambda_layer is not None:
+            norm_qv = norm if lambda_norm_qv is None else lambda_norm_qv
+            del self.conv2
+            self.lambda_layer = LambdaLayer(
+                bottleneck_channels, norm=partial(backbone_norm, norm_qv), **lambda_layer
+            )
+            # Paper: "3x3 average-pooling with stride 2 after the lambda layers ... in place of
+            # the strided convolution".
+            self.lambda_pool = nn.AvgPool2d(3, stride, padding=1) if stride > 1 else None
+            self.lambda_norm = backbone_norm(norm, bottleneck_channels)
+
+        self.se = None
+        if se_ratio > 0:
+            self.se = SqueezeExcitation(out_channels, max(1, round(out_channels * se_ratio)))
+        self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0 else None
+
+        # Starts every block as its shortcut. A FrozenBN's weight is a buffer that belongs to
+        # the checkpoint and is left alone.
+        last_weight = getattr(self.conv3.norm, "weight", None)
+        if isinstance(last_weight, nn.Parameter):
+            nn.init.zeros_(last_weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        out = F.relu_(self.conv1(x))
+        out = F.relu_(self._middle(out))
+        out = self.conv3(out)
+        if self.se is not None:
+            out = self.se(out)
+        if self.drop_path is not None:
+            out = self.drop_path(out)
+        out += self._shortcut(x)
+        return F.relu_(out)
+
+    def _middle(self, x: Tensor) -> Tensor:
+        if self.lambda_layer is None:
+            return self.conv2(x)
+        x = self.lambda_layer(x)
+        if self.lambda_pool is not None:
+            x = self.lambda_pool(x)
+        return x if self.lambda_norm is None else self.lambda_norm(x)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        if self.shortcut_pool is not None:
+            x = self.shortcut_pool(x)
+        return x if self.shortcut is None else self.shortcut(x)

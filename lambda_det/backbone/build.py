@@ -1,0 +1,147 @@
+"""From a config to explicit arguments, under the names that a config can ask for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+
+from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
+from lambda_det.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+_KEYS = {
+    "depth": "MODEL.LAMBDA_RESNET.DEPTH",
+    "variant": "MODEL.LAMBDA_RESNET.VARIANT",
+    "stem": "MODEL.LAMBDA_RESNET.STEM",
+    "norm": "MODEL.LAMBDA_RESNET.NORM",
+    "out_features": "MODEL.LAMBDA_RESNET.OUT_FEATURES",
+    "lambda_blocks": "MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS",
+    "se_stages": "MODEL.LAMBDA_RESNET.SE_STAGES",
+    "se_ratio": "MODEL.LAMBDA_RESNET.SE_RATIO",
+    "stride_in_1x1": "MODEL.LAMBDA_RESNET.STRIDE_IN_1X1",
+    "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
+    "shared_embeddings": "MODEL.LAMBDA_RESNET.LAYER.SHARED_EMBEDDINGS",
+    "lambda_norm_qv": "MODEL.LAMBDA_RESNET.LAYER.NORM",
+    "query_depth": "MODEL.LAMBDA_RESNET.LAYER.QUERY_DEPTH",
+    "num_heads": "MODEL.LAMBDA_RESNET.LAYER.NUM_HEADS",
+    "intra_depth": "MODEL.LAMBDA_RESNET.LAYER.INTRA_DEPTH",
+    "scope": "MODEL.LAMBDA_RESNET.LAYER.SCOPE",
+    "max_size": "MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE",
+    "key_normalizer": "MODEL.LAMBDA_RESNET.LAYER.KEY_NORMALIZER",
+    "query_normalizer": "MODEL.LAMBDA_RESNET.LAYER.QUERY_NORMALIZER",
+    "content": "MODEL.LAMBDA_RESNET.LAYER.CONTENT",
+    "position": "MODEL.LAMBDA_RESNET.LAYER.POSITION",
+    "position_bias": "MODEL.LAMBDA_RESNET.LAYER.POSITION_BIAS",
+    "backend": "MODEL.LAMBDA_RESNET.LAYER.BACKEND",
+}
+"""Argument of :func:`build_lambda_resnet` -> config key that gives it."""
+
+
+def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
+    """Keyword arguments of :func:`build_lambda_resnet` that ``cfg`` describes.
+
+    Raises:
+        InputError: a key asks for what this version does not have.
+    """
+    if cfg.MODEL.LAMBDA_RESNET.MASK_PADDING:
+        raise InputError(
+            "MODEL.LAMBDA_RESNET.MASK_PADDING=True: not available in this version, set it to False"
+        )
+    arguments = {
+        argument: functools.reduce(getattr, key.split("."), cfg) for argument, key in _KEYS.items()
+    }
+    arguments["scope"] = arguments["scope"] or "global"
+    blocks = arguments["lambda_blocks"]
+    arguments["lambda_blocks"] = {
+        key.lower(): "all" if choice is not None and list(choice) == ["all"] else choice
+        for key, choice in blocks.items()
+    }
+    return arguments
+
+
+def _with_config_key(error: InputError) -> InputError:
+    """The builder's line, with the argument that it starts with replaced by its config key."""
+    argument = re.match(r"\w+", str(error))
+    key = _KEYS.get(argument.group()) if argument else None
+    return InputError(key + str(error)[argument.end() :] if key else str(error))
+
+
+@BACKBONE_REGISTRY.register()
+def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LambdaResNet:
+    """The bare backbone that ``cfg.MODEL.LAMBDA_RESNET`` describes.
+
+    Raises:
+        InputError: a key has a value that is not allowed.
+    """
+    if "LAMBDA_RESNET" not in cfg.MODEL:
+        raise InputError(
+            "MODEL.LAMBDA_RESNET is missing from the config: call "
+            "lambda_det.add_lambda_config(cfg) before merging files"
+        )
+    _warn_of_ignored_keys(cfg)
+    try:
+        return build_lambda_resnet(in_channels=input_shape.channels, **lambda_resnet_arguments(cfg))
+    except InputError as error:
+        raise _with_config_key(error) from error
+
+
+@BACKBONE_REGISTRY.register()
+def build_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """FPN p2 ... p6 on the backbone, as detectron2's ``build_resnet_fpn_backbone``."""
+    bottom_up = build_lambda_resnet_backbone(cfg, input_shape)
+    return _fpn(cfg, bottom_up, LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """FPN p3 ... p7 on the backbone, as detectron2's ``build_retinanet_resnet_fpn_backbone``."""
+    bottom_up = build_lambda_resnet_backbone(cfg, input_shape)
+    shapes = bottom_up.output_shape()
+    if "res5" not in shapes:
+        raise InputError(
+            f"MODEL.LAMBDA_RESNET.OUT_FEATURES={cfg.MODEL.LAMBDA_RESNET.OUT_FEATURES}: RetinaNet's "
+            "p6 and p7 are made from 'res5', which is missing"
+        )
+    top = LastLevelP6P7(shapes["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS)
+    return _fpn(cfg, bottom_up, top)
+
+
+def _fpn(cfg: CfgNode, bottom_up: LambdaResNet, top_block) -> FPN:
+    available = list(bottom_up.output_shape())
+    for name in cfg.MODEL.FPN.IN_FEATURES:
+        if name not in available:
+            raise InputError(
+                f"MODEL.FPN.IN_FEATURES: {name!r} is not in MODEL.LAMBDA_RESNET.OUT_FEATURES="
+                f"{available}"
+            )
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _warn_of_ignored_keys(cfg: CfgNode) -> None:
+    """Warn of MODEL.RESNETS keys that were set: this family reads MODEL.LAMBDA_RESNET."""
+    node = cfg.MODEL.LAMBDA_RESNET
+    defaults = get_cfg().MODEL.RESNETS
+    ignored = [
+        f"MODEL.RESNETS.{key}={value!r}"
+        for key, value in cfg.MODEL.RESNETS.items()
+        if value != defaults.get(key) and value != node.get(key)
+    ]
+    if ignored:
+        logger.warning(
+            "ignored by a LambdaResNet, which reads MODEL.LAMBDA_RESNET: %s", ", ".join(ignored)
+        )

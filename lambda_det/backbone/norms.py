@@ -1,0 +1,33 @@
+"""detectron2's normalisation layers, also for layers narrower than its GroupNorm allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from detectron2.layers import get_norm
+from torch import nn
+
+from lambda_det.errors import InputError
+from lambda_det.layers.norm import group_norm
+
+BackboneNorm = str | Callable[[int], nn.Module | None]
+
+
+def backbone_norm(norm: BackboneNorm, channels: int) -> nn.Module | None:
+    """:func:`detectron2.layers.get_norm`, with a clear error.
+
+    ``"GN"`` takes gcd(32, channels) groups where detectron2 always takes 32: the same for every
+    convolution of the family, and possible for a lambda layer's 16 value channels.
+
+    Raises:
+        InputError: ``norm`` is a name that the installed detectron2 does not know.
+    """
+    if norm == "GN":
+        return group_norm(channels)
+    try:
+        return get_norm(norm, channels)
+    except KeyError:
+        raise InputError(
+            f"norm={norm!r}: expected '', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN', "
+            "'naiveSyncBN' or a callable"
+        ) from None

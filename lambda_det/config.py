@@ -1,0 +1,68 @@
+"""Every config key that lambda_det adds: its default and its meaning, in one place."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+# detectron2's CfgNode takes None for a value that a list or a string may replace.
+
+
+def add_lambda_config(cfg: CfgNode) -> None:
+    """Add lambda_det's keys to ``cfg``; change none that is there. Safe to call again."""
+    _add(cfg.MODEL, "LAMBDA_RESNET", _lambda_resnet())
+    _add(cfg.INPUT, "LSJ", _large_scale_jitter())
+    # Folder in COCO layout to read in place of detectron2's own "coco" folder. Empty: the
+    # environment variable LAMBDA_DET_COCO_FOLDER, and without it detectron2's usual place.
+    _add(cfg.DATASETS, "COCO_FOLDER", "")
+
+
+def get_cfg() -> CfgNode:
+    """detectron2's default config with lambda_det's keys, ready to merge a YAML file."""
+    cfg = get_detectron2_cfg()
+    add_lambda_config(cfg)
+    return cfg
+
+
+def _add(node: CfgNode, key: str, value: object) -> None:
+    if key not in node:
+        node[key] = value
+
+
+def _lambda_resnet() -> CfgNode:
+    node = CfgNode()
+    node.VARIANT = "lambda"  # "resnet", "se", "lambda", "lambda_full"
+    node.DEPTH = 101  # 50, 101, 152, 200, 270, 350, 420
+    node.STEM = "rs"  # "rs" (ResNet-RS) or "v1" (7x7 and max-pooling, takes ordinary weights)
+    node.NORM = "BN"  # anything that detectron2's get_norm knows
+    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # Blocks with a lambda layer: None = the variant's, else 1-based numbers, ["all"], [] = none.
+    node.LAMBDA_BLOCKS = CfgNode({"RES2": None, "RES3": None, "RES4": None, "RES5": None})
+    node.SE_STAGES = None  # None = the variant's, else a list of stages, [] = none
+    node.SE_RATIO = 0.25  # squeezed channels / block output channels
+    node.STRIDE_IN_1X1 = False  # True for weights of the MSRA ResNets
+    node.MASK_PADDING = False  # keep batch padding out of lambda layers and SE (to come)
+
+    layer = node.LAYER = CfgNode()
+    layer.QUERY_DEPTH = 16
+    layer.NUM_HEADS = 4
+    layer.INTRA_DEPTH = 1
+    layer.SCOPE = 23  # odd side of the position window; 0 = global
+    layer.MAX_SIZE = None  # [H, W] of the largest image, needed by the global scope only
+    layer.NORM = None  # of queries and values: None = the backbone's, "" = none
+    layer.KEY_NORMALIZER = "softmax"  # "softmax", "l2" or None
+    layer.QUERY_NORMALIZER = None  # "softmax" or None
+    layer.CONTENT = True  # use the content lambda
+    layer.POSITION = True  # use the position lambda
+    layer.POSITION_BIAS = False  # for weights of other implementations
+    layer.SHARED_EMBEDDINGS = False  # one table for a stage's layers of one resolution
+    layer.BACKEND = "auto"  # "auto", "conv", "reference"
+    return node
+
+
+def _large_scale_jitter() -> CfgNode:
+    node = CfgNode()
+    node.ENABLED = False  # in training, in place of INPUT.MIN_SIZE_TRAIN and INPUT.CROP
+    node.SCALE = (0.1, 2.0)  # of the size that fits into SIZE
+    node.SIZE = (1024, 1024)  # height, width that images are cropped or padded to
+    return node

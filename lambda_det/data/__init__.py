@@ -1,0 +1,16 @@
+"""Data in: COCO-layout folders, the mapper with large-scale jitter, the generated shapes."""
+
+from lambda_det.data.coco_folder import configure_datasets, register_coco_folder
+from lambda_det.data.loaders import build_test_loader, build_train_loader
+from lambda_det.data.mapper import LambdaDatasetMapper
+from lambda_det.data.shapes import generate_shapes, shapes_statistics
+
+__all__ = [
+    "LambdaDatasetMapper",
+    "build_test_loader",
+    "build_train_loader",
+    "configure_datasets",
+    "generate_shapes",
+    "register_coco_folder",
+    "shapes_statistics",
+]

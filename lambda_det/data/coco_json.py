@@ -1,0 +1,235 @@
+"""Reading and checking one COCO instances json, once per process.
+
+detectron2's ``load_coco_json`` trusts its input: a wrong file ends in a ``KeyError``, an assertion
+or, for a picture that is not there, in a data-loader worker long after the start. Everything that
+can be known from the json and a directory listing is checked here, before training.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from lambda_det.errors import InputError
+
+_IMAGE_KEYS = ("id", "file_name", "height", "width")
+_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
+
+
+@dataclass(frozen=True)
+class CocoSummary:
+    """What the rest of the package needs to know about a COCO json that passed the checks.
+
+    Attributes:
+        json_file: path of the json.
+        categories: ``(id, name)`` pairs sorted by id; the order is that of the contiguous ids.
+        num_images: number of images listed.
+        num_objects: number of annotations that are not crowd regions.
+        unmasked: file name of the first image with a non-crowd annotation without segmentation.
+        rle: file name of the first image with a non-crowd annotation stored as RLE.
+    """
+
+    json_file: str
+    categories: tuple[tuple[int, str], ...]
+    num_images: int
+    num_objects: int
+    unmasked: str | None
+    rle: str | None
+
+    @property
+    def class_names(self) -> list[str]:
+        """Category names in the order of the contiguous ids."""
+        return [name for _, name in self.categories]
+
+    @property
+    def contiguous_ids(self) -> dict[int, int]:
+        """The json's category id -> contiguous id (0-based)."""
+        return {category_id: index for index, (category_id, _) in enumerate(self.categories)}
+
+
+_cache: dict[tuple[str, str, int, int], CocoSummary] = {}
+
+
+def read_coco_json(json_file: str, image_root: str) -> CocoSummary:
+    """Parse ``json_file``, check it against the files in ``image_root``, return its summary.
+
+    One pass over the json and one ``os.scandir`` per image directory. The result (not the json,
+    which is large) is kept per path and modification time.
+
+    Raises:
+        InputError: the json is missing, is not JSON or not in COCO's instances format; categories
+            are empty; an id is repeated; an annotation names an unknown image or category; an
+            image listed is absent on disk.
+    """
+    try:
+        status = os.stat(json_file)
+    except OSError as error:
+        raise InputError(f"annotation file {json_file} cannot be read: {error.strerror}") from error
+    key = (json_file, image_root, status.st_mtime_ns, status.st_size)
+    if key not in _cache:
+        content = _parse(json_file)
+        try:
+            _cache[key] = _summarize(json_file, content, image_root)
+        except (TypeError, AttributeError) as error:  # a list for an id, a number for a file name
+            raise InputError(
+                f"annotation file {json_file} is not in COCO format: a value of a wrong type "
+                f"({error})"
+            ) from error
+    return _cache[key]
+
+
+def _parse(json_file: str) -> dict:
+    try:
+        with open(json_file, encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"annotation file {json_file} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise InputError(f"annotation file {json_file} cannot be read: {error.strerror}") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"annotation file {json_file} is not in COCO format: its top level is "
+            f"a {type(content).__name__}, not an object with images, annotations and categories"
+        )
+    for section in ("images", "annotations", "categories"):
+        if not isinstance(content.get(section), list):
+            raise InputError(
+                f"annotation file {json_file} is not in COCO format: it has no list {section!r} "
+                "(images, annotations and categories are needed)"
+            )
+    return content
+
+
+def _summarize(json_file: str, content: dict, image_root: str) -> CocoSummary:
+    names = _check_categories(json_file, content["categories"])
+    files = _check_images(json_file, content["images"])
+    annotations = content["annotations"]
+    num_objects, unmasked, rle = _check_annotations(json_file, annotations, names, files)
+    _check_files(json_file, files.values(), image_root)
+    return CocoSummary(
+        json_file=json_file,
+        categories=tuple(sorted(names.items())),
+        num_images=len(files),
+        num_objects=num_objects,
+        unmasked=unmasked,
+        rle=rle,
+    )
+
+
+def _entry(json_file: str, section: str, index: int, entry: object, keys: tuple[str, ...]) -> dict:
+    """``entry`` if it is an object with all ``keys``."""
+    missing = [k for k in keys if k not in entry] if isinstance(entry, dict) else list(keys)
+    if missing:
+        raise InputError(
+            f"annotation file {json_file}: {section}[{index}] has no {', '.join(missing)} "
+            f"(each of {section} needs {', '.join(keys)})"
+        )
+    return entry  # type: ignore[return-value]
+
+
+def _check_categories(json_file: str, categories: list) -> dict[int, str]:
+    if not categories:
+        raise InputError(f"annotation file {json_file}: categories is empty; list every class")
+    names: dict[int, str] = {}
+    for index, entry in enumerate(categories):
+        category = _entry(json_file, "categories", index, entry, ("id", "name"))
+        category_id = category["id"]
+        if not isinstance(category_id, int):
+            raise InputError(
+                f"annotation file {json_file}: category id {category_id!r} is not an integer"
+            )
+        if category_id in names:
+            raise InputError(
+                f"annotation file {json_file}: category id {category_id} occurs twice "
+                f"({names[category_id]!r} and {category['name']!r})"
+            )
+        names[category_id] = str(category["name"])
+    return names
+
+
+def _check_images(json_file: str, images: list) -> dict[int, str]:
+    files: dict[int, str] = {}
+    for index, entry in enumerate(images):
+        image = _entry(json_file, "images", index, entry, _IMAGE_KEYS)
+        if image["id"] in files:
+            raise InputError(
+                f"annotation file {json_file}: image id {image['id']} occurs twice "
+                f"({files[image['id']]} and {image['file_name']})"
+            )
+        files[image["id"]] = image["file_name"]
+    if not files:
+        raise InputError(f"annotation file {json_file}: images is empty")
+    return files
+
+
+def _check_annotations(
+    json_file: str, annotations: list, names: dict[int, str], files: dict[int, str]
+) -> tuple[int, str | None, str | None]:
+    """Number of objects, first image with one that has no mask, first with one stored as RLE."""
+    seen: set[int] = set()
+    num_objects, unmasked, rle = 0, None, None
+    for index, entry in enumerate(annotations):
+        annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
+        image_id = annotation["image_id"]
+        where = f"annotation file {json_file}: annotation id {annotation['id']}"
+        if annotation["id"] in seen:
+            raise InputError(f"{where} occurs twice")
+        seen.add(annotation["id"])
+        if image_id not in files:
+            raise InputError(f"{where} has image_id {image_id!r}, which is not in images")
+        if annotation["category_id"] not in names:
+            raise InputError(
+                f"{where} has category_id {annotation['category_id']!r}, which is not in "
+                f"categories (ids {_some(sorted(names))})"
+            )
+        box = annotation["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            raise InputError(f"{where} has bbox {box!r}; four numbers x, y, width, height needed")
+        if annotation.get("ignore"):
+            raise InputError(f'{where} has "ignore", which detectron2 does not support')
+        if annotation.get("iscrowd"):
+            continue
+        num_objects += 1
+        segmentation = annotation.get("segmentation")
+        if not segmentation:
+            unmasked = unmasked or files[image_id]
+        elif isinstance(segmentation, dict):
+            rle = rle or files[image_id]
+    return num_objects, unmasked, rle
+
+
+def _check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:
+    """Compare the listed images with one listing of each directory that they lie in."""
+    listings: dict[str, set[str]] = {}
+    missing: list[str] = []
+    for file_name in file_names:
+        path = os.path.join(image_root, file_name)
+        directory, base = os.path.split(path)
+        if directory not in listings:
+            listings[directory] = _listing(directory)
+        if base not in listings[directory]:
+            missing.append(path)
+    if missing:
+        raise InputError(
+            f"image {missing[0]}, listed in {json_file}, is not there "
+            f"({len(missing)} of the {len(file_names)} images listed are missing)"
+        )
+
+
+def _listing(directory: str) -> set[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
+
+
+def _some(values: list[int], limit: int = 20) -> str:
+    text = ", ".join(str(value) for value in values[:limit])
+    return text if len(values) <= limit else f"{text}, ... {len(values)} in all"

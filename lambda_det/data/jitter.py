@@ -1,0 +1,83 @@
+"""Large-scale jitter: scale an image by a random factor, then crop or pad it to a fixed size.
+
+The augmentation of detectron2's ``new_baselines`` (and of Google's ``resize_and_crop_image``),
+with two repairs that matter for masks and thin images; see the classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+from fvcore.transforms.transform import PadTransform
+
+from lambda_det.errors import InputError
+
+
+def large_scale_jitter(
+    *, scale: Sequence[float], size: Sequence[int], flip: str = "horizontal"
+) -> list[T.Augmentation]:
+    """The training augmentations of the from-scratch recipe.
+
+    Args:
+        scale: smallest and largest factor by which ``size`` is multiplied; the image is scaled to
+            fit into the result, its aspect ratio kept.
+        size: (height, width) in pixels of every image that comes out.
+        flip: ``"horizontal"``, ``"vertical"`` or ``"none"`` (``INPUT.RANDOM_FLIP``).
+
+    Raises:
+        InputError: a value out of range; the text names the ``INPUT`` key.
+    """
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+        raise InputError(
+            f"INPUT.LSJ.SCALE {tuple(scale)}: two factors are needed, 0 < smallest <= largest"
+        )
+    if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
+        raise InputError(
+            f"INPUT.LSJ.SIZE {tuple(size)}: height and width are needed, integers above 0"
+        )
+    augmentations: list[T.Augmentation] = [
+        JitteredResize(scale[0], scale[1], size[0], size[1]),
+        InstanceFixedSizeCrop(crop_size=tuple(size)),
+    ]
+    if flip != "none":
+        augmentations.append(
+            T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
+        )
+    return augmentations
+
+
+class JitteredResize(T.ResizeScale):
+    """detectron2's ``ResizeScale``, with at least one pixel left on the shorter side."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw the factor and return the resizing of ``image`` (H, W, C)."""
+        resize = super().get_transform(image)
+        height, width = max(1, int(resize.new_h)), max(1, int(resize.new_w))
+        return T.ResizeTransform(resize.h, resize.w, height, width, self.interp)
+
+
+class InstanceFixedSizeCrop(T.FixedSizeCrop):
+    """detectron2's ``FixedSizeCrop`` for instance masks: what is padded belongs to no object.
+
+    Later detectron2 versions pad segmentations with 255 (the "ignore" label of semantic
+    segmentation), and fvcore's first ``PadTransform`` with the image's 128; in the bitmask of an
+    object either of them would make the whole padding part of it.
+    """
+
+    def get_transform(self, image: np.ndarray) -> T.TransformList:
+        """Draw the crop and return it with the padding of ``image`` (H, W, C)."""
+        transforms = super().get_transform(image).transforms
+        return T.TransformList(
+            [_InstancePad.like(t) if isinstance(t, PadTransform) else t for t in transforms]
+        )
+
+
+class _InstancePad(PadTransform):
+    @classmethod
+    def like(cls, pad: PadTransform) -> _InstancePad:
+        return cls(pad.x0, pad.y0, pad.x1, pad.y1, pad.orig_w, pad.orig_h, pad.pad_value)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return np.pad(segmentation, ((self.y0, self.y1), (self.x0, self.x1)))

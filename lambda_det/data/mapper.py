@@ -1,0 +1,189 @@
+"""The dataset mapper: detectron2's, with large-scale jitter and errors a person can act on."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+
+from lambda_det.data.jitter import large_scale_jitter
+from lambda_det.errors import InputError
+
+
+class LambdaDatasetMapper(DatasetMapper):
+    """``LambdaDatasetMapper(cfg, is_train)`` or detectron2's explicit arguments.
+
+    As :class:`detectron2.data.DatasetMapper`, and in addition:
+
+    - ``INPUT.LSJ.ENABLED``: large-scale jitter replaces the resizing of the training images (the
+      augmentation of detectron2's ``new_baselines``), and boxes are recomputed from the masks.
+    - An image that cannot be decoded, has another size than its json says, or an annotation whose
+      mask cannot be used, is an :class:`InputError` that names the file.
+    - Objects that a crop removes are dropped for both mask formats (detectron2 v0.5 stops on
+      a polygon cropped to nothing), and an image without objects has an empty ``gt_masks``.
+    - Coordinates stored as integers are transformed in floating point (fvcore's transforms write
+      into the array that they are given, which cuts integers).
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Explicit arguments from a configuration.
+
+        Raises:
+            InputError: a bad ``INPUT.LSJ`` or ``INPUT.RANDOM_FLIP`` value, or ``INPUT.CROP``
+                enabled together with ``INPUT.LSJ``.
+        """
+        flip = cfg.INPUT.RANDOM_FLIP
+        if is_train and flip not in ("horizontal", "vertical", "none"):
+            raise InputError(
+                f"INPUT.RANDOM_FLIP {flip!r}: 'horizontal', 'vertical' or 'none' is allowed"
+            )
+        arguments = super().from_config(cfg, is_train)
+        if is_train and cfg.INPUT.LSJ.ENABLED:
+            if cfg.INPUT.CROP.ENABLED:
+                raise InputError(
+                    "INPUT.CROP.ENABLED and INPUT.LSJ.ENABLED are both True; "
+                    "large-scale jitter crops by itself, so only one of them may be"
+                )
+            arguments["augmentations"] = large_scale_jitter(
+                scale=cfg.INPUT.LSJ.SCALE, size=cfg.INPUT.LSJ.SIZE, flip=flip
+            )
+            arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        return arguments
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """One image and its objects, read, transformed and made into tensors.
+
+        Args:
+            dataset_dict: one image in detectron2's dataset format; not changed.
+
+        Returns:
+            The format of detectron2's models: ``image`` (3, H, W) uint8, and in training
+            ``instances`` with ``gt_boxes``, ``gt_classes`` and, with masks, ``gt_masks``.
+
+        Raises:
+            InputError: see the class.
+        """
+        dataset_dict = copy.deepcopy(dataset_dict)
+        image = self._read_image(dataset_dict)
+        semantic = dataset_dict.pop("sem_seg_file_name", None)
+        if semantic is not None:
+            semantic = detection_utils.read_image(semantic, "L").squeeze(2)
+
+        augmentation_input = T.AugInput(image, sem_seg=semantic)
+        transforms = self.augmentations(augmentation_input)
+        image, semantic = augmentation_input.image, augmentation_input.sem_seg
+        height_width = image.shape[:2]
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if semantic is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(semantic.astype("long"))
+        if self.proposal_topk is not None:
+            detection_utils.transform_proposals(
+                dataset_dict, height_width, transforms, proposal_topk=self.proposal_topk
+            )
+
+        annotations = dataset_dict.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            objects = [a for a in annotations if a.get("iscrowd", 0) == 0]
+            for annotation in objects:
+                self._prepare(annotation, dataset_dict)
+            dataset_dict["instances"] = self._instances(objects, transforms, height_width)
+        return dataset_dict
+
+    def _read_image(self, dataset_dict: dict) -> np.ndarray:
+        """The image (H, W, 3) in ``image_format``, of the size that the json says."""
+        path = dataset_dict["file_name"]
+        try:
+            image = detection_utils.read_image(path, format=self.image_format)
+        except Exception as error:
+            # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"image {path} cannot be read: {reason}") from error
+        try:
+            detection_utils.check_image_size(dataset_dict, image)
+        except detection_utils.SizeMismatchError as error:
+            raise InputError(
+                f"image {path} is {image.shape[1]} x {image.shape[0]} pixels (width x height), "
+                f"but its json says {dataset_dict['width']} x {dataset_dict['height']}"
+            ) from error
+        return image
+
+    def _prepare(self, annotation: dict, dataset_dict: dict) -> None:
+        """Bring one annotation, in place, into the form that its transformation needs."""
+        if not self.use_keypoint:
+            annotation.pop("keypoints", None)
+        annotation["bbox"] = [float(value) for value in annotation["bbox"]]
+        if not self.use_instance_mask:
+            annotation.pop("segmentation", None)
+            return
+        path, segmentation = dataset_dict["file_name"], annotation.get("segmentation")
+        if segmentation is None:
+            raise InputError(f"image {path}: an annotation has no segmentation, but masks are on")
+        if isinstance(segmentation, list):
+            annotation["segmentation"] = [np.asarray(p, dtype=np.float64) for p in segmentation]
+            return
+        if self.instance_mask_format == "polygon":
+            raise InputError(
+                f"image {path}: an annotation is stored as RLE, but INPUT.MASK_FORMAT is 'polygon';"
+                " set it to 'bitmask'"
+            )
+        size, expected = list(segmentation["size"]), [dataset_dict["height"], dataset_dict["width"]]
+        if size != expected:
+            raise InputError(
+                f"image {path}: an RLE mask has size {size}, the image {expected} (height, width)"
+            )
+
+    def _instances(
+        self, annotations: list[dict], transforms: T.TransformList, height_width: tuple[int, int]
+    ) -> Instances:
+        """The transformed objects that are still to be seen."""
+        kept = []
+        for annotation in annotations:
+            transformed = detection_utils.transform_instance_annotations(
+                annotation,
+                transforms,
+                height_width,
+                keypoint_hflip_indices=self.keypoint_hflip_indices,
+            )
+            # A polygon outside the crop is an empty list, which v0.5 cannot make into a bitmask.
+            if not _is_cropped_away(transformed):
+                kept.append(_plain(transformed))
+        if not kept:
+            return self._no_instances(height_width)
+        instances = detection_utils.annotations_to_instances(
+            kept, height_width, mask_format=self.instance_mask_format
+        )
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return detection_utils.filter_empty_instances(instances)
+
+    def _no_instances(self, height_width: tuple[int, int]) -> Instances:
+        instances = Instances(height_width)
+        instances.gt_boxes = Boxes(torch.zeros(0, 4))
+        instances.gt_classes = torch.zeros(0, dtype=torch.int64)
+        if self.use_instance_mask:
+            instances.gt_masks = (
+                PolygonMasks([])
+                if self.instance_mask_format == "polygon"
+                else BitMasks(torch.zeros(0, *height_width, dtype=torch.bool))
+            )
+        return instances
+
+
+def _is_cropped_away(annotation: dict) -> bool:
+    segmentation = annotation.get("segmentation")
+    return isinstance(segmentation, list) and not segmentation
+
+
+def _plain(annotation: dict) -> dict:
+    """The annotation in the types that PyTorch takes without warnings: a list, a writable array."""
+    annotation["bbox"] = [float(value) for value in annotation["bbox"]]
+    if isinstance(annotation.get("segmentation"), np.ndarray):
+        annotation["segmentation"] = annotation["segmentation"].copy()
+    return annotation

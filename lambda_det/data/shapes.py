@@ -1,0 +1,259 @@
+"""A generated dataset in COCO layout, for the quick start and the tests.
+
+It holds what real annotations hold and what code trips over: all three COCO size ranges, partly
+occluded objects, polygons, masks with holes as RLE, crowd regions, pictures without objects,
+category ids with gaps, pictures of different sizes. The same parameters give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+
+from lambda_det.data.shapes_scene import CLASS_NAMES, SceneObject, draw_scene
+from lambda_det.errors import InputError
+
+TRAIN_SPLIT, VAL_SPLIT = "train2017", "val2017"
+CATEGORY_IDS = (2, 5, 9, 12)
+
+_MANIFEST = "shapes.json"
+_FORMAT = 1
+_SIZE_JITTER = 16
+_MIN_SIDE = 216
+# Every 8th picture has a crowd region, every 16th no object at all.
+_CROWD_PERIOD, _CROWD_AT = 8, 2
+_EMPTY_PERIOD, _EMPTY_AT = 16, 7
+
+
+def generate_shapes(
+    root: str | os.PathLike[str],
+    *,
+    num_train: int = 400,
+    num_val: int = 100,
+    seed: int = 0,
+    image_size: tuple[int, int] = (240, 272),
+) -> str:
+    """Write the dataset into the folder ``root`` and return its absolute path.
+
+    The layout is COCO's (``annotations/instances_{train2017,val2017}.json`` and the two image
+    folders), plus a manifest ``shapes.json``. It is made in a temporary folder beside ``root`` and
+    renamed at the end. A folder made earlier with the same parameters is kept as it is.
+
+    Args:
+        root: the folder; must not exist, be empty, or be of this function.
+        num_train, num_val: number of pictures per split.
+        seed: the splits draw from two independent streams of it.
+        image_size: height and width in pixels around which the pictures' sizes vary by up to 16.
+
+    Raises:
+        InputError: a parameter is out of range; ``root`` holds something else, or a dataset made
+            with other parameters; ``root`` cannot be written.
+    """
+    root = os.path.abspath(os.path.expanduser(os.fspath(root)))
+    _check_parameters(num_train, num_val, seed, image_size)
+    manifest = {
+        "format": _FORMAT,
+        "num_train": num_train,
+        "num_val": num_val,
+        "seed": seed,
+        "image_size": list(image_size),
+    }
+    if _is_there(root, manifest):
+        return root
+    temporary = None
+    try:
+        os.makedirs(os.path.dirname(root), exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=os.path.basename(root) + ".", dir=os.path.dirname(root))
+        os.chmod(temporary, 0o755)  # mkdtemp lets nobody else in
+        streams = np.random.SeedSequence(seed).spawn(2)
+        _write_split(temporary, TRAIN_SPLIT, num_train, streams[0], image_size)
+        _write_split(temporary, VAL_SPLIT, num_val, streams[1], image_size)
+        _write_json(os.path.join(temporary, _MANIFEST), manifest)
+        os.replace(temporary, root)
+    except OSError as error:
+        raise InputError(f"dataset folder {root} cannot be written: {error.strerror}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return root
+
+
+@dataclass(frozen=True)
+class ShapesStatistics:
+    """What one split holds; shares are of the objects that are not crowd regions.
+
+    The size ranges are COCO's, by visible area in pixels of the stored picture: small below 32^2,
+    large above 96^2.
+    """
+
+    images: int
+    images_without_objects: int
+    objects: int
+    small_share: float
+    medium_share: float
+    large_share: float
+    occluded_share: float
+    polygons: int
+    rles: int
+    crowds: int
+    objects_per_class: dict[str, int]
+
+    def as_dict(self) -> dict:
+        """The same as a plain dictionary."""
+        return asdict(self)
+
+
+def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatistics:
+    """Count what the json of one split of a generated dataset says.
+
+    Raises:
+        InputError: the json is missing or was not made by :func:`generate_shapes`.
+    """
+    path = os.path.join(root, "annotations", f"instances_{split}.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        crowds = [a for a in content["annotations"] if a["iscrowd"]]
+        objects = [a for a in content["annotations"] if not a["iscrowd"]]
+        areas = np.array([a["area"] for a in objects])
+        occluded = np.array([a["area"] < a["full_area"] for a in objects])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is not the json of a generated shapes dataset") from error
+    names = {c["id"]: c["name"] for c in content["categories"]}
+    per_class = dict.fromkeys(names.values(), 0)
+    for annotation in objects:
+        per_class[names[annotation["category_id"]]] += 1
+    rles = sum(isinstance(a["segmentation"], dict) for a in objects)
+    count = max(1, len(objects))
+    return ShapesStatistics(
+        images=len(content["images"]),
+        images_without_objects=len(content["images"]) - len({a["image_id"] for a in objects}),
+        objects=len(objects),
+        small_share=float((areas < 32**2).sum() / count),
+        medium_share=float(((areas >= 32**2) & (areas <= 96**2)).sum() / count),
+        large_share=float((areas > 96**2).sum() / count),
+        occluded_share=float(occluded.sum() / count),
+        polygons=len(objects) - rles,
+        rles=rles,
+        crowds=len(crowds),
+        objects_per_class=per_class,
+    )
+
+
+def _check_parameters(num_train: int, num_val: int, seed: int, size: tuple[int, int]) -> None:
+    bounds = {"num_train": (num_train, 1), "num_val": (num_val, 1), "seed": (seed, 0)}
+    for name, (value, least) in bounds.items():
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{name} {value!r}: an integer of at least {least} is needed")
+    if len(size) != 2 or not all(isinstance(s, int) and s >= _MIN_SIDE for s in size):
+        raise InputError(
+            f"image_size {size!r}: height and width are needed, each at least {_MIN_SIDE} pixels"
+        )
+
+
+def _is_there(root: str, manifest: dict) -> bool:
+    """Whether ``root`` already is the dataset asked for; an error if it is something else."""
+    try:
+        if not os.listdir(root):
+            return False
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise InputError(f"dataset folder {root} cannot be used: {error.strerror}") from error
+    try:
+        with open(os.path.join(root, _MANIFEST), encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"dataset folder {root} exists and is not a generated shapes dataset; name a new folder"
+        )
+    differences = [k for k in manifest if found.get(k) != manifest[k]]
+    if differences:
+        key = differences[0]
+        raise InputError(
+            f"dataset folder {root} was generated with {key} {found.get(key)}, "
+            f"not {manifest[key]}; name a new folder or remove it"
+        )
+    return True
+
+
+def _write_split(
+    root: str, split: str, count: int, stream: np.random.SeedSequence, size: tuple[int, int]
+) -> None:
+    """Write the pictures and the json of one split; picture i depends on (seed, split, i) only."""
+    os.makedirs(os.path.join(root, split))
+    os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
+    images, annotations = [], []
+    for index, child in enumerate(stream.spawn(count)):
+        rng = np.random.default_rng(child)
+        height, width = (int(s + rng.integers(-_SIZE_JITTER, _SIZE_JITTER + 1)) for s in size)
+        empty = index % _EMPTY_PERIOD == _EMPTY_AT
+        picture, objects = draw_scene(
+            rng,
+            height,
+            width,
+            num_objects=0 if empty else int(rng.integers(2, 6)),
+            with_crowd=index % _CROWD_PERIOD == _CROWD_AT,
+        )
+        image_id = index + 1
+        file_name = f"{image_id:012d}.jpg"
+        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        with open(os.path.join(root, split, file_name), "wb") as file:
+            file.write(encoded.tobytes())
+        images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        for shape in objects:
+            annotations.append(_annotation(shape, len(annotations) + 1, image_id))
+    categories = [
+        {"id": category_id, "name": name, "supercategory": "shape"}
+        for category_id, name in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
+    ]
+    content = {
+        "info": {"description": f"lambda_det generated shapes, {split}"},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    _write_json(os.path.join(root, "annotations", f"instances_{split}.json"), content)
+
+
+def _annotation(shape: SceneObject, annotation_id: int, image_id: int) -> dict:
+    """One COCO annotation; ``full_area`` (pixels before occlusion) is an addition of ours."""
+    codes = mask_util.encode(np.asfortranarray(shape.mask.astype(np.uint8)))
+    segmentation: dict | list
+    if shape.is_crowd:
+        segmentation = {"size": list(shape.mask.shape), "counts": _run_lengths(shape.mask)}
+    elif shape.polygon is None or shape.is_occluded:
+        segmentation = {"size": list(shape.mask.shape), "counts": codes["counts"].decode("ascii")}
+    else:
+        segmentation = [shape.polygon]
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": CATEGORY_IDS[shape.class_index],
+        "iscrowd": int(shape.is_crowd),
+        "area": shape.area,
+        "full_area": shape.full_area,
+        "bbox": [float(value) for value in mask_util.toBbox(codes)],
+        "segmentation": segmentation,
+    }
+
+
+def _run_lengths(mask: np.ndarray) -> list[int]:
+    """Uncompressed RLE counts, as COCO stores crowds: column by column, zeros first."""
+    flat = np.concatenate([[False], mask.reshape(-1, order="F")])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
+
+
+def _write_json(path: str, content: dict) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file)

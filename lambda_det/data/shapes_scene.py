@@ -1,0 +1,249 @@
+"""One generated picture: textured shapes that overlap on a textured ground, with exact masks.
+
+Colour says nothing about the class. Every object is told from the ground and from the others by
+its colour, and keeps enough of its area in sight to be recognised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+
+CLASS_NAMES = ("disc", "box", "triangle", "ring")
+
+# Areas in pixels before occlusion, a little inside COCO's ranges (32^2 and 96^2 are the limits).
+# The smallest shapes are about 22 pixels across: still 12 when the picture is halved.
+_AREAS = {"small": (600.0, 980.0), "medium": (1500.0, 7500.0), "large": (11500.0, 15500.0)}
+_AREA_SHARES = {"small": 0.24, "medium": 0.26, "large": 0.50}
+_MAX_LARGE = 2
+_MIN_VISIBLE = 0.45
+_OCCLUDER_SHARE = 0.6
+_TRIES = 40
+_MARGIN = 3
+
+
+@dataclass
+class SceneObject:
+    """One object (or one crowd region) of a scene.
+
+    Attributes:
+        class_index: index into :data:`CLASS_NAMES`.
+        mask: (H, W) bool, what is to be seen of it.
+        full_area: pixels before occlusion.
+        polygon: flat list ``x0, y0, x1, y1, ...`` whose rasterisation is the whole object, or None
+            for a shape with a hole and for a crowd.
+        is_crowd: whether it stands for a cluster of many tiny shapes.
+    """
+
+    class_index: int
+    mask: np.ndarray
+    full_area: int
+    polygon: list[float] | None
+    is_crowd: bool = False
+
+    @property
+    def area(self) -> int:
+        """Visible pixels."""
+        return int(self.mask.sum())
+
+    @property
+    def is_occluded(self) -> bool:
+        """Whether another object covers a part of it."""
+        return self.area < self.full_area
+
+
+def draw_scene(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    num_objects: int,
+    with_crowd: bool = False,
+) -> tuple[np.ndarray, list[SceneObject]]:
+    """Draw one picture.
+
+    Args:
+        rng: the only source of randomness.
+        height, width: size in pixels, at least 200 each (a large object has to fit in).
+        num_objects: objects wanted; one that finds no place in 40 tries is left out.
+        with_crowd: whether to draw a crowd region as well.
+
+    Returns:
+        The BGR image (H, W, 3) uint8 and its objects in drawing order, the crowd first.
+    """
+    image = _ground(rng, height, width)
+    colours = [image.reshape(-1, 3).mean(axis=0)]
+    objects: list[SceneObject] = []
+    if with_crowd:
+        crowd = _crowd(rng, height, width)
+        _paint(rng, image, crowd.mask, colours)
+        objects.append(crowd)
+    for area in _draw_areas(rng, num_objects):
+        new = _place(rng, height, width, area, objects)
+        if new is None:
+            continue
+        for other in objects:
+            other.mask &= ~new.mask
+        _paint(rng, image, new.mask, colours)
+        objects.append(new)
+    return image, objects
+
+
+def _draw_areas(rng: np.random.Generator, count: int) -> list[float]:
+    """Areas of the objects, mostly from large to small, so that small ones stay in sight."""
+    kinds = list(rng.choice(list(_AREA_SHARES), size=count, p=list(_AREA_SHARES.values())))
+    for index in [i for i, kind in enumerate(kinds) if kind == "large"][_MAX_LARGE:]:
+        kinds[index] = "medium"
+    areas = [float(np.exp(rng.uniform(*np.log(_AREAS[kind])))) for kind in kinds]
+    areas.sort(reverse=True)
+    if count > 1 and rng.random() < 0.3:  # now and then a large one covers a smaller one
+        first, second = rng.choice(count, size=2, replace=False)
+        areas[first], areas[second] = areas[second], areas[first]
+    return areas
+
+
+def _place(
+    rng: np.random.Generator, height: int, width: int, area: float, objects: list[SceneObject]
+) -> SceneObject | None:
+    """A shape of about ``area`` at a place where it hides none of the others too much."""
+    class_index = int(rng.integers(len(CLASS_NAMES)))
+    outline, hole = _outline(rng, CLASS_NAMES[class_index], area)
+    low = np.array([_MARGIN, _MARGIN]) - outline.min(axis=0)
+    high = np.array([width - _MARGIN, height - _MARGIN]) - outline.max(axis=0)
+    if (high <= low).any():
+        return None
+    targets = [o for o in objects if not o.is_crowd]
+    on_top = bool(targets) and rng.random() < _OCCLUDER_SHARE
+    for attempt in range(_TRIES):
+        centre = rng.uniform(low, high)
+        if on_top:
+            rows, columns = np.nonzero(targets[rng.integers(len(targets))].mask)
+            pixel = rng.integers(len(rows))
+            reach = np.sqrt(area) * rng.uniform(0.1, 0.7)
+            angle = rng.uniform(0, 2 * np.pi)
+            offset = reach * np.array([np.cos(angle), np.sin(angle)])
+            centre = np.clip(np.array([columns[pixel], rows[pixel]]) + offset, low, high)
+        polygon = np.round(outline + centre, 2)
+        mask = _rasterize(polygon, height, width)
+        if hole is not None:
+            mask &= ~_rasterize(hole + centre, height, width)
+        # In the second half of the tries any place that hides nobody too much will do.
+        if _fits(mask, objects, on_top if attempt < _TRIES // 2 else None):
+            flat = polygon.reshape(-1).tolist() if hole is None else None
+            return SceneObject(class_index, mask, int(mask.sum()), flat)
+    return None
+
+
+def _fits(mask: np.ndarray, objects: list[SceneObject], on_top: bool | None) -> bool:
+    """May ``mask`` be drawn over ``objects``? ``on_top``: must it, must it not (None: as it is)."""
+    size = int(mask.sum())
+    grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    occluding = False
+    for other in objects:
+        if other.is_crowd or on_top is False:
+            if (grown & other.mask).any():
+                return False
+            continue
+        hidden = int((mask & other.mask).sum())
+        if other.area - hidden < _MIN_VISIBLE * other.full_area:
+            return False
+        occluding |= hidden >= 0.15 * min(size, other.area)
+    return occluding or not on_top
+
+
+def _outline(
+    rng: np.random.Generator, name: str, area: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Outline (n, 2) of a shape of ``area`` pixels around the origin, and that of its hole."""
+    hole = None
+    if name == "box":
+        ratio = np.sqrt(rng.uniform(0.7, 1.4))
+        outline = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (ratio, 1 / ratio) / 2
+    elif name == "triangle":
+        angles = np.pi * (np.array([0, 2, 4]) / 3) + rng.uniform(-0.15, 0.15, size=3)
+        outline = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    else:
+        angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+        outline = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    content = cv2.contourArea(outline.astype(np.float32))
+    if name == "ring":
+        inner = rng.uniform(0.5, 0.6)
+        hole, content = outline * inner, content * (1 - inner**2)
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    scale = np.sqrt(area / content)
+    return outline @ turn * scale, None if hole is None else hole @ turn * scale
+
+
+def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
+    """A cluster of tiny shapes of one class, about 60 x 40 pixels."""
+    class_index = int(rng.integers(len(CLASS_NAMES)))
+    mask = np.zeros((height, width), dtype=bool)
+    left, top = rng.integers(8, width - 72), rng.integers(8, height - 52)
+    for row in range(3):
+        for column in range(4):
+            outline, hole = _outline(rng, CLASS_NAMES[class_index], rng.uniform(50, 80))
+            centre = (left + 8 + 15 * column, top + 8 + 14 * row) + rng.uniform(-1.5, 1.5, size=2)
+            tiny = _rasterize(outline + centre, height, width)
+            if hole is not None:
+                tiny &= ~_rasterize(hole + centre, height, width)
+            mask |= tiny
+    return SceneObject(class_index, mask, int(mask.sum()), None, is_crowd=True)
+
+
+def _rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W) bool by COCO's own rasterisation: a stored polygon decodes to the same mask."""
+    codes = mask_util.frPyObjects([polygon.reshape(-1).tolist()], height, width)
+    return mask_util.decode(codes)[:, :, 0].astype(bool)
+
+
+def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A dull ground: one colour with a gradient and with grain or stripes."""
+    grey = rng.uniform(40, 200)
+    colour = np.clip(grey + rng.uniform(-25, 25, size=3), 0, 255)
+    pattern = _gradient(rng, height, width) + _texture(rng, height, width)
+    return np.clip(colour + 12 * pattern[..., None], 0, 255).astype(np.uint8)
+
+
+def _paint(
+    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, colours: list[np.ndarray]
+) -> None:
+    """Fill ``mask`` with a texture in a colour far from ``colours``, which gets it appended."""
+    candidates = rng.uniform(15, 240, size=(24, 3))
+    distances = np.linalg.norm(candidates[:, None] - np.stack(colours), axis=2)
+    # Far from the ground above all; the first good one, so that every colour may come.
+    good = np.flatnonzero((distances[:, 0] > 115) & (distances.min(axis=1) > 70))
+    choice = good[0] if len(good) else int(distances.min(axis=1).argmax())
+    colour = candidates[choice]
+    texture = 16 * _texture(rng, *mask.shape)[..., None]
+    image[mask] = np.clip(colour + texture, 0, 255).astype(np.uint8)[mask]
+    colours.append(colour)
+
+
+def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) from about -1 to 1 along a random direction."""
+    return 2 * (_ramp(rng, height, width) / max(height, width))
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) of about unit amplitude: grain, stripes or a chequered pattern."""
+    kind = rng.integers(3)
+    if kind == 0:
+        grain = rng.standard_normal((height, width)).astype(np.float32)
+        return 2 * cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.8, 1.6))
+    period = rng.uniform(6, 14)
+    stripes = np.sin(2 * np.pi * _ramp(rng, height, width) / period)
+    if kind == 1:
+        return stripes
+    return np.sign(stripes * np.sin(2 * np.pi * _ramp(rng, height, width) / period))
+
+
+def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) distance in pixels from the centre along a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rows = np.arange(height)[:, None] - height / 2
+    columns = np.arange(width)[None, :] - width / 2
+    return columns * np.cos(angle) + rows * np.sin(angle)

@@ -1,0 +1,61 @@
+"""A few images of a COCO-layout folder as a folder of their own, for debugging and overfitting."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+from lambda_det.data.coco_folder import locate_split
+from lambda_det.data.coco_json import read_coco_json
+from lambda_det.errors import InputError
+
+
+def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -> int:
+    """Write ``output`` in COCO layout: the chosen images of one split, under the same split name.
+
+    The images are symbolic links to the originals; all categories are kept, so that class ids
+    stay those of the whole set.
+
+    Returns:
+        The number of objects (crowds not counted) in the chosen images.
+
+    Raises:
+        InputError: the source is not a COCO folder, an id is not in it, or ``output`` exists.
+    """
+    json_file, image_root = locate_split(root, split)
+    read_coco_json(json_file, image_root)  # the checks
+    with open(json_file, encoding="utf-8") as file:
+        content = json.load(file)
+    chosen = set(image_ids)
+    if not chosen:
+        raise InputError("--image-ids: empty, expected at least one id")
+    if missing := sorted(chosen - {image["id"] for image in content["images"]}):
+        raise InputError(f"--image-ids: {missing} are not images of {json_file}")
+    if os.path.lexists(output):
+        raise InputError(f"--output {output}: exists already, name a folder that does not")
+
+    images = [image for image in content["images"] if image["id"] in chosen]
+    annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
+    parent = os.path.dirname(os.path.abspath(output))
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(dir=parent, prefix=".subset-")
+    try:
+        os.makedirs(os.path.join(temporary, "annotations"))
+        os.makedirs(os.path.join(temporary, split))
+        for image in images:
+            name = image["file_name"]
+            link = os.path.join(temporary, split, name)
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            os.symlink(os.path.join(image_root, name), link)
+        target = os.path.join(temporary, "annotations", f"instances_{split}.json")
+        with open(target, "w", encoding="utf-8") as file:
+            json.dump({**content, "images": images, "annotations": annotations}, file)
+        os.chmod(temporary, 0o755)  # mkdtemp makes it private
+        os.rename(temporary, output)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return sum(not a.get("iscrowd", 0) for a in annotations)

@@ -1,0 +1,82 @@
+"""From command-line arguments to a checked, frozen config."""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+
+import torch
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import default_setup
+from detectron2.utils.logger import setup_logger
+
+from lambda_det.config import get_cfg
+from lambda_det.data import configure_datasets
+from lambda_det.errors import InputError, one_line
+
+logger = logging.getLogger(__name__)
+
+
+def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """detectron2's and our defaults, then the file, then ``KEY VALUE`` pairs.
+
+    Raises:
+        InputError: the file is missing or is not YAML, or a key or a value's type is wrong.
+    """
+    cfg = get_cfg()
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise InputError(f"--config-file {config_file}: no such file")
+        try:
+            cfg.merge_from_file(config_file)
+        except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+            raise InputError(f"--config-file {config_file}: {_reason(error)}") from error
+    if len(overrides) % 2:
+        raise InputError(
+            f"KEY VALUE pairs: {' '.join(overrides)!r} has an odd number of words, a key or a "
+            "value is missing"
+        )
+    try:
+        cfg.merge_from_list(list(overrides))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise InputError(f"KEY VALUE pairs: {_reason(error)}") from error
+    return cfg
+
+
+def setup_config(args: Namespace) -> CfgNode:
+    """The config of a run, checked; logging and the output folder are set up too.
+
+    Args:
+        args: of detectron2's ``default_argument_parser``.
+
+    Raises:
+        InputError: a file, key or value is wrong; the line names it.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    _check_device(cfg)
+    configure_datasets(cfg, for_training=not args.eval_only)
+    if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
+        raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: is a file, not a folder")
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, name="lambda_det", abbrev_name="lambda_det")
+    return cfg
+
+
+def _check_device(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: PyTorch sees no GPU here; add MODEL.DEVICE cpu"
+        )
+    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
+        logger.warning("SOLVER.AMP.ENABLED needs a GPU: training in float32 on the CPU instead")
+        cfg.SOLVER.AMP.ENABLED = False
+
+
+def _reason(error: BaseException) -> str:
+    # str() of a KeyError is quoted; yacs' other messages and YAML's may span lines.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or one_line(error)

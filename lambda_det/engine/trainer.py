@@ -1,0 +1,78 @@
+"""detectron2's DefaultTrainer with our data, our evaluator and checks before the first iteration."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+
+from lambda_det.checkpoint import check_frozen_weights, load_weights
+from lambda_det.data import build_test_loader, build_train_loader
+from lambda_det.engine.progress import ProgressPrinter
+from lambda_det.errors import InputError
+from lambda_det.evaluation import CocoMetricsEvaluator
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """``Trainer(cfg)``; ``resume_or_load(resume)``; ``train()``, as every detectron2 trainer."""
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode):
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            folder = os.path.join(folder, dataset_name)
+        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
+
+    def build_writers(self) -> list[EventWriter]:
+        return [
+            ProgressPrinter(self.max_iter),
+            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")),
+            TensorboardXWriter(self.cfg.OUTPUT_DIR),
+        ]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As detectron2's: the last checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
+
+        Raises:
+            InputError: MODEL.WEIGHTS cannot be read, or does not fill what is frozen.
+        """
+        weights = self.cfg.MODEL.WEIGHTS
+        if resume and self.checkpointer.has_checkpoint():
+            super().resume_or_load(resume=True)
+        elif weights:
+            load_weights(self.checkpointer, weights)
+        else:
+            logger.info("MODEL.WEIGHTS is empty: training from random weights")
+        check_frozen_weights(self.model, weights)
+
+
+def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
+    """Evaluate MODEL.WEIGHTS on every dataset of DATASETS.TEST.
+
+    Returns:
+        Task -> metric -> percent (dataset -> task -> ... with several datasets).
+
+    Raises:
+        InputError: MODEL.WEIGHTS is empty or cannot be read.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
+    model = Trainer.build_model(cfg)
+    load_weights(DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS)
+    return Trainer.test(cfg, model)

@@ -1,0 +1,39 @@
+"""The one error a user is meant to see, and how a command line shows it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class InputError(ValueError):
+    """A value, key or file given by the user is wrong.
+
+    The text is one line that names the key or file, the value, and what is allowed.
+    """
+
+
+def one_line(error: BaseException) -> str:
+    """The user's line of ``error``.
+
+    A data-loader worker's error arrives wrapped in the worker's traceback; its last line holds
+    the original text.
+    """
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    qualified_name = f"{InputError.__module__}.{InputError.__qualname__}: "
+    return lines[-1].removeprefix(qualified_name)
+
+
+def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
+    """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs) -> int:
+        try:
+            return main(*args, **kwargs) or 0
+        except InputError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+
+    return wrapped

@@ -1,0 +1,6 @@
+"""The mathematics: PyTorch and torchvision only, nothing of detectron2."""
+
+from lambda_det.layers.lambda_layer import LambdaLayer
+from lambda_det.layers.position_lambda import position_lambda
+
+__all__ = ["LambdaLayer", "position_lambda"]

@@ -1,0 +1,238 @@
+"""The lambda layer of LambdaNetworks (arXiv:2102.08602, section 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from lambda_det.errors import InputError
+from lambda_det.layers.norm import Norm, make_norm
+from lambda_det.layers.position_lambda import BACKENDS, position_lambda
+from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
+
+KEY_NORMALIZERS = ("softmax", "l2", None)
+QUERY_NORMALIZERS = ("softmax", None)
+
+
+def new_embedding(
+    *,
+    query_depth: int = 16,
+    intra_depth: int = 1,
+    scope: int | str = 23,
+    max_size: tuple[int, int] | None = None,
+    **_other_layer_arguments,
+) -> nn.Parameter:
+    """Relative position embeddings (k, u, rh, rw) for a layer with these arguments, N(0, 1).
+
+    ``scope`` x ``scope`` entries, or with a global scope (2H - 1) x (2W - 1) for the ``max_size``
+    (H, W) that it must cover.
+
+    Raises:
+        InputError: the scope is not odd and positive, or is global without a ``max_size``.
+    """
+    if scope == "global":
+        if max_size is None or min(max_size) < 1:
+            raise InputError(
+                f"max_size={max_size!r}: scope='global' needs the largest (H, W), both at least 1"
+            )
+        window = (2 * max_size[0] - 1, 2 * max_size[1] - 1)
+    elif isinstance(scope, bool) or not isinstance(scope, int) or scope < 1 or scope % 2 == 0:
+        raise InputError(f"scope={scope!r}: expected an odd positive integer or 'global'")
+    else:
+        window = (scope, scope)
+    return nn.Parameter(torch.randn(query_depth, intra_depth, *window))
+
+
+class LambdaLayer(nn.Module):
+    """Content and position lambdas, applied to multi-head queries.
+
+    Keys are normalised over all positions of the image, whatever the scope; the position lambda
+    reaches ``scope`` x ``scope`` neighbours. Channel order: query (h, k), key (u, k), value (u, v),
+    output (h, v).
+
+    Args:
+        in_channels: channels d of the input.
+        out_channels: channels of the output (h * v); None = ``in_channels``.
+        query_depth: k, channels of one query and of one key.
+        num_heads: h, must divide ``out_channels``.
+        intra_depth: u, number of key and value sets that a lambda sums over.
+        scope: odd side of the position window, or ``"global"`` (needs ``max_size``).
+        norm: normalisation of queries and values, see :func:`lambda_det.layers.norm.make_norm`.
+        key_normalizer: ``"softmax"``, ``"l2"`` (both over positions) or None.
+        query_normalizer: ``"softmax"`` (over the k channels) or None.
+        content: use the content lambda.
+        position: use the position lambda.
+        shared_embedding: embeddings of another layer to use in place of own ones.
+        position_bias: add a learned bias (k) to every position lambda; not in the paper, needed
+            for the weights of other implementations.
+        max_size: largest (H, W) of the input for a global scope.
+        backend: see :func:`lambda_det.layers.position_lambda`.
+
+    Raises:
+        InputError: an argument is out of range; the line names it and what is allowed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        *,
+        query_depth: int = 16,
+        num_heads: int = 4,
+        intra_depth: int = 1,
+        scope: int | str = 23,
+        norm: Norm = "BN",
+        key_normalizer: str | None = "softmax",
+        query_normalizer: str | None = None,
+        content: bool = True,
+        position: bool = True,
+        shared_embedding: nn.Parameter | None = None,
+        position_bias: bool = False,
+        max_size: tuple[int, int] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        out_channels = in_channels if out_channels is None else out_channels
+        for name, number in (
+            ("in_channels", in_channels),
+            ("out_channels", out_channels),
+            ("query_depth", query_depth),
+            ("num_heads", num_heads),
+            ("intra_depth", intra_depth),
+        ):
+            if number < 1:
+                raise InputError(f"{name}={number}: expected a positive integer")
+        if out_channels % num_heads:
+            raise InputError(f"num_heads={num_heads}: must divide out_channels={out_channels}")
+        _check_choice("key_normalizer", key_normalizer, KEY_NORMALIZERS)
+        _check_choice("query_normalizer", query_normalizer, QUERY_NORMALIZERS)
+        _check_choice("backend", backend, tuple(BACKENDS))
+        if not (content or position):
+            raise InputError("content=False and position=False: at least one must be True")
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.query_depth = query_depth
+        self.num_heads = num_heads
+        self.intra_depth = intra_depth
+        self.scope = scope
+        self.key_normalizer = key_normalizer
+        self.query_normalizer = query_normalizer
+        self.content = content
+        self.position = position
+        self.max_size = max_size
+        self.backend = backend
+
+        value_channels = intra_depth * out_channels // num_heads
+        self.query = nn.Conv2d(in_channels, num_heads * query_depth, 1, bias=False)
+        self.key = nn.Conv2d(in_channels, intra_depth * query_depth, 1, bias=False)
+        self.value = nn.Conv2d(in_channels, value_channels, 1, bias=False)
+        self.query_norm = make_norm(norm, num_heads * query_depth)
+        self.value_norm = make_norm(norm, value_channels)
+        embedding = new_embedding(
+            query_depth=query_depth, intra_depth=intra_depth, scope=scope, max_size=max_size
+        )
+        if shared_embedding is not None:
+            if shared_embedding.shape != embedding.shape:
+                raise InputError(
+                    f"shared_embedding of shape {tuple(shared_embedding.shape)}: expected "
+                    f"{tuple(embedding.shape)}"
+                )
+            embedding = shared_embedding
+        self.register_parameter("embedding", embedding if position else None)
+        self.register_parameter(
+            "position_bias",
+            nn.Parameter(torch.zeros(query_depth)) if position and position_bias else None,
+        )
+        if not content:
+            del self.key  # an unused layer costs memory and breaks distributed training
+        self._init_projections()
+
+    def _init_projections(self) -> None:
+        """Scaled normal projections (paper, section 4), d being the channels of the input."""
+        depth = self.in_channels
+        nn.init.normal_(self.query.weight, std=(self.query_depth * depth) ** -0.5)
+        nn.init.normal_(self.value.weight, std=depth**-0.5)
+        if self.content:
+            nn.init.normal_(self.key.weight, std=depth**-0.5)
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Apply the layer.
+
+        Args:
+            x: (N, in_channels, H, W), any H and W (with a global scope up to ``max_size``).
+            padding_mask: (N, H, W) bool, True where a position is not part of the image. Such a
+                position gets no key weight and gives no value.
+
+        Returns:
+            (N, out_channels, H, W).
+
+        Raises:
+            InputError: the input is larger than ``max_size``, or the mask does not fit it.
+        """
+        height, width = x.shape[-2:]
+        self._check_size(x, padding_mask)
+        query = self.query_norm(self.query(x)).unflatten(1, (self.num_heads, self.query_depth))
+        value = self.value_norm(self.value(x)).unflatten(1, (self.intra_depth, -1))
+        if padding_mask is not None:
+            value = value.masked_fill(padding_mask[:, None, None], 0)
+        if self.query_normalizer == "softmax":
+            query = query.softmax(dim=2, dtype=at_least_float32(query.dtype)).to(query.dtype)
+
+        output = 0
+        if self.content:
+            key = self.key(x).unflatten(1, (self.intra_depth, self.query_depth))
+            output = self._content_output(query, key, value, padding_mask)
+        if self.position:
+            output = output + position_lambda(query, value, self.embedding, backend=self.backend)
+        if self.position_bias is not None:
+            output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
+        return output.to(query.dtype).reshape(x.shape[0], self.out_channels, height, width)
+
+    def _content_output(
+        self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None
+    ) -> Tensor:
+        """(N, h, v, H, W): every query applied to the one content lambda of its image."""
+        dtype = at_least_float32(common_dtype(query, key, value))
+        with without_autocast(query):
+            weights = self._normalize_key(key.to(dtype).flatten(-2), padding_mask)
+            content_lambda = torch.einsum("nukm,nuvm->nkv", weights, value.to(dtype).flatten(-2))
+            return torch.einsum("nhkyx,nkv->nhvyx", query.to(dtype), content_lambda)
+
+    def _normalize_key(self, key: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Normalise (N, u, k, positions) over the positions that are part of the image."""
+        outside = None if padding_mask is None else padding_mask.flatten(1)[:, None, None]
+        if self.key_normalizer == "softmax":
+            if outside is not None:
+                key = key.masked_fill(outside, float("-inf"))
+            key = key.softmax(dim=-1)
+        elif outside is not None:
+            key = key.masked_fill(outside, 0)
+        if self.key_normalizer == "l2":
+            key = nn.functional.normalize(key, dim=-1)
+        if outside is not None:  # also clears the NaN of an image that is padding altogether
+            key = key.masked_fill(outside, 0)
+        return key
+
+    def _check_size(self, x: Tensor, padding_mask: Tensor | None) -> None:
+        batch, _, height, width = x.shape
+        if self.scope == "global" and (height > self.max_size[0] or width > self.max_size[1]):
+            raise InputError(
+                f"input of {height}x{width}: scope='global' was built for at most "
+                f"max_size={tuple(self.max_size)}"
+            )
+        if padding_mask is not None and padding_mask.shape != (batch, height, width):
+            raise InputError(
+                f"padding_mask of shape {tuple(padding_mask.shape)}: expected "
+                f"{(batch, height, width)}"
+            )
+
+    def extra_repr(self) -> str:
+        return (
+            f"heads={self.num_heads}, query_depth={self.query_depth}, "
+            f"intra_depth={self.intra_depth}, scope={self.scope!r}, backend={self.backend!r}"
+        )
+
+
+def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")

@@ -1,0 +1,50 @@
+"""Packaging of lambda_det. The tool settings (lint, tests) are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """The version in lambda_det/version.py, read as text: importing the package needs torch."""
+    text = (ROOT / "lambda_det" / "version.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE).group(1)
+
+
+def read_long_description() -> str:
+    """README.md, or nothing in a tree that does not carry it."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+setup(
+    name="lambda_det",
+    version=read_version(),
+    description="LambdaResNet backbones for detectron2",
+    long_description=read_long_description(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["lambda_det", "lambda_det.*"]),
+    python_requires=">=3.10",
+    # Left to the user on purpose, because pip would replace a working installation by another:
+    #   torch, torchvision: their builds must match each other and the CUDA driver;
+    #   detectron2: not on the package index under its own name (tools/install_detectron2.py
+    #     installs it without a compiler);
+    #   opencv: comes as opencv-python or as opencv-python-headless (servers without libGL), and a
+    #     requirement on the one is not met by the other. detectron2 leaves it out as well.
+    install_requires=[
+        "fvcore>=0.1.5,<0.1.6",
+        "numpy",
+        "Pillow",
+        "pycocotools>=2.0.2",
+        "shapely>=2.0",
+    ],
+    extras_require={
+        "dev": ["hypothesis", "pytest>=7.4", "ruff"],
+        "pretrain": ["safetensors", "timm"],
+    },
+)

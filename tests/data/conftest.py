@@ -1,0 +1,80 @@
+"""Small COCO-layout folders for the tests of the data room."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from lambda_det import get_cfg
+from lambda_det.data import generate_shapes
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated dataset, 48 + 32 pictures; not to be changed."""
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    generate_shapes(root, num_train=48, num_val=32, seed=3)
+    return root
+
+
+@pytest.fixture
+def small_content() -> dict:
+    """A correct COCO json: two pictures of 40 x 30, one object each, category ids 7 and 3."""
+    return {
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "height": 30, "width": 40},
+            {"id": 2, "file_name": "b.jpg", "height": 30, "width": 40},
+        ],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": category_id,
+                "iscrowd": 0,
+                "bbox": [4, 6, 10, 8],
+                "area": 80,
+                "segmentation": [[4, 6, 14, 6, 14, 14, 4, 14]],
+            }
+            for i, category_id in ((1, 7), (2, 3))
+        ],
+        "categories": [{"id": 7, "name": "seven"}, {"id": 3, "name": "three"}],
+    }
+
+
+@pytest.fixture
+def write_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a COCO folder with the splits given as keywords, and a grey image for each file."""
+
+    def write(name: str = "folder", **splits: dict) -> Path:
+        root = tmp_path / name
+        (root / "annotations").mkdir(parents=True, exist_ok=True)
+        for split, content in splits.items():
+            (root / split).mkdir(exist_ok=True)
+            (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+            for image in content["images"]:
+                pixels = np.full((image["height"], image["width"], 3), 90, np.uint8)
+                cv2.imwrite(str(root / split / image["file_name"]), pixels)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def make_cfg() -> Callable[..., object]:
+    """A configuration whose datasets are given as keywords."""
+
+    def make(folder: object = "", train: tuple = (), test: tuple = ()):
+        cfg = get_cfg()
+        cfg.DATASETS.COCO_FOLDER = str(folder)
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = train, test
+        cfg.MODEL.MASK_ON = True
+        cfg.INPUT.MASK_FORMAT = "bitmask"
+        cfg.DATALOADER.NUM_WORKERS = 0
+        return cfg
+
+    return make

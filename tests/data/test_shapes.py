@@ -1,0 +1,204 @@
+"""The generated dataset holds what it promises, exactly and reproducibly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from pycocotools.coco import COCO
+
+from lambda_det.data import generate_shapes, shapes_statistics
+from lambda_det.data.shapes import CATEGORY_IDS
+from lambda_det.errors import InputError
+
+SPLITS = ("train2017", "val2017")
+
+
+def content_of(root: Path, split: str) -> dict:
+    return json.loads((root / "annotations" / f"instances_{split}.json").read_text())
+
+
+def all_bytes(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_statistics(shapes: Path, split: str):
+    statistics = shapes_statistics(shapes, split)
+    assert statistics.images == (48 if split == "train2017" else 32)
+    for share in (statistics.small_share, statistics.medium_share, statistics.large_share):
+        assert share >= 0.2
+    assert statistics.small_share + statistics.medium_share + statistics.large_share == (
+        pytest.approx(1)
+    )
+    assert statistics.occluded_share >= 0.3
+    assert statistics.polygons > 0
+    assert statistics.rles > 0
+    assert statistics.crowds >= 3
+    assert statistics.images_without_objects >= 2
+    assert len(statistics.objects_per_class) >= 3
+    assert min(statistics.objects_per_class.values()) > 0
+
+
+def test_default_size_keeps_the_shares(tmp_path: Path):
+    """The shares hold for the quick start's seed as well, and for a validation set of 60."""
+    root = tmp_path / "shapes"
+    generate_shapes(root, num_train=1, num_val=60)
+    statistics = shapes_statistics(root, "val2017")
+    assert min(statistics.small_share, statistics.medium_share, statistics.large_share) >= 0.2
+    assert statistics.occluded_share >= 0.3
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_masks_boxes_and_areas_are_exact(shapes: Path, split: str, capsys):
+    coco = COCO(str(shapes / "annotations" / f"instances_{split}.json"))
+    kinds, with_hole, heights, widths = set(), 0, set(), set()
+    for image in coco.imgs.values():
+        picture = cv2.imread(str(shapes / split / image["file_name"]))
+        assert picture.shape == (image["height"], image["width"], 3)
+        heights.add(image["height"])
+        widths.add(image["width"])
+        covered = np.zeros(picture.shape[:2], np.uint8)
+        for annotation in coco.imgToAnns[image["id"]]:
+            mask = coco.annToMask(annotation)
+            assert mask.shape == picture.shape[:2]
+            assert annotation["area"] == mask.sum() > 0
+            rows, columns = np.nonzero(mask)
+            x, y = columns.min(), rows.min()
+            box = [x, y, columns.max() + 1 - x, rows.max() + 1 - y]
+            assert annotation["bbox"] == [float(v) for v in box]
+            segmentation = annotation["segmentation"]
+            assert annotation["category_id"] in CATEGORY_IDS
+            covered += mask
+            if annotation["iscrowd"]:
+                assert isinstance(segmentation["counts"], list)
+                kinds.add("crowd")
+                continue
+            assert annotation["area"] >= 0.45 * annotation["full_area"] - 1
+            if isinstance(segmentation, list):
+                assert annotation["area"] == annotation["full_area"]
+                kinds.add("polygon")
+            else:
+                kinds.add("rle")
+                _, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+                with_hole += bool((hierarchy[0, :, 3] >= 0).any())
+        assert covered.max() <= 1  # every pixel belongs to one object at most
+    assert kinds == {"crowd", "polygon", "rle"}
+    assert with_hole >= 10
+    assert len(heights) > 3
+    assert len(widths) > 3
+
+
+def test_objects_stand_out_from_the_ground(shapes: Path):
+    """In colour, every object is farther from the ground than the textures' amplitude."""
+    coco = COCO(str(shapes / "annotations" / "instances_val2017.json"))
+    for image_id, listed in coco.imgToAnns.items():
+        picture = cv2.imread(str(shapes / "val2017" / coco.imgs[image_id]["file_name"]))
+        masks = [coco.annToMask(a).astype(bool) for a in listed]
+        ground = picture[~np.any(masks, axis=0)].mean(axis=0)
+        for mask in masks:
+            assert np.linalg.norm(picture[mask].mean(axis=0) - ground) > 50
+
+
+def test_colour_does_not_give_away_the_class(shapes: Path):
+    """The mean hue vectors of the classes lie close to one another."""
+    coco = COCO(str(shapes / "annotations" / "instances_train2017.json"))
+    colours: dict[int, list] = {}
+    for annotation in coco.anns.values():
+        file_name = coco.imgs[annotation["image_id"]]["file_name"]
+        picture = cv2.imread(str(shapes / "train2017" / file_name))
+        mean = picture[coco.annToMask(annotation).astype(bool)].mean(axis=0)
+        colours.setdefault(annotation["category_id"], []).append(mean)
+    means = np.array([np.mean(values, axis=0) for values in colours.values()])
+    spread = np.mean([np.std(values, axis=0) for values in colours.values()])
+    assert np.ptp(means, axis=0).max() < spread
+
+
+def test_same_seed_same_bytes(tmp_path: Path):
+    for name in ("one", "two"):
+        generate_shapes(tmp_path / name, num_train=6, num_val=4, seed=5)
+    generate_shapes(tmp_path / "other", num_train=6, num_val=4, seed=6)
+    one = all_bytes(tmp_path / "one")
+    assert len(one) == 6 + 4 + 3
+    assert one == all_bytes(tmp_path / "two")
+    assert one["train2017/000000000001.jpg"] != (
+        (tmp_path / "other" / "train2017" / "000000000001.jpg").read_bytes()
+    )
+
+
+def test_splits_are_disjoint_and_do_not_depend_on_each_other(shapes: Path, tmp_path: Path):
+    train = {p.read_bytes() for p in (shapes / "train2017").iterdir()}
+    val = {p.read_bytes() for p in (shapes / "val2017").iterdir()}
+    assert len(train) == 48
+    assert len(val) == 32
+    assert not train & val
+    generate_shapes(tmp_path / "fewer", num_train=2, num_val=32, seed=3)
+    assert {p.read_bytes() for p in (tmp_path / "fewer" / "val2017").iterdir()} == val
+
+
+def test_made_once(tmp_path: Path):
+    root = tmp_path / "shapes"
+    assert generate_shapes(root, num_train=2, num_val=1) == str(root)
+    marker = root / "train2017" / "000000000001.jpg"
+    before = marker.stat().st_mtime_ns
+    generate_shapes(root, num_train=2, num_val=1)
+    assert marker.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="num_train 2, not 3"):
+        generate_shapes(root, num_train=3, num_val=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["shapes"]  # nothing half-written
+
+
+def test_foreign_folder_is_left_alone(tmp_path: Path):
+    (tmp_path / "mine.txt").write_text("x")
+    with pytest.raises(InputError, match="not a generated shapes dataset"):
+        generate_shapes(tmp_path, num_train=1, num_val=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_empty_folder_is_used(tmp_path: Path):
+    root = tmp_path / "empty"
+    root.mkdir()
+    generate_shapes(root, num_train=1, num_val=1)
+    assert (root / "shapes.json").is_file()
+
+
+def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lambda_det.data.shapes._annotation", fail)
+    with pytest.raises(InputError, match="No space left on device"):
+        generate_shapes(tmp_path / "shapes", num_train=1, num_val=1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"num_train": 0}, "num_train 0"),
+        ({"num_val": -1}, "num_val -1"),
+        ({"seed": -1}, "seed -1"),
+        ({"image_size": (64, 240)}, "image_size"),
+    ],
+)
+def test_wrong_parameters(tmp_path: Path, wrong: dict, text: str):
+    with pytest.raises(InputError, match=text):
+        generate_shapes(tmp_path / "shapes", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_statistics_of_another_json(tmp_path: Path):
+    with pytest.raises(InputError, match="not the json of a generated shapes dataset"):
+        shapes_statistics(tmp_path, "val2017")
+
+
+def test_run_lengths_are_cocos(shapes: Path):
+    crowds = [a for a in content_of(shapes, "train2017")["annotations"] if a["iscrowd"]]
+    assert crowds
+    for crowd in crowds:
+        codes = mask_util.frPyObjects(crowd["segmentation"], *crowd["segmentation"]["size"])
+        assert mask_util.area(codes) == crowd["area"]

@@ -1,0 +1,209 @@
+"""The command line: training, evaluation, and the line that a wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+
+
+def train_net(project: Path, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "ignore", "tools/train_net.py", *map(str, arguments)]
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(project)]))
+    return subprocess.run(
+        command,
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(project, shapes_folder, tmp_path_factory) -> Path:
+    """The output folder of two iterations and an evaluation."""
+    from tests.engine.conftest import TINY
+
+    output = tmp_path_factory.mktemp("trained") / "run"
+    result = train_net(
+        project,
+        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder, "OUTPUT_DIR", output, *TINY,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    return output
+
+
+def test_training_writes_losses_weights_curves_and_metrics(trained):
+    records = [json.loads(line) for line in (trained / "metrics.json").read_text().splitlines()]
+    losses = [record["total_loss"] for record in records if "total_loss" in record]
+    assert losses and all(math.isfinite(loss) for loss in losses)
+    assert (trained / "model_final.pth").is_file()
+    assert list(trained.glob("events.out.tfevents*"))
+    metrics = json.loads((trained / "inference" / "metrics.json").read_text())
+    assert set(metrics) == {"bbox", "segm"}
+    assert "iter 2/2" in (trained / "log.txt").read_text()
+
+
+def test_eval_only_reproduces_the_metrics_of_the_training(
+    project, trained, shapes_folder, tiny_overrides, tmp_path
+):
+    result = train_net(
+        project,
+        "--config-file", CONFIG, "--eval-only", "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", tmp_path / "eval", *tiny_overrides,
+        "MODEL.WEIGHTS", trained / "model_final.pth",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "AP50" in result.stdout
+    again = json.loads((tmp_path / "eval" / "inference" / "metrics.json").read_text())
+    assert again == json.loads((trained / "inference" / "metrics.json").read_text())
+    detections = "inference/coco_instances_results.json"
+    assert (tmp_path / "eval" / detections).read_text() == (trained / detections).read_text()
+
+
+def test_dumped_config_starts_the_same_run_again(project, trained, tmp_path):
+    result = train_net(
+        project,
+        "--config-file", trained / "config.yaml", "--eval-only", "OUTPUT_DIR", tmp_path / "again",
+        "MODEL.WEIGHTS", trained / "model_final.pth",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_resume_continues_after_the_last_iteration(
+    project, trained, shapes_folder, tiny_overrides, tmp_path
+):
+    arguments = [
+        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", tmp_path / "run", *tiny_overrides,
+    ]  # fmt: skip
+    first = train_net(project, *arguments)
+    assert first.returncode == 0, first.stderr
+    second = train_net(project, "--resume", *arguments, "SOLVER.MAX_ITER", 3)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "Starting training from iteration 2" in second.stdout
+
+
+def _text_weights(folder: Path) -> Path:
+    path = folder / "weights.pth"
+    path.write_text("<html>404</html>")
+    return path
+
+
+WRONG = {
+    "depth": (["MODEL.LAMBDA_RESNET.DEPTH", "99"], ["MODEL.LAMBDA_RESNET.DEPTH", "99", "101"]),
+    "variant": (["MODEL.LAMBDA_RESNET.VARIANT", "lamda"], ["VARIANT", "'lamda'", "lambda_full"]),
+    "stem": (["MODEL.LAMBDA_RESNET.STEM", "v2"], ["STEM", "'v2'", "'rs'"]),
+    "norm": (["MODEL.LAMBDA_RESNET.NORM", "XN"], ["NORM", "'XN'", "'SyncBN'"]),
+    "stage": (["MODEL.LAMBDA_RESNET.SE_STAGES", "['res6']"], ["SE_STAGES", "'res6'", "'res5'"]),
+    "feature": (["MODEL.LAMBDA_RESNET.OUT_FEATURES", "['c2']"], ["OUT_FEATURES", "'c2'", "res2"]),
+    "block": (
+        ["MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4", "[7]"],
+        ["LAMBDA_BLOCKS", "res4", "7", "1 to 6"],
+    ),
+    "even scope": (["MODEL.LAMBDA_RESNET.LAYER.SCOPE", "8"], ["LAYER.SCOPE", "8", "odd"]),
+    "negative scope": (["MODEL.LAMBDA_RESNET.LAYER.SCOPE", "-3"], ["LAYER.SCOPE", "-3", "odd"]),
+    "heads": (["MODEL.LAMBDA_RESNET.LAYER.NUM_HEADS", "5"], ["LAYER.NUM_HEADS", "5", "divide"]),
+    "freeze": (["MODEL.BACKBONE.FREEZE_AT", "9"], ["MODEL.BACKBONE.FREEZE_AT", "9", "0"]),
+    "frozen random weights": (["MODEL.BACKBONE.FREEZE_AT", "2"], ["FREEZE_AT", "stem.conv1"]),
+    "unknown key": (["MODEL.LAMBDA_RESNET.DEEPTH", "50"], ["MODEL.LAMBDA_RESNET.DEEPTH"]),
+    "wrong type": (["MODEL.LAMBDA_RESNET.DEPTH", "deep"], ["MODEL.LAMBDA_RESNET.DEPTH"]),
+    "absent weights": (["MODEL.WEIGHTS", "/nowhere/w.pth"], ["MODEL.WEIGHTS", "/nowhere/w.pth"]),
+    "no gpu": (["MODEL.DEVICE", "cuda"], ["MODEL.DEVICE", "cuda", "cpu"]),
+}
+
+
+@pytest.fixture(scope="module")
+def run_in_process(project):
+    """tools/train_net.py's main with arguments, in this process (importing torch takes seconds)."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("train_net", project / "tools" / "train_net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(monkeypatch, *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, arguments)])
+        monkeypatch.chdir(project)
+        return module.main()
+
+    return run
+
+
+def assert_one_line(capfd, words: list[str]) -> None:
+    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, errors
+    for word in words:
+        assert word in errors[0]
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_config_value(
+    case, run_in_process, shapes_folder, tiny_overrides, tmp_path, monkeypatch, capfd
+):
+    overrides, words = WRONG[case]
+    if case == "no gpu" and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    status = run_in_process(
+        monkeypatch,
+        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", tmp_path / "run", *tiny_overrides, *overrides,
+    )  # fmt: skip
+    assert status == 2
+    assert_one_line(capfd, words)
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config-file", "configs/none.yaml"], ["configs/none.yaml", "no such file"]),
+        (["--config-file", CONFIG, "DATASETS.COCO_FOLDER", "/nowhere"], ["COCO_FOLDER", "/nowhere"]),
+        (["--config-file", CONFIG, "SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "odd"]),
+    ],
+)
+def test_wrong_file(arguments, words, run_in_process, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run_in_process(monkeypatch, *arguments) == 2
+    assert_one_line(capfd, words)
+
+
+def test_weights_that_are_no_checkpoint(
+    run_in_process, shapes_folder, tiny_overrides, tmp_path, monkeypatch, capfd
+):
+    status = run_in_process(
+        monkeypatch,
+        "--config-file", CONFIG, "--eval-only", "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", tmp_path / "run", *tiny_overrides,
+        "MODEL.WEIGHTS", _text_weights(tmp_path),
+    )  # fmt: skip
+    assert status == 2
+    assert_one_line(capfd, ["MODEL.WEIGHTS", "weights.pth", "checkpoint"])
+
+
+def test_truncated_image_stops_the_training_with_its_name(
+    run_in_process, tiny_overrides, tmp_path, monkeypatch, capfd
+):
+    """Also when the image is read by a worker process of the data loader."""
+    from lambda_det.data import generate_shapes
+
+    folder = tmp_path / "shapes"
+    generate_shapes(folder, num_train=4, num_val=1, seed=0)
+    for image in (folder / "train2017").iterdir():
+        image.write_bytes(image.read_bytes()[:1000])
+    status = run_in_process(
+        monkeypatch,
+        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", folder, "OUTPUT_DIR", tmp_path / "run",
+        *tiny_overrides, "DATALOADER.NUM_WORKERS", 1,
+    )  # fmt: skip
+    assert status == 2
+    assert_one_line(capfd, ["train2017", "cannot be read"])

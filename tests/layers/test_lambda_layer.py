@@ -1,0 +1,230 @@
+"""LambdaLayer as a whole against explicit loops in float64, and its symmetries."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from loop_reference import layer_loop, normalise, randomise_norms
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from lambda_det.layers import LambdaLayer
+
+NORMS = {
+    "BN": nn.BatchNorm2d,
+    "SyncBN": nn.SyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+    "GN": nn.GroupNorm,
+}
+
+
+def make_layer(in_channels: int = 8, *args, seed: int = 0, **kwargs) -> LambdaLayer:
+    torch.manual_seed(seed)
+    kwargs = {"query_depth": 3, "scope": 3} | kwargs
+    layer = LambdaLayer(in_channels, *args, **kwargs).double()
+    randomise_norms(layer)
+    return layer
+
+
+def image(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def assert_equals_loop(layer: LambdaLayer, x: torch.Tensor, mask: torch.Tensor | None = None):
+    expected = layer_loop(layer, x, mask)  # first: a training forward moves running statistics
+    output = layer(x) if mask is None else layer(x, mask)
+    torch.testing.assert_close(output, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"num_heads": 1},
+        {"num_heads": 8, "query_depth": 1},
+        {"num_heads": 2, "intra_depth": 3},
+        {"num_heads": 2, "intra_depth": 2, "scope": 5, "query_depth": 4},
+        {"scope": 1},
+        {"scope": 23},
+    ],
+    ids=str,
+)
+def test_equals_the_loop(arguments: dict, training: bool) -> None:
+    assert_equals_loop(make_layer(**arguments).train(training), image(2, 8, 3, 4))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (5, 3), (2, 6)], ids=str)
+def test_any_size(size: tuple[int, int]) -> None:
+    assert_equals_loop(make_layer(scope=5).eval(), image(1, 8, *size))
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("norm", ["BN", "SyncBN", "FrozenBN", "GN", ""])
+def test_norms_equal_the_loop(norm: str, training: bool) -> None:
+    layer = make_layer(norm=norm, intra_depth=2).train(training)
+    assert_equals_loop(layer, image(2, 8, 3, 4))
+
+
+def test_more_output_than_input_channels() -> None:
+    layer = make_layer(4, 12, num_heads=2).eval()
+    x = image(1, 4, 3, 4)
+    assert layer(x).shape == (1, 12, 3, 4)
+    assert_equals_loop(layer, x)
+
+
+@pytest.mark.parametrize("backend", ["reference", "conv", "auto"])
+def test_backend_reaches_the_position_lambda(backend: str, monkeypatch) -> None:
+    import lambda_det.layers.lambda_layer as module
+
+    seen = []
+    original = module.position_lambda
+    monkeypatch.setattr(
+        module,
+        "position_lambda",
+        lambda *args, backend: seen.append(backend) or original(*args, backend=backend),
+    )
+    assert_equals_loop(make_layer(backend=backend).eval(), image(1, 8, 3, 4))
+    assert seen == [backend]
+
+
+@pytest.mark.parametrize("norm", sorted(NORMS))
+def test_norm_reaches_queries_and_values(norm: str) -> None:
+    layer = LambdaLayer(32, norm=norm, query_depth=4, num_heads=4, intra_depth=3)
+    assert isinstance(layer.query_norm, NORMS[norm])
+    assert isinstance(layer.value_norm, NORMS[norm])
+    assert layer.query_norm.weight.numel() == 16  # h * k
+    assert layer.value_norm.weight.numel() == 24  # u * v
+
+
+def test_no_norm() -> None:
+    layer = LambdaLayer(8, norm="", query_depth=4)
+    assert not list(layer.query_norm.parameters()) and not list(layer.value_norm.parameters())
+    x = image(1, 16, 3, 3)
+    assert layer.query_norm(x) is x or torch.equal(layer.query_norm(x), x)
+
+
+@pytest.mark.parametrize(
+    ("channels", "heads", "query_groups", "value_groups"),
+    [(128, 4, 32, 32), (64, 4, 32, 16), (48, 4, 32, 4), (20, 4, 32, 1)],
+)
+def test_group_norm_takes_gcd_groups(channels, heads, query_groups, value_groups) -> None:
+    layer = LambdaLayer(channels, norm="GN", num_heads=heads)
+    assert layer.query_norm.num_groups == query_groups
+    assert layer.value_norm.num_groups == value_groups
+
+
+def test_norm_by_callable() -> None:
+    asked = []
+
+    def norm(channels: int) -> nn.Module:
+        asked.append(channels)
+        return nn.InstanceNorm2d(channels)
+
+    layer = LambdaLayer(8, norm=norm, query_depth=4, num_heads=2, intra_depth=3)
+    assert isinstance(layer.query_norm, nn.InstanceNorm2d)
+    assert isinstance(layer.value_norm, nn.InstanceNorm2d)
+    assert sorted(asked) == [8, 12]  # h * k = 8, u * v = 12
+
+
+def test_batch_norm_follows_train_and_eval() -> None:
+    layer = make_layer()
+    before = layer.value_norm.running_mean.clone()
+    layer.eval()(image(2, 8, 3, 4))
+    assert torch.equal(layer.value_norm.running_mean, before)
+    layer.train()(image(2, 8, 3, 4))
+    assert not torch.equal(layer.value_norm.running_mean, before)
+
+
+def test_softmax_runs_over_positions() -> None:
+    # Equal keys everywhere: the content lambda is the mean of the values, the same for each of
+    # the k channels. (Over channels it would be their sum divided by k.)
+    layer = make_layer(position=False, norm="").eval()
+    nn.init.zeros_(layer.key.weight)
+    x = image(1, 8, 3, 4)
+    mean = layer.value(x).mean((2, 3))[0]  # (v,)
+    query_sum = layer.query(x).view(4, 3, 3, 4).sum(1)  # (h, H, W)
+    expected = torch.einsum("hyx,v->hvyx", query_sum, mean).reshape(1, 8, 3, 4)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_softmax_of_large_keys_is_finite() -> None:
+    layer = make_layer(position=False).eval()
+    with torch.no_grad():
+        layer.key.weight.mul_(1e4)
+    assert_equals_loop(layer, image(1, 8, 3, 4))
+
+
+def test_position_part_moves_with_the_image() -> None:
+    layer = make_layer(scope=5, content=False, norm="").eval()
+    small = image(1, 8, 4, 5)
+    output = layer(nn.functional.pad(small, (4, 7, 5, 3)))
+    for dy, dx in itertools.product((-1, 0, 2), (-3, 0, 2)):
+        # The same picture elsewhere on a ground of zeros that is wider than the window.
+        moved = layer(nn.functional.pad(small, (4 + dx, 7 - dx, 5 + dy, 3 - dy)))
+        torch.testing.assert_close(moved, output.roll((dy, dx), (2, 3)), rtol=1e-12, atol=1e-12)
+
+
+def test_position_part_moves_with_the_image_inside() -> None:
+    layer = make_layer(scope=3, content=False, norm="BN").eval()
+    large = image(1, 8, 9, 10)
+    first, second = layer(large[..., 0:7, 0:7]), layer(large[..., 2:9, 1:8])
+    # Positions whose windows lie inside both crops.
+    torch.testing.assert_close(first[..., 3:6, 2:6], second[..., 1:4, 1:5], rtol=1e-12, atol=1e-12)
+
+
+def test_content_part_does_not_know_positions() -> None:
+    layer = make_layer(position=False).eval()
+    x = image(1, 8, 3, 4)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    shuffled = x.flatten(2)[..., order].view_as(x)
+    expected = layer(x).flatten(2)[..., order].view_as(x)
+    torch.testing.assert_close(layer(shuffled), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_whole_is_content_plus_position() -> None:
+    whole = make_layer().eval()
+    parts = [make_layer(**{off: False}).eval() for off in ("content", "position")]
+    for part in parts:
+        part.load_state_dict(whole.state_dict(), strict=False)
+    x = image(2, 8, 3, 4)
+    expected = parts[0](x) + parts[1](x)
+    torch.testing.assert_close(whole(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"norm": ""}, {"norm": "GN", "intra_depth": 2}, {"key_normalizer": "l2"}], ids=str
+)
+def test_gradients(arguments: dict) -> None:
+    layer = make_layer(4, num_heads=2, **{"query_depth": 2, **arguments}).eval()
+    names, parameters = zip(*layer.named_parameters(), strict=True)
+
+    def function(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        named = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(layer, named, (x,))
+
+    inputs = (image(1, 4, 2, 3).requires_grad_(), *parameters)
+    assert torch.autograd.gradcheck(function, inputs, check_undefined_grad=False)
+
+
+def test_the_loop_itself_on_a_case_done_by_hand() -> None:
+    # Two positions, one channel each of q, k and v: 1x1 weights of 1, no norm, no heads.
+    layer = LambdaLayer(1, num_heads=1, query_depth=1, scope=3, norm="").double()
+    with torch.no_grad():
+        for conv in (layer.query, layer.key, layer.value):
+            conv.weight.fill_(1)
+        layer.embedding.copy_(torch.arange(9.0).view(1, 1, 3, 3))
+    x = torch.tensor([0.0, 1.0], dtype=torch.float64).view(1, 1, 1, 2)
+    weight = torch.e / (1 + torch.e)  # of the second position, whose value is 1
+    # Position 1 sees itself through the middle entry, 4; position 0 has a query of 0.
+    expected = torch.tensor([0.0, weight + 4], dtype=torch.float64).view(1, 1, 1, 2)
+    torch.testing.assert_close(layer_loop(layer, x), expected)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_loop_normalise_agrees_with_pytorch() -> None:
+    x = image(2, 6, 3, 4)
+    norm = nn.GroupNorm(3, 6).double()
+    torch.testing.assert_close(torch.from_numpy(normalise(norm, x.numpy())), norm(x))

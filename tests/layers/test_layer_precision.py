@@ -1,0 +1,135 @@
+"""Sums and the key softmax are taken in at least float32, whatever the types around them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from loop_reference import layer_loop, position_loop
+from torch import Tensor
+
+from lambda_det.layers import LambdaLayer, position_lambda
+
+BACKENDS = ("reference", "conv", "auto")
+HALF_ULP = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12, torch.float32: 2.0**-24}
+"""Relative error of one rounding to the nearest: half of the spacing at a mantissa near 1 is at
+most this times two; the comparisons below allow that."""
+
+
+def assert_rounded_once(output: Tensor, expected: Tensor, extra: float = 0.0) -> None:
+    """Every element is ``expected`` (float64) with one rounding, and float32's error in the sums."""
+    error = (output.double() - expected).abs()
+    allowed = 2 * HALF_ULP[output.dtype] * expected.abs() + 3e-6 * expected.abs().max() + extra
+    assert bool((error <= allowed).all()), f"exceeds by {(error - allowed).max().item():.3g}"
+
+
+def inputs(dtype: torch.dtype, window: int = 5) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (1, 2, 4, 5, 6), (1, 2, 3, 5, 6), (4, 2, window, window)
+    return tuple(torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_result_has_the_type_of_its_inputs(backend: str, dtype: torch.dtype) -> None:
+    query, value, embedding = inputs(dtype)
+    assert position_lambda(query, value, embedding, backend=backend).dtype == dtype
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sums_lose_nothing_but_the_last_rounding(backend: str, dtype: torch.dtype) -> None:
+    query, value, embedding = inputs(dtype)
+    output = position_lambda(query, value, embedding, backend=backend)
+    assert_rounded_once(output, position_loop(query, value, embedding))
+
+
+def test_the_tolerance_would_show_a_lambda_in_bfloat16() -> None:
+    query, value, embedding = inputs(torch.bfloat16)
+    lambdas = torch.nn.functional.conv2d(
+        value.float().transpose(1, 2).reshape(3, 2, 5, 6), embedding.float(), padding=2
+    ).bfloat16()
+    output = torch.einsum("hkyx,vkyx->hvyx", query[0].float(), lambdas.float())[None].bfloat16()
+    with pytest.raises(AssertionError, match="exceeds"):
+        assert_rounded_once(output, position_loop(query, value, embedding))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_many_equal_terms_in_bfloat16(backend: str) -> None:
+    # Ones added one at a time in bfloat16 stop at 256; the window holds 529 of them.
+    ones = torch.ones(1, 1, 1, 23, 23, dtype=torch.bfloat16)
+    output = position_lambda(ones, ones, ones[0], backend=backend)
+    assert output[0, 0, 0, 11, 11].item() == 528  # 529 in the nearest bfloat16
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float16_does_not_overflow_on_the_way(backend: str) -> None:
+    ones = torch.ones(1, 1, 1, 23, 23, dtype=torch.float16)
+    # The lambda is 529 * 100 * 10 = 529000, beyond float16; the query brings it back to 529.
+    output = position_lambda(ones * 2**-10, ones * 128, ones[0] * 8, backend=backend)
+    assert output[0, 0, 0, 11, 11].item() == 529
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_leaves_float32_sums_alone(backend: str) -> None:
+    query, value, embedding = inputs(torch.float32)
+    expected = position_loop(query, value, embedding)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = position_lambda(query, value, embedding, backend=backend)
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_features_with_a_float32_embedding() -> None:
+    # What a layer sees under autocast: convolutions give bfloat16, parameters stay float32.
+    query, value, embedding = inputs(torch.float32)
+    query, value = query.bfloat16(), value.bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = position_lambda(query, value, embedding)
+    assert output.dtype == torch.bfloat16
+    assert_rounded_once(output, position_loop(query, value, embedding))
+
+
+def test_float64_layer_stays_float64() -> None:
+    layer = LambdaLayer(8, scope=3, query_depth=4).double().eval()
+    x = torch.randn(1, 8, 3, 4, dtype=torch.float64)
+    output = layer(x)
+    assert output.dtype == torch.float64
+    torch.testing.assert_close(output, layer_loop(layer, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["BN", "GN", ""])
+def test_layer_under_autocast(norm: str) -> None:
+    torch.manual_seed(0)
+    layer = LambdaLayer(16, scope=5, query_depth=4, norm=norm).eval()
+    x = torch.randn(2, 16, 5, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(x)
+    expected = layer_loop(layer, x)
+    assert output.shape == x.shape and output.isfinite().all()
+    # The projections themselves are in bfloat16: 8 bits of q, v and k.
+    assert (output.double() - expected).norm() < 0.02 * expected.norm()
+
+
+def test_layer_under_autocast_trains() -> None:
+    torch.manual_seed(0)
+    layer = LambdaLayer(16, scope=5, query_depth=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = layer(torch.randn(2, 16, 5, 7)).float().square().mean()
+    loss.backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        assert parameter.grad.dtype == torch.float32
+
+
+def test_softmax_and_content_sum_of_a_bfloat16_layer() -> None:
+    torch.manual_seed(0)
+    layer = LambdaLayer(16, query_depth=4, num_heads=2, norm="", position=False).bfloat16()
+    x = torch.randn(1, 16, 11, 13).bfloat16()
+    output = layer(x)
+    assert output.dtype == torch.bfloat16
+    # The projections as the layer rounds them, then everything else in float64.
+    query = layer.query(x).double().view(2, 4, -1)
+    key = layer.key(x).double().view(4, -1).softmax(-1)
+    content_lambda = key @ layer.value(x).double().view(8, -1).T
+    expected = torch.einsum("hkp,kv->hvp", query, content_lambda).reshape(1, 16, 11, 13)
+    assert_rounded_once(output, expected)
