@@ -39,9 +39,10 @@ setup(
     install_requires=[
         "fvcore>=0.1.5,<0.1.6",
         "numpy",
-        "Pillow",
         "pycocotools>=2.0.2",
-        "shapely>=2.0",
+        "PyYAML",
+        "shapely>=2.0",  # fvcore crops polygons with it, and does not require it
+        "tabulate",
     ],
     extras_require={
         "dev": ["hypothesis", "pytest>=7.4", "ruff"],

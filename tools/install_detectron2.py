@@ -285,10 +285,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_environment()
         with tempfile.TemporaryDirectory(prefix="install-detectron2-") as name:
-            folder = Path(name)
-            tree = unpack(options.archive or download(folder), folder)
+            tree = unpack(options.archive or download(Path(name)), Path(name))
             modify(tree)
-            run_pip("install", "--no-build-isolation", str(tree))
+            # --use-pep517: pip before 23.1 would run setup.py install, which leaves no RECORD.
+            run_pip("install", "--no-build-isolation", "--use-pep517", str(tree))
     except (InstallError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,7 +4,6 @@
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" run
-cd "$project"
 
 output=${LAMBDA_DET_OUTPUT:-output/quickstart}
 data=$output/shapes

@@ -3,7 +3,8 @@
 #
 #   source tools/setup_env.sh run|dev    ("dev" also asks an environment of yours for pytest, ruff …)
 #
-# Afterwards env_python is the interpreter to use. Alone, `bash tools/setup_env.sh` does the same.
+# Afterwards env_python is the interpreter to use and the project is the current folder.
+# Alone, `bash tools/setup_env.sh` does the same.
 #
 # It fills .venv with torch, torchvision, detectron2 and this package; a stamp written at the very
 # end says that .venv is complete, so an interrupted set-up is taken up again, and a complete one
@@ -17,13 +18,22 @@ set -euo pipefail
 
 # torch and torchvision belong together. Here, not in setup.py: who has a pair of their own keeps it.
 torch_pair="torch==2.14.1 torchvision==0.29.1"
-python_range="3.10 to 3.14" # the Pythons that this pair has wheels for
+python_range="3.10 to 3.13" # tried with this pair and detectron2 0.5
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$project/.venv
 env_python=$venv/bin/python
 stamp=$venv/complete.stamp
 log=$project/.venv-setup.log
+
+# What the caller named relative to another folder keeps its meaning after the cd.
+for variable in LAMBDA_DET_ENV LAMBDA_DET_PYTHON; do
+    case ${!variable:-} in
+        "" | /*) ;;
+        *) [ ! -e "${!variable}" ] || declare "$variable=$PWD/${!variable}" ;;
+    esac
+done
+cd "$project"
 
 setup_fail() {
     echo "error: $*" >&2
@@ -34,8 +44,10 @@ setup_step() {
     printf '[%4d s] %s\n' "$((SECONDS - setup_start))" "$*"
 }
 
+# python_in_range PYTHON [NEWEST]: whether it is at least 3.10 and at most 3.NEWEST.
 python_in_range() {
-    [ "$("$1" -c 'import sys; print((3, 10) <= sys.version_info[:2] <= (3, 14))' 2> /dev/null)" = True ]
+    local test="import sys; print((3, 10) <= sys.version_info[:2] <= (3, ${2:-13}))"
+    [ "$("$1" -c "$test" 2> /dev/null)" = True ]
 }
 
 python_version() {
@@ -48,13 +60,14 @@ find_python() {
     local candidate without_venv=""
     if [ -n "${LAMBDA_DET_PYTHON:-}" ]; then
         base_python=$(command -v "$LAMBDA_DET_PYTHON") ||
-            setup_fail "LAMBDA_DET_PYTHON=$LAMBDA_DET_PYTHON is not a program; name a Python $python_range"
+            setup_fail "LAMBDA_DET_PYTHON=$LAMBDA_DET_PYTHON is not a program; name a Python" \
+                "$python_range"
         python_in_range "$base_python" || setup_fail "LAMBDA_DET_PYTHON=$LAMBDA_DET_PYTHON is" \
             "$(python_version "$base_python"); Python $python_range is needed"
         "$base_python" -c 'import ensurepip, venv' > /dev/null 2>&1 || without_venv=$base_python
     else
         base_python=""
-        for candidate in python3 python3.12 python3.11 python3.13 python3.10 python3.14 python; do
+        for candidate in python3 python3.12 python3.11 python3.13 python3.10 python; do
             candidate=$(command -v "$candidate") || continue
             python_in_range "$candidate" || continue
             if "$candidate" -c 'import ensurepip, venv' > /dev/null 2>&1; then
@@ -65,7 +78,8 @@ find_python() {
         done
     fi
     [ -z "$without_venv" ] || setup_fail "$without_venv cannot make virtual environments; install" \
-        "its venv module (Debian, Ubuntu: apt install python3-venv) or name another Python in LAMBDA_DET_PYTHON"
+        "its venv module (Debian, Ubuntu: apt install python3-venv) or name another Python in" \
+        "LAMBDA_DET_PYTHON"
     [ -n "$base_python" ] || setup_fail "no Python $python_range found on PATH (python3 is" \
         "$(python_version python3)); install one or name it in LAMBDA_DET_PYTHON"
 }
@@ -75,9 +89,16 @@ content_hash() {
     "$1" - "$project" << 'PYTHON'
 import hashlib, pathlib, sys
 project = pathlib.Path(sys.argv[1])
-names = ("tools/setup_env.sh", "tools/install_detectron2.py", "setup.py", "pyproject.toml", "lambda_det/version.py")
-parts = [sys.version.encode(), str(project).encode(), *((project / name).read_bytes() for name in names)]
-print(hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts)).hexdigest())
+parts = [sys.version.encode(), str(project).encode()]
+for name in (
+    "tools/setup_env.sh",
+    "tools/install_detectron2.py",
+    "setup.py",
+    "pyproject.toml",
+    "lambda_det/version.py",
+):
+    parts.append((project / name).read_bytes())
+print(hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest())
 PYTHON
 }
 
@@ -94,11 +115,15 @@ logged() {
     said() { grep -qE "$1" <<< "$output"; }
     if said 'No space left on device|Disk quota exceeded'; then
         setup_fail "the disk is full; free about 8 GB and run this again (details: $log)"
-    elif said 'Retrying \(Retry|NewConnectionError|NameResolution|Connection (refused|reset)|timed out|SSLError|ProxyError|Could not fetch URL|HTTP error'; then
-        setup_fail "pip cannot reach its package index; check the network or proxy and run this again (details: $log)"
+    elif said 'Retrying \(Retry|NewConnection|NameResolution|Connection (refused|reset)|timed out' ||
+        said 'SSLError|ProxyError|Could not fetch URL|HTTP error'; then
+        setup_fail "pip cannot reach its package index; check the network or proxy and run this" \
+            "again (details: $log)"
     elif said 'from versions: none'; then
-        setup_fail "pip finds no $(sed -nE 's/.*satisfies the requirement ([^ ]+) .*/\1/p' <<< "$output" | head -n 1):" \
-            "its package index cannot be reached, or has none for $(python_version "$env_python") on $(uname -sm) (details: $log)"
+        setup_fail "pip finds no" \
+            "$(sed -nE 's/.*satisfies the requirement ([^ ]+) .*/\1/p' <<< "$output" | head -n 1):" \
+            "its package index cannot be reached, or has none for" \
+            "$(python_version "$env_python") on $(uname -sm) (details: $log)"
     fi
     # Anything else: the last line that calls itself an error.
     setup_fail "$(sed -nE 's/^ *(error|ERROR): //p' <<< "$output" | tail -n 1 | grep . ||
@@ -115,7 +140,9 @@ venv_python() {
 
 check_disk() {
     local need=${LAMBDA_DET_DISK_GB:-8} free_kb
-    case $need in *[!0-9]*) setup_fail "LAMBDA_DET_DISK_GB=$need is not a whole number of gigabytes" ;; esac
+    case $need in
+        *[!0-9]*) setup_fail "LAMBDA_DET_DISK_GB=$need is not a whole number of gigabytes" ;;
+    esac
     free_kb=$(df -Pk "$project" 2> /dev/null | awk 'NR == 2 { print $4 }') || free_kb=""
     case $free_kb in '' | *[!0-9]*) return 0 ;; esac # df that cannot tell: let pip try
     [ "$free_kb" -ge "$((need * 1000000))" ] || setup_fail "$((free_kb / 1000000)) GB are free in" \
@@ -130,7 +157,7 @@ install_opencv() {
     ! env -u PYTHONPATH "$env_python" -c 'import cv2' >> "$log" 2>&1 || return 0
     major=$("$env_python" -c 'from importlib.metadata import version
 print(version("opencv-python").split(".")[0])')
-    setup_step "opencv-python lacks a system library here; opencv-python-headless $major takes its place"
+    setup_step "opencv-python lacks a system library; opencv-python-headless $major takes its place"
     venv_python -m pip uninstall --yes opencv-python
     venv_python -m pip install "opencv-python-headless==$major.*"
 }
@@ -147,24 +174,28 @@ has_version_of() {
 }
 
 build_venv() {
-    find_python
-    if [ -e "$venv" ] && { ! python_in_range "$venv/bin/python" ||
-        { [ -n "${LAMBDA_DET_PYTHON:-}" ] && ! has_version_of "$base_python"; }; }; then
-        setup_step "removing $venv, which has $(python_version "$venv/bin/python")"
-        rm -rf "$venv"
-    elif [ -e "$venv" ] && ! grep -qsF "$venv" "$venv/bin/activate"; then
-        setup_step "removing $venv, which was made for another place or not to its end"
+    local fault=""
+    if ! python_in_range "$env_python" ||
+        { [ -n "${LAMBDA_DET_PYTHON:-}" ] && ! has_version_of "$LAMBDA_DET_PYTHON"; }; then
+        fault="has $(python_version "$env_python")"
+    elif ! grep -qsF "$venv" "$venv/bin/activate"; then
+        fault="was made for another place or not to its end"
+    fi
+    [ -z "$fault" ] || find_python # before anything is removed
+    if [ -n "$fault" ] && [ -e "$venv" ]; then
+        setup_step "removing $venv, which $fault"
         rm -rf "$venv"
     fi
     compgen -G "$venv/lib/python*/site-packages/torch-*.dist-info" > /dev/null || check_disk
     rm -f "$stamp"
-
-    setup_step "making $venv with $(python_version "$base_python")"
-    # On an existing folder this brings back a missing pip and keeps what is installed.
-    logged "$base_python" -m venv "$venv"
-    "$env_python" -m pip --version >> "$log" 2>&1 ||
-        setup_fail "$venv has no pip; remove that folder and run this again (details: $log)"
+    if [ ! -e "$venv" ]; then
+        setup_step "making $venv with $(python_version "$base_python")"
+        logged "$base_python" -m venv "$venv"
+    fi
     mkdir -p "$venv/tmp"
+    "$env_python" -m pip --version >> "$log" 2>&1 || "$env_python" -m ensurepip >> "$log" 2>&1 ||
+        setup_fail "$venv has no pip and its Python brings none; remove that folder and name" \
+            "another Python in LAMBDA_DET_PYTHON (details: $log)"
 
     setup_step "installing $torch_pair (a download of about 3 GB)"
     # shellcheck disable=SC2086 # two words on purpose
@@ -191,26 +222,39 @@ use_environment() {
     [ ! -d "$env_python" ] || env_python=$LAMBDA_DET_ENV/bin/python
     env_python=$(command -v "$env_python") ||
         setup_fail "LAMBDA_DET_ENV=$LAMBDA_DET_ENV is neither a Python nor a virtual environment"
-    python_in_range "$env_python" || setup_fail "LAMBDA_DET_ENV=$LAMBDA_DET_ENV is" \
-        "$(python_version "$env_python"); Python $python_range is needed"
-    case $env_python in /*) ;; *) env_python=$PWD/$env_python ;; esac # the caller may leave this folder
+    python_in_range "$env_python" 99 || setup_fail "LAMBDA_DET_ENV=$LAMBDA_DET_ENV is" \
+        "$(python_version "$env_python"); Python 3.10 or later is needed"
     export PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$project
     "$env_python" -W ignore - "$1" << 'PYTHON' || exit 1
 import importlib, sys
-heavy = ("torch", "torchvision", "detectron2")
-light = {"numpy": "numpy", "PIL": "Pillow", "cv2": "opencv-python", "fvcore": "fvcore", "pycocotools": "pycocotools", "shapely": "shapely"}
+
+HEAVY = ("torch", "torchvision", "detectron2")
+LIGHT = {
+    "numpy": "numpy",
+    "cv2": "opencv-python",
+    "fvcore": "fvcore",
+    "pycocotools": "pycocotools",
+    "shapely": "shapely",
+    "tabulate": "tabulate",
+    "yaml": "PyYAML",
+}
 if sys.argv[1] == "dev":
-    light |= {"pytest": "pytest", "hypothesis": "hypothesis", "ruff": "ruff"}
+    LIGHT |= {name: name for name in ("hypothesis", "pytest", "ruff")}
+
 missing = {}
-for name in (*heavy, *light):
+for name in (*HEAVY, *LIGHT):
     try:
         importlib.import_module(name)
     except Exception as error:
-        missing[name] = f"{name} ({' '.join(str(error).split())[:200] or type(error).__name__})"
-if any(name in missing for name in heavy):
-    sys.exit(f"error: {sys.executable} (LAMBDA_DET_ENV) cannot import {', '.join(missing[name] for name in heavy if name in missing)}; install what is missing, or unset LAMBDA_DET_ENV to have .venv built")
+        missing[name] = f"{name} ({' '.join(str(error).split())[:200]})"
+who = f"error: {sys.executable} (LAMBDA_DET_ENV)"
+if heavy := [text for name, text in missing.items() if name in HEAVY]:
+    advice = "install what is missing, or unset LAMBDA_DET_ENV to have .venv built"
+    sys.exit(f"{who} cannot import {', '.join(heavy)}; {advice}")
 if missing:
-    sys.exit(f"error: {sys.executable} (LAMBDA_DET_ENV) lacks {', '.join(missing)}; to add: {sys.executable} -m pip install {' '.join(light[name] for name in missing)}")
+    packages = " ".join(LIGHT[name] for name in missing)
+    text = ", ".join(missing.values())
+    sys.exit(f"{who} cannot import {text}; to add: {sys.executable} -m pip install {packages}")
 PYTHON
 }
 
@@ -218,9 +262,9 @@ setup_start=$SECONDS
 if [ -n "${LAMBDA_DET_ENV:-}" ]; then
     use_environment "${1:-dev}"
 elif ! venv_is_complete; then
-    : 2> /dev/null >> "$log" ||
-        setup_fail "$project cannot be written to, and the environment goes to $venv: use a checkout of your own"
-    if command -v flock > /dev/null; then # of two set-ups at once the second waits, then has little to do
+    : 2> /dev/null >> "$log" || setup_fail "$project cannot be written to, and the environment goes" \
+        "to $venv: use a checkout of your own"
+    if command -v flock > /dev/null; then # of two set-ups at once, the second waits for the first
         exec 9> "$project/.venv-setup.lock"
         flock -n 9 || { setup_step "waiting for another set-up of $venv" && flock 9; }
     fi

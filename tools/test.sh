@@ -3,7 +3,6 @@
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" dev
-cd "$project"
 
 "$env_python" -m ruff check .
 "$env_python" -m ruff format --check .

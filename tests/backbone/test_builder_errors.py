@@ -1,0 +1,106 @@
+"""A wrong argument of build_lambda_resnet is one line that names it, the value and the choice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.errors import InputError
+
+
+def build(arguments: dict):
+    with torch.device("meta"):
+        return build_lambda_resnet(**({"depth": 50, "variant": "lambda"} | arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"depth": 34}, ["depth", "34", "50", "101", "152", "420"]),
+        ({"depth": "101"}, ["depth", "'101'"]),
+        ({"depth": 0}, ["depth", "0"]),
+        ({"variant": "Lambda"}, ["variant", "Lambda", "lambda_full", "resnet", "se"]),
+        ({"variant": ""}, ["variant", "''"]),
+        ({"stem": "deep"}, ["stem", "deep", "rs", "v1"]),
+        ({"stem": None}, ["stem", "None"]),
+        ({"norm": "bn"}, ["norm", "bn", "FrozenBN"]),
+        ({"norm": "bn", "stem": "v1"}, ["norm", "bn", "FrozenBN"]),
+        ({"norm": "bn", "stem": "v1", "variant": "resnet"}, ["norm", "bn"]),
+        ({"lambda_norm_qv": "bn"}, ["lambda_norm_qv", "bn"]),
+        ({"out_features": ()}, ["out_features"]),
+        ({"out_features": "res4"}, ["out_features", "res4"]),
+        ({"out_features": ("res1",)}, ["out_features", "res1", "res5"]),
+        ({"out_features": ("res4", "p4")}, ["out_features", "p4"]),
+        ({"out_features": ("linear",)}, ["out_features", "linear"]),
+        ({"lambda_blocks": {"res6": "all"}}, ["lambda_blocks", "res6", "res5"]),
+        ({"lambda_blocks": {"stem": [1]}}, ["lambda_blocks", "stem"]),
+        ({"lambda_blocks": {"res4": [0]}}, ["lambda_blocks", "res4", "0", "6"]),
+        ({"lambda_blocks": {"res4": [7]}}, ["lambda_blocks", "res4", "7", "6"]),
+        ({"lambda_blocks": {"res4": [3, -1]}}, ["lambda_blocks", "res4", "-1"]),
+        ({"lambda_blocks": {"res4": [1.5]}}, ["lambda_blocks", "res4", "1.5"]),
+        ({"lambda_blocks": {"res4": ["3"]}}, ["lambda_blocks", "res4", "'3'"]),
+        ({"lambda_blocks": {"res4": "every"}}, ["lambda_blocks", "res4", "every", "all"]),
+        ({"lambda_blocks": {"res4": 3}}, ["lambda_blocks", "res4", "3"]),
+        ({"lambda_blocks": "all"}, ["lambda_blocks", "all"]),
+        ({"lambda_blocks": ["res4"]}, ["lambda_blocks", "res4"]),
+        ({"se_stages": ("res6",)}, ["se_stages", "res6", "res5"]),
+        ({"se_stages": "res2"}, ["se_stages", "res2"]),
+        ({"se_stages": 2}, ["se_stages", "2"]),
+        ({"se_ratio": 0}, ["se_ratio", "0"]),
+        ({"se_ratio": -0.25}, ["se_ratio", "-0.25"]),
+        ({"se_ratio": 1.5}, ["se_ratio", "1.5"]),
+        ({"num_classes": 0}, ["num_classes", "0"]),
+        ({"num_classes": -3}, ["num_classes", "-3"]),
+        ({"freeze_at": -1}, ["freeze_at", "-1", "5"]),
+        ({"freeze_at": 6}, ["freeze_at", "6", "5"]),
+        ({"freeze_at": "2"}, ["freeze_at", "'2'"]),
+        ({"drop_path_rate": 1.0}, ["drop_path_rate", "1.0"]),
+        ({"drop_path_rate": -0.1}, ["drop_path_rate", "-0.1"]),
+        ({"dropout": 1.0}, ["dropout", "1.0"]),
+        ({"scope": 22}, ["scope", "22", "odd"]),
+        ({"scope": -3}, ["scope", "-3"]),
+        ({"scope": "global"}, ["max_size", "global"]),
+        ({"scope": "global", "max_size": 64}, ["max_size", "64"]),
+        ({"scope": "global", "max_size": (64,)}, ["max_size", "64"]),
+        ({"scope": "global", "max_size": (0, 64)}, ["max_size", "0"]),
+        ({"num_heads": 3}, ["num_heads", "3"]),
+        ({"num_heads": 0}, ["num_heads", "0"]),
+        ({"query_depth": 0}, ["query_depth", "0"]),
+        ({"intra_depth": -1}, ["intra_depth", "-1"]),
+        ({"key_normalizer": "sigmoid"}, ["key_normalizer", "sigmoid", "softmax"]),
+        ({"query_normalizer": "l2"}, ["query_normalizer", "l2", "softmax"]),
+        ({"backend": "cuda"}, ["backend", "cuda", "conv"]),
+        ({"content": False, "position": False}, ["content", "position"]),
+    ],
+    ids=str,
+)
+def test_wrong_value(arguments: dict, expected: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        build(arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    assert all(part in message for part in expected), message
+
+
+def test_heads_must_divide_in_every_lambda_block() -> None:
+    build({"num_heads": 128})  # 256 and 512 channels
+    with pytest.raises(InputError, match="num_heads=128"):
+        build({"num_heads": 128, "lambda_blocks": {"res2": [1]}})
+
+
+@pytest.mark.parametrize("variant", ["lambda", "resnet"])
+@pytest.mark.parametrize(
+    "name",
+    ["heads", "norms", "freeze", "out_channels", "shared_embedding", "block_class", "padding_mask"],
+)
+def test_unknown_keyword(variant: str, name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        build({"variant": variant, name: 1})
+
+
+def test_depth_and_variant_are_needed() -> None:
+    with pytest.raises(TypeError):
+        build_lambda_resnet(50)
+    with pytest.raises(TypeError):
+        build_lambda_resnet(50, "lambda", "rs")  # options are keyword-only

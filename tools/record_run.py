@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Record a finished run in results/, or make the README's tables anew from the records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.evaluation.records import make_record, row_of_run, update_tables, write_record
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@exit_on_input_error
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of the run")
+    parser.add_argument("--name", help="the record becomes results/NAME.json")
+    parser.add_argument("--command", help="what made the run, from the root of the checkout")
+    parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more of the row")
+    parser.add_argument("--readme", action="store_true", help="make the README's tables anew")
+    parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    args = parser.parse_args()
+    if args.run:
+        if not (args.name and args.command):
+            raise InputError("--run needs --name and --command")
+        row = row_of_run(args.run) | dict(note.split("=", 1) for note in args.note)
+        with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
+            seed = CfgNode.load_cfg(file).SEED
+        path = PROJECT / "results" / f"{args.name}.json"
+        write_record(make_record(args.command, [row], seeds=[seed]), str(path))
+        print(path.relative_to(PROJECT))
+    readme = PROJECT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = update_tables(old, str(PROJECT / "results"))
+    if args.check and new != old:
+        print("README.md differs from results/: python tools/record_run.py --readme")
+        return 1
+    if args.readme:
+        readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
