@@ -24,9 +24,9 @@ TRAIN_SPLIT, VAL_SPLIT = "train2017", "val2017"
 CATEGORY_IDS = (2, 5, 9, 12)
 
 _MANIFEST = "shapes.json"
-_FORMAT = 2
+_FORMAT = 3
 _SIZE_JITTER = 16
-_MIN_SIDE = 200
+_MIN_SIDE = 160
 # Every 8th picture has a crowd region, every 16th no object at all.
 _CROWD_PERIOD, _CROWD_AT = 8, 2
 _EMPTY_PERIOD, _EMPTY_AT = 16, 7
@@ -38,7 +38,7 @@ def generate_shapes(
     num_train: int = 400,
     num_val: int = 100,
     seed: int = 0,
-    image_size: tuple[int, int] = (208, 240),
+    image_size: tuple[int, int] = (184, 200),
 ) -> str:
     """Write the dataset into the folder ``root`` and return its absolute path.
 
@@ -201,7 +201,7 @@ def _write_split(
             rng,
             height,
             width,
-            num_objects=0 if empty else int(rng.integers(2, 5)),
+            num_objects=0 if empty else int(rng.integers(2, 4)),
             with_crowd=index % _CROWD_PERIOD == _CROWD_AT,
         )
         image_id = index + 1

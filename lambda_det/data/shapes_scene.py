@@ -1,7 +1,8 @@
 """One generated picture: textured shapes that overlap on a textured ground, with exact masks.
 
-Colour says nothing about the class. Every object is told from the ground and from the others by
-its colour, and keeps enough of its area in sight to be recognised.
+Every class has a range of hues, so that a few minutes of training on a CPU are enough to learn the
+set. Every object is told from the ground and from the others by its colour, and keeps enough of its
+area in sight to be recognised.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ CLASS_NAMES = ("disc", "box", "triangle", "ring")
 
 # Areas in pixels before occlusion, inside COCO's ranges (32^2 and 96^2 are the limits). The small
 # ones are 23 pixels across and more: still 15 or so where training shrinks the pictures by a third.
-_AREAS = {"small": (560.0, 1000.0), "medium": (1500.0, 6000.0), "large": (11000.0, 13500.0)}
+_AREAS = {"small": (700.0, 1000.0), "medium": (1600.0, 5000.0), "large": (10500.0, 13500.0)}
 _LARGE_SHARE = 0.95  # of the pictures, which have room for one each
+# Per class, in OpenCV's hue degrees (0 to 179): red, blue, green, yellow.
+_HUES = (0, 112, 62, 27)
+_HUE_SPREAD = 9
 _MIN_VISIBLE = 0.45
 _OCCLUDER_SHARE = 0.5
 _TRIES = 40
@@ -78,7 +82,7 @@ def draw_scene(
     objects: list[SceneObject] = []
     if with_crowd:
         crowd = _crowd(rng, height, width)
-        _paint(rng, image, crowd.mask, colours)
+        _paint(rng, image, crowd, colours)
         objects.append(crowd)
     for area in _draw_areas(rng, num_objects):
         new = _place(rng, height, width, area, objects)
@@ -86,7 +90,7 @@ def draw_scene(
             continue
         for other in objects:
             other.mask &= ~new.mask
-        _paint(rng, image, new.mask, colours)
+        _paint(rng, image, new, colours)
         objects.append(new)
     return image, objects
 
@@ -208,17 +212,23 @@ def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _paint(
-    rng: np.random.Generator, image: np.ndarray, mask: np.ndarray, colours: list[np.ndarray]
+    rng: np.random.Generator,
+    image: np.ndarray,
+    shape: SceneObject,
+    colours: list[np.ndarray],
 ) -> None:
-    """Fill ``mask`` with a texture in a colour far from ``colours``, which gets it appended."""
-    candidates = rng.uniform(15, 240, size=(24, 3))
+    """Fill the object with a textured colour of its class, far from ``colours``; append it."""
+    hues = (_HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)) % 180
+    saturations, values = rng.uniform(140, 255, size=24), rng.uniform(110, 255, size=24)
+    hsv = np.stack([hues, saturations, values], axis=1).astype(np.uint8)
+    candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
     distances = np.linalg.norm(candidates[:, None] - np.stack(colours), axis=2)
     # Far from the ground above all; the first good one, so that every colour may come.
     good = np.flatnonzero((distances[:, 0] > 115) & (distances.min(axis=1) > 70))
     choice = good[0] if len(good) else int(distances.min(axis=1).argmax())
     colour = candidates[choice]
-    texture = 16 * _texture(rng, *mask.shape)[..., None]
-    image[mask] = np.clip(colour + texture, 0, 255).astype(np.uint8)[mask]
+    texture = 10 * _texture(rng, *shape.mask.shape)[..., None]
+    image[shape.mask] = np.clip(colour + texture, 0, 255).astype(np.uint8)[shape.mask]
     colours.append(colour)
 
 

@@ -76,18 +76,8 @@ def test_more_output_than_input_channels() -> None:
 
 
 @pytest.mark.parametrize("backend", ["reference", "conv", "auto"])
-def test_backend_reaches_the_position_lambda(backend: str, monkeypatch) -> None:
-    import lambda_det.layers.lambda_layer as module
-
-    seen = []
-    original = module.position_lambda
-    monkeypatch.setattr(
-        module,
-        "position_lambda",
-        lambda *args, backend: seen.append(backend) or original(*args, backend=backend),
-    )
-    assert_equals_loop(make_layer(backend=backend).eval(), image(1, 8, 3, 4))
-    assert seen == [backend]
+def test_every_backend_equals_the_loop(backend: str) -> None:
+    assert_equals_loop(make_layer(backend=backend, intra_depth=2).eval(), image(1, 8, 3, 4))
 
 
 @pytest.mark.parametrize("norm", sorted(NORMS))
