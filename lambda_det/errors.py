@@ -14,6 +14,9 @@ class InputError(ValueError):
     """
 
 
+_QUALIFIED_NAME = f"{InputError.__module__}.{InputError.__qualname__}: "
+
+
 def one_line(error: BaseException) -> str:
     """The user's line of ``error``.
 
@@ -21,8 +24,12 @@ def one_line(error: BaseException) -> str:
     the original text.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    qualified_name = f"{InputError.__module__}.{InputError.__qualname__}: "
-    return lines[-1].removeprefix(qualified_name)
+    return lines[-1].removeprefix(_QUALIFIED_NAME)
+
+
+def is_input_error_of_a_worker(error: BaseException) -> bool:
+    """Whether ``error`` carries the traceback of another process that ended in InputError."""
+    return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -29,12 +29,16 @@ def main() -> int:
     if args.run:
         if not (args.name and args.command):
             raise InputError("--run needs --name and --command")
+        if wrong := [note for note in args.note if "=" not in note]:
+            raise InputError(f"--note {wrong[0]!r}: expected KEY=TEXT")
         row = row_of_run(args.run) | dict(note.split("=", 1) for note in args.note)
         with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
             seed = CfgNode.load_cfg(file).SEED
         path = PROJECT / "results" / f"{args.name}.json"
         write_record(make_record(args.command, [row], seeds=[seed]), str(path))
         print(path.relative_to(PROJECT))
+    if not (args.readme or args.check):
+        return 0
     readme = PROJECT / "README.md"
     old = readme.read_text(encoding="utf-8")
     new = update_tables(old, str(PROJECT / "results"))

@@ -7,13 +7,22 @@ import logging
 import sys
 from argparse import Namespace
 
+import torch
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
 
 from lambda_det.engine import Trainer, evaluate_weights, setup_config
-from lambda_det.errors import exit_on_input_error
+from lambda_det.errors import (
+    InputError,
+    exit_on_input_error,
+    is_input_error_of_a_worker,
+    one_line,
+)
 from lambda_det.evaluation import metrics_table
+
+logger = logging.getLogger("lambda_det")
 
 
 def run(args: Namespace) -> None:
@@ -28,22 +37,31 @@ def run(args: Namespace) -> None:
         trainer.resume_or_load(resume=args.resume)
         results = trainer.train()
     if comm.is_main_process() and results:
-        logging.getLogger("lambda_det").info(
-            "Evaluation of %s (percent):\n%s", ", ".join(cfg.DATASETS.TEST), metrics_table(results)
-        )
+        single = len(cfg.DATASETS.TEST) == 1
+        for name, metrics in ({cfg.DATASETS.TEST[0]: results} if single else results).items():
+            logger.info("Evaluation of %s (percent):\n%s", name, metrics_table(metrics))
 
 
 @exit_on_input_error
 def main() -> None:
     args = default_argument_parser().parse_args()
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
+        raise InputError(
+            f"--num-gpus {args.num_gpus}: PyTorch sees {torch.cuda.device_count()} GPUs here"
+        )
+    try:
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessRaisedException as error:
+        if is_input_error_of_a_worker(error):
+            raise InputError(one_line(error)) from error
+        raise
 
 
 if __name__ == "__main__":

@@ -84,7 +84,9 @@ def lambda_block_flags(
     """
     check_depth(depth)
     check_variant(variant)
-    overrides = overrides or {}
+    overrides = {} if overrides is None else overrides
+    if not isinstance(overrides, Mapping):
+        raise InputError(f"lambda_blocks={overrides!r}: expected stage -> block numbers")
     check_stages("lambda_blocks", overrides)
     flags = {}
     for stage, num_blocks in zip(STAGES, BLOCKS_PER_STAGE[depth], strict=True):
@@ -110,8 +112,8 @@ def se_stages_of(variant: str, override: Collection[str] | None = None) -> tuple
 
 def check_stages(name: str, stages: Collection[str]) -> None:
     """Raise InputError when ``stages`` names a stage that is none of res2 ... res5."""
-    if isinstance(stages, str):
-        raise InputError(f"{name}={stages!r}: expected a collection of stages, not a string")
+    if isinstance(stages, str) or not isinstance(stages, Collection):
+        raise InputError(f"{name}={stages!r}: expected a list of stages")
     for stage in stages:
         if stage not in STAGES:
             raise InputError(f"{name}: unknown stage {stage!r}, expected one of {_listing(STAGES)}")
@@ -126,10 +128,10 @@ def _variant_choice(depth: int, variant: Variant, stage: str) -> BlockChoice:
 def _flags(stage: str, num_blocks: int, choice: BlockChoice) -> list[bool]:
     if choice == "all":
         return [True] * num_blocks
-    if isinstance(choice, str):
+    if isinstance(choice, str) or not isinstance(choice, Sequence):
         raise InputError(f"lambda_blocks[{stage!r}]={choice!r}: expected 'all' or block numbers")
     for number in choice:
-        if not isinstance(number, int) or not 1 <= number <= num_blocks:
+        if type(number) is not int or not 1 <= number <= num_blocks:
             raise InputError(
                 f"lambda_blocks[{stage!r}]: block {number!r} is out of range, {stage} has blocks "
                 f"1 to {num_blocks}"

@@ -61,7 +61,7 @@ def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
     arguments["scope"] = arguments["scope"] or "global"
     blocks = arguments["lambda_blocks"]
     arguments["lambda_blocks"] = {
-        key.lower(): "all" if choice is not None and list(choice) == ["all"] else choice
+        key.lower(): "all" if choice in (["all"], ("all",)) else choice
         for key, choice in blocks.items()
     }
     return arguments
@@ -116,6 +116,8 @@ def build_retinanet_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeS
 
 def _fpn(cfg: CfgNode, bottom_up: LambdaResNet, top_block) -> FPN:
     available = list(bottom_up.output_shape())
+    if not cfg.MODEL.FPN.IN_FEATURES:
+        raise InputError(f"MODEL.FPN.IN_FEATURES=[]: expected features among {available}")
     for name in cfg.MODEL.FPN.IN_FEATURES:
         if name not in available:
             raise InputError(

@@ -20,10 +20,10 @@ from lambda_det.backbone.architectures import (
     se_stages_of,
 )
 from lambda_det.backbone.blocks import LambdaBottleneck
-from lambda_det.backbone.norms import BackboneNorm
+from lambda_det.backbone.norms import BackboneNorm, check_norm
 from lambda_det.backbone.stems import STEM_CHANNELS, build_stem
 from lambda_det.errors import InputError
-from lambda_det.layers.lambda_layer import LambdaLayer, new_embedding
+from lambda_det.layers.lambda_layer import LambdaLayer, is_size, new_embedding
 
 logger = logging.getLogger(__name__)
 
@@ -196,6 +196,8 @@ def build_lambda_resnet(
     for name, rate in (("drop_path_rate", drop_path_rate), ("dropout", dropout)):
         if not 0 <= rate < 1:
             raise InputError(f"{name}={rate}: expected a number from 0 to below 1")
+    check_norm("norm", norm)
+    check_norm("lambda_norm_qv", lambda_norm_qv)
     built_stem = build_stem(stem, in_channels, norm)
 
     stages = []
@@ -258,7 +260,7 @@ def _stage_layers(
     stride = input_stride  # a strided block's layer works before the pooling
     for has_layer, block_stride in zip(flags, strides, strict=True):
         layer = dict(arguments)
-        if layer.get("max_size") is not None:
+        if is_size(layer.get("max_size")):  # LambdaLayer refuses the others
             layer["max_size"] = tuple(math.ceil(side / stride) for side in layer["max_size"])
         if has_layer and shared and layer.get("position", True):
             if stride not in tables:

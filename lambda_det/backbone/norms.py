@@ -24,10 +24,15 @@ def backbone_norm(norm: BackboneNorm, channels: int) -> nn.Module | None:
     """
     if norm == "GN":
         return group_norm(channels)
+    return get_norm(norm, channels)
+
+
+def check_norm(name: str, norm: BackboneNorm | None) -> None:
+    """Raise InputError, naming the argument ``name``, for a norm that detectron2 does not know."""
     try:
-        return get_norm(norm, channels)
+        backbone_norm(norm, 32)
     except KeyError:
         raise InputError(
-            f"norm={norm!r}: expected '', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN', "
+            f"{name}={norm!r}: expected '', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN', "
             "'naiveSyncBN' or a callable"
         ) from None

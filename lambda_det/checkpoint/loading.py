@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
@@ -11,15 +12,33 @@ from lambda_det.backbone import LambdaResNet
 from lambda_det.errors import InputError
 
 
-def load_weights(checkpointer: DetectionCheckpointer, path: str) -> None:
+class _ReportingCheckpointer(DetectionCheckpointer):
+    """Remembers which tensors of the model a checkpoint did not fill."""
+
+    unfilled: Sequence[str] = ()
+
+    def _load_model(self, checkpoint):
+        incompatible = super()._load_model(checkpoint)
+        names = [*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)]
+        self.unfilled = [name for name in names if not name.endswith("num_batches_tracked")]
+        return incompatible
+
+
+def load_weights(model: nn.Module, path: str, *, complete: bool = False) -> None:
     """Load the model's weights, and nothing else, from the file ``MODEL.WEIGHTS``.
 
+    Args:
+        model: the detector, bare or in DistributedDataParallel.
+        path: a file, or what detectron2's PathManager reads.
+        complete: whether the file must fill the whole model, as evaluation needs.
+
     Raises:
-        InputError: there is no such file, or it is not a checkpoint.
+        InputError: there is no such file, it is not a checkpoint, or it is another model's.
     """
     if "://" not in path and not os.path.isfile(path):
         raise InputError(f"MODEL.WEIGHTS={path!r}: no such file")
     try:
+        checkpointer = _ReportingCheckpointer(model)
         checkpointer.load(path, checkpointables=[])
     except Exception as error:
         # Unpickling raises whatever the bytes happen to mean; the cause stays attached.
@@ -28,6 +47,19 @@ def load_weights(checkpointer: DetectionCheckpointer, path: str) -> None:
             f"MODEL.WEIGHTS={path!r}: cannot be read as a checkpoint (.pth of PyTorch, .pkl of the "
             f"detectron2 model zoo): {reason}"
         ) from error
+    unfilled, total = checkpointer.unfilled, len(model.state_dict())
+    if complete and unfilled:
+        raise InputError(
+            f"MODEL.WEIGHTS={path!r}: {len(unfilled)} of the model's {total} tensors are not in it "
+            f"or have another shape (first: {unfilled[0]}); evaluation needs all of them"
+        )
+    if not _any_filled(model, unfilled):
+        raise InputError(f"MODEL.WEIGHTS={path!r}: not one of its tensors fits the model")
+
+
+def _any_filled(model: nn.Module, unfilled: Sequence[str]) -> bool:
+    missing = {name.removeprefix("module.") for name in unfilled}
+    return any(name.removeprefix("module.") not in missing for name, _ in model.named_parameters())
 
 
 def check_frozen_weights(model: nn.Module, weights: str) -> None:

@@ -142,6 +142,8 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
             summary = read_coco_json(*locate_split(folder, split))
         if name in cfg.DATASETS.TRAIN and for_training and summary is not None:
             _check_trainable(cfg, summary)
+        if name in cfg.DATASETS.TEST and summary is not None:
+            _check_evaluable(cfg, summary)
         categories[renamed] = _categories_of(renamed)
     for key in ("TRAIN", "TEST"):
         names = cfg.DATASETS[key]
@@ -212,17 +214,29 @@ def _check_trainable(cfg: CfgNode, summary: CocoSummary) -> None:
     """Is there something to learn, in the form that the model asks for?"""
     if summary.num_objects == 0:
         raise InputError(f"annotation file {summary.json_file} has no annotations to train on")
-    if not cfg.MODEL.MASK_ON:
-        return
-    if summary.unmasked is not None:
-        raise InputError(
-            f"annotation file {summary.json_file}: an annotation of {summary.unmasked} has no "
-            "segmentation, but MODEL.MASK_ON is True; set it to False to train boxes only"
-        )
-    if summary.rle is not None and cfg.INPUT.MASK_FORMAT == "polygon":
+    _check_masks(cfg, summary)
+    if cfg.MODEL.MASK_ON and summary.rle is not None and cfg.INPUT.MASK_FORMAT == "polygon":
         raise InputError(
             f"annotation file {summary.json_file}: an annotation of {summary.rle} is stored as RLE,"
             " but INPUT.MASK_FORMAT is 'polygon'; set it to 'bitmask'"
+        )
+
+
+def _check_evaluable(cfg: CfgNode, summary: CocoSummary) -> None:
+    """Can pycocotools judge predictions by it? Better asked now than after the training."""
+    if summary.unjudged is not None:
+        raise InputError(
+            f"annotation file {summary.json_file}: annotation id {summary.unjudged} has no number "
+            "'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+        )
+    _check_masks(cfg, summary)
+
+
+def _check_masks(cfg: CfgNode, summary: CocoSummary) -> None:
+    if cfg.MODEL.MASK_ON and summary.unmasked is not None:
+        raise InputError(
+            f"annotation file {summary.json_file}: an annotation of {summary.unmasked} has no "
+            "segmentation, but MODEL.MASK_ON is True; set it to False for boxes only"
         )
 
 

@@ -29,6 +29,8 @@ class CocoSummary:
         num_objects: number of annotations that are not crowd regions.
         unmasked: file name of the first image with a non-crowd annotation without segmentation.
         rle: file name of the first image with a non-crowd annotation stored as RLE.
+        unjudged: id of the first annotation that COCO's evaluation cannot use: no ``iscrowd`` or no
+            ``area``.
     """
 
     json_file: str
@@ -37,6 +39,7 @@ class CocoSummary:
     num_objects: int
     unmasked: str | None
     rle: str | None
+    unjudged: int | None
 
     @property
     def class_names(self) -> list[str]:
@@ -106,7 +109,7 @@ def _summarize(json_file: str, content: dict, image_root: str) -> CocoSummary:
     names = _check_categories(json_file, content["categories"])
     files = _check_images(json_file, content["images"])
     annotations = content["annotations"]
-    num_objects, unmasked, rle = _check_annotations(json_file, annotations, names, files)
+    num_objects, unmasked, rle, unjudged = _check_annotations(json_file, annotations, names, files)
     _check_files(json_file, files.values(), image_root)
     return CocoSummary(
         json_file=json_file,
@@ -115,6 +118,7 @@ def _summarize(json_file: str, content: dict, image_root: str) -> CocoSummary:
         num_objects=num_objects,
         unmasked=unmasked,
         rle=rle,
+        unjudged=unjudged,
     )
 
 
@@ -166,10 +170,10 @@ def _check_images(json_file: str, images: list) -> dict[int, str]:
 
 def _check_annotations(
     json_file: str, annotations: list, names: dict[int, str], files: dict[int, str]
-) -> tuple[int, str | None, str | None]:
-    """Number of objects, first image with one that has no mask, first with one stored as RLE."""
+) -> tuple[int, str | None, str | None, int | None]:
+    """The summary's ``num_objects``, ``unmasked``, ``rle`` and ``unjudged``."""
     seen: set[int] = set()
-    num_objects, unmasked, rle = 0, None, None
+    num_objects, unmasked, rle, unjudged = 0, None, None, None
     for index, entry in enumerate(annotations):
         annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
         image_id = annotation["image_id"]
@@ -189,6 +193,10 @@ def _check_annotations(
             raise InputError(f"{where} has bbox {box!r}; four numbers x, y, width, height needed")
         if annotation.get("ignore"):
             raise InputError(f'{where} has "ignore", which detectron2 does not support')
+        if unjudged is None and not (
+            _is_number(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
+        ):
+            unjudged = annotation["id"]
         if annotation.get("iscrowd"):
             continue
         num_objects += 1
@@ -197,7 +205,7 @@ def _check_annotations(
             unmasked = unmasked or files[image_id]
         elif isinstance(segmentation, dict):
             rle = rle or files[image_id]
-    return num_objects, unmasked, rle
+    return num_objects, unmasked, rle, unjudged
 
 
 def _check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:

@@ -24,9 +24,9 @@ TRAIN_SPLIT, VAL_SPLIT = "train2017", "val2017"
 CATEGORY_IDS = (2, 5, 9, 12)
 
 _MANIFEST = "shapes.json"
-_FORMAT = 3
+_FORMAT = 1
 _SIZE_JITTER = 16
-_MIN_SIDE = 160
+_MIN_SIDE = 150
 # Every 8th picture has a crowd region, every 16th no object at all.
 _CROWD_PERIOD, _CROWD_AT = 8, 2
 _EMPTY_PERIOD, _EMPTY_AT = 16, 7
@@ -38,7 +38,7 @@ def generate_shapes(
     num_train: int = 400,
     num_val: int = 100,
     seed: int = 0,
-    image_size: tuple[int, int] = (184, 200),
+    image_size: tuple[int, int] = (178, 194),
 ) -> str:
     """Write the dataset into the folder ``root`` and return its absolute path.
 

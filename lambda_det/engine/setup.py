@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
+from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from lambda_det.config import get_cfg
@@ -18,6 +20,11 @@ from lambda_det.data import configure_datasets
 from lambda_det.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
+
+# What yacs, fvcore and PyYAML raise for a file or a value that is not a config.
+_MERGE_ERRORS = (
+    KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError,
+)  # fmt: skip
 
 
 def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
@@ -32,7 +39,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
             raise InputError(f"--config-file {config_file}: no such file")
         try:
             cfg.merge_from_file(config_file)
-        except (KeyError, ValueError, AssertionError, OSError, yaml.YAMLError) as error:
+        except _MERGE_ERRORS as error:
             raise InputError(f"--config-file {config_file}: {_reason(error)}") from error
     if len(overrides) % 2:
         raise InputError(
@@ -41,7 +48,7 @@ def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         )
     try:
         cfg.merge_from_list(list(overrides))
-    except (KeyError, ValueError, AssertionError) as error:
+    except _MERGE_ERRORS as error:
         raise InputError(f"KEY VALUE pairs: {_reason(error)}") from error
     return cfg
 
@@ -55,14 +62,27 @@ def setup_config(args: Namespace) -> CfgNode:
     Raises:
         InputError: a file, key or value is wrong; the line names it.
     """
+    rank = comm.get_rank()
+    setup_logger(distributed_rank=rank, name="lambda_det", abbrev_name="lambda_det")
     cfg = load_config(args.config_file, args.opts)
     _check_device(cfg)
     configure_datasets(cfg, for_training=not args.eval_only)
     if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: is a file, not a folder")
     cfg.freeze()
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, name="lambda_det", abbrev_name="lambda_det")
+    try:
+        default_setup(cfg, args)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: cannot be written ({reason})") from error
+    # detectron2's log file takes our lines too; the console has its handler already.
+    file_handlers = [
+        handler
+        for handler in logging.getLogger("detectron2").handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stdout
+    ]
+    own = logging.getLogger("lambda_det")
+    own.handlers = own.handlers[:1] + file_handlers
     return cfg
 
 

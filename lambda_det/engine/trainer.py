@@ -1,11 +1,11 @@
-"""detectron2's DefaultTrainer with our data, our evaluator and checks before the first iteration."""
+"""detectron2's DefaultTrainer with our data and evaluator, and checks before iteration 0."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator
@@ -18,6 +18,14 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator
 
 logger = logging.getLogger(__name__)
+
+
+def _is_no_input_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+
+
+# detectron2 logs the traceback of whatever stops a training; a wrong input is to be one line.
+logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
 class Trainer(DefaultTrainer):
@@ -50,16 +58,33 @@ class Trainer(DefaultTrainer):
         """As detectron2's: the last checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
 
         Raises:
-            InputError: MODEL.WEIGHTS cannot be read, or does not fill what is frozen.
+            InputError: the file cannot be read. (What is frozen but was not in it is an error
+                too, when the training starts.)
         """
         weights = self.cfg.MODEL.WEIGHTS
         if resume and self.checkpointer.has_checkpoint():
-            super().resume_or_load(resume=True)
+            path = self.checkpointer.get_checkpoint_file()
+            try:
+                super().resume_or_load(resume=True)
+            except Exception as error:  # unpickling raises whatever the bytes happen to mean
+                raise InputError(
+                    f"--resume: the last checkpoint {path} cannot be read "
+                    f"({type(error).__name__}); remove {self.cfg.OUTPUT_DIR}/last_checkpoint to "
+                    "start anew, or write the name of an earlier one into it"
+                ) from error
         elif weights:
-            load_weights(self.checkpointer, weights)
+            load_weights(self.model, weights)
         else:
             logger.info("MODEL.WEIGHTS is empty: training from random weights")
-        check_frozen_weights(self.model, weights)
+
+    def before_train(self) -> None:
+        check_frozen_weights(self.model, self.cfg.MODEL.WEIGHTS)
+        super().before_train()
+
+    def train(self) -> Mapping[str, object] | None:
+        """Train, and return the results of the last evaluation."""
+        super().train()
+        return getattr(self, "_last_eval_results", None)
 
 
 def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
@@ -74,5 +99,5 @@ def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
     model = Trainer.build_model(cfg)
-    load_weights(DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR), cfg.MODEL.WEIGHTS)
+    load_weights(model, cfg.MODEL.WEIGHTS, complete=True)
     return Trainer.test(cfg, model)

@@ -57,6 +57,7 @@ def write_metrics(results: Mapping[str, Mapping[str, float]], path: str) -> None
     record = {
         task: {name: _number_or_none(values[name]) for name in METRICS}
         for task, values in results.items()
+        if "AP" in values  # not "box_proposals" and the like
     }
     temporary = f"{path}.tmp"
     with open(temporary, "w", encoding="utf-8") as file:

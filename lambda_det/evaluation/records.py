@@ -56,7 +56,11 @@ def row_of_run(folder: str) -> dict:
     cfg = CfgNode.load_cfg(_read(folder, "config.yaml"))
     metrics = json.loads(_read(folder, "inference", METRICS_FILE))
     log = [json.loads(line) for line in _read(folder, "metrics.json").splitlines()]
+    starts = [i for i in range(1, len(log)) if log[i]["iteration"] < log[i - 1]["iteration"]]
+    log = log[starts[-1] if starts else 0 :]  # detectron2 appends: the last run counts
     times = [entry["time"] for entry in log if "time" in entry]
+    if not times:
+        raise InputError(f"{folder}/metrics.json: no iteration was timed, the run is too short")
     row = {
         "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
         "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,

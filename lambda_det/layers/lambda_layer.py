@@ -14,6 +14,15 @@ KEY_NORMALIZERS = ("softmax", "l2", None)
 QUERY_NORMALIZERS = ("softmax", None)
 
 
+def is_size(size: object) -> bool:
+    """Whether ``size`` is an (H, W) of positive integers."""
+    return (
+        isinstance(size, tuple | list)
+        and len(size) == 2
+        and all(isinstance(side, int) and side >= 1 for side in size)
+    )
+
+
 def new_embedding(
     *,
     query_depth: int = 16,
@@ -31,7 +40,7 @@ def new_embedding(
         InputError: the scope is not odd and positive, or is global without a ``max_size``.
     """
     if scope == "global":
-        if max_size is None or min(max_size) < 1:
+        if not is_size(max_size):
             raise InputError(
                 f"max_size={max_size!r}: scope='global' needs the largest (H, W), both at least 1"
             )
@@ -173,6 +182,10 @@ class LambdaLayer(nn.Module):
         self._check_size(x, padding_mask)
         query = self.query_norm(self.query(x)).unflatten(1, (self.num_heads, self.query_depth))
         value = self.value_norm(self.value(x)).unflatten(1, (self.intra_depth, -1))
+        for tensor in (query, value):
+            if tensor.requires_grad:
+                # PyTorch's BatchNorm on a CPU misreads an einsum's gradient when N, H or W is 1.
+                tensor.register_hook(Tensor.contiguous)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[:, None, None], 0)
         if self.query_normalizer == "softmax":

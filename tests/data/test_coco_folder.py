@@ -6,11 +6,13 @@ import copy
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from lambda_det import get_cfg
 from lambda_det.data import coco_json, configure_datasets, register_coco_folder
 from lambda_det.errors import InputError, one_line
 
@@ -375,3 +377,21 @@ def test_stock_set_with_cocos_classes(stock_coco: Path, small_content: dict, mak
 def test_stock_set_with_other_classes(stock_coco: Path, make_cfg):
     with pytest.raises(InputError, match=r"2 categories that are not COCO's 80"):
         configure_datasets(make_cfg("", (), ("coco_2017_val",)))
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_annotation_that_cannot_be_judged_is_found_before_the_training(
+    shapes, tmp_path, key
+) -> None:
+    root = tmp_path / "mine"
+    shutil.copytree(shapes, root)
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][3][key]
+    path.write_text(json.dumps(content))
+    cfg = get_cfg()
+    cfg.DATASETS.COCO_FOLDER = str(root)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train2017",), ("val2017",)
+    with pytest.raises(InputError, match=rf"instances_val2017.*'{key}'") as caught:
+        configure_datasets(cfg)
+    assert "\n" not in str(caught.value)

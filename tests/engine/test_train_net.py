@@ -39,6 +39,8 @@ def trained(project, shapes_folder, tmp_path_factory) -> Path:
         "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder, "OUTPUT_DIR", output, *TINY,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
+    table = result.stdout.partition("Evaluation of coco_folder_val2017 (percent):")[2]
+    assert "box" in table and "mask" in table and "APl" in table
     return output
 
 
@@ -112,6 +114,9 @@ WRONG = {
     ),
     "even scope": (["MODEL.LAMBDA_RESNET.LAYER.SCOPE", "8"], ["LAYER.SCOPE", "8", "odd"]),
     "negative scope": (["MODEL.LAMBDA_RESNET.LAYER.SCOPE", "-3"], ["LAYER.SCOPE", "-3", "odd"]),
+    "norm of q and v": (["MODEL.LAMBDA_RESNET.LAYER.NORM", "XN"], ["LAYER.NORM", "'XN'"]),
+    "blocks no list": (["MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4", "6"], ["LAMBDA_BLOCKS", "res4"]),
+    "stages no list": (["MODEL.LAMBDA_RESNET.SE_STAGES", "2"], ["SE_STAGES", "2"]),
     "heads": (["MODEL.LAMBDA_RESNET.LAYER.NUM_HEADS", "5"], ["LAYER.NUM_HEADS", "5", "divide"]),
     "freeze": (["MODEL.BACKBONE.FREEZE_AT", "9"], ["MODEL.BACKBONE.FREEZE_AT", "9", "0"]),
     "frozen random weights": (["MODEL.BACKBONE.FREEZE_AT", "2"], ["FREEZE_AT", "stem.conv1"]),
@@ -140,7 +145,9 @@ def run_in_process(project):
 
 
 def assert_one_line(capfd, words: list[str]) -> None:
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+    errors = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, errors
     for word in words:
         assert word in errors[0]
@@ -167,7 +174,10 @@ def test_wrong_config_value(
     ("arguments", "words"),
     [
         (["--config-file", "configs/none.yaml"], ["configs/none.yaml", "no such file"]),
-        (["--config-file", CONFIG, "DATASETS.COCO_FOLDER", "/nowhere"], ["COCO_FOLDER", "/nowhere"]),
+        (
+            ["--config-file", CONFIG, "DATASETS.COCO_FOLDER", "/nowhere"],
+            ["COCO_FOLDER", "/nowhere"],
+        ),
         (["--config-file", CONFIG, "SOLVER.MAX_ITER"], ["SOLVER.MAX_ITER", "odd"]),
     ],
 )
@@ -188,6 +198,32 @@ def test_weights_that_are_no_checkpoint(
     )  # fmt: skip
     assert status == 2
     assert_one_line(capfd, ["MODEL.WEIGHTS", "weights.pth", "checkpoint"])
+
+
+def test_weights_of_another_model_are_not_evaluated(
+    run_in_process, trained, shapes_folder, tiny_overrides, tmp_path, monkeypatch, capfd
+):
+    status = run_in_process(
+        monkeypatch,
+        "--config-file", CONFIG, "--eval-only", "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", tmp_path / "run", *tiny_overrides, "MODEL.LAMBDA_RESNET.VARIANT", "resnet",
+        "MODEL.WEIGHTS", trained / "model_final.pth",
+    )  # fmt: skip
+    assert status == 2
+    assert_one_line(capfd, ["MODEL.WEIGHTS", "model_final.pth", "conv2.weight"])
+
+
+def test_weights_that_fit_nothing_are_refused(
+    run_in_process, shapes_folder, tiny_overrides, tmp_path, monkeypatch, capfd
+):
+    torch.save({"model": {"other": torch.zeros(3)}}, tmp_path / "other.pth")
+    status = run_in_process(
+        monkeypatch,
+        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", tmp_path / "run", *tiny_overrides, "MODEL.WEIGHTS", tmp_path / "other.pth",
+    )  # fmt: skip
+    assert status == 2
+    assert_one_line(capfd, ["MODEL.WEIGHTS", "other.pth", "fits"])
 
 
 def test_truncated_image_stops_the_training_with_its_name(
