@@ -23,8 +23,8 @@ _LARGE_SHARE = 0.95  # of the pictures, which have room for one each
 _HUES = (0, 112, 62, 27)
 _HUE_SPREAD = 9
 _TILT = 0.2  # radians
-_MIN_VISIBLE = 0.6
-_OCCLUDER_SHARE = 0.42
+_MIN_VISIBLE = 0.75
+_OCCLUDER_SHARE = 0.6
 _TRIES = 40
 _MARGIN = 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import subprocess
@@ -137,6 +138,8 @@ def run_in_process(project):
     spec.loader.exec_module(module)
 
     def run(monkeypatch, *arguments: object) -> int:
+        # detectron2 keeps its loggers, and with them the captured stdout of an earlier test.
+        monkeypatch.setattr(logging, "raiseExceptions", False)
         monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, arguments)])
         monkeypatch.chdir(project)
         return module.main()

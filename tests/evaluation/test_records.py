@@ -17,7 +17,13 @@ def finished_run(tmp_path):
     run = tmp_path / "run"
     (run / "inference").mkdir(parents=True)
     (run / "config.yaml").write_text(get_cfg().dump())
-    (run / "metrics.json").write_text('{"time": 2.0}\n{"time": 1.0}\n{"total_loss": 1}\n')
+    log = [  # of an earlier run into the same folder, then of this one
+        {"iteration": 19, "time": 9.0},
+        {"iteration": 0, "time": 2.0},
+        {"iteration": 19, "time": 1.0},
+        {"iteration": 20, "total_loss": 1},
+    ]
+    (run / "metrics.json").write_text("".join(json.dumps(entry) + "\n" for entry in log))
     values = dict.fromkeys(METRICS, 50.0) | {"AP": 61.25, "APl": None}
     (run / "inference" / "metrics.json").write_text(json.dumps({"bbox": values}))
     return run
