@@ -18,11 +18,8 @@ echo "== training Mask R-CNN with LambdaResNet-50-FPN from scratch on the CPU (e
 # On the screen: the progress lines and, from there on, the table of the evaluation.
 "$env_python" -W ignore tools/train_net.py --config-file "$config" \
     DATASETS.COCO_FOLDER "$data" OUTPUT_DIR "$output" 2>&1 | tee "$log" |
-    awk '/engine.progress/ { sub(/^.*progress\]: /, ""); print }
-         /^error: /        { print }
-         /Evaluation of/   { table = 1; sub(/^.*lambda_det\]: /, "\n") }
-         table             { print }
-                           { fflush() }' ||
+    sed -un -e '/engine\.progress\]/ s/^.*progress\]: //p' -e '/^error: /p' \
+        -e '/Evaluation of/,$ { s/^.*lambda_det\]: /\n/; p }' ||
     { echo "error: training failed, see $log" >&2; exit 1; }
 
 echo "== picture"
