@@ -201,7 +201,7 @@ def _write_split(
             rng,
             height,
             width,
-            num_objects=0 if empty else int(rng.integers(2, 4)),
+            num_objects=0 if empty else int(rng.integers(1, 4)),
             with_crowd=index % _CROWD_PERIOD == _CROWD_AT,
         )
         image_id = index + 1

@@ -17,14 +17,14 @@ CLASS_NAMES = ("disc", "box", "triangle", "ring")
 
 # Areas in pixels before occlusion, inside COCO's ranges (32^2 and 96^2 are the limits). The small
 # ones are 23 pixels across and more: still 15 or so where training shrinks the pictures by a third.
-_AREAS = {"small": (700.0, 1000.0), "medium": (1600.0, 5000.0), "large": (10500.0, 12500.0)}
+_AREAS = {"small": (800.0, 1000.0), "medium": (2200.0, 6500.0), "large": (10500.0, 12500.0)}
 _LARGE_SHARE = 0.95  # of the pictures, which have room for one each
 # Per class, in OpenCV's hue degrees (0 to 179): red, blue, green, yellow.
 _HUES = (0, 112, 62, 27)
 _HUE_SPREAD = 9
 _TILT = 0.2  # radians
 _MIN_VISIBLE = 0.75
-_OCCLUDER_SHARE = 0.6
+_OCCLUDER_SHARE = 0.8
 _TRIES = 40
 _MARGIN = 3
 
@@ -98,7 +98,7 @@ def draw_scene(
 
 def _draw_areas(rng: np.random.Generator, count: int) -> list[float]:
     """Areas of the objects, mostly from large to small, so that small ones stay in sight."""
-    kinds = list(rng.choice(["small", "medium"], size=count))
+    kinds = list(rng.choice(["small", "medium"], size=count, p=[0.45, 0.55]))
     if count and rng.random() < _LARGE_SHARE:
         kinds[0] = "large"
     areas = [float(np.exp(rng.uniform(*np.log(_AREAS[kind])))) for kind in kinds]
