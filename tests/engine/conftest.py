@@ -25,7 +25,7 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_overrides() -> list[str]:
+@pytest.fixture(scope="session")
+def tiny_overrides() -> tuple[str, ...]:
     """KEY VALUE pairs that make the CPU config tiny."""
-    return list(TINY)
+    return tuple(TINY)

@@ -30,14 +30,13 @@ def train_net(project: Path, *arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def trained(project, shapes_folder, tmp_path_factory) -> Path:
+def trained(project, shapes_folder, tiny_overrides, tmp_path_factory) -> Path:
     """The output folder of two iterations and an evaluation."""
-    from tests.engine.conftest import TINY
-
     output = tmp_path_factory.mktemp("trained") / "run"
     result = train_net(
         project,
-        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder, "OUTPUT_DIR", output, *TINY,
+        "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
+        "OUTPUT_DIR", output, *tiny_overrides,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     table = result.stdout.partition("Evaluation of coco_folder_val2017 (percent):")[2]
