@@ -20,6 +20,9 @@ METRICS = AP_METRICS + AR_METRICS
 
 METRICS_FILE = "metrics.json"
 
+TASK_NAMES = {"bbox": "box", "segm": "mask"}
+"""COCO's name of a task -> the one that people read."""
+
 
 class CocoMetricsEvaluator(COCOEvaluator):
     """Box and mask AP and AR in percent, judged by pycocotools.
@@ -68,9 +71,8 @@ def write_metrics(results: Mapping[str, Mapping[str, float]], path: str) -> None
 
 def metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
     """The AP of every task as a table for a terminal; ``-`` where COCO defines no number."""
-    titles = {"bbox": "box", "segm": "mask"}
     rows = [
-        [titles.get(task, task), *(_number_or_none(values[name]) for name in AP_METRICS)]
+        [TASK_NAMES.get(task, task), *(_number_or_none(values[name]) for name in AP_METRICS)]
         for task, values in results.items()
         if "AP" in values
     ]

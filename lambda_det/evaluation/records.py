@@ -16,12 +16,11 @@ import torch
 from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError
-from lambda_det.evaluation.coco import AP_METRICS, METRICS_FILE
+from lambda_det.evaluation.coco import AP_METRICS, METRICS_FILE, TASK_NAMES
 from lambda_det.version import __version__
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
-_TASK_NAMES = {"bbox": "box", "segm": "mask"}
 
 
 def make_record(command: str, rows: Sequence[Mapping], seeds: Sequence[int]) -> dict:
@@ -75,7 +74,7 @@ def row_of_run(folder: str) -> dict:
     for task, values in metrics.items():
         for name in AP_METRICS:
             value = values[name]
-            row[f"{_TASK_NAMES[task]}_{name.lower()}"] = None if value is None else round(value, 2)
+            row[f"{TASK_NAMES[task]}_{name.lower()}"] = None if value is None else round(value, 2)
     return row
 
 
@@ -96,7 +95,7 @@ def ap_table(record: Mapping) -> str:
         "|---|---|" + "---|" * len(AP_METRICS),
     ]
     for row in record["rows"]:
-        for task in _TASK_NAMES.values():
+        for task in TASK_NAMES.values():
             if f"{task}_ap" not in row:
                 continue
             values = (row[f"{task}_{name.lower()}"] for name in AP_METRICS)
