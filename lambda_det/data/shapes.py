@@ -25,7 +25,7 @@ CATEGORY_IDS = (2, 5, 9, 12)
 
 _MANIFEST = "shapes.json"
 _FORMAT = 1
-_SIZE_JITTER = 16
+_LEAST_SCALE = 0.74
 _MIN_SIDE = 150
 # Every 8th picture has a crowd region, every 16th no object at all.
 _CROWD_PERIOD, _CROWD_AT = 8, 2
@@ -38,7 +38,7 @@ def generate_shapes(
     num_train: int = 400,
     num_val: int = 100,
     seed: int = 0,
-    image_size: tuple[int, int] = (178, 194),
+    image_size: tuple[int, int] = (178, 186),
 ) -> str:
     """Write the dataset into the folder ``root`` and return its absolute path.
 
@@ -50,7 +50,8 @@ def generate_shapes(
         root: the folder; must not exist, be empty, or be of this function.
         num_train, num_val: number of pictures per split.
         seed: the splits draw from two independent streams of it.
-        image_size: height and width in pixels around which the pictures' sizes vary by up to 16.
+        image_size: height and width in pixels of the largest pictures; the smallest have 0.7
+            times that.
 
     Raises:
         InputError: a parameter is out of range; ``root`` holds something else, or a dataset made
@@ -195,13 +196,14 @@ def _write_split(
     images, annotations = [], []
     for index, child in enumerate(stream.spawn(count)):
         rng = np.random.default_rng(child)
-        height, width = (int(s + rng.integers(-_SIZE_JITTER, _SIZE_JITTER + 1)) for s in size)
+        scale = rng.uniform(_LEAST_SCALE, 1)
+        height, width = (round(s * scale * rng.uniform(0.95, 1)) for s in size)
         empty = index % _EMPTY_PERIOD == _EMPTY_AT
         picture, objects = draw_scene(
             rng,
             height,
             width,
-            num_objects=0 if empty else int(rng.integers(1, 4)),
+            num_objects=0 if empty else int(rng.integers(2, 4)),
             with_crowd=index % _CROWD_PERIOD == _CROWD_AT,
         )
         image_id = index + 1

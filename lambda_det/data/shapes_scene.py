@@ -1,8 +1,9 @@
 """One generated picture: textured shapes that overlap on a textured ground, with exact masks.
 
 Every class has a range of hues, so that a few minutes of training on a CPU are enough to learn the
-set. Every object is told from the ground and from the others by its colour, and keeps enough of its
-area in sight to be recognised.
+set. Every object is told from the ground and from the others by its colour and has a black or a
+white rim, which tells the whole from a part; it overlaps objects of other classes only, and keeps
+enough of its area in sight to be recognised.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import pycocotools.mask as mask_util
 
 CLASS_NAMES = ("disc", "box", "triangle", "ring")
 
-# Areas in pixels before occlusion, inside COCO's ranges (32^2 and 96^2 are the limits). The small
-# ones are 23 pixels across and more: still 15 or so where training shrinks the pictures by a third.
-_AREAS = {"small": (800.0, 1000.0), "medium": (2200.0, 6500.0), "large": (10500.0, 12500.0)}
-_LARGE_SHARE = 0.95  # of the pictures, which have room for one each
+# Areas in pixels before occlusion, inside COCO's ranges (32^2 and 96^2 are the limits).
+_LARGE = 96**2
+_AREAS = {"small": (850.0, 1010.0), "medium": (2000.0, 4500.0), "large": (9900.0, 11500.0)}
+_ROOM_FOR_LARGE = 20500  # pixels: pictures from here on have one large object
 # Per class, in OpenCV's hue degrees (0 to 179): red, blue, green, yellow.
 _HUES = (0, 112, 62, 27)
 _HUE_SPREAD = 9
@@ -27,6 +28,7 @@ _MIN_VISIBLE = 0.75
 _OCCLUDER_SHARE = 0.8
 _TRIES = 40
 _MARGIN = 3
+_RIM = 2.5  # pixels
 
 
 @dataclass
@@ -71,7 +73,7 @@ def draw_scene(
 
     Args:
         rng: the only source of randomness.
-        height, width: size in pixels, at least 170 each (a large object has to fit in).
+        height, width: size in pixels, at least 90 each; one object is large where it fits in well.
         num_objects: objects wanted; one that finds no place in 40 tries is left out.
         with_crowd: whether to draw a crowd region as well.
 
@@ -85,7 +87,7 @@ def draw_scene(
         crowd = _crowd(rng, height, width)
         _paint(rng, image, crowd, colours)
         objects.append(crowd)
-    for area in _draw_areas(rng, num_objects):
+    for area in _draw_areas(rng, num_objects, height * width >= _ROOM_FOR_LARGE):
         new = _place(rng, height, width, area, objects)
         if new is None:
             continue
@@ -96,10 +98,10 @@ def draw_scene(
     return image, objects
 
 
-def _draw_areas(rng: np.random.Generator, count: int) -> list[float]:
+def _draw_areas(rng: np.random.Generator, count: int, with_large: bool) -> list[float]:
     """Areas of the objects, mostly from large to small, so that small ones stay in sight."""
     kinds = list(rng.choice(["small", "medium"], size=count, p=[0.45, 0.55]))
-    if count and rng.random() < _LARGE_SHARE:
+    if count and with_large:
         kinds[0] = "large"
     areas = [float(np.exp(rng.uniform(*np.log(_AREAS[kind])))) for kind in kinds]
     areas.sort(reverse=True)
@@ -113,13 +115,15 @@ def _place(
     rng: np.random.Generator, height: int, width: int, area: float, objects: list[SceneObject]
 ) -> SceneObject | None:
     """A shape of about ``area`` at a place where it hides none of the others too much."""
-    class_index = int(rng.integers(len(CLASS_NAMES)))
-    outline, hole = _outline(rng, CLASS_NAMES[class_index], area)
-    low = np.array([_MARGIN, _MARGIN]) - outline.min(axis=0)
-    high = np.array([width - _MARGIN, height - _MARGIN]) - outline.max(axis=0)
-    if (high <= low).any():
+    for class_index in map(int, rng.permutation(len(CLASS_NAMES))):
+        outline, hole = _outline(rng, CLASS_NAMES[class_index], area)
+        low = np.array([_MARGIN, _MARGIN]) - outline.min(axis=0)
+        high = np.array([width - _MARGIN, height - _MARGIN]) - outline.max(axis=0)
+        if (high > low).all():
+            break
+    else:
         return None
-    targets = [o for o in objects if not o.is_crowd]
+    targets = [o for o in objects if not o.is_crowd and o.class_index != class_index]
     on_top = bool(targets) and rng.random() < _OCCLUDER_SHARE
     for attempt in range(_TRIES):
         centre = rng.uniform(low, high)
@@ -135,24 +139,29 @@ def _place(
         if hole is not None:
             mask &= ~_rasterize(hole + centre, height, width)
         # In the second half of the tries any place that hides nobody too much will do.
-        if _fits(mask, objects, on_top if attempt < _TRIES // 2 else None):
+        if _fits(mask, class_index, objects, on_top if attempt < _TRIES // 2 else None):
             flat = polygon.reshape(-1).tolist() if hole is None else None
             return SceneObject(class_index, mask, int(mask.sum()), flat)
     return None
 
 
-def _fits(mask: np.ndarray, objects: list[SceneObject], on_top: bool | None) -> bool:
+def _fits(
+    mask: np.ndarray, class_index: int, objects: list[SceneObject], on_top: bool | None
+) -> bool:
     """May ``mask`` be drawn over ``objects``? ``on_top``: must it, must it not (None: as it is)."""
     size = int(mask.sum())
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     occluding = False
     for other in objects:
-        if other.is_crowd or on_top is False:
+        if other.is_crowd or other.class_index == class_index or on_top is False:
             if (grown & other.mask).any():
                 return False
             continue
         hidden = int((mask & other.mask).sum())
-        if other.area - hidden < _MIN_VISIBLE * other.full_area:
+        least = _MIN_VISIBLE * other.full_area
+        if other.full_area > _LARGE:  # and stay so
+            least = max(least, _LARGE + 1)
+        if other.area - hidden < least:
             return False
         occluding |= hidden >= 0.15 * min(size, other.area)
     return occluding or not on_top
@@ -219,7 +228,10 @@ def _paint(
     shape: SceneObject,
     colours: list[np.ndarray],
 ) -> None:
-    """Fill the object with a textured colour of its class, far from ``colours``; append it."""
+    """Fill the object with a textured colour of its class, far from ``colours``; append it.
+
+    ``colours`` begins with the ground's.
+    """
     hues = (_HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)) % 180
     saturations, values = rng.uniform(140, 255, size=24), rng.uniform(110, 255, size=24)
     hsv = np.stack([hues, saturations, values], axis=1).astype(np.uint8)
@@ -230,7 +242,11 @@ def _paint(
     choice = good[0] if len(good) else int(distances.min(axis=1).argmax())
     colour = candidates[choice]
     texture = 6 * _texture(rng, *shape.mask.shape)[..., None]
-    image[shape.mask] = np.clip(colour + texture, 0, 255).astype(np.uint8)[shape.mask]
+    painted = np.clip(colour + texture, 0, 255)
+    if not shape.is_crowd:
+        depth = cv2.distanceTransform(shape.mask.astype(np.uint8), cv2.DIST_L2, 3)
+        painted[depth <= _RIM] = 25 if colours[0].mean() > 120 else 235
+    image[shape.mask] = painted.astype(np.uint8)[shape.mask]
     colours.append(colour)
 
 

@@ -122,6 +122,45 @@ def test_every_class_has_hues_of_its_own(shapes: Path):
     assert (nearest == classes).mean() > 0.97
 
 
+def test_whole_objects_have_a_rim(shapes: Path):
+    """Nearly black or white all around, unlike the inside: a part does not look like a whole."""
+    coco = COCO(str(shapes / "annotations" / "instances_train2017.json"))
+    whole = [a for a in coco.anns.values() if not a["iscrowd"] and a["area"] == a["full_area"]]
+    assert len(whole) > 30
+    for annotation in whole:
+        file_name = coco.imgs[annotation["image_id"]]["file_name"]
+        picture = cv2.imread(str(shapes / "train2017" / file_name)).astype(float)
+        mask = np.pad(coco.annToMask(annotation), 1)  # an object ends where the picture ends
+        depth = cv2.distanceTransform(mask, cv2.DIST_L2, 5)[1:-1, 1:-1]
+        rim, inside = picture[(depth > 0) & (depth < 2.5)], picture[depth > 4]
+        brightness = rim.mean(axis=1)
+        assert np.median(brightness) < 60 or np.median(brightness) > 200
+        assert np.ptp(rim.mean(axis=0)) < 50  # grey
+        assert np.ptp(inside.mean(axis=0)) > 60  # a colour
+
+
+def test_objects_of_one_class_do_not_touch(shapes: Path):
+    coco = COCO(str(shapes / "annotations" / "instances_train2017.json"))
+    pairs = 0
+    for listed in coco.imgToAnns.values():
+        for i, one in enumerate(listed):
+            grown = cv2.dilate(coco.annToMask(one), np.ones((3, 3), np.uint8))
+            for other in listed[:i]:
+                if one["category_id"] == other["category_id"]:
+                    pairs += 1
+                    assert not (grown & coco.annToMask(other)).any()
+    assert pairs >= 5
+
+
+def test_large_objects_stand_in_large_pictures_and_stay_large(shapes: Path):
+    content = content_of(shapes, "train2017")
+    sizes = {i["id"]: i["height"] * i["width"] for i in content["images"]}
+    large = [a for a in content["annotations"] if a["full_area"] > 96**2]
+    assert len(large) >= 10
+    assert all(a["area"] > 96**2 for a in large)
+    assert min(sizes[a["image_id"]] for a in large) > np.quantile(list(sizes.values()), 0.2)
+
+
 def test_same_seed_same_bytes(tmp_path: Path):
     for name in ("one", "two"):
         generate_shapes(tmp_path / name, num_train=6, num_val=4, seed=5)
