@@ -25,6 +25,7 @@ _HUES = (0, 112, 62, 27)
 _HUE_SPREAD = 9
 _TILT = 0.2  # radians
 _MIN_VISIBLE = 0.75
+_LEAST_OVERLAP, _MOST_OVERLAP = 0.08, 0.4  # of the smaller object's area
 _OCCLUDER_SHARE = 0.8
 _TRIES = 40
 _MARGIN = 3
@@ -163,7 +164,10 @@ def _fits(
             least = max(least, _LARGE + 1)
         if other.area - hidden < least:
             return False
-        occluding |= hidden >= 0.15 * min(size, other.area)
+        smaller = min(size, other.area)
+        if hidden > _MOST_OVERLAP * smaller:
+            return False
+        occluding |= hidden >= _LEAST_OVERLAP * smaller
     return occluding or not on_top
 
 

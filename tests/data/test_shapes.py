@@ -78,7 +78,7 @@ def test_masks_boxes_and_areas_are_exact(shapes: Path, split: str, capsys):
                 assert isinstance(segmentation["counts"], list)
                 kinds.add("crowd")
                 continue
-            assert annotation["area"] >= 0.45 * annotation["full_area"] - 1
+            assert annotation["area"] >= 0.75 * annotation["full_area"] - 1
             if isinstance(segmentation, list):
                 assert annotation["area"] == annotation["full_area"]
                 kinds.add("polygon")
