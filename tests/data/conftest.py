@@ -8,10 +8,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+from detectron2.structures import BoxMode
 
 from lambda_det import get_cfg
-from lambda_det.data import generate_shapes
+from lambda_det.data import LambdaDatasetMapper, generate_shapes
+
+GREEN = (0, 200, 0)
 
 
 @pytest.fixture(scope="session")
@@ -76,5 +80,57 @@ def make_cfg() -> Callable[..., object]:
         cfg.INPUT.MASK_FORMAT = "bitmask"
         cfg.DATALOADER.NUM_WORKERS = 0
         return cfg
+
+    return make
+
+
+@pytest.fixture
+def mapper_of(make_cfg):
+    """A mapper for masks in a format, with or without large-scale jitter."""
+
+    def make(mask_format: str = "bitmask", lsj: tuple | None = None, is_train: bool = True, **keys):
+        cfg = make_cfg()
+        cfg.INPUT.MASK_FORMAT = mask_format
+        cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (100,), 100
+        if lsj is not None:
+            cfg.INPUT.LSJ.ENABLED = True
+            cfg.INPUT.LSJ.SCALE, cfg.INPUT.LSJ.SIZE = lsj
+        for key, value in keys.items():
+            cfg.merge_from_list([key, value])
+        return LambdaDatasetMapper(cfg, is_train)
+
+    return make
+
+
+@pytest.fixture
+def one_image(tmp_path: Path):
+    """A record of a 90 x 120 picture, with a green rotated box on dark ground as its object."""
+
+    def make(mask_format: str = "bitmask", *, integers: bool = False, name: str = "p.png") -> dict:
+        corners = np.array([(40.0, 18.0), (95.0, 30.0), (80.0, 70.0), (25.0, 58.0)])
+        flat = corners.reshape(-1).tolist()
+        codes = mask_util.frPyObjects([flat], 90, 120)[0]
+        picture = np.full((90, 120, 3), 20, np.uint8)
+        picture[mask_util.decode(codes).astype(bool)] = GREEN
+        path = tmp_path / name
+        cv2.imwrite(str(path), picture)
+        convert = int if integers else float
+        return {
+            "file_name": str(path),
+            "height": 90,
+            "width": 120,
+            "image_id": 1,
+            "annotations": [
+                {
+                    "bbox": [convert(v) for v in mask_util.toBbox(codes)],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": 0,
+                    "iscrowd": 0,
+                    "segmentation": (
+                        codes if mask_format == "bitmask" else [[convert(v) for v in flat]]
+                    ),
+                }
+            ],
+        }
 
     return make

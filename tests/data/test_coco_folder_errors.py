@@ -1,0 +1,162 @@
+"""What is wrong with a folder or its json is one clear line, before the training."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from data_helpers import single_line
+
+from lambda_det import get_cfg
+from lambda_det.data import configure_datasets, register_coco_folder
+from lambda_det.errors import InputError
+
+
+def change(content: dict, path: tuple, value: object) -> None:
+    *parents, last = path
+    for step in parents:
+        content = content[step]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        (("images",), None, "no list 'images'"),
+        (("annotations",), {}, "no list 'annotations'"),
+        (("categories",), [], "categories is empty"),
+        (("images",), [], "images is empty"),
+        (("images", 1, "id"), 1, "image id 1 occurs twice"),
+        (("images", 0), {"id": 5}, r"images\[0\] has no file_name, height, width"),
+        (("annotations", 1, "category_id"), 4, "annotation id 2 has category_id 4.*ids 3, 7"),
+        (("annotations", 1, "image_id"), 77, "annotation id 2 has image_id 77"),
+        (("annotations", 1, "id"), 1, "annotation id 1 occurs twice"),
+        (("annotations", 0, "bbox"), [], "bbox"),
+        (("annotations", 0, "bbox"), [1, 2, 3, "x"], "bbox"),
+        (("annotations", 0, "ignore"), 1, "ignore"),
+        (("annotations", 0), 3, r"annotations\[0\] has no id"),
+        (("annotations", 0, "image_id"), [1], "wrong type"),
+        (("images", 0, "file_name"), 12, "wrong type"),
+        (("categories", 0, "id"), 3, "category id 3 occurs twice"),
+        (("categories", 0, "id"), "7", "category id '7' is not an integer"),
+        (("annotations",), [], "no annotations to train on"),
+        (("annotations", 0, "segmentation"), [], "a.jpg has no segmentation.*MASK_ON"),
+    ],
+)
+def test_wrong_json(write_folder, small_content: dict, make_cfg, path, value, text: str):
+    root = write_folder(train2017=small_content)
+    broken = copy.deepcopy(small_content)
+    change(broken, path, value)
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(broken))
+    with pytest.raises(InputError, match=text) as error:
+        configure_datasets(make_cfg(root, ("train2017",)))
+    assert str(root / "annotations" / "instances_train2017.json") in single_line(error)
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "[1, 2]", '"text"', '{"images": [}'])
+def test_not_json(write_folder, small_content: dict, text: str):
+    root = write_folder(train2017=small_content)
+    path = root / "annotations" / "instances_train2017.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"not valid JSON|not in COCO format") as error:
+        register_coco_folder(str(root), "train2017")
+    assert str(path) in single_line(error)
+
+
+def test_binary_json(write_folder, small_content: dict):
+    root = write_folder(train2017=small_content)
+    (root / "annotations" / "instances_train2017.json").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(InputError, match="not valid JSON"):
+        register_coco_folder(str(root), "train2017")
+
+
+def test_missing_image(write_folder, small_content: dict):
+    root = write_folder(train2017=small_content)
+    (root / "train2017" / "b.jpg").unlink()
+    with pytest.raises(InputError, match=r"train2017/b\.jpg.*\(1 of the 2 images") as error:
+        register_coco_folder(str(root), "train2017")
+    single_line(error)
+
+
+def test_missing_json_names_the_splits(write_folder, small_content: dict):
+    root = write_folder(train2017=small_content, extra=small_content)
+    (root / "annotations" / "captions_train2017.json").write_text("{}")
+    with pytest.raises(InputError, match=r"instances_val2017\.json.*: extra, train2017$") as error:
+        register_coco_folder(str(root), "val2017")
+    single_line(error)
+
+
+def test_missing_image_folder(write_folder, small_content: dict):
+    root = write_folder(train2017=small_content)
+    (root / "train2017").rename(root / "elsewhere")
+    with pytest.raises(InputError, match="no image directory for split 'train2017'"):
+        register_coco_folder(str(root), "train2017")
+
+
+def test_missing_folder(make_cfg):
+    with pytest.raises(InputError, match=r"DATASETS\.COCO_FOLDER /no/such/folder"):
+        configure_datasets(make_cfg("/no/such/folder", ("coco_2017_train",)))
+
+
+def test_only_crowds(write_folder, small_content: dict, make_cfg):
+    for annotation in small_content["annotations"]:
+        annotation["iscrowd"] = 1
+    root = write_folder(train2017=small_content, val2017=small_content)
+    configure_datasets(make_cfg(root, (), ("val2017",)))
+    with pytest.raises(InputError, match="no annotations to train on"):
+        configure_datasets(make_cfg(root, ("train2017",)))
+
+
+def test_rle_needs_bitmasks(shapes: Path, make_cfg):
+    cfg = make_cfg(shapes, ("train2017",))
+    cfg.INPUT.MASK_FORMAT = "polygon"
+    with pytest.raises(InputError, match=r"INPUT\.MASK_FORMAT is 'polygon'.*'bitmask'"):
+        configure_datasets(cfg)
+
+
+def test_boxes_without_masks(write_folder, small_content: dict, make_cfg):
+    for annotation in small_content["annotations"]:
+        del annotation["segmentation"]
+    cfg = make_cfg(write_folder(train2017=small_content), ("train2017",))
+    cfg.MODEL.MASK_ON = False
+    configure_datasets(cfg)
+    assert cfg.MODEL.RETINANET.NUM_CLASSES == 2
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        [{"id": 7, "name": "seven"}, {"id": 3, "name": "drei"}],
+        [{"id": 7, "name": "seven"}, {"id": 3, "name": "three"}, {"id": 8, "name": "eight"}],
+        [{"id": 9, "name": "seven"}, {"id": 3, "name": "three"}, {"id": 7, "name": "eight"}],
+    ],
+)
+def test_different_categories(write_folder, small_content: dict, make_cfg, categories):
+    root = write_folder(
+        train2017=small_content, val2017={**small_content, "categories": categories}
+    )
+    cfg = make_cfg(root, ("train2017",), ("val2017",))
+    with pytest.raises(InputError, match="different categories") as error:
+        configure_datasets(cfg)
+    single_line(error)
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_annotation_that_cannot_be_judged_is_found_before_the_training(
+    shapes, tmp_path, key
+) -> None:
+    root = tmp_path / "mine"
+    shutil.copytree(shapes, root)
+    path = root / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][3][key]
+    path.write_text(json.dumps(content))
+    cfg = get_cfg()
+    cfg.DATASETS.COCO_FOLDER = str(root)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train2017",), ("val2017",)
+    with pytest.raises(InputError, match=rf"instances_val2017.*'{key}'") as caught:
+        configure_datasets(cfg)
+    assert "\n" not in str(caught.value)
