@@ -170,23 +170,28 @@ class LambdaLayer(nn.Module):
         Args:
             x: (N, in_channels, H, W), any H and W (with a global scope up to ``max_size``).
             padding_mask: (N, H, W) bool, True where a position is not part of the image. Such a
-                position gets no key weight and gives no value.
+                position counts as zero in ``x``, gets no key weight and gives no value: what it
+                holds changes no output. Norms that measure their input (GN; BN in training)
+                count it as zero too.
 
         Returns:
             (N, out_channels, H, W).
 
         Raises:
-            InputError: the input is larger than ``max_size``, or the mask does not fit it.
+            InputError: the input is larger than ``max_size``, or the mask is not bool or does not
+                fit the input.
         """
         height, width = x.shape[-2:]
         self._check_size(x, padding_mask)
+        if padding_mask is not None:  # also keeps NaN in the padding out of sums and statistics
+            x = x.masked_fill(padding_mask[:, None], 0)
         query = self.query_norm(self.query(x)).unflatten(1, (self.num_heads, self.query_depth))
         value = self.value_norm(self.value(x)).unflatten(1, (self.intra_depth, -1))
         for tensor in (query, value):
             if tensor.requires_grad:
                 # PyTorch's BatchNorm on a CPU misreads an einsum's gradient when N, H or W is 1.
                 tensor.register_hook(Tensor.contiguous)
-        if padding_mask is not None:
+        if padding_mask is not None:  # a norm's bias has given values to the zeros of ``x``
             value = value.masked_fill(padding_mask[:, None, None], 0)
         if self.query_normalizer == "softmax":
             query = query.softmax(dim=2, dtype=at_least_float32(query.dtype)).to(query.dtype)
@@ -233,10 +238,12 @@ class LambdaLayer(nn.Module):
                 f"input of {height}x{width}: scope='global' was built for at most "
                 f"max_size={tuple(self.max_size)}"
             )
-        if padding_mask is not None and padding_mask.shape != (batch, height, width):
+        if padding_mask is None:
+            return
+        if padding_mask.dtype != torch.bool or padding_mask.shape != (batch, height, width):
             raise InputError(
-                f"padding_mask of shape {tuple(padding_mask.shape)}: expected "
-                f"{(batch, height, width)}"
+                f"padding_mask of {padding_mask.dtype} and shape {tuple(padding_mask.shape)}: "
+                f"expected torch.bool and {(batch, height, width)}"
             )
 
     def extra_repr(self) -> str:

@@ -62,6 +62,8 @@ def layer_loop(layer: nn.Module, x: Tensor, padding_mask: Tensor | None = None) 
     channels = layer.out_channels // heads
     image = x.detach().double().numpy()
     batch, _, height, width = image.shape
+    if padding_mask is not None:  # what the padding holds does not exist: it reads as zero
+        image = np.where(padding_mask.numpy()[:, None], 0.0, image)
 
     def project(conv: nn.Conv2d) -> np.ndarray:
         weight = conv.weight.detach().double().numpy()[:, :, 0, 0]

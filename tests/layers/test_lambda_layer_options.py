@@ -1,54 +1,63 @@
-"""Options of LambdaLayer: normalisers, padding mask, global scope, shared tables, bias."""
+"""Options of LambdaLayer: normalisers, depths, parts, global scope, shared tables, bias."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
-from loop_reference import layer_loop, randomise_norms
+from layer_helpers import assert_equals_loop, image, make_layer
+from loop_reference import layer_loop
 from torch import nn
 
 from lambda_det.errors import InputError
-from lambda_det.layers import LambdaLayer
 
 
-def make_layer(**kwargs) -> LambdaLayer:
-    torch.manual_seed(0)
-    layer = LambdaLayer(8, **({"query_depth": 3, "scope": 3} | kwargs)).double()
-    randomise_norms(layer)
-    return layer.eval()
+@pytest.mark.parametrize("parts", [{}, {"content": False}, {"position": False}], ids=str)
+@pytest.mark.parametrize("query_normalizer", ["softmax", None])
+@pytest.mark.parametrize("key_normalizer", ["softmax", "l2", None])
+def test_normalisers(key_normalizer: str | None, query_normalizer: str | None, parts: dict) -> None:
+    normalizers = {"key_normalizer": key_normalizer, "query_normalizer": query_normalizer}
+    assert_equals_loop(make_layer(intra_depth=2, **normalizers, **parts), image(2, 8, 3, 4))
 
 
-def image(*shape: int, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def test_normalisers_differ() -> None:
+    x = image(1, 8, 3, 4)
+    outputs = [
+        make_layer(key_normalizer=key, query_normalizer=query)(x)
+        for key, query in itertools.product(["softmax", "l2", None], ["softmax", None])
+    ]
+    for first, second in itertools.combinations(outputs, 2):
+        assert not torch.allclose(first, second, rtol=1e-3)
 
 
-def corner_mask(heights: list[int], widths: list[int], size: tuple[int, int]) -> torch.Tensor:
-    """Images in the upper left corner of a batch, as detectron2 pads them: True = padding."""
-    mask = torch.ones(len(heights), *size, dtype=torch.bool)
-    for n, (height, width) in enumerate(zip(heights, widths, strict=True)):
-        mask[n, :height, :width] = False
-    return mask
-
-
+@pytest.mark.parametrize("norm", ["BN", ""])
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        {"key_normalizer": "l2"},
-        {"key_normalizer": None},
-        {"query_normalizer": "softmax"},
-        {"key_normalizer": "l2", "query_normalizer": "softmax", "intra_depth": 2},
-        {"content": False},
-        {"content": False, "query_normalizer": "softmax", "intra_depth": 2},
-        {"position": False},
-        {"position": False, "key_normalizer": None, "intra_depth": 2},
-    ],
-    ids=str,
+    ("query_depth", "num_heads", "intra_depth"),
+    [(8, 4, 1), (1, 2, 1), (2, 8, 3), (16, 4, 4), (5, 1, 2)],
 )
-def test_equals_the_loop(arguments: dict) -> None:
-    layer, x = make_layer(**arguments), image(2, 8, 3, 4)
-    torch.testing.assert_close(layer(x), layer_loop(layer, x), rtol=1e-11, atol=1e-11)
+def test_depths(query_depth: int, num_heads: int, intra_depth: int, norm: str) -> None:
+    layer = make_layer(
+        query_depth=query_depth, num_heads=num_heads, intra_depth=intra_depth, norm=norm
+    )
+    assert_equals_loop(layer, image(1, 8, 4, 3))
+
+
+def test_intra_depth_sums_over_its_sets() -> None:
+    # A layer with u = 2 and no norm is two layers with u = 1 and the same queries.
+    whole = make_layer(intra_depth=2, norm="")
+    x = image(2, 8, 3, 4)
+    total = 0
+    for u in range(2):
+        part = make_layer(norm="")
+        with torch.no_grad():
+            part.query.weight.copy_(whole.query.weight)
+            part.key.weight.copy_(whole.key.weight[3 * u : 3 * (u + 1)])  # (u, k)
+            part.value.weight.copy_(whole.value.weight[2 * u : 2 * (u + 1)])  # (u, v)
+            part.embedding.copy_(whole.embedding[:, u : u + 1])
+        total = total + part(x)
+    torch.testing.assert_close(whole(x), total, rtol=1e-12, atol=1e-12)
 
 
 def test_unused_parts_have_no_parameters() -> None:
@@ -59,76 +68,27 @@ def test_unused_parts_have_no_parameters() -> None:
     assert names == {"query", "key", "value", "query_norm", "value_norm"}
 
 
-@pytest.mark.parametrize("key_normalizer", ["softmax", "l2", None])
-@pytest.mark.parametrize("scope", [3, 9])
-def test_padding_content_changes_nothing(key_normalizer: str | None, scope: int) -> None:
-    layer = make_layer(key_normalizer=key_normalizer, scope=scope, intra_depth=2)
-    mask = corner_mask([3, 4], [5, 2], (4, 5))
-    x = image(2, 8, 4, 5)
-    other = torch.where(mask[:, None], 1e6 * image(2, 8, 4, 5, seed=2), x)
-    inside = (~mask)[:, None].expand_as(x)
-    assert torch.equal(layer(x, mask)[inside], layer(other, mask)[inside])
-    assert not torch.equal(layer(x)[inside], layer(other)[inside])
-
-
-def test_not_a_number_in_the_padding_stays_there() -> None:
-    layer, mask, x = make_layer(), corner_mask([2], [3], (4, 5)), image(1, 8, 4, 5)
-    broken = torch.where(mask[:, None], torch.nan, x)
-    inside = (~mask)[:, None].expand_as(x)
-    assert torch.equal(layer(x, mask)[inside], layer(broken, mask)[inside])
-
-
-@pytest.mark.parametrize("arguments", [{}, {"scope": 9, "intra_depth": 2}], ids=str)
-def test_masked_image_equals_the_image_alone(arguments: dict) -> None:
-    layer = make_layer(**arguments)
-    x = image(2, 8, 4, 5)
-    output = layer(x, corner_mask([3, 4], [5, 2], (4, 5)))
-    for n, (height, width) in enumerate([(3, 5), (4, 2)]):
-        alone = layer(x[n : n + 1, :, :height, :width])
-        torch.testing.assert_close(output[n : n + 1, :, :height, :width], alone)
-
-
-def test_mask_equals_the_loop() -> None:
-    layer, x = make_layer(intra_depth=2), image(2, 8, 3, 4)
-    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(3)) < 0.4
-    expected = layer_loop(layer, x, mask)
-    torch.testing.assert_close(layer(x, mask), expected, rtol=1e-11, atol=1e-11)
-
-
-def test_empty_mask_is_no_mask() -> None:
-    layer, x = make_layer(), image(2, 8, 3, 4)
-    mask = torch.zeros(2, 3, 4, dtype=torch.bool)
-    torch.testing.assert_close(layer(x, mask), layer(x), rtol=1e-12, atol=1e-12)
-
-
-def test_image_that_is_padding_altogether_is_finite() -> None:
-    layer = make_layer()
-    x = image(2, 8, 3, 4).requires_grad_()
-    output = layer(x, corner_mask([0, 3], [0, 4], (3, 4)))
-    assert output.isfinite().all()
-    output.sum().backward()
-    assert x.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (1, 3, 4), (2, 4, 3), (2, 1, 3, 4)], ids=str)
-def test_mask_that_does_not_fit(shape: tuple[int, ...]) -> None:
-    with pytest.raises(InputError, match="padding_mask") as error:
-        make_layer()(image(2, 8, 3, 4), torch.zeros(shape, dtype=torch.bool))
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("size", [(4, 5), (3, 5), (2, 2), (1, 1), (4, 1)], ids=str)
-def test_global_scope(size: tuple[int, int]) -> None:
-    layer = make_layer(scope="global", max_size=(4, 5), intra_depth=2)
+@pytest.mark.parametrize("backend", ["conv", "reference"])
+@pytest.mark.parametrize("size", [(4, 5), (3, 5), (4, 2), (2, 2), (1, 1), (4, 1)], ids=str)
+def test_global_scope(size: tuple[int, int], backend: str) -> None:
+    layer = make_layer(scope="global", max_size=(4, 5), intra_depth=2, backend=backend)
     assert layer.embedding.shape == (3, 2, 7, 9)
-    x = image(1, 8, *size)
-    torch.testing.assert_close(layer(x), layer_loop(layer, x), rtol=1e-11, atol=1e-11)
+    assert_equals_loop(layer, image(2, 8, *size))
 
 
-@pytest.mark.parametrize("size", [(5, 5), (4, 6), (9, 9)], ids=str)
+def test_global_scope_reaches_every_position() -> None:
+    # Each output depends on each input through the positions alone, corner to corner.
+    layer = make_layer(scope="global", max_size=(3, 5), content=False, norm="")
+    x = image(1, 8, 3, 5).requires_grad_()
+    for y, column in ((0, 0), (2, 4), (1, 2)):
+        (gradient,) = torch.autograd.grad(layer(x)[0, :, y, column].square().sum(), x)
+        assert bool((gradient.abs().sum((0, 1)) > 0).all())
+
+
+@pytest.mark.parametrize("size", [(5, 5), (4, 6), (9, 9), (5, 1)], ids=str)
 def test_global_scope_on_a_larger_image(size: tuple[int, int]) -> None:
     layer = make_layer(scope="global", max_size=(4, 5))
-    with pytest.raises(InputError, match="max_size") as error:
+    with pytest.raises(InputError, match=rf"{size[0]}x{size[1]}.*max_size=\(4, 5\)") as error:
         layer(image(1, 8, *size))
     assert "\n" not in str(error.value)
 
