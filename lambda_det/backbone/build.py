@@ -69,9 +69,13 @@ def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
 
 def _with_config_key(error: InputError) -> InputError:
     """The builder's line, with the argument that it starts with replaced by its config key."""
-    argument = re.match(r"\w+", str(error))
-    key = _KEYS.get(argument.group()) if argument else None
-    return InputError(key + str(error)[argument.end() :] if key else str(error))
+    match = re.match(r"(?P<argument>\w+)(?:\['(?P<stage>\w+)'\])?", str(error))
+    key = _KEYS.get(match["argument"]) if match else None
+    if key is None:
+        return InputError(str(error))
+    if match["stage"]:  # lambda_blocks['res4'] is a key of its own
+        key = f"{key}.{match['stage'].upper()}"
+    return InputError(key + str(error)[match.end() :])
 
 
 @BACKBONE_REGISTRY.register()

@@ -42,6 +42,7 @@ class LambdaResNet(ResNet):
             are kept.
         freeze_at: number of stages to freeze, counted from the stem, see :meth:`freeze`.
         dropout: probability in front of the classifier.
+        max_size: (H, W) of the largest image that the global scopes in it cover; None = any.
 
     Raises:
         InputError: an unknown feature, or ``freeze_at`` out of range.
@@ -56,6 +57,7 @@ class LambdaResNet(ResNet):
         num_classes: int | None = None,
         freeze_at: int = 0,
         dropout: float = 0.0,
+        max_size: tuple[int, int] | None = None,
     ) -> None:
         allowed = ["stem", *STAGES] + (["linear"] if num_classes is not None else [])
         if not out_features or isinstance(out_features, str):
@@ -72,6 +74,7 @@ class LambdaResNet(ResNet):
         self._frozen: tuple[str, ...] = ()
         self._loaded: set[str] = set()
         self._warning_hook = None
+        self._max_size = max_size
         # None keeps all stages: ResNet would drop every stage that only the classifier needs.
         kept = None if num_classes is not None else list(out_features)
         super().__init__(stem, stages, num_classes=num_classes, out_features=kept)
@@ -81,6 +84,20 @@ class LambdaResNet(ResNet):
             self._out_feature_strides["linear"] = None
             self.avgpool = nn.Sequential(self.avgpool, nn.Dropout(dropout))
         self.freeze(freeze_at)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, C, H, W) -> the features by name.
+
+        Raises:
+            InputError: an image, with its padding, is larger than a global scope covers.
+        """
+        height, width = x.shape[-2:]
+        if self._max_size and (height > self._max_size[0] or width > self._max_size[1]):
+            raise InputError(
+                f"input of {height}x{width} with padding: scope='global' was built for at most "
+                f"max_size={tuple(self._max_size)} (MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE)"
+            )
+        return super().forward(x)
 
     def freeze(self, freeze_at: int = 0) -> LambdaResNet:
         """Freeze the stem (1), the stem and res2 (2), ... up to res5 (5); 0 freezes nothing.
@@ -174,7 +191,7 @@ def build_lambda_resnet(
         drop_path_rate: stochastic depth of the last block; earlier blocks linearly less.
         dropout: in front of the classifier.
         shared_embeddings: one table of position embeddings for the layers of a stage that work at
-            one resolution.
+            one resolution; a strided block's layer works before its pooling and keeps its own.
         lambda_norm_qv: norm of queries and values; None = ``norm``, ``""`` = none.
         **lambda_layer_arguments: of :class:`lambda_det.layers.LambdaLayer`: ``query_depth``,
             ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``, ``query_normalizer``,
@@ -227,6 +244,7 @@ def build_lambda_resnet(
             )
         )
         channels, stride = out_channels, stride * strides[0]
+    is_global = lambda_layer_arguments.get("scope") == "global" and any(map(any, flags.values()))
     return LambdaResNet(
         built_stem,
         stages,
@@ -234,6 +252,7 @@ def build_lambda_resnet(
         num_classes=num_classes,
         freeze_at=freeze_at,
         dropout=dropout,
+        max_size=lambda_layer_arguments["max_size"] if is_global else None,
     )
 
 

@@ -6,7 +6,7 @@ float16 can overflow, so sums and softmax run in at least float32.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -27,4 +27,6 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """A context in which autocast leaves the types of operations on ``tensor``'s device alone."""
+    if tensor.is_meta:  # shapes only; autocast does not know the device
+        return nullcontext()
     return torch.autocast(device_type=tensor.device.type, enabled=False)
