@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from lambda_det.backbone import LambdaResNet
@@ -33,13 +34,17 @@ def load_weights(model: nn.Module, path: str, *, complete: bool = False) -> None
         complete: whether the file must fill the whole model, as evaluation needs.
 
     Raises:
-        InputError: there is no such file, it is not a checkpoint, or it is another model's.
+        InputError: there is no such file, it is not a checkpoint, it is another model's, or
+            nothing here reads an address of its kind.
     """
     if "://" not in path and not os.path.isfile(path):
         raise InputError(f"MODEL.WEIGHTS={path!r}: no such file")
     try:
+        _check_kind_of_address(path)
         checkpointer = _ReportingCheckpointer(model)
         checkpointer.load(path, checkpointables=[])
+    except InputError:
+        raise
     except Exception as error:
         # Unpickling raises whatever the bytes happen to mean; the cause stays attached.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -55,6 +60,19 @@ def load_weights(model: nn.Module, path: str, *, complete: bool = False) -> None
         )
     if not _any_filled(model, unfilled):
         raise InputError(f"MODEL.WEIGHTS={path!r}: not one of its tensors fits the model")
+
+
+def _check_kind_of_address(path: str) -> None:
+    """Raise InputError for a ``scheme://`` that no handler of detectron2's PathManager reads."""
+    scheme = path.partition("://")[0]
+    if scheme in (path, "http", "https"):
+        return
+    # An address that is no handler's comes back as if it were the path of a file.
+    if not os.path.isfile(PathManager.get_local_path(path)):
+        raise InputError(
+            f"MODEL.WEIGHTS={path!r}: addresses of the kind '{scheme}://' are not supported yet; "
+            "give a file, http(s):// or detectron2://, or '' to start from random weights"
+        )
 
 
 def _any_filled(model: nn.Module, unfilled: Sequence[str]) -> bool:

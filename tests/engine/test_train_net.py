@@ -110,12 +110,12 @@ WRONG = {
     "feature": (["MODEL.LAMBDA_RESNET.OUT_FEATURES", "['c2']"], ["OUT_FEATURES", "'c2'", "res2"]),
     "block": (
         ["MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4", "[7]"],
-        ["LAMBDA_BLOCKS", "res4", "7", "1 to 6"],
+        ["MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4: ", "7", "1 to 6"],
     ),
     "even scope": (["MODEL.LAMBDA_RESNET.LAYER.SCOPE", "8"], ["LAYER.SCOPE", "8", "odd"]),
     "negative scope": (["MODEL.LAMBDA_RESNET.LAYER.SCOPE", "-3"], ["LAYER.SCOPE", "-3", "odd"]),
     "norm of q and v": (["MODEL.LAMBDA_RESNET.LAYER.NORM", "XN"], ["LAYER.NORM", "'XN'"]),
-    "blocks no list": (["MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4", "6"], ["LAMBDA_BLOCKS", "res4"]),
+    "blocks no list": (["MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4", "6"], ["LAMBDA_BLOCKS.RES4=6"]),
     "stages no list": (["MODEL.LAMBDA_RESNET.SE_STAGES", "2"], ["SE_STAGES", "2"]),
     "heads": (["MODEL.LAMBDA_RESNET.LAYER.NUM_HEADS", "5"], ["LAYER.NUM_HEADS", "5", "divide"]),
     "freeze": (["MODEL.BACKBONE.FREEZE_AT", "9"], ["MODEL.BACKBONE.FREEZE_AT", "9", "0"]),
@@ -123,6 +123,10 @@ WRONG = {
     "unknown key": (["MODEL.LAMBDA_RESNET.DEEPTH", "50"], ["MODEL.LAMBDA_RESNET.DEEPTH"]),
     "wrong type": (["MODEL.LAMBDA_RESNET.DEPTH", "deep"], ["MODEL.LAMBDA_RESNET.DEPTH"]),
     "absent weights": (["MODEL.WEIGHTS", "/nowhere/w.pth"], ["MODEL.WEIGHTS", "/nowhere/w.pth"]),
+    "weights of a kind to come": (
+        ["MODEL.WEIGHTS", "torchvision://resnet101"],
+        ["MODEL.WEIGHTS='torchvision://resnet101'", "'torchvision://' are not supported yet"],
+    ),
     "no gpu": (["MODEL.DEVICE", "cuda"], ["MODEL.DEVICE", "cuda", "cpu"]),
 }
 
