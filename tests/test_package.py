@@ -25,7 +25,7 @@ ROWS = (
     ("data", "engine", "evaluation"),
     ("experiments",),
 )
-SHARED = {"errors", "compat", "version"}
+SHARED = {"errors", "compat", "records", "version"}
 
 
 def name_of(path: Path) -> str:

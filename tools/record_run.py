@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Record a finished run in results/, or make the README's tables anew from the records."""
+"""Record a finished run in results/, or make the tables of README.md and MODEL_ZOO.md
+anew from the records."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.evaluation.records import make_record, row_of_run, update_tables, write_record
+from lambda_det.evaluation.records import row_of_run
+from lambda_det.experiments.documents import DOCUMENTS, document_with_tables
+from lambda_det.records import make_record, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +26,9 @@ def main() -> int:
     parser.add_argument("--name", help="the record becomes results/NAME.json")
     parser.add_argument("--command", help="what made the run, from the root of the checkout")
     parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more of the row")
-    parser.add_argument("--readme", action="store_true", help="make the README's tables anew")
+    parser.add_argument(
+        "--readme", action="store_true", help="make the tables of the documents anew"
+    )
     parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
     args = parser.parse_args()
     if args.run:
@@ -35,19 +40,20 @@ def main() -> int:
         with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
             seed = CfgNode.load_cfg(file).SEED
         path = PROJECT / "results" / f"{args.name}.json"
-        write_record(make_record(args.command, [row], seeds=[seed]), str(path))
+        write_json(make_record(args.command, [row], seeds=[seed]), str(path))
         print(path.relative_to(PROJECT))
     if not (args.readme or args.check):
         return 0
-    readme = PROJECT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = update_tables(old, str(PROJECT / "results"))
-    if args.check and new != old:
-        print("README.md differs from results/: python tools/record_run.py --readme")
-        return 1
-    if args.readme:
-        readme.write_text(new, encoding="utf-8")
-    return 0
+    status = 0
+    for name in DOCUMENTS:
+        document = PROJECT / name
+        new = document_with_tables(PROJECT, name)
+        if args.check and new != document.read_text(encoding="utf-8"):
+            print(f"{name} differs from results/: python tools/record_run.py --readme")
+            status = 1
+        elif args.readme:
+            document.write_text(new, encoding="utf-8")
+    return status
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -10,6 +9,8 @@ from collections.abc import Mapping
 
 from detectron2.evaluation import COCOEvaluator
 from tabulate import tabulate
+
+from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,7 @@ def write_metrics(results: Mapping[str, Mapping[str, float]], path: str) -> None
         for task, values in results.items()
         if "AP" in values  # not "box_proposals" and the like
     }
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=2)
-        file.write("\n")
-    os.replace(temporary, path)
+    write_json(record, path)
 
 
 def metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:

@@ -23,33 +23,39 @@ def v1_hybrid(letters: str, **arguments):
     ("variant", "count_101", "count_152"),
     [
         ("resnet", 44.605, 60.249),
-        ("se", 63.6, 86.6),
+        ("se", 63.619, 86.622),
         ("lambda", 36.867, 51.405),
         ("lambda_full", 25.982, 35.077),
     ],
 )
 def test_resnet_rs_family(variant: str, count_101: float, count_152: float) -> None:
-    digits = 1 if variant == "se" else 3
-    for depth, count in ((101, count_101), (152, count_152)):
+    published = {
+        "resnet": (44.6, 60.2), "se": (63.6, 86.6), "lambda": (36.9, 51.4),
+        "lambda_full": (26.0, 35.1),
+    }  # fmt: skip
+    counts = (count_101, count_152)
+    for depth, count, quoted in zip((101, 152), counts, published[variant], strict=True):
         backbone = build_on_meta(depth, variant, num_classes=1000)
-        assert round(million_parameters(backbone), digits) == count
+        assert million_parameters(backbone) == count
+        assert round(count, 1) == quoted
 
 
 @pytest.mark.parametrize(
-    ("letters", "count"),
+    ("letters", "count", "published"),
     [
-        ("CCCC", 25.557),
-        ("LCCC", 25.491),
-        ("LLCC", 24.993),
-        ("LLLC", 21.727),
-        ("LLLL", 14.996),
-        ("CLLL", 15.062),
-        ("CCLL", 15.560),
-        ("CCCL", 18.825),
+        ("CCCC", 25.557, 25.6),
+        ("LCCC", 25.491, 25.5),
+        ("LLCC", 24.993, 25.0),
+        ("LLLC", 21.727, 21.7),
+        ("LLLL", 14.996, 15.0),
+        ("CLLL", 15.062, 15.1),
+        ("CCLL", 15.560, None),  # the paper's 15.4 is a misprint: configs/published
+        ("CCCL", 18.825, 18.8),
     ],
 )
-def test_hybrids_of_resnet_50(letters: str, count: float) -> None:
+def test_hybrids_of_resnet_50(letters: str, count: float, published: float | None) -> None:
     assert million_parameters(v1_hybrid(letters)) == count
+    assert published is None or round(count, 1) == published
 
 
 def test_lambda_resnet_50_exactly() -> None:

@@ -1,0 +1,6 @@
+"""Parameters, FLOPs, activation memory and latency; needs PyTorch 2.1 or later."""
+
+from lambda_det.analysis.flop_rules import PAPER, PLAIN, FlopRule
+from lambda_det.analysis.flops import LambdaFlopCountAnalysis, count_flops
+
+__all__ = ["PAPER", "PLAIN", "FlopRule", "LambdaFlopCountAnalysis", "count_flops"]

@@ -1,0 +1,190 @@
+"""Everything that is counted or measured of the detector that a config describes."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from lambda_det.analysis.flops import count_flops, total_flops
+from lambda_det.analysis.latency import measure_latency
+from lambda_det.analysis.memory import activation_bytes
+from lambda_det.analysis.parameters import classifier_form_parameters, count_parameters
+from lambda_det.analysis.parts import BOTTOM_UP_PARTS, PARTS
+from lambda_det.backbone import LambdaResNet
+from lambda_det.errors import InputError
+from lambda_det.records import hardware
+
+MIB = 2**20
+
+
+def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
+    """Parameters, multiply-adds, activation memory and latency of one image.
+
+    Counting runs on the meta device: it takes neither memory nor weights. Latency is that of the
+    backbone with its neck, in float32, with random weights, on ``cfg.MODEL.DEVICE`` or on the CPU
+    where PyTorch sees no GPU.
+
+    Args:
+        cfg: of a detector.
+        size: (H, W) of the image; None = INPUT.MIN_SIZE_TEST x INPUT.MAX_SIZE_TEST. Rounded up to
+            what the backbone can take, as detectron2 pads its batches.
+
+    Returns:
+        A row of a record: ``height``, ``width``, ``parameters`` and, by part,
+        ``parameters_by_part``, ``multiply_adds_by_part``, ``activation_mib_by_part`` (in training,
+        float32); ``latency_ms`` and ``latency_device``. See README.md, "Counting".
+
+    Raises:
+        InputError: a size that is not positive, or a key of the config with a wrong value.
+    """
+    height, width = size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    if height < 1 or width < 1:
+        raise InputError(f"--size {height} {width}: expected two positive integers, H and W")
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        device = "cpu"
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    backbone = model.backbone
+    multiple = max(1, backbone.size_divisibility)
+    height, width = (math.ceil(side / multiple) * multiple for side in (height, width))
+    image = torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), height, width, device="meta")
+
+    parameters = count_parameters(model)
+    own = isinstance(getattr(backbone, "bottom_up", backbone), LambdaResNet)
+    latency, latency_device = _latency(cfg, image.shape, device)
+    return {
+        "height": height,
+        "width": width,
+        "parameters": {
+            "total": parameters.total(),
+            "backbone": sum(parameters[part] for part in BOTTOM_UP_PARTS),
+            "neck": parameters["neck"],
+            "heads": parameters["heads"],
+            "classifier_form": classifier_form_parameters(cfg) if own else None,
+        },
+        "parameters_by_part": _in_order(parameters),
+        "multiply_adds_by_part": _in_order(_multiply_adds(backbone, image))
+        | _multiply_adds_of_heads(model, image, cfg),
+        "activation_mib_by_part": {
+            part: round(count / MIB, 2)
+            for part, count in _in_order(
+                activation_bytes(backbone.train(), image, prefix="backbone")
+            ).items()
+        },
+        "latency_ms": latency,
+        "latency_device": latency_device,
+    }
+
+
+def report(row: dict) -> str:
+    """The row of :func:`analyze_config` as text for a terminal."""
+    macs, memory = row["multiply_adds_by_part"], row["activation_mib_by_part"]
+    parts = dict.fromkeys([*row["parameters_by_part"], *macs])
+    lines = [
+        [
+            part,
+            _scaled(row["parameters_by_part"].get(part), 1e6),
+            _scaled(macs.get(part), 1e9),
+            memory.get(part),
+        ]
+        for part in parts
+    ]
+    table = tabulate(
+        lines,
+        headers=["part", "parameters M", "GMAC", "activations MiB"],
+        tablefmt="rounded_outline",
+        floatfmt=("", ".3f", ".2f", ".1f"),
+        missingval="-",
+    )
+    counts = row["parameters"]
+    form = counts["classifier_form"]
+    latency = row["latency_ms"]
+    return "\n".join(
+        [
+            f"one image of {row['height']} x {row['width']}",
+            table,
+            f"parameters: {counts['total'] / 1e6:.3f} M = backbone {counts['backbone'] / 1e6:.3f}"
+            f" + neck {counts['neck'] / 1e6:.3f} + heads {counts['heads'] / 1e6:.3f};"
+            + (f" backbone as a 1000-way classifier: {form / 1e6:.3f} M" if form else ""),
+            "GMAC: 10^9 multiply-adds (fvcore's FLOPs); activations: what training keeps, float32",
+            f"latency of backbone and neck: {latency['median']:.1f} ms (median of "
+            f"{latency['runs']}, {latency['min']:.1f} to {latency['max']:.1f}), "
+            f"{row['latency_device']}",
+        ]
+    )
+
+
+def _multiply_adds(backbone: nn.Module, image: Tensor) -> Counter[str]:
+    """Of the parts of the bare backbone, and of the neck around it."""
+    counts = count_flops(backbone.eval(), image)
+    prefix = "bottom_up." if hasattr(backbone, "bottom_up") else ""
+    parts = Counter({part: total_flops(counts, prefix + part) for part in BOTTOM_UP_PARTS})
+    parts["neck"] = total_flops(counts) - parts.total()
+    return parts
+
+
+def _multiply_adds_of_heads(model: nn.Module, image: Tensor, cfg: CfgNode) -> dict[str, int]:
+    """Of the heads whose cost is known before an image is seen; per region, for as many regions
+    as the config lets through."""
+    with torch.no_grad():
+        features = model.backbone.eval()(image)
+    counts = {}
+    if hasattr(model, "proposal_generator") and hasattr(model.proposal_generator, "rpn_head"):
+        levels = [features[name] for name in cfg.MODEL.RPN.IN_FEATURES]
+        counts["heads: rpn"] = count_flops(model.proposal_generator.rpn_head, levels)
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        levels = [features[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
+        counts["heads: dense"] = count_flops(model.head, levels)
+    heads = getattr(model, "roi_heads", None)
+    if isinstance(heads, StandardROIHeads) and not isinstance(heads, CascadeROIHeads):
+        channels = features[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].shape[1]
+        regions = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+        side = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        boxes = torch.empty(regions, channels, side, side, device="meta")
+        box = nn.Sequential(heads.box_head, heads.box_predictor)
+        counts[f"heads: box, {regions} regions"] = count_flops(box, boxes)
+        if cfg.MODEL.MASK_ON:
+            regions = cfg.TEST.DETECTIONS_PER_IMAGE
+            side = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
+            boxes = torch.empty(regions, channels, side, side, device="meta")
+            mask = _MaskLayers(heads.mask_head)
+            counts[f"heads: mask, {regions} regions"] = count_flops(mask, boxes)
+    return {name: total_flops(by_module) for name, by_module in counts.items()}
+
+
+class _MaskLayers(nn.Module):
+    """detectron2's mask head without what it does to the predictions."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head.layers(x)
+
+
+def _latency(cfg: CfgNode, shape: torch.Size, device: str) -> tuple[dict[str, float], str]:
+    backbone = build_backbone(cfg).to(device)
+    latency = measure_latency(backbone, torch.rand(shape, device=device))
+    machine = hardware()
+    threads = f"{machine['cpu']}, {torch.get_num_threads()} threads"
+    return latency, machine["gpu"] if device.startswith("cuda") else threads
+
+
+def _in_order(counts: Counter[str]) -> dict[str, int]:
+    return {part: counts[part] for part in PARTS if counts[part]}
+
+
+def _scaled(number: int | None, unit: float) -> float | None:
+    return None if number is None else number / unit

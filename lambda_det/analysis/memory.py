@@ -1,0 +1,66 @@
+"""Memory that training holds between forward and backward."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from lambda_det.analysis.parts import part_of
+
+
+def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Counter[str]:
+    """Bytes that autograd keeps for the backward pass of one forward, by part.
+
+    A storage that several operators keep is counted once, for the part that keeps it first.
+    Parameters and buffers are not counted: they are there anyway. On the meta device nothing is
+    computed or allocated; kernels of a GPU may keep a little more (cuDNN's reserves).
+
+    Args:
+        model: in the mode (training or not) that is asked about.
+        inputs: of the model, on its device.
+        prefix: name of the model in the detector it belongs to, such as ``"backbone"``.
+
+    Returns:
+        Part (see :func:`lambda_det.analysis.parts.part_of`) -> bytes.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    permanent = {_storage_key(tensor) for tensor in tensors}
+    running: list[str] = []
+    kept: dict[int, tuple[torch.UntypedStorage, str]] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        key = _storage_key(tensor)
+        if key not in permanent and key not in kept:
+            # Held on to, so that no later storage gets the same key.
+            kept[key] = (tensor.untyped_storage(), running[-1] if running else prefix)
+        return tensor
+
+    def enter(name: str):
+        return lambda _module, _inputs: running.append(name)
+
+    def leave(_module: nn.Module, _inputs: object, _output: object) -> None:
+        running.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        full_name = ".".join(filter(None, (prefix, name)))
+        handles.append(module.register_forward_pre_hook(enter(full_name)))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            outputs = model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    del outputs  # until here: the graph's own tensors live as long as it does
+    counts: Counter[str] = Counter()
+    for storage, name in kept.values():
+        counts[part_of(name)] += storage.nbytes()
+    return counts
+
+
+def _storage_key(tensor: Tensor) -> int:
+    # data_ptr() is 0 for all meta tensors; this is the address of the storage object itself.
+    return tensor.untyped_storage()._cdata

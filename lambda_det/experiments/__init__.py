@@ -1,0 +1,1 @@
+"""From records of runs and counts to what people read."""

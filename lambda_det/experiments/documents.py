@@ -1,0 +1,28 @@
+"""The documents whose tables are made from the records in ``results/``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lambda_det.analysis.family import architecture_table
+from lambda_det.evaluation.records import ap_table
+from lambda_det.records import update_tables
+
+DOCUMENTS = ("README.md", "MODEL_ZOO.md")
+
+VIEWS = {"ap": ap_table, "architectures": architecture_table}
+"""Word in a marker ``<!-- NAME.json VIEW -->`` -> what makes Markdown from the record."""
+
+
+def document_with_tables(project: Path, name: str) -> str:
+    """The text of a document with its tables made anew from ``results/``.
+
+    Args:
+        project: root of the checkout.
+        name: one of :data:`DOCUMENTS`.
+
+    Raises:
+        InputError: the document names a record or a view that does not exist.
+    """
+    text = (project / name).read_text(encoding="utf-8")
+    return update_tables(text, str(project / "results"), VIEWS)

@@ -1,0 +1,139 @@
+"""Records of what was measured, ``results/<name>.json``, and the tables made from them.
+
+A module of its own because two rooms that may not know of each other write records: ``analysis``
+(counts) and ``evaluation`` (runs).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from lambda_det.errors import InputError
+from lambda_det.version import __version__
+
+SCHEMA = 1
+_PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
+
+
+def make_record(command: str, rows: Sequence[Mapping], seeds: Sequence[int] = ()) -> dict:
+    """A record around measured rows: who measured them, when, on what and with what.
+
+    Args:
+        command: what makes the numbers, to be run in the root of the checkout.
+        rows: numbers with their unit in the name (``box_ap50``, ``train_s_per_iteration``).
+        seeds: random seeds of the runs; none for what no chance enters.
+    """
+    return {
+        "schema": SCHEMA,
+        "command": command,
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "hardware": hardware(),
+        "versions": _versions(),
+        "seeds": list(seeds),
+        "rows": list(rows),
+    }
+
+
+def write_json(content: object, path: str) -> None:
+    """Write ``content`` as JSON, at once or not at all; the folder is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def provenance(record: Mapping) -> str:
+    """One line of Markdown: the record's command, hardware and date."""
+    machine = record["hardware"]
+    device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    return f"`{record['command']}` ({device}, {record['date']})"
+
+
+def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping], str]]) -> str:
+    """``text`` with every part between ``<!-- NAME.json VIEW -->`` and ``<!-- end -->`` made anew.
+
+    Args:
+        text: Markdown.
+        results: folder of the records.
+        views: VIEW -> what makes Markdown from a record.
+
+    Raises:
+        InputError: a record or a view that the text names does not exist.
+    """
+
+    def replace(match: re.Match) -> str:
+        if match["view"] not in views:
+            raise InputError(f"{match[1]}: expected a view among {', '.join(views)}")
+        table = views[match["view"]](json.loads(read_text(results, match["name"])))
+        return f"{match[1]}\n{table}\n<!-- end -->"
+
+    marker = r"(<!-- (?P<name>[\w.-]+\.json) (?P<view>\w+) -->)\n.*?<!-- end -->"
+    return re.sub(marker, replace, text, flags=re.S)
+
+
+def read_text(*parts: str) -> str:
+    """The text of a file that a run or a command has left.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = os.path.join(*parts)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def hardware() -> dict[str, object]:
+    """Name of the CPU, number of its cores, name of the GPU (None without one)."""
+    cpu = platform.processor() or platform.machine()
+    if os.path.isfile("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            found = re.search(r"^model name\s*: (.*)$", file.read(), re.M)
+        cpu = found[1] if found else cpu
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu}
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a ``+`` when files differ from it; None outside a checkout."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        command = ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "lambda_det": __version__}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a plain checkout on PYTHONPATH
+            versions[name] = "source"
+    return versions

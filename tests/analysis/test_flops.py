@@ -1,0 +1,102 @@
+"""FLOPs of layers and networks, counted on the meta device and with fvcore."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fvcore.nn import flop_count_table
+from torch import nn
+
+from lambda_det.analysis import PAPER, PLAIN, LambdaFlopCountAnalysis, count_flops
+from lambda_det.analysis.flop_rules import LambdaShape
+from lambda_det.analysis.flops import total_flops
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.layers import LambdaLayer
+
+OPTIONS = [
+    {},
+    {"intra_depth": 4, "num_heads": 2, "query_depth": 3, "scope": 5},
+    {"scope": "global", "max_size": (40, 40)},
+    {"content": False, "position_bias": True},
+    {"position": False, "key_normalizer": None},
+    {"backend": "reference", "scope": 3},
+]
+
+
+def closed_formula(layer: LambdaLayer, height: int, width: int, rule=PLAIN) -> int:
+    shape = LambdaShape.of(layer)
+    sums = shape.sums(height, width, rule)
+    return (shape.projections(height, width) + sum(sums.values())) * rule.per_multiply_add
+
+
+@pytest.mark.parametrize("rule", [PLAIN, PAPER], ids=["plain", "paper"])
+@pytest.mark.parametrize("size", [(7, 5), (33, 31)], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_layer_at_odd_sizes(options: dict, size: tuple[int, int], rule) -> None:
+    layer = LambdaLayer(24, **options).eval()
+    expected = 2 * closed_formula(layer, *size, rule)  # two images
+    x = torch.zeros(2, 24, *size)
+    assert total_flops(count_flops(layer, x, rule=rule)) == expected
+    assert total_flops(count_flops(layer.to("meta"), x.to("meta"), rule=rule)) == expected
+    if options.get("backend") != "reference":  # hundreds of operators to trace
+        layer = LambdaLayer(24, **options).eval()
+        assert LambdaFlopCountAnalysis(layer, x, rule).total() == expected
+
+
+def test_sum_is_named_and_counted_in_every_module_around_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = nn.Sequential(nn.Conv2d(3, 8, 3), LambdaLayer(8, scope=3))
+
+        def forward(self, x):
+            return self.stage(x).mean()
+
+    net = Net().eval()
+    x = torch.zeros(1, 3, 9, 7)
+    conv = 3 * 8 * 9 * 7 * 5
+    layer = closed_formula(net.stage[1], 7, 5)
+    fvcore = LambdaFlopCountAnalysis(net, x)
+    for counts in (count_flops(net, x), fvcore.by_module_and_operator()):
+        assert total_flops(counts, "stage.0") == conv
+        assert total_flops(counts, "stage.1") == layer
+        assert total_flops(counts, "stage") == total_flops(counts, "") == conv + layer
+        sums = LambdaShape.of(net.stage[1]).sums(7, 5)
+        for module in ("", "stage", "stage.1"):
+            assert {name: counts[module][name] for name in sums} == sums
+    assert "1.value_norm.weight" in flop_count_table(fvcore)  # it leaves the wrapper's name out
+    assert not fvcore.unsupported_ops()
+
+
+@pytest.mark.parametrize("variant", ["lambda", "se"])
+def test_both_counters_agree_on_a_network(variant: str) -> None:
+    with torch.device("meta"):
+        meta = build_lambda_resnet(50, variant, num_classes=10, out_features=("linear",)).eval()
+    by_module = count_flops(meta, torch.empty(1, 3, 97, 131, device="meta"))
+    real = build_lambda_resnet(50, variant, num_classes=10, out_features=("linear",)).eval()
+    fvcore = LambdaFlopCountAnalysis(real, torch.zeros(1, 3, 97, 131)).by_module()
+    for name in ("", "stem", "res2", "res4.0", "res5.0", "res5.2", "linear"):
+        assert total_flops(by_module, name) == fvcore[name] > 0, name
+
+
+def test_hooks_are_gone_afterwards() -> None:
+    layer = LambdaLayer(8).eval()
+    count_flops(layer, torch.zeros(1, 8, 3, 3))
+    LambdaFlopCountAnalysis(layer, torch.zeros(1, 8, 3, 3)).total()
+    for module in layer.modules():
+        assert not module._forward_pre_hooks and not module._forward_hooks
+
+
+def test_known_counts() -> None:
+    """ResNet-50's 4.09 GMAC (everybody's); the all-lambda one's 6.58 (d-li14's README: 6.576)."""
+    x = torch.empty(1, 3, 224, 224, device="meta")
+    for stages, count in (
+        ({}, 4.09),
+        (dict.fromkeys(("res2", "res3", "res4", "res5"), "all"), 6.58),
+    ):
+        with torch.device("meta"):
+            model = build_lambda_resnet(
+                50, "resnet", stem="v1", lambda_blocks=stages, num_classes=1000,
+                out_features=("linear",),
+            ).eval()  # fmt: skip
+        assert round(total_flops(count_flops(model, x)) / 1e9, 2) == count

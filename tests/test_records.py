@@ -1,0 +1,46 @@
+"""Records of measurements and the tables between markers."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lambda_det.errors import InputError
+from lambda_det.records import make_record, provenance, update_tables, write_json
+
+
+def test_record_has_the_schema() -> None:
+    record = make_record("python x.py", [{"a_ms": 1}], seeds=[7])
+    keys = {"schema", "command", "commit", "date", "hardware", "versions", "seeds", "rows"}
+    assert set(record) == keys
+    assert record["schema"] == 1 and record["seeds"] == [7] and record["versions"]["torch"]
+    assert record["hardware"]["cores"] >= 1
+    assert make_record("python x.py", [])["seeds"] == []
+
+
+def test_tables_are_made_between_their_markers(tmp_path) -> None:
+    record = make_record("python x.py", [{"a_ms": 1}])
+    write_json(record, str(tmp_path / "results" / "a.json"))
+    text = "before\n<!-- a.json times -->\nold\n<!-- end -->\nafter\n"
+    views = {"times": lambda r: f"{r['rows'][0]['a_ms']} ms\n{provenance(r)}"}
+    new = update_tables(text, str(tmp_path / "results"), views)
+    assert new.startswith("before\n<!-- a.json times -->\n1 ms\n`python x.py` (")
+    assert new.endswith("\n<!-- end -->\nafter\n") and "old" not in new
+    assert update_tables(new, str(tmp_path / "results"), views) == new
+
+
+def test_missing_record_or_view_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"gone\.json"):
+        update_tables("<!-- gone.json ap -->\n<!-- end -->", str(tmp_path), {"ap": str})
+    with pytest.raises(InputError, match=r"a\.json xy .*expected a view among ap"):
+        update_tables("<!-- a.json xy -->\n<!-- end -->", str(tmp_path), {"ap": str})
+
+
+def test_json_is_written_at_once_or_not_at_all(tmp_path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json({"a": 1}, str(path))
+    with pytest.raises(TypeError):
+        write_json({"a": object()}, str(path))
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]

@@ -1,0 +1,128 @@
+"""tools/analyze_model.py: what it prints and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+
+import pytest
+
+from lambda_det.analysis import detector
+
+
+@pytest.fixture
+def tool(project, monkeypatch):
+    """A function that runs the tool with command-line arguments and returns its status."""
+    path = project / "tools" / "analyze_model.py"
+    spec = importlib.util.spec_from_file_location("analyze_model", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    real = detector.measure_latency
+    monkeypatch.setattr(
+        detector, "measure_latency", lambda *inputs: real(*inputs, min_runs=2, seconds=0)
+    )
+
+    def run(*arguments) -> int:
+        monkeypatch.setattr(sys, "argv", ["analyze_model.py", *map(str, arguments)])
+        return module.main()
+
+    return run
+
+
+def test_tables_take_under_a_minute_and_are_committed(tool, project, tmp_path, capsys) -> None:
+    start = time.perf_counter()
+    assert tool("--tables", "--output", tmp_path / "t.json") == 0
+    assert time.perf_counter() - start < 60
+    output = capsys.readouterr().out
+    assert "│ CCLL" in output and "misprint" in output and "19.4" in output
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert record["schema"] == 1 and record["seeds"] == [] and len(record["rows"]) == 49
+    assert record["command"].startswith("python tools/analyze_model.py --tables --output ")
+    committed = json.loads((project / "results" / "architecture_tables.json").read_text())
+    assert committed["rows"] == record["rows"]
+    assert committed["command"].startswith("python tools/analyze_model.py --tables --output ")
+
+
+def test_config(tool, project, tmp_path, capsys) -> None:
+    config = project / "configs" / "COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj.yaml"
+    status = tool(
+        "--config-file", config, "--size", 65, 90, "--output", tmp_path / "a.json",
+        "MODEL.FPN.OUT_CHANNELS", 64,
+    )  # fmt: skip
+    assert status == 0
+    assert "one image of 96 x 96" in capsys.readouterr().out  # FPN takes multiples of 32
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    counts = row["parameters"]
+    assert counts["backbone"] == 34_817_920 and counts["classifier_form"] == 36_866_920
+    assert counts["total"] == counts["backbone"] + counts["neck"] + counts["heads"]
+    # Lateral 1x1 and output 3x3 convolutions, BN behind each.
+    laterals = sum(64 * channels for channels in (256, 512, 1024, 2048))
+    assert counts["neck"] == laterals + 4 * 64 * 64 * 9 + 8 * 2 * 64
+    macs = row["multiply_adds_by_part"]
+    assert list(macs)[:6] == ["stem", "res2", "res3", "res4", "res5", "neck"]
+    sizes = (24, 12, 6, 3)
+    lateral = sum(64 * c * s * s for c, s in zip((256, 512, 1024, 2048), sizes, strict=True))
+    assert macs["neck"] == lateral + sum(64 * 64 * 9 * s * s for s in sizes)
+    assert {name for name in macs if name.startswith("heads")} == {
+        "heads: rpn", "heads: box, 1000 regions", "heads: mask, 100 regions"
+    }  # fmt: skip
+    assert list(row["activation_mib_by_part"]) == ["stem", "res2", "res3", "res4", "res5", "neck"]
+    latency = row["latency_ms"]
+    assert latency["runs"] == 2 and latency["min"] <= latency["median"] <= latency["max"]
+    assert row["latency_device"] and row["changes"] == ["MODEL.FPN.OUT_CHANNELS", "64"]
+
+
+def test_retinanet(tool, project, tmp_path) -> None:
+    config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
+    status = tool(
+        "--config-file", config, "--size", 64, 64, "--output", tmp_path / "a.json",
+        "MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.MASK_ON", False,
+        "MODEL.BACKBONE.NAME", "build_retinanet_lambda_resnet_fpn_backbone",
+        "MODEL.FPN.IN_FEATURES", "['res3','res4','res5']", "MODEL.LAMBDA_RESNET.DEPTH", 50,
+    )  # fmt: skip
+    assert status == 0
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert row["multiply_adds_by_part"]["heads: dense"] > 0
+    assert "heads: rpn" not in row["multiply_adds_by_part"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tables", "--size", "8", "8"], "--size and KEY VALUE pairs belong to --config-file"),
+        (["--family", "A", "1"], "--size and KEY VALUE pairs belong to --config-file"),
+        (["--config-file", "no.yaml"], "--config-file no.yaml: no such file"),
+        (["--config-file", "{config}", "--size", "0", "8"], "--size 0 8: expected two positive"),
+        (["--config-file", "{config}", "NO.KEY", "1"], "KEY VALUE pairs: Non-existent key"),
+        (
+            ["--config-file", "{config}", "MODEL.LAMBDA_RESNET.DEPTH", "99"],
+            "MODEL.LAMBDA_RESNET.DEPTH=99: expected one of 50, 101",
+        ),
+        (["--tables", "--output", "{folder}"], "is a folder, expected the name of a file"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
+)
+def test_wrong_input_is_one_line(tool, project, tmp_path, capsys, arguments, message) -> None:
+    config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
+    filled = [word.format(config=config, folder=tmp_path) for word in arguments]
+    assert tool(*filled) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and message in error[0]
+
+
+def test_output_that_cannot_be_written(tool, tmp_path, capsys, project) -> None:
+    (tmp_path / "file").write_text("")
+    config = project / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+    output = tmp_path / "file" / "a.json"
+    assert tool("--config-file", config, "--size", 64, 64, "--output", output) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"error: --output {output}: cannot be written")
+
+
+@pytest.mark.parametrize("arguments", [[], ["--tables", "--family"]], ids=str)
+def test_exactly_one_thing_is_asked_for(tool, arguments) -> None:
+    with pytest.raises(SystemExit) as raised:
+        tool(*arguments)
+    assert raised.value.code == 2
