@@ -7,7 +7,12 @@ from collections import Counter
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    build_backbone,
+    build_model,
+)
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 from tabulate import tabulate
 from torch import Tensor, nn
@@ -47,6 +52,7 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
     height, width = size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     if height < 1 or width < 1:
         raise InputError(f"--size {height} {width}: expected two positive integers, H and W")
+    _check_names(cfg)
     device = cfg.MODEL.DEVICE
     if device.startswith("cuda") and not torch.cuda.is_available():
         device = "cpu"
@@ -115,14 +121,24 @@ def report(row: dict) -> str:
             f"one image of {row['height']} x {row['width']}",
             table,
             f"parameters: {counts['total'] / 1e6:.3f} M = backbone {counts['backbone'] / 1e6:.3f}"
-            f" + neck {counts['neck'] / 1e6:.3f} + heads {counts['heads'] / 1e6:.3f};"
-            + (f" backbone as a 1000-way classifier: {form / 1e6:.3f} M" if form else ""),
+            f" + neck {counts['neck'] / 1e6:.3f} + heads {counts['heads'] / 1e6:.3f}"
+            + (f"; backbone as a 1000-way classifier: {form / 1e6:.3f} M" if form else ""),
             "GMAC: 10^9 multiply-adds (fvcore's FLOPs); activations: what training keeps, float32",
             f"latency of backbone and neck: {latency['median']:.1f} ms (median of "
             f"{latency['runs']}, {latency['min']:.1f} to {latency['max']:.1f}), "
             f"{row['latency_device']}",
         ]
     )
+
+
+def _check_names(cfg: CfgNode) -> None:
+    for key, name, registry in (
+        ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ):
+        if name not in registry:
+            names = ", ".join(known for known, _ in registry)
+            raise InputError(f"{key}={name!r}: expected one of {names}")
 
 
 def _multiply_adds(backbone: nn.Module, image: Tensor) -> Counter[str]:

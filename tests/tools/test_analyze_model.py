@@ -74,6 +74,19 @@ def test_config(tool, project, tmp_path, capsys) -> None:
     assert row["latency_device"] and row["changes"] == ["MODEL.FPN.OUT_CHANNELS", "64"]
 
 
+def test_stock_backbone(tool, project, tmp_path, capsys) -> None:
+    config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
+    status = tool(
+        "--config-file", config, "--size", 64, 64, "--output", tmp_path / "a.json",
+        "MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.RESNETS.NORM", "BN",
+        "MODEL.RESNETS.OUT_FEATURES", "['res2','res3','res4','res5']",
+    )  # fmt: skip
+    assert status == 0 and "classifier" not in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert row["parameters"]["classifier_form"] is None
+    assert row["parameters"]["backbone"] == 23_508_032  # ResNet-50 without its classifier
+
+
 def test_retinanet(tool, project, tmp_path) -> None:
     config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
     status = tool(
@@ -99,6 +112,10 @@ def test_retinanet(tool, project, tmp_path) -> None:
         (
             ["--config-file", "{config}", "MODEL.LAMBDA_RESNET.DEPTH", "99"],
             "MODEL.LAMBDA_RESNET.DEPTH=99: expected one of 50, 101",
+        ),
+        (
+            ["--config-file", "{config}", "MODEL.BACKBONE.NAME", "nothing"],
+            "MODEL.BACKBONE.NAME='nothing': expected one of ",
         ),
         (["--tables", "--output", "{folder}"], "is a folder, expected the name of a file"),
     ],
