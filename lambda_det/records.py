@@ -89,7 +89,8 @@ def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping
         table = views[match["view"]](json.loads(read_text(results, match["name"])))
         return f"{match[1]}\n{table}\n<!-- end -->"
 
-    marker = r"(<!-- (?P<name>[\w.-]+\.json) (?P<view>\w+) -->)\n.*?<!-- end -->"
+    # A marker without a view is found too, so that it is refused and not left to grow old.
+    marker = r"(<!-- (?P<name>[\w.-]+\.json) ?(?P<view>\w*) -->)\n.*?<!-- end -->"
     return re.sub(marker, replace, text, flags=re.S)
 
 

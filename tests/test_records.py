@@ -35,6 +35,8 @@ def test_missing_record_or_view_is_named(tmp_path) -> None:
         update_tables("<!-- gone.json ap -->\n<!-- end -->", str(tmp_path), {"ap": str})
     with pytest.raises(InputError, match=r"a\.json xy .*expected a view among ap"):
         update_tables("<!-- a.json xy -->\n<!-- end -->", str(tmp_path), {"ap": str})
+    with pytest.raises(InputError, match=r"a\.json -->: expected a view among ap"):
+        update_tables("<!-- a.json -->\n<!-- end -->", str(tmp_path), {"ap": str})
 
 
 def test_json_is_written_at_once_or_not_at_all(tmp_path) -> None:
