@@ -46,6 +46,6 @@ setup(
     ],
     extras_require={
         "dev": ["hypothesis", "pytest>=7.4", "ruff"],
-        "pretrain": ["safetensors", "timm"],
+        "pretrain": ["safetensors", "timm>=1.0"],
     },
 )

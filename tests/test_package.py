@@ -22,7 +22,7 @@ ROWS = (
     ("layers",),
     ("backbone",),
     ("config", "checkpoint", "analysis"),
-    ("data", "engine", "evaluation"),
+    ("data", "engine", "evaluation", "pretrain"),
     ("experiments",),
 )
 SHARED = {"errors", "compat", "records", "version"}

@@ -97,6 +97,30 @@ def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lambda
         raise _with_config_key(error) from error
 
 
+def build_classifier(
+    cfg: CfgNode, num_classes: int, *, drop_path_rate: float = 0.0, dropout: float = 0.0
+) -> LambdaResNet:
+    """The network that ``cfg.MODEL.LAMBDA_RESNET`` describes, with a classifier on top.
+
+    Args:
+        cfg: of the backbone; ``OUT_FEATURES`` does not matter here.
+        num_classes, drop_path_rate, dropout: of :func:`build_lambda_resnet`.
+
+    Returns:
+        (N, 3, H, W) -> ``{"linear": logits}``.
+
+    Raises:
+        InputError: a key has a value that is not allowed.
+    """
+    arguments = lambda_resnet_arguments(cfg) | {"out_features": ("linear",)}
+    try:
+        return build_lambda_resnet(
+            **arguments, num_classes=num_classes, drop_path_rate=drop_path_rate, dropout=dropout
+        )
+    except InputError as error:
+        raise _with_config_key(error) from error
+
+
 @BACKBONE_REGISTRY.register()
 def build_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """FPN p2 ... p6 on the backbone, as detectron2's ``build_resnet_fpn_backbone``."""

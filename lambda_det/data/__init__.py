@@ -4,6 +4,7 @@ from lambda_det.data.coco_folder import configure_datasets, register_coco_folder
 from lambda_det.data.loaders import build_test_loader, build_train_loader
 from lambda_det.data.mapper import LambdaDatasetMapper
 from lambda_det.data.shapes import generate_shapes, shapes_statistics
+from lambda_det.data.shapes_folder import generate_shapes_folder
 
 __all__ = [
     "LambdaDatasetMapper",
@@ -11,6 +12,7 @@ __all__ = [
     "build_train_loader",
     "configure_datasets",
     "generate_shapes",
+    "generate_shapes_folder",
     "register_coco_folder",
     "shapes_statistics",
 ]

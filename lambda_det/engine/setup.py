@@ -27,13 +27,20 @@ _MERGE_ERRORS = (
 )  # fmt: skip
 
 
-def load_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """detectron2's and our defaults, then the file, then ``KEY VALUE`` pairs.
+def load_config(
+    config_file: str, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
+) -> CfgNode:
+    """The defaults, then the file, then ``KEY VALUE`` pairs.
+
+    Args:
+        config_file: path of a YAML file, or "".
+        overrides: keys and values by turns.
+        defaults: a config with every key, merged into; None = detectron2's and ours.
 
     Raises:
         InputError: the file is missing or is not YAML, or a key or a value's type is wrong.
     """
-    cfg = get_cfg()
+    cfg = get_cfg() if defaults is None else defaults
     if config_file:
         if not os.path.isfile(config_file):
             raise InputError(f"--config-file {config_file}: no such file")
@@ -62,11 +69,25 @@ def setup_config(args: Namespace) -> CfgNode:
     Raises:
         InputError: a file, key or value is wrong; the line names it.
     """
-    rank = comm.get_rank()
-    setup_logger(distributed_rank=rank, name="lambda_det", abbrev_name="lambda_det")
+    setup_console()
     cfg = load_config(args.config_file, args.opts)
-    _check_device(cfg)
+    check_device(cfg)
     configure_datasets(cfg, for_training=not args.eval_only)
+    start_run(cfg, args)
+    return cfg
+
+
+def setup_console() -> None:
+    """Show this package's log lines on the screen of the main process."""
+    setup_logger(distributed_rank=comm.get_rank(), name="lambda_det", abbrev_name="lambda_det")
+
+
+def start_run(cfg: CfgNode, args: Namespace) -> None:
+    """Freeze the config, make the output folder, write the config and the log into it.
+
+    Raises:
+        InputError: ``OUTPUT_DIR`` is a file or cannot be written.
+    """
     if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: is a file, not a folder")
     cfg.freeze()
@@ -83,10 +104,10 @@ def setup_config(args: Namespace) -> CfgNode:
     ]
     own = logging.getLogger("lambda_det")
     own.handlers = own.handlers[:1] + file_handlers
-    return cfg
 
 
-def _check_device(cfg: CfgNode) -> None:
+def check_device(cfg: CfgNode) -> None:
+    """Raise InputError where MODEL.DEVICE is not there; turn off AMP on a CPU, with a warning."""
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: PyTorch sees no GPU here; add MODEL.DEVICE cpu"

@@ -1,0 +1,215 @@
+"""An ImageFolder's images on timm's pipeline, in an order that a resumed run takes up exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from PIL import Image
+from timm.data import create_transform
+from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.readers.reader_image_folder import find_images_and_targets
+from torch.utils.data import DataLoader, Dataset
+
+from lambda_det.errors import InputError
+from lambda_det.pretrain.randomness import IMAGE, ORDER, seed_of, seeded
+
+VAL_NAMES = ("val", "validation")
+
+Sample = tuple[str, int]
+"""Path of an image and index of its class."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of ``train/CLASS/`` and ``val/CLASS/`` and the names of the classes."""
+
+    train: list[Sample]
+    val: list[Sample]
+    classes: list[str]
+
+
+def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
+    """List an ImageFolder, with timm's order of classes (numbers in names by value).
+
+    Args:
+        root: folder with ``train/`` and ``val/`` (or ``validation/``), a folder per class in each.
+        num_classes: how many there must be; 0 = any number.
+
+    Raises:
+        InputError: a folder is missing, a class has no image, an image has no class, the splits
+            differ in their classes, or there are not ``num_classes``.
+    """
+    if not os.path.isdir(root):
+        raise InputError(f"--data {root}: no such folder")
+    train, classes = _read_split(os.path.join(root, "train"))
+    present = [name for name in VAL_NAMES if os.path.isdir(os.path.join(root, name))]
+    val_folder = os.path.join(root, (present or VAL_NAMES)[0])
+    val, val_classes = _read_split(val_folder)
+    if classes != val_classes:
+        name = sorted(set(classes) ^ set(val_classes))[0]
+        where, other = ("train", val_folder) if name in classes else (val_folder, "train")
+        raise InputError(f"--data {root}: class {name!r} of {where} is not in {other}")
+    if num_classes and num_classes != len(classes):
+        raise InputError(
+            f"PRETRAIN.NUM_CLASSES={num_classes}: {root} has {len(classes)} classes; set it to "
+            f"{len(classes)}, or to 0 to take what is there"
+        )
+    return ImageFolder(train, val, classes)
+
+
+def _read_split(folder: str) -> tuple[list[Sample], list[str]]:
+    if not os.path.isdir(folder):
+        raise InputError(f"--data: {folder} is missing, expected one folder per class in it")
+    with os.scandir(folder) as entries:
+        names = {entry.name for entry in entries if entry.is_dir()}
+    if not names:
+        raise InputError(f"--data: {folder} has no classes, expected one folder per class")
+    samples, numbers = find_images_and_targets(folder)
+    if empty := sorted(names - numbers.keys()):
+        raise InputError(
+            f"--data: class folder {os.path.join(folder, empty[0])} holds no image "
+            "(.jpg, .jpeg, .png)"
+        )
+    if stray := sorted(numbers.keys() - names):
+        path = next(path for path, number in samples if number == numbers[stray[0]])
+        raise InputError(f"--data: {path} does not lie in a class folder of {folder}")
+    return samples, list(numbers)
+
+
+class SeededImages(Dataset):
+    """Images by (index, seed); the seed alone decides the augmentation.
+
+    Args:
+        samples: paths and classes.
+        transform: RGB image -> what the loader collates.
+    """
+
+    def __init__(self, samples: Sequence[Sample], transform) -> None:
+        self.samples = samples
+        self.transform = transform
+
+    def __getitem__(self, key: tuple[int, int]):
+        index, seed = key
+        path, target = self.samples[index]
+        try:
+            with Image.open(path) as file:
+                image = file.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = str(error).replace(f" {path!r}", "")
+            raise InputError(f"{path}: cannot be read as an image ({reason})") from error
+        with seeded(seed):
+            return self.transform(image), target
+
+
+class TrainingOrder:
+    """Batches of (index, seed) of one process, from an iteration on to the end of the training.
+
+    Every epoch is a permutation of its own, cut into batches; what is left over is left out. The
+    batches of an iteration's processes are disjoint.
+
+    Args:
+        num_images: of the training split.
+        batch_size: images per iteration of all processes.
+        start, stop: iterations.
+        seed: of permutations and images.
+        rank, num_processes: which share of each batch.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        *,
+        start: int,
+        stop: int,
+        seed: int,
+        rank: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.start, self.stop = start, stop
+        share = batch_size // num_processes
+        self._mine = slice(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = self.num_images // self.batch_size
+        order, order_epoch = np.empty(0, dtype=int), None
+        for iteration in range(self.start, self.stop):
+            epoch, step = divmod(iteration, per_epoch)
+            if epoch != order_epoch:
+                rng = np.random.default_rng([ORDER, self.seed, epoch])
+                order, order_epoch = rng.permutation(self.num_images), epoch
+            batch = order[step * self.batch_size : (step + 1) * self.batch_size][self._mine]
+            yield [(index, seed_of(IMAGE, self.seed, epoch, index)) for index in batch.tolist()]
+
+
+def build_train_loader(
+    cfg: CfgNode, samples: Sequence[Sample], order: TrainingOrder, device: torch.device
+) -> PrefetchLoader:
+    """Augmented, normalised images (N, 3, S, S) float32 and classes (N,) int64 on ``device``.
+
+    Raises:
+        InputError: timm cannot read ``PRETRAIN.AUTO_AUGMENT``.
+    """
+    node = cfg.PRETRAIN
+    try:
+        transform = create_transform(
+            node.IMAGE_SIZE,
+            is_training=True,
+            scale=node.CROP_SCALE,
+            hflip=node.FLIP,
+            color_jitter=node.COLOR_JITTER or None,
+            auto_augment=node.AUTO_AUGMENT or None,
+            interpolation=node.INTERPOLATION,
+            mean=_unit(cfg.MODEL.PIXEL_MEAN),
+            use_prefetcher=True,
+        )
+    except (AssertionError, ValueError, KeyError) as error:
+        raise InputError(
+            f"PRETRAIN.AUTO_AUGMENT={node.AUTO_AUGMENT!r}: not in timm's notation, expected for "
+            "example 'rand-m9-n2' or 'augmix-m3'"
+        ) from error
+    return _loader(cfg, SeededImages(samples, transform), order, device)
+
+
+def build_val_loader(
+    cfg: CfgNode, samples: Sequence[Sample], device: torch.device, rank: int, num_processes: int
+) -> PrefetchLoader:
+    """This process's share of the validation images, each image in exactly one share."""
+    node = cfg.PRETRAIN
+    transform = create_transform(
+        node.IMAGE_SIZE,
+        interpolation=node.INTERPOLATION,
+        crop_pct=node.TEST_CROP,
+        use_prefetcher=True,
+    )
+    mine = [(index, 0) for index in range(rank, len(samples), num_processes)]
+    size = max(1, node.BATCH_SIZE // num_processes)
+    batches = [mine[i : i + size] for i in range(0, len(mine), size)]
+    return _loader(cfg, SeededImages(samples, transform), batches, device)
+
+
+def _loader(cfg: CfgNode, dataset: Dataset, batches, device: torch.device) -> PrefetchLoader:
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=fast_collate,
+        pin_memory=device.type == "cuda",
+    )
+    return PrefetchLoader(
+        loader, mean=_unit(cfg.MODEL.PIXEL_MEAN), std=_unit(cfg.MODEL.PIXEL_STD), device=device
+    )
+
+
+def _unit(values: Sequence[float]) -> tuple[float, ...]:
+    """From the scale 0 ... 255 of detectron2 to timm's 0 ... 1."""
+    return tuple(value / 255 for value in values)

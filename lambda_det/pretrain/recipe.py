@@ -1,0 +1,106 @@
+"""From a config to timm's optimiser, schedule, loss, mixing and averaging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import CfgNode
+from timm.data import Mixup
+from timm.data.random_erasing import RandomErasing
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from lambda_det.errors import InputError
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """timm's optimiser by name; its learning rate is LR_PER_256 x BATCH_SIZE / 256.
+
+    Raises:
+        InputError: timm has no optimiser of that name.
+    """
+    node = cfg.PRETRAIN
+    if node.OPTIMIZER not in list_optimizers():
+        raise InputError(
+            f"PRETRAIN.OPTIMIZER={node.OPTIMIZER!r}: no optimiser of timm's, expected for example "
+            "'momentum', 'sgd' (with Nesterov), 'adamw', 'lamb'"
+        )
+    return create_optimizer_v2(
+        model,
+        opt=node.OPTIMIZER,
+        lr=node.LR_PER_256 * node.BATCH_SIZE / 256,
+        weight_decay=node.WEIGHT_DECAY,
+        momentum=node.MOMENTUM,
+    )
+
+
+def build_scheduler(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int
+) -> Scheduler:
+    """timm's schedule, stepped by iterations: ``step_update(iteration)`` sets the learning rate."""
+    node = cfg.PRETRAIN
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=node.SCHEDULER,
+        num_epochs=node.EPOCHS,
+        warmup_epochs=node.WARMUP_EPOCHS,
+        warmup_lr=node.WARMUP_LR,
+        min_lr=node.MIN_LR,
+        step_on_epochs=False,
+        updates_per_epoch=iterations_per_epoch,
+    )
+    return scheduler
+
+
+def build_ema(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
+    """timm's average of the weights and of the statistics of the norms; None without EMA_DECAY."""
+    node = cfg.PRETRAIN
+    if not node.EMA_DECAY:
+        return None
+    return ModelEmaV3(model, decay=node.EMA_DECAY, use_warmup=node.EMA_WARMUP)
+
+
+@dataclass
+class Mixing:
+    """What happens to a batch behind the loader, and the loss that goes with it.
+
+    Attributes:
+        erase: of an image's rectangles, or None.
+        mix: of images and of targets, or None.
+        loss: logits (N, classes), targets -> scalar.
+    """
+
+    erase: RandomErasing | None
+    mix: Mixup | None
+    loss: nn.Module
+
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, S, S) and classes (N,) -> the same, or (N, classes) of shares with ``mix``."""
+        if self.mix is not None:
+            images, targets = self.mix(images, targets)
+        if self.erase is not None:
+            images = self.erase(images)
+        return images, targets
+
+
+def build_mixing(cfg: CfgNode, num_classes: int, device: torch.device) -> Mixing:
+    """Random erasing, mixup and cutmix, and the loss with label smoothing."""
+    node = cfg.PRETRAIN
+    erase = None
+    if node.RANDOM_ERASING:
+        erase = RandomErasing(node.RANDOM_ERASING, mode="pixel", device=device)
+    if node.MIXUP or node.CUTMIX:
+        mix = Mixup(
+            mixup_alpha=node.MIXUP,
+            cutmix_alpha=node.CUTMIX,
+            label_smoothing=node.LABEL_SMOOTHING,
+            num_classes=num_classes,
+        )
+        return Mixing(erase, mix, SoftTargetCrossEntropy())
+    # Without smoothing it is the cross entropy.
+    return Mixing(erase, None, LabelSmoothingCrossEntropy(node.LABEL_SMOOTHING))

@@ -1,0 +1,53 @@
+"""A run of pretraining, from its arguments to its weights."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+
+import torch
+from timm.utils import init_distributed_device
+
+from lambda_det.engine.setup import check_device, load_config, setup_console, start_run
+from lambda_det.errors import InputError
+from lambda_det.pretrain.checkpoint import CHECKPOINT
+from lambda_det.pretrain.config import check_pretrain_config, get_pretrain_cfg
+from lambda_det.pretrain.data import read_image_folder
+from lambda_det.pretrain.trainer import Pretrainer
+
+
+def pretrain(args: Namespace) -> dict[str, float]:
+    """Pretrain a backbone, alone or as one of torchrun's processes.
+
+    Args:
+        args: ``data`` (an ImageFolder), ``config_file``, ``opts`` (keys and values by turns),
+            ``resume``.
+
+    Returns:
+        The numbers of the last evaluation: ``val_top1``, ``ema_top1``, ... in percent.
+
+    Raises:
+        InputError: a file, a key or a value is wrong; the line names it.
+    """
+    cfg = load_config(args.config_file, args.opts, defaults=get_pretrain_cfg())
+    check_device(cfg)
+    check_pretrain_config(cfg, int(os.environ.get("WORLD_SIZE", 1)))
+    data = read_image_folder(args.data, cfg.PRETRAIN.NUM_CLASSES)
+    checkpoint = os.path.join(cfg.OUTPUT_DIR, CHECKPOINT)
+    if os.path.exists(checkpoint) and not args.resume:
+        raise InputError(
+            f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: holds the checkpoint of an earlier run; add --resume, "
+            "or name another folder"
+        )
+    process = Namespace(device=cfg.MODEL.DEVICE)
+    device = init_distributed_device(process)  # what torchrun or SLURM has set
+    try:
+        setup_console()
+        start_run(cfg, args)
+        trainer = Pretrainer(cfg, data, device)
+        if args.resume:
+            trainer.resume()
+        return trainer.train()
+    finally:
+        if process.distributed:
+            torch.distributed.destroy_process_group()

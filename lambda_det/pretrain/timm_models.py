@@ -1,0 +1,229 @@
+"""The family under timm's names and with timm's interface.
+
+``lambda_resnet50`` ... ``lambda_resnet420`` are the paper's hybrids, ``lambda_resnet50_full`` ...
+those with lambda layers in all of res4. The baselines of the comparison are ``lambda_det_resnet50``
+... and ``lambda_det_seresnet50`` ... . Keyword arguments go to
+:func:`lambda_det.backbone.build_lambda_resnet` (``stem="v1"``, ``scope=7``, ...).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from timm.models import build_model_with_cfg, checkpoint_seq, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.backbone.architectures import BLOCKS_PER_STAGE, STAGES
+from lambda_det.errors import InputError
+
+_PIXEL_MEAN, _PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+PATTERNS = {
+    "lambda": "lambda_resnet{depth}",
+    "lambda_full": "lambda_resnet{depth}_full",
+    "resnet": "lambda_det_resnet{depth}",
+    "se": "lambda_det_seresnet{depth}",
+}
+"""Variant -> name in timm, for every depth; timm has none of them itself."""
+
+
+class TimmLambdaResNet(nn.Module):
+    """A network of the family as timm's scripts expect one: images -> logits.
+
+    Its parameters have the names of the bare backbone: what timm's scripts train is loaded by
+    ``MODEL.WEIGHTS`` as it is.
+
+    Args:
+        depth, variant: of the family.
+        num_classes: 0 = no classifier, pooled features come out.
+        in_chans: channels of the image.
+        drop_rate: dropout in front of the classifier.
+        drop_path_rate: stochastic depth.
+        global_pool: ``"avg"``, or ``""`` = none, which only goes without a classifier.
+        **arguments: of :func:`build_lambda_resnet`.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        variant: str,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
+        **arguments,
+    ) -> None:
+        super().__init__()
+        network = build_lambda_resnet(
+            depth,
+            variant,
+            in_channels=in_chans,
+            num_classes=max(1, num_classes),
+            out_features=("linear",),
+            drop_path_rate=drop_path_rate,
+            dropout=drop_rate,
+            **arguments,
+        )
+        self.in_chans = in_chans
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.stem = network.stem
+        for stage in STAGES:
+            setattr(self, stage, getattr(network, stage))
+        self.num_features = self.head_hidden_size = network.linear.in_features
+        self.linear: nn.Module = network.linear
+        self.num_classes = num_classes
+        self._set_pool(global_pool)
+        if num_classes == 0:
+            self.linear = nn.Identity()
+        blocks = [self.stem, *(getattr(self, stage)[-1] for stage in STAGES)]
+        strides = (self.stem.stride, 4, 8, 16, 32)
+        self.feature_info = [
+            {"num_chs": block.out_channels, "reduction": stride, "module": name}
+            for name, block, stride in zip(("stem", *STAGES), blocks, strides, strict=True)
+        ]
+
+    def _set_pool(self, global_pool: str) -> None:
+        if global_pool not in ("avg", "") or (not global_pool and self.num_classes):
+            raise InputError(
+                f"global_pool={global_pool!r}: expected 'avg', or '' together with num_classes=0"
+            )
+        self.global_pool = global_pool
+
+    def get_classifier(self, name_only: bool = False) -> str | nn.Module:
+        """The last layer, or its name."""
+        return "linear" if name_only else self.linear
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new classifier for ``num_classes``; 0 = none."""
+        self.num_classes = num_classes
+        self._set_pool(self.global_pool if global_pool is None else global_pool)
+        reference = self.stem.conv1.weight
+        self.linear = nn.Identity()
+        if num_classes:
+            self.linear = nn.Linear(
+                self.num_features, num_classes, device=reference.device, dtype=reference.dtype
+            )
+            nn.init.normal_(self.linear.weight, std=0.01)
+            nn.init.zeros_(self.linear.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the blocks' activations again in the backward pass, which saves memory."""
+        self.grad_checkpointing = enable
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        """timm's regular expressions of the stem and the stages or blocks."""
+        return {"stem": r"^stem", "blocks": r"^res(\d+)" if coarse else r"^res(\d+)\.(\d+)"}
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay beside the biases and norms: none."""
+        return set()
+
+    def _stage(self, name: str, x: Tensor) -> Tensor:
+        stage = getattr(self, name)
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint_seq(stage, x)
+        return stage(x)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, 2048, ceil(H / 32), ceil(W / 32))."""
+        x = self.stem(x)
+        for name in STAGES:
+            x = self._stage(name, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> logits (N, num_classes); what would enter the classifier with pre_logits."""
+        if self.global_pool:
+            x = x.mean(dim=(2, 3))
+        x = nn.functional.dropout(x, self.drop_rate, self.training)
+        return x if pre_logits else self.linear(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) -> (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """timm's: the stem's and the stages' outputs that ``indices`` asks for (None = all five).
+
+        Returns:
+            (last output, outputs), or the outputs alone with ``intermediates_only``.
+        """
+        if output_fmt != "NCHW":
+            raise InputError(f"output_fmt={output_fmt!r}: expected 'NCHW'")
+        wanted, last = feature_take_indices(len(STAGES) + 1, indices)
+        x = self.stem(x)
+        outputs = [x] if 0 in wanted else []
+        for number, name in enumerate(STAGES[:last] if stop_early else STAGES, start=1):
+            x = self._stage(name, x)
+            if number in wanted:
+                outputs.append(x)
+        return outputs if intermediates_only else (x, outputs)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """timm's: remove what the outputs of ``indices`` do not need; returns their numbers."""
+        wanted, last = feature_take_indices(len(STAGES) + 1, indices)
+        for name in STAGES[last:]:
+            setattr(self, name, nn.Sequential())
+        if last < len(STAGES):
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or last < len(STAGES):
+            self.reset_classifier(0, "")
+        return wanted
+
+
+def _default_cfg(depth: int) -> dict[str, object]:
+    side = 224 if depth <= 101 else 256  # the paper's
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, side, side),
+        "pool_size": (side // 32, side // 32),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": _PIXEL_MEAN,
+        "std": _PIXEL_STD,
+        "first_conv": "stem.conv1",
+        "classifier": "linear",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2102.08602",
+        "paper_name": "LambdaNetworks: Modeling Long-Range Interactions Without Attention",
+    }
+
+
+# timm's register_model looks for this name in the module of the registered function.
+default_cfgs = {
+    pattern.format(depth=depth): _default_cfg(depth)
+    for pattern in PATTERNS.values()
+    for depth in BLOCKS_PER_STAGE
+}
+
+
+def _register(name: str, depth: int, variant: str) -> None:
+    def entrypoint(pretrained: bool = False, **kwargs) -> nn.Module:
+        network = partial(TimmLambdaResNet, depth, variant)
+        return build_model_with_cfg(network, name, pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__doc__ = f"{variant!r} of depth {depth}; see :class:`TimmLambdaResNet`."
+    register_model(entrypoint)
+
+
+for _variant, _pattern in PATTERNS.items():
+    for _depth in BLOCKS_PER_STAGE:
+        _register(_pattern.format(depth=_depth), _depth, _variant)

@@ -1,0 +1,274 @@
+"""The training loop of pretraining, which goes on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import math
+import os
+import time
+from functools import partial
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from timm.utils import distribute_bn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lambda_det.backbone import build_classifier
+from lambda_det.errors import InputError
+from lambda_det.pretrain.checkpoint import (
+    CHECKPOINT,
+    FINAL_WEIGHTS,
+    changed_keys,
+    checkpoint_content,
+    load_checkpoint,
+    save_atomically,
+)
+from lambda_det.pretrain.data import (
+    ImageFolder,
+    TrainingOrder,
+    build_train_loader,
+    build_val_loader,
+)
+from lambda_det.pretrain.metrics import MetricsFile, evaluate, sum_over_processes
+from lambda_det.pretrain.randomness import ITERATION, seed_everything
+from lambda_det.pretrain.recipe import build_ema, build_mixing, build_optimizer, build_scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Pretrainer:
+    """One process of a pretraining: ``resume()`` if wanted, then ``train()``.
+
+    Args:
+        cfg: with the node PRETRAIN, checked.
+        data: images and classes.
+        device: of this process.
+
+    Raises:
+        InputError: a key has a value that is not allowed, or there are fewer images than
+            PRETRAIN.BATCH_SIZE.
+    """
+
+    def __init__(self, cfg: CfgNode, data: ImageFolder, device: torch.device) -> None:
+        node = cfg.PRETRAIN
+        self.cfg, self.data, self.device = cfg, data, device
+        self.per_epoch = len(data.train) // node.BATCH_SIZE
+        if not self.per_epoch:
+            raise InputError(
+                f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: there are {len(data.train)} images to "
+                "train on, an iteration needs that many"
+            )
+        self.max_iter = self.per_epoch * node.EPOCHS
+        seed_everything(cfg.SEED)  # the first weights, the same in every process
+        self.bare_model = build_classifier(
+            cfg, len(data.classes), drop_path_rate=node.DROP_PATH_RATE, dropout=node.DROPOUT
+        ).to(device)
+        self.optimizer = build_optimizer(cfg, self.bare_model)
+        self.scheduler = build_scheduler(cfg, self.optimizer, self.per_epoch)
+        self.mixing = build_mixing(cfg, len(data.classes), device)
+        self.ema = build_ema(cfg, self.bare_model)
+        self.model: nn.Module = self.bare_model
+        if comm.get_world_size() > 1:
+            ids = [device.index] if device.type == "cuda" else None
+            self.model = DistributedDataParallel(self.bare_model, device_ids=ids)
+        self.autocast = partial(
+            torch.autocast, device.type, dtype=torch.bfloat16, enabled=node.BF16
+        )
+        self.val_loader = build_val_loader(
+            cfg, data.val, device, comm.get_rank(), comm.get_world_size()
+        )
+        self.iteration = 0  # finished
+        self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
+        self._clock, self._clock_images = time.perf_counter(), 0
+
+    @property
+    def checkpoint_path(self) -> str:
+        """The file that a resumed run starts from."""
+        return os.path.join(self.cfg.OUTPUT_DIR, CHECKPOINT)
+
+    def resume(self) -> None:
+        """Go on from the checkpoint in OUTPUT_DIR, which every process reads; none: from 0.
+
+        Raises:
+            InputError: it cannot be read, or is another network's or of other classes.
+        """
+        if not os.path.exists(self.checkpoint_path):
+            logger.info("nothing to resume in %s: starting anew", self.cfg.OUTPUT_DIR)
+            return
+        content = load_checkpoint(self.checkpoint_path)
+        state, metadata = content["training"], content["metadata"]
+        if metadata["classes"] != self.data.classes:
+            raise InputError(
+                f"--resume: {self.checkpoint_path} was trained on other classes "
+                f"({len(metadata['classes'])}, first {metadata['classes'][0]!r}) than the data's "
+                f"({len(self.data.classes)}, first {self.data.classes[0]!r})"
+            )
+        for line in changed_keys(metadata["config"], self.cfg):
+            logger.warning("not the run that is resumed: %s", line)
+        if state["images"] != len(self.data.train):
+            logger.warning(
+                "not the run that is resumed: %d images to train on instead of %d",
+                len(self.data.train),
+                state["images"],
+            )
+        if (self.ema is None) != (state["ema"] is None):
+            raise InputError(
+                f"PRETRAIN.EMA_DECAY={self.cfg.PRETRAIN.EMA_DECAY}: {self.checkpoint_path} was "
+                f"trained {'without' if state['ema'] is None else 'with'} an average of the weights"
+            )
+        try:
+            self.bare_model.load_state_dict(state["model"])
+            if self.ema is not None:
+                self.ema.module.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"--resume: {self.checkpoint_path} is of another network or optimiser: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
+        self.iteration = state["iteration"]
+        self._loss_sum.fill_(state["loss_sum"])
+        self._loss_count = state["loss_count"]
+        logger.info("resumed after iteration %d", self.iteration)
+
+    def train(self) -> dict[str, float]:
+        """Train to the end, write ``model_final.pth``; return the last evaluation's numbers.
+
+        Raises:
+            InputError: an image or a file of the run cannot be read or written.
+            FloatingPointError: the loss is not finite.
+        """
+        self.metrics = MetricsFile(self.cfg.OUTPUT_DIR, self.iteration) if self._is_main else None
+        order = TrainingOrder(
+            len(self.data.train),
+            self.cfg.PRETRAIN.BATCH_SIZE,
+            start=self.iteration,
+            stop=self.max_iter,
+            seed=self.cfg.SEED,
+            rank=comm.get_rank(),
+            num_processes=comm.get_world_size(),
+        )
+        results: dict[str, float] = {}
+        self._restart_clock()
+        for images, targets in build_train_loader(self.cfg, self.data.train, order, self.device):
+            self.step(images, targets)
+            results = self._after_step() or results
+        results = results or self.evaluate()  # resumed at its end
+        if self._is_main:
+            path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_WEIGHTS)
+            save_atomically(self._content(training=False), path)
+            logger.info("weights for MODEL.WEIGHTS: %s", path)
+        return results
+
+    def step(self, images: Tensor, targets: Tensor) -> None:
+        """One iteration on this process's images (N, 3, S, S) and classes (N,)."""
+        # What dropout, stochastic depth and mixup draw depends on the iteration and the process.
+        seed_everything(ITERATION, self.cfg.SEED, self.iteration, comm.get_rank())
+        self.scheduler.step_update(self.iteration)
+        images, targets = self.mixing(images, targets)
+        with self.autocast():
+            logits = self.model(images)["linear"]
+        loss = self.mixing.loss(logits.float(), targets)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.iteration += 1
+        if self.ema is not None:
+            self.ema.update(self.bare_model, step=self.iteration)
+        self._loss_sum += loss.detach()
+        self._loss_count += 1
+        self._clock_images += self.cfg.PRETRAIN.BATCH_SIZE
+
+    def evaluate(self) -> dict[str, float]:
+        """``val_loss``, ``val_top1``, ``val_top5``; with an average also ``ema_…`` of it."""
+        results = {}
+        models = {"val": self.bare_model} | ({} if self.ema is None else {"ema": self.ema.module})
+        for prefix, model in models.items():
+            if comm.get_world_size() > 1:  # the statistics of process 0, which are saved
+                distribute_bn(model, comm.get_world_size(), reduce=False)
+            values = evaluate(model, self.val_loader, self.autocast)
+            results |= {f"{prefix}_{name}": value for name, value in values.items()}
+        return results
+
+    def _after_step(self) -> dict[str, float]:
+        """Log, evaluate and save where it is time to; return what was evaluated."""
+        node, results = self.cfg.PRETRAIN, {}
+        ended = self.iteration == self.max_iter
+        epoch, rest = divmod(self.iteration, self.per_epoch)
+        if self.iteration % node.LOG_PERIOD == 0 or ended:
+            self._log()
+        if rest == 0 and (epoch % node.EVAL_PERIOD == 0 or ended):
+            results = self.evaluate()
+            if self._is_main:
+                self.metrics.append({"iteration": self.iteration, "epoch": epoch} | results)
+                text = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
+                logger.info("after epoch %d: %s", epoch, text)
+        if rest == 0 or (node.CHECKPOINT_PERIOD and self.iteration % node.CHECKPOINT_PERIOD == 0):
+            if self._is_main:
+                save_atomically(self._content(training=True), self.checkpoint_path)
+            self._restart_clock()
+        return results
+
+    def _log(self) -> None:
+        count = comm.get_world_size() * self._loss_count
+        loss = (sum_over_processes(self._loss_sum) / count).item()
+        self._loss_sum, self._loss_count = torch.zeros_like(self._loss_sum), 0
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} around iteration {self.iteration}: lower PRETRAIN.LR_PER_256 "
+                f"or lengthen PRETRAIN.WARMUP_EPOCHS; what is in {self.checkpoint_path} is from "
+                "before"
+            )
+        speed = self._clock_images / (time.perf_counter() - self._clock)
+        self._restart_clock()
+        if not self._is_main:
+            return
+        rate = max(group["lr"] for group in self.optimizer.param_groups)
+        epoch = self.iteration / self.per_epoch
+        images = (self.max_iter - self.iteration) * self.cfg.PRETRAIN.BATCH_SIZE
+        eta = datetime.timedelta(seconds=int(images / speed))
+        logger.info(
+            "iter %d/%d | epoch %.2f | loss %.4f | lr %.4g | %.1f images/s | eta %s",
+            *(self.iteration, self.max_iter, epoch, loss, rate, speed, eta),
+        )
+        self.metrics.append(
+            {
+                "iteration": self.iteration,
+                "epoch": epoch,
+                "loss": loss,
+                "lr": rate,
+                "images_per_s": speed,
+            }
+        )
+
+    def _restart_clock(self) -> None:
+        # Evaluations and checkpoints are not part of the throughput.
+        self._clock, self._clock_images = time.perf_counter(), 0
+
+    @property
+    def _is_main(self) -> bool:
+        return comm.is_main_process()
+
+    def _content(self, *, training: bool) -> dict[str, object]:
+        raw = self.bare_model.state_dict()
+        averaged = None if self.ema is None else self.ema.module.state_dict()
+        state = {
+            "iteration": self.iteration,
+            "images": len(self.data.train),
+            "model": raw,
+            "ema": averaged,
+            "optimizer": self.optimizer.state_dict(),
+            "loss_sum": self._loss_sum.item(),
+            "loss_count": self._loss_count,
+        }
+        return checkpoint_content(
+            raw if averaged is None else averaged,
+            self.cfg,
+            classes=self.data.classes,
+            iteration=self.iteration,
+            averaged=averaged is not None,
+            training=state if training else None,
+        )

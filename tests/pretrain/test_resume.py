@@ -1,0 +1,115 @@
+"""A run that was killed and resumed is the run that nobody disturbed."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
+
+import torch
+from pretrain_helpers import start_tool
+
+from lambda_det.errors import InputError
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """What was measured, without the clock's part."""
+    lines = (folder / "metrics.json").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if name != "images_per_s"}
+        for line in lines
+    ]
+
+
+def logged_iteration(folder: Path) -> int:
+    path = folder / "metrics.json"
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
+    return json.loads(lines[-1])["iteration"] if lines else 0
+
+
+def assert_equal_files(one: Path, other: Path) -> None:
+    first, second = (
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (one, other)
+    )
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_killed_and_resumed_ends_with_the_same_numbers(
+    project, image_folder, finished, run_tiny, work
+):
+    """Exactly the same: one process on a CPU repeats itself bit by bit."""
+    output = work / "run"
+    process = start_tool(project, image_folder, output)
+    deadline = time.monotonic() + 300
+    try:
+        # The file of iteration 3, in the middle of the first epoch, is there then.
+        while not (output / "metrics.json").exists() or logged_iteration(output) < 4:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (output / "model_final.pth").exists()
+    # A file cut off in the middle of a write: neither may disturb.
+    (output / "checkpoint.pth.tmp").write_bytes(b"half")
+    with open(output / "metrics.json", "a") as file:
+        file.write('{"iteration": 99, "loss"')
+
+    run_tiny(output, resume=True)
+    resumed = re.findall(r"resumed after iteration (\d+)", (output / "log.txt").read_text())
+    assert len(resumed) == 1 and 3 <= int(resumed[0]) < 8
+    assert metrics(output) == metrics(finished)
+    assert_equal_files(output, finished)
+
+
+def test_resume_in_the_middle_of_a_log_period(finished, run_tiny, work, monkeypatch):
+    """Stopped right behind the file of iteration 3: half of a mean of two is in it."""
+    from lambda_det.pretrain.trainer import Pretrainer
+
+    class StoppedError(Exception):
+        pass
+
+    step = Pretrainer.step
+
+    def stop_at_three(self, images, targets):
+        if self.iteration == 3:
+            raise StoppedError
+        step(self, images, targets)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrainer, "step", stop_at_three)
+        with pytest.raises(StoppedError):
+            run_tiny(work / "run")
+    run_tiny(work / "run", resume=True)
+    assert metrics(work / "run") == metrics(finished)
+    assert_equal_files(work / "run", finished)
+
+
+def test_a_finished_run_is_not_overwritten(finished, run_tiny):
+    before = (finished / "checkpoint.pth").stat().st_mtime_ns
+    with pytest.raises(InputError, match=r"OUTPUT_DIR=.*--resume"):
+        run_tiny(finished)
+    assert (finished / "checkpoint.pth").stat().st_mtime_ns == before
+
+
+def test_resuming_another_network_or_no_checkpoint_is_refused(finished, run_tiny, work):
+    (work / "checkpoint.pth").symlink_to(finished / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"checkpoint.pth is of another network"):
+        run_tiny(work, "MODEL.LAMBDA_RESNET.VARIANT", "se", resume=True)
+    with pytest.raises(InputError, match=r"EMA_DECAY=0.0: .* with an average"):
+        run_tiny(work, "PRETRAIN.EMA_DECAY", 0.0, resume=True)
+    (work / "checkpoint.pth").unlink()
+    (work / "checkpoint.pth").write_text("<html>404</html>")
+    with pytest.raises(InputError, match=r"--resume: .*checkpoint.pth is not a checkpoint"):
+        run_tiny(work, resume=True)

@@ -1,0 +1,130 @@
+"""A run's files: weights that detection takes as they are, numbers, several processes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from pretrain_helpers import CONFIG, start_tool
+
+from lambda_det import get_cfg
+from lambda_det.checkpoint import load_weights
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
+from lambda_det.pretrain import get_pretrain_cfg
+from lambda_det.pretrain.checkpoint import save_atomically
+from lambda_det.pretrain.data import build_val_loader, read_image_folder
+from lambda_det.pretrain.metrics import evaluate
+
+
+def detector(project: Path) -> torch.nn.Module:
+    cfg = get_cfg()
+    config = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+    cfg.merge_from_file(str(project / config))
+    return build_model(cfg)
+
+
+@pytest.mark.parametrize("loader", ["ours", "stock detectron2"])
+def test_the_weights_fill_the_whole_backbone_of_a_detector(project, finished, loader):
+    model = detector(project)
+    path = str(finished / "model_final.pth")
+    if loader == "ours":
+        load_weights(model, path)
+    else:
+        DetectionCheckpointer(model).load(path)
+    saved = torch.load(path, weights_only=True)["model"]
+    backbone = model.backbone.bottom_up.state_dict()
+    assert saved.keys() - backbone.keys() == {"linear.weight", "linear.bias"}
+    for name, tensor in backbone.items():
+        assert torch.equal(tensor, saved[name]), name
+
+
+def test_the_checkpoint_too_can_be_loaded_and_holds_the_average(project, finished):
+    content = torch.load(finished / "checkpoint.pth", weights_only=True)
+    final = torch.load(finished / "model_final.pth", weights_only=True)
+    raw, averaged = content["training"]["model"], content["training"]["ema"]
+    for name, tensor in final["model"].items():
+        assert torch.equal(tensor, averaged[name]) and torch.equal(content["model"][name], tensor)
+    assert not torch.equal(raw["stem.conv1.weight"], averaged["stem.conv1.weight"])
+    metadata = final["metadata"]
+    assert metadata["classes"] == ["ape", "bee", "cat"] and metadata["averaged"] is True
+    assert (metadata["depth"], metadata["variant"], metadata["stem"]) == (50, "lambda", "rs")
+    assert metadata["pixel_mean"] == pytest.approx([123.675, 116.28, 103.53])
+    assert "training" not in final and final["matching_heuristics"] is True
+
+
+def test_numbers_of_the_run(finished):
+    lines = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
+    losses = [line for line in lines if "loss" in line]
+    assert [line["iteration"] for line in losses] == [2, 4, 6, 8]
+    assert all(line["images_per_s"] > 0 and line["loss"] > 0 for line in losses)
+    (evaluation,) = (line for line in lines if "val_top1" in line)
+    assert evaluation["epoch"] == 2 and 0 <= evaluation["ema_top1"] <= evaluation["ema_top5"] == 100
+
+
+def evaluate_alone(project: Path, folder: Path, data: Path) -> dict[str, float]:
+    """The written weights, judged by another network of one process."""
+    from lambda_det.backbone import build_classifier
+
+    cfg = load_config(str(project / CONFIG), defaults=get_pretrain_cfg())
+    cfg.merge_from_list(["PRETRAIN.IMAGE_SIZE", 32, "DATALOADER.NUM_WORKERS", 0])
+    model = build_classifier(cfg, 3)
+    model.load_state_dict(torch.load(folder / "model_final.pth", weights_only=True)["model"])
+    val = read_image_folder(str(data)).val
+    loader = build_val_loader(cfg, val, torch.device("cpu"), 0, 1)
+    return evaluate(model, loader, lambda: torch.autocast("cpu", enabled=False))
+
+
+def test_two_processes_of_torchrun(project, image_folder, work):
+    """They share every batch, judge every validation image once and write one set of weights."""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    # Both batches of a process are pairs, which mixup needs.
+    keys = ("PRETRAIN.BATCH_SIZE", 4, "PRETRAIN.EPOCHS", 1, "PRETRAIN.EVAL_PERIOD", 1)
+    process = start_tool(project, image_folder, work / "run", *keys, launcher=launcher)
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    printed = dict(re.findall(r"(ema_\w+) ([\d.]+)", output.splitlines()[-1]))
+    lines = (work / "run" / "metrics.json").read_text().splitlines()
+    logged = json.loads(lines[-1])
+    assert logged["iteration"] == 2 and float(printed["ema_top1"]) == pytest.approx(
+        logged["ema_top1"], abs=0.01
+    )
+    alone = evaluate_alone(project, work / "run", image_folder)
+    for name, value in alone.items():
+        assert logged[f"ema_{name}"] == pytest.approx(value, rel=1e-5), name
+
+
+def test_bfloat16_and_plain_weights(run_tiny, work):
+    """Without an average, and in autocast: the plain weights are written, in float32."""
+    keys = ("PRETRAIN.BF16", True, "PRETRAIN.EMA_DECAY", 0.0, "PRETRAIN.EPOCHS", 1)
+    results = run_tiny(work, *keys, "PRETRAIN.MIXUP", 0.0, "PRETRAIN.CUTMIX", 0.0)
+    assert set(results) == {"val_loss", "val_top1", "val_top5"}
+    content = torch.load(work / "checkpoint.pth", weights_only=True)
+    assert content["training"]["ema"] is None and not content["metadata"]["averaged"]
+    for name, tensor in content["model"].items():
+        assert torch.equal(tensor, content["training"]["model"][name])
+        assert not tensor.is_floating_point() or tensor.dtype == torch.float32
+        assert tensor.isfinite().all(), name
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "weights.pth"
+    save_atomically({"model": {"a": torch.ones(3)}}, str(path))
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match=r"weights.pth cannot be written \(No space left"):
+        save_atomically({"model": {"a": torch.zeros(3)}}, str(path))
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.pth"]
+    assert torch.load(path, weights_only=True)["model"]["a"].tolist() == [1, 1, 1]
