@@ -71,6 +71,18 @@ def provenance(record: Mapping) -> str:
     return f"`{record['command']}` ({device}, {record['date']})"
 
 
+def rows_table(record: Mapping) -> str:
+    """The rows of a record as they are, as a Markdown table: mean ± sd where a value has them."""
+    rows = record["rows"]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [
+        "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
+        "|" + "---|" * len(columns),
+    ]
+    lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
+    return "\n".join([*lines, "", provenance(record)])
+
+
 def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping], str]]) -> str:
     """``text`` with every part between ``<!-- NAME.json VIEW -->`` and ``<!-- end -->`` made anew.
 
@@ -117,6 +129,15 @@ def hardware() -> dict[str, object]:
         cpu = found[1] if found else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu}
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Mapping) and "mean" in value:
+        sd = value.get("sd")
+        return f"{value['mean']:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _commit() -> str | None:

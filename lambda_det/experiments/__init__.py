@@ -1,1 +1,1 @@
-"""From records of runs and counts to what people read."""
+"""Experiments of several runs, and from records to what people read."""

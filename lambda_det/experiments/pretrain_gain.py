@@ -1,0 +1,217 @@
+"""Does pretraining help? The first iterations of a detector from pretrained and random weights.
+
+The steps are commands in an order: the two generated datasets, the pretraining, a detector per
+initialisation and seed. Each leaves a file when it is through; a step whose file is there is
+passed over, so the experiment is taken up where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling import build_model
+
+from lambda_det.checkpoint import load_weights
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
+from lambda_det.evaluation.coco import METRICS_FILE, TASK_NAMES
+from lambda_det.records import read_text
+
+INITIALISATIONS = ("pretrained", "random")
+AP_NAMES = ("AP", "AP50")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, the file that says that it is through, and where its output goes."""
+
+    name: str
+    command: list[str]
+    done: str
+    log: str
+
+
+@dataclass(frozen=True)
+class GainExperiment:
+    """Where everything lies and how it is called.
+
+    Attributes:
+        output: folder of the experiment.
+        dataset_command, pretrain_command, train_command: how the tools are started.
+        pretrain_config, detection_config: config files.
+        pretrain_keys, detection_keys: KEY VALUE pairs for them.
+        seeds: of the detectors; the pretraining is one.
+        pictures: number of training and of validation pictures for the pretraining.
+    """
+
+    output: str
+    dataset_command: Sequence[str]
+    pretrain_command: Sequence[str]
+    train_command: Sequence[str]
+    pretrain_config: str
+    detection_config: str
+    pretrain_keys: Sequence[str] = ()
+    detection_keys: Sequence[str] = ()
+    seeds: Sequence[int] = (1, 2, 3)
+    pictures: tuple[int, int] = (1600, 200)
+
+    def path(self, *parts: str) -> str:
+        """A path in the experiment's folder."""
+        return os.path.join(self.output, *parts)
+
+    @property
+    def weights(self) -> str:
+        """The pretrained weights."""
+        return self.path("pretrain", "model_final.pth")
+
+    def run_folder(self, initialisation: str, seed: int) -> str:
+        """OUTPUT_DIR of one detector."""
+        return self.path(f"{initialisation}_seed{seed}")
+
+    def steps(self) -> list[Step]:
+        """All of them, in order."""
+        train, val = map(str, self.pictures)
+        coco, folder = self.path("shapes"), self.path("imagefolder")
+        steps = [
+            Step(
+                "dataset for detection",
+                [*self.dataset_command, "--output", coco],
+                os.path.join(coco, "shapes.json"),
+                self.path("shapes.log"),
+            ),
+            Step(
+                "dataset for pretraining",
+                [*self.dataset_command, "--layout", "imagefolder", "--output", folder]
+                + ["--num-train", train, "--num-val", val],
+                os.path.join(folder, "val"),
+                self.path("imagefolder.log"),
+            ),
+            Step(
+                "pretraining",
+                [*self.pretrain_command, "--config-file", self.pretrain_config, "--resume"]
+                + ["--data", folder, *self.pretrain_keys, "OUTPUT_DIR", self.path("pretrain")],
+                self.weights,
+                self.path("pretrain.log"),
+            ),
+        ]
+        # The two initialisations of a seed one after the other: a machine whose load changes
+        # during the hour treats both alike.
+        for seed in self.seeds:
+            for initialisation in INITIALISATIONS:
+                run = self.run_folder(initialisation, seed)
+                weights = self.weights if initialisation == "pretrained" else ""
+                steps.append(
+                    Step(
+                        f"detector from {initialisation} weights, seed {seed}",
+                        [*self.train_command, "--config-file", self.detection_config]
+                        + ["DATASETS.COCO_FOLDER", coco, *self.detection_keys]
+                        + ["SEED", str(seed), "MODEL.WEIGHTS", weights, "OUTPUT_DIR", run],
+                        os.path.join(run, "inference", METRICS_FILE),
+                        f"{run}.log",
+                    )
+                )
+        return steps
+
+
+def run_steps(steps: Sequence[Step], report: Callable[[str], None]) -> None:
+    """Run what is not through yet, with a line to ``report`` for every step.
+
+    Raises:
+        InputError: a command failed, or left no file.
+    """
+    for number, step in enumerate(steps, start=1):
+        label = f"[{number}/{len(steps)}] {step.name}"
+        if os.path.exists(step.done):
+            report(f"{label}: is there")
+            continue
+        report(f"{label} ...")
+        os.makedirs(os.path.dirname(os.path.abspath(step.log)), exist_ok=True)
+        with open(step.log, "w", encoding="utf-8") as file:
+            status = subprocess.run(step.command, stdout=file, stderr=file).returncode
+        if status or not os.path.exists(step.done):
+            raise InputError(f"{step.name}: ended with status {status}, see {step.log}")
+
+
+def backbone_coverage(experiment: GainExperiment) -> float:
+    """Percentage of the detector's backbone parameters that the pretrained weights fill.
+
+    The detector is built and loaded as in training, and what it then holds is compared with the
+    file.
+    """
+    cfg = load_config(experiment.detection_config, list(experiment.detection_keys))
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    load_weights(model, experiment.weights)
+    saved = torch.load(experiment.weights, map_location="cpu", weights_only=True)["model"]
+    parameters = dict(model.backbone.bottom_up.named_parameters())
+    filled = sum(
+        parameter.numel()
+        for name, parameter in parameters.items()
+        if name in saved and torch.equal(parameter, saved[name])
+    )
+    return 100 * filled / sum(parameter.numel() for parameter in parameters.values())
+
+
+def gain_rows(experiment: GainExperiment) -> list[dict[str, object]]:
+    """A row per initialisation: loss on the way and AP at the end, as mean and sd over the seeds.
+
+    The losses are medians of the last 20 iterations, as detectron2 logs them.
+
+    Raises:
+        InputError: a run is missing.
+    """
+    rows = []
+    for initialisation in INITIALISATIONS:
+        folders = [experiment.run_folder(initialisation, seed) for seed in experiment.seeds]
+        curves = [_losses(folder) for folder in folders]
+        metrics = [json.loads(read_text(folder, "inference", METRICS_FILE)) for folder in folders]
+        logged = sorted(set.intersection(*(set(curve) for curve in curves)))
+        row: dict[str, object] = {
+            "initialisation": initialisation,
+            "iterations": logged[-1],
+            "runs": len(folders),
+        }
+        for iteration in _milestones(logged):
+            row[f"loss_at_{iteration}"] = spread([curve[iteration] for curve in curves])
+        for task, task_name in TASK_NAMES.items():
+            for name in AP_NAMES if task in metrics[0] else ():
+                # Null is what a detector without a single detection gets.
+                row[f"{task_name}_{name.lower()}"] = spread([m[task][name] or 0.0 for m in metrics])
+        rows.append(row)
+    rows[0]["backbone_coverage_percent"] = round(backbone_coverage(experiment), 3)
+    rows[0]["pretraining_top1_percent"] = _last_top1(experiment)
+    return rows
+
+
+def spread(values: Sequence[float]) -> dict[str, object]:
+    """Mean and sample standard deviation (null for a single value), and the values themselves."""
+    return {
+        "mean": round(statistics.mean(values), 3),
+        "sd": round(statistics.stdev(values), 3) if len(values) > 1 else None,
+        "values": [round(value, 3) for value in values],
+    }
+
+
+def _milestones(logged: Sequence[int]) -> list[int]:
+    """The logged iterations nearest to a fifth, a half and the whole of the run."""
+    wanted = (logged[-1] / 5, logged[-1] / 2, logged[-1])
+    return sorted({min(logged, key=lambda at: abs(at - target)) for target in wanted})
+
+
+def _losses(folder: str) -> dict[int, float]:
+    """Finished iterations -> total loss, from detectron2's log; a repeated run's last counts."""
+    lines = [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
+    return {line["iteration"] + 1: line["total_loss"] for line in lines if "total_loss" in line}
+
+
+def _last_top1(experiment: GainExperiment) -> float:
+    text = read_text(experiment.path("pretrain", "metrics.json"))
+    lines = [json.loads(line) for line in text.splitlines()]
+    last = [line for line in lines if "val_top1" in line][-1]
+    return round(last.get("ema_top1", last["val_top1"]), 2)
