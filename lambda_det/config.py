@@ -33,7 +33,8 @@ def _lambda_resnet() -> CfgNode:
     node = CfgNode()
     node.VARIANT = "lambda"  # "resnet", "se", "lambda", "lambda_full"
     node.DEPTH = 101  # 50, 101, 152, 200, 270, 350, 420
-    node.STEM = "rs"  # "rs" (ResNet-RS) or "v1" (7x7 and max-pooling, takes ordinary weights)
+    # "rs" (ResNet-RS), "v1" (7x7 and max-pooling, takes ordinary weights), "tiered" (timm's)
+    node.STEM = "rs"
     node.NORM = "BN"  # anything that detectron2's get_norm knows
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Blocks with a lambda layer: None = the variant's, else 1-based numbers, ["all"], [] = none.
@@ -41,7 +42,15 @@ def _lambda_resnet() -> CfgNode:
     node.SE_STAGES = None  # None = the variant's, else a list of stages, [] = none
     node.SE_RATIO = 0.25  # squeezed channels / block output channels
     node.STRIDE_IN_1X1 = False  # True for weights of the MSRA ResNets
+    node.ACTIVATION = "relu"  # "silu" for weights of timm
+    node.LAMBDA_POOL = 3  # side of the pooling in a strided lambda block; 2 for weights of timm
     node.MASK_PADDING = False  # keep batch padding out of lambda layers and SE (to come)
+
+    # What MODEL.WEIGHTS must fill. Lambda layers, their norm and SE may stay random where no file
+    # holds them (True), and blocks with a random middle start as their shortcut (last norm at 0).
+    node.PARTIAL_INIT = False
+    node.PARTIAL_INIT_AS_IDENTITY = False
+    node.MIN_COVERAGE = 1.0  # share of the backbone's other parameters; less is an error
 
     layer = node.LAYER = CfgNode()
     layer.QUERY_DEPTH = 16

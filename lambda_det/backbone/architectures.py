@@ -11,6 +11,7 @@ from lambda_det.errors import InputError
 STAGES = ("res2", "res3", "res4", "res5")
 
 BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
+    26: (2, 2, 2, 2),  # of no paper: timm's small lambda networks
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
@@ -22,6 +23,7 @@ BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
 """Depth -> number of bottlenecks in res2, res3, res4, res5."""
 
 RES4_LAMBDA_BLOCKS: dict[int, tuple[int, ...]] = {
+    26: (2,),
     50: (3,),
     101: (6, 12, 18),
     152: (5, 10, 15, 20, 25, 30),

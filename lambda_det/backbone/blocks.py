@@ -7,15 +7,15 @@ from functools import partial
 
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import SqueezeExcitation, StochasticDepth
 
+from lambda_det.backbone.activations import activation_function
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
 from lambda_det.layers import LambdaLayer
 
 
 class LambdaBottleneck(BottleneckBlock):
-    """conv1 -> conv2 or lambda_layer -> conv3 (-> se) + shortcut, each with norm and ReLU.
+    """conv1 -> conv2 or lambda_layer -> conv3 (-> se) + shortcut, each with norm and activation.
 
     Without any of the options it is detectron2's BottleneckBlock, parameter names included.
 
@@ -30,6 +30,9 @@ class LambdaBottleneck(BottleneckBlock):
         lambda_layer: arguments of :class:`LambdaLayer` in place of conv2; None = conv2.
         lambda_norm_qv: norm of queries and values; None = ``norm``.
         se_ratio: squeezed / block output channels; 0 = no squeeze-and-excitation.
+        activation: ``"relu"`` or ``"silu"``.
+        lambda_pool: side of the average pooling that gives a lambda block its stride: 3, the
+            paper's, or 2, timm's.
         drop_path: probability to drop the residual branch of an image in training.
     """
 
@@ -46,6 +49,8 @@ class LambdaBottleneck(BottleneckBlock):
         lambda_layer: Mapping[str, object] | None = None,
         lambda_norm_qv: BackboneNorm | None = None,
         se_ratio: float = 0.0,
+        activation: str = "relu",
+        lambda_pool: int = 3,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__(
@@ -56,6 +61,7 @@ class LambdaBottleneck(BottleneckBlock):
             norm=norm,
             stride_in_1x1=stride_in_1x1 and lambda_layer is None,
         )
+        self.activation = activation_function(activation)
         self.shortcut_pool = None
         if pool_shortcut and stride > 1:
             # Ceil mode keeps odd sizes in step with the strided convolution of the branch.
@@ -71,9 +77,7 @@ class LambdaBottleneck(BottleneckBlock):
             self.lambda_layer = LambdaLayer(
                 bottleneck_channels, norm=partial(backbone_norm, norm_qv), **lambda_layer
             )
-            # Paper: "3x3 average-pooling with stride 2 after the lambda layers ... in place of
-            # the strided convolution".
-            self.lambda_pool = nn.AvgPool2d(3, stride, padding=1) if stride > 1 else None
+            self.lambda_pool = _lambda_pool(lambda_pool, stride) if stride > 1 else None
             self.lambda_norm = backbone_norm(norm, bottleneck_channels)
 
         self.se = None
@@ -89,15 +93,15 @@ class LambdaBottleneck(BottleneckBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        out = F.relu_(self.conv1(x))
-        out = F.relu_(self._middle(out))
+        out = self.activation(self.conv1(x))
+        out = self.activation(self._middle(out))
         out = self.conv3(out)
         if self.se is not None:
             out = self.se(out)
         if self.drop_path is not None:
             out = self.drop_path(out)
         out += self._shortcut(x)
-        return F.relu_(out)
+        return self.activation(out)
 
     def _middle(self, x: Tensor) -> Tensor:
         if self.lambda_layer is None:
@@ -111,3 +115,12 @@ class LambdaBottleneck(BottleneckBlock):
         if self.shortcut_pool is not None:
             x = self.shortcut_pool(x)
         return x if self.shortcut is None else self.shortcut(x)
+
+
+def _lambda_pool(side: int, stride: int) -> nn.AvgPool2d:
+    if side == 2:
+        # timm's, rounded up at odd sizes, where timm's own does not fit its shortcut.
+        return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+    # Paper: "3x3 average-pooling with stride 2 after the lambda layers ... in place of the
+    # strided convolution".
+    return nn.AvgPool2d(3, stride, padding=1)

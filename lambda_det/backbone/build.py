@@ -17,7 +17,7 @@ from lambda_det.errors import InputError
 logger = logging.getLogger(__name__)
 
 
-_KEYS = {
+CONFIG_KEYS = {
     "depth": "MODEL.LAMBDA_RESNET.DEPTH",
     "variant": "MODEL.LAMBDA_RESNET.VARIANT",
     "stem": "MODEL.LAMBDA_RESNET.STEM",
@@ -27,6 +27,8 @@ _KEYS = {
     "se_stages": "MODEL.LAMBDA_RESNET.SE_STAGES",
     "se_ratio": "MODEL.LAMBDA_RESNET.SE_RATIO",
     "stride_in_1x1": "MODEL.LAMBDA_RESNET.STRIDE_IN_1X1",
+    "activation": "MODEL.LAMBDA_RESNET.ACTIVATION",
+    "lambda_pool": "MODEL.LAMBDA_RESNET.LAMBDA_POOL",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
     "shared_embeddings": "MODEL.LAMBDA_RESNET.LAYER.SHARED_EMBEDDINGS",
     "lambda_norm_qv": "MODEL.LAMBDA_RESNET.LAYER.NORM",
@@ -56,7 +58,8 @@ def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
             "MODEL.LAMBDA_RESNET.MASK_PADDING=True: not available in this version, set it to False"
         )
     arguments = {
-        argument: functools.reduce(getattr, key.split("."), cfg) for argument, key in _KEYS.items()
+        argument: functools.reduce(getattr, key.split("."), cfg)
+        for argument, key in CONFIG_KEYS.items()
     }
     arguments["scope"] = arguments["scope"] or "global"
     blocks = arguments["lambda_blocks"]
@@ -70,7 +73,7 @@ def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
 def _with_config_key(error: InputError) -> InputError:
     """The builder's line, with the argument that it starts with replaced by its config key."""
     match = re.match(r"(?P<argument>\w+)(?:\['(?P<stage>\w+)'\])?", str(error))
-    key = _KEYS.get(match["argument"]) if match else None
+    key = CONFIG_KEYS.get(match["argument"]) if match else None
     if key is None:
         return InputError(str(error))
     if match["stage"]:  # lambda_blocks['res4'] is a key of its own

@@ -161,6 +161,8 @@ def build_lambda_resnet(
     se_stages: Sequence[str] | None = None,
     se_ratio: float = 0.25,
     stride_in_1x1: bool = False,
+    activation: str = "relu",
+    lambda_pool: int = 3,
     num_classes: int | None = None,
     freeze_at: int = 0,
     drop_path_rate: float = 0.0,
@@ -172,11 +174,11 @@ def build_lambda_resnet(
     """A backbone of the family.
 
     Args:
-        depth: 50, 101, 152, 200, 270, 350 or 420.
+        depth: 50, 101, 152, 200, 270, 350 or 420 (26 for weights of timm).
         variant: ``"resnet"``, ``"se"``, ``"lambda"`` (the paper's hybrid: the listed blocks of
             res4 and all of res5) or ``"lambda_full"`` (all of res4 and res5).
-        stem: ``"rs"`` (ResNet-RS, with pooled shortcuts) or ``"v1"`` (7x7 and max-pooling, plain
-            shortcuts; takes ordinary ResNet weights).
+        stem: ``"rs"`` (ResNet-RS, with pooled shortcuts), or with plain shortcuts ``"v1"`` (7x7
+            and max-pooling; takes ordinary ResNet weights) or ``"tiered"`` (timm's).
         in_channels: channels of the image.
         norm: as for :func:`detectron2.layers.get_norm`.
         out_features: among ``stem``, ``res2`` ... ``res5``, ``linear``.
@@ -185,6 +187,8 @@ def build_lambda_resnet(
         se_stages: stages with squeeze-and-excitation; None = the variant's, ``()`` = none.
         se_ratio: squeezed / block output channels.
         stride_in_1x1: stride in conv1, as in the MSRA ResNets.
+        activation: ``"relu"``, or ``"silu"`` as in some of timm's networks.
+        lambda_pool: side of the pooling in a strided lambda block: 3, or 2 as in timm's.
         num_classes: build the classifier ``linear``; ``out_features=("linear",)`` then returns
             ``{"linear": logits}``.
         freeze_at: 0 to 5, see :meth:`LambdaResNet.freeze`.
@@ -215,7 +219,9 @@ def build_lambda_resnet(
             raise InputError(f"{name}={rate}: expected a number from 0 to below 1")
     check_norm("norm", norm)
     check_norm("lambda_norm_qv", lambda_norm_qv)
-    built_stem = build_stem(stem, in_channels, norm)
+    if lambda_pool not in (2, 3):
+        raise InputError(f"lambda_pool={lambda_pool!r}: expected 3 (the paper's) or 2 (timm's)")
+    built_stem = build_stem(stem, in_channels, norm, activation)
 
     stages = []
     channels, stride = STEM_CHANNELS, built_stem.stride
@@ -240,6 +246,8 @@ def build_lambda_resnet(
                 lambda_layer_per_block=layers,
                 lambda_norm_qv=lambda_norm_qv,
                 se_ratio=se_ratio if name in se_stages else 0.0,
+                activation=activation,
+                lambda_pool=lambda_pool,
                 drop_path_per_block=[drop_path.pop(0) for _ in range(num_blocks)],
             )
         )

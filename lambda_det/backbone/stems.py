@@ -1,4 +1,4 @@
-"""The two stems. ``"v1"`` is detectron2's own BasicStem; ``"rs"`` is ResNet-RS's."""
+"""The stems. ``"v1"`` is detectron2's BasicStem, ``"rs"`` ResNet-RS's, ``"tiered"`` timm's."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor
 from torch.nn import functional as F
 
+from lambda_det.backbone.activations import activation_function
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
 from lambda_det.errors import InputError
 
@@ -17,11 +18,14 @@ STEM_CHANNELS = 64
 class ResNetRSStem(CNNBlockBase):
     """Three 3x3 convolutions and a strided fourth in place of max-pooling (arXiv:2103.07579).
 
-    Stride 4 in all: 3x3 s2 32, 3x3 32, 3x3 64, 3x3 s2 64, each with norm and ReLU.
+    Stride 4 in all: 3x3 s2 32, 3x3 32, 3x3 64, 3x3 s2 64, each with norm and activation.
     """
 
-    def __init__(self, in_channels: int = 3, norm: BackboneNorm = "BN") -> None:
+    def __init__(
+        self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
+    ) -> None:
         super().__init__(in_channels, STEM_CHANNELS, stride=4)
+        self.activation = activation_function(activation)
         half = STEM_CHANNELS // 2
         self.conv1 = _conv3x3(in_channels, half, stride=2, norm=norm)
         self.conv2 = _conv3x3(half, half, stride=1, norm=norm)
@@ -31,8 +35,42 @@ class ResNetRSStem(CNNBlockBase):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4))."""
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = F.relu_(conv(x))
+            x = self.activation(conv(x))
         return x
+
+
+class TieredStem(CNNBlockBase):
+    """timm's: 3x3 s2 24, 3x3 32, 3x3 64, each with norm and activation, and a 3x3 max-pooling."""
+
+    def __init__(
+        self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
+    ) -> None:
+        super().__init__(in_channels, STEM_CHANNELS, stride=4)
+        self.activation = activation_function(activation)
+        widths = (3 * STEM_CHANNELS // 8, STEM_CHANNELS // 2, STEM_CHANNELS)
+        self.conv1 = _conv3x3(in_channels, widths[0], stride=2, norm=norm)
+        self.conv2 = _conv3x3(widths[0], widths[1], stride=1, norm=norm)
+        self.conv3 = _conv3x3(widths[1], widths[2], stride=1, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4))."""
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = self.activation(conv(x))
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+
+class V1Stem(BasicStem):
+    """detectron2's 7x7 s2 64 and 3x3 max-pooling, with a choice of activation."""
+
+    def __init__(
+        self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
+    ) -> None:
+        super().__init__(in_channels, STEM_CHANNELS, norm)
+        self.activation = activation_function(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4))."""
+        return F.max_pool2d(self.activation(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int, norm: BackboneNorm) -> Conv2d:
@@ -49,14 +87,19 @@ def _conv3x3(in_channels: int, out_channels: int, *, stride: int, norm: Backbone
     return conv
 
 
-def build_stem(stem: str, in_channels: int, norm: BackboneNorm) -> CNNBlockBase:
+_STEMS = {"rs": ResNetRSStem, "v1": V1Stem, "tiered": TieredStem}
+
+
+def build_stem(
+    stem: str, in_channels: int, norm: BackboneNorm, activation: str = "relu"
+) -> CNNBlockBase:
     """The stem by name.
 
     Raises:
-        InputError: ``stem`` is neither ``"rs"`` nor ``"v1"``.
+        InputError: ``stem`` is none of ``"rs"``, ``"v1"``, ``"tiered"``, or the activation is
+            unknown.
     """
-    if stem == "rs":
-        return ResNetRSStem(in_channels, norm)
-    if stem == "v1":
-        return BasicStem(in_channels, STEM_CHANNELS, norm)
-    raise InputError(f"stem={stem!r}: expected one of 'rs', 'v1'")
+    if stem not in _STEMS:
+        allowed = ", ".join(map(repr, _STEMS))
+        raise InputError(f"stem={stem!r}: expected one of {allowed}")
+    return _STEMS[stem](in_channels, norm, activation)

@@ -24,6 +24,8 @@ def build(arguments: dict):
         ({"variant": ""}, ["variant", "''"]),
         ({"stem": "deep"}, ["stem", "deep", "rs", "v1"]),
         ({"stem": None}, ["stem", "None"]),
+        ({"activation": "gelu"}, ["activation", "gelu", "relu", "silu"]),
+        ({"lambda_pool": 4}, ["lambda_pool", "4", "3", "2"]),
         ({"norm": "bn"}, ["norm", "bn", "FrozenBN"]),
         ({"norm": "bn", "stem": "v1"}, ["norm", "bn", "FrozenBN"]),
         ({"norm": "bn", "stem": "v1", "variant": "resnet"}, ["norm", "bn"]),

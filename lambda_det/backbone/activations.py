@@ -1,0 +1,28 @@
+"""The activation that follows every norm of the family, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from lambda_det.errors import InputError
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATIONS: dict[str, Activation] = {"relu": F.relu_, "silu": partial(F.silu, inplace=True)}
+"""Name -> function that works in place. The papers' is ReLU; SiLU is for timm's weights."""
+
+
+def activation_function(name: str) -> Activation:
+    """The activation called ``name``.
+
+    Raises:
+        InputError: the family has no such activation.
+    """
+    if name not in ACTIVATIONS:
+        allowed = ", ".join(map(repr, ACTIVATIONS))
+        raise InputError(f"activation={name!r}: expected one of {allowed}")
+    return ACTIVATIONS[name]
