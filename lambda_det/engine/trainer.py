@@ -58,8 +58,9 @@ class Trainer(DefaultTrainer):
         """As detectron2's: the last checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
 
         Raises:
-            InputError: the file cannot be read. (What is frozen but was not in it is an error
-                too, when the training starts.)
+            InputError: the file cannot be read, or fills less than
+                MODEL.LAMBDA_RESNET.MIN_COVERAGE asks for. (What is frozen but was not in it is
+                an error too, when the training starts.)
         """
         weights = self.cfg.MODEL.WEIGHTS
         if resume and self.checkpointer.has_checkpoint():
@@ -73,7 +74,7 @@ class Trainer(DefaultTrainer):
                     "start anew, or write the name of an earlier one into it"
                 ) from error
         elif weights:
-            load_weights(self.model, weights)
+            load_weights(self.model, weights, cfg=self.cfg)
         else:
             logger.info("MODEL.WEIGHTS is empty: training from random weights")
 
@@ -99,5 +100,5 @@ def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
     model = Trainer.build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS, complete=True)
+    load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     return Trainer.test(cfg, model)

@@ -16,9 +16,7 @@ from lambda_det.errors import InputError
 @pytest.mark.parametrize(
     ("address", "scheme"),
     [
-        ("torchvision://resnet101", "torchvision"),
-        ("torchvision://resnet152", "torchvision"),
-        ("timm://resnetrs101.tf_in1k", "timm"),
+        ("torchvison://resnet101", "torchvison"),
         ("htpp://example.org/model.pth", "htpp"),
     ],
 )

@@ -123,9 +123,13 @@ WRONG = {
     "unknown key": (["MODEL.LAMBDA_RESNET.DEEPTH", "50"], ["MODEL.LAMBDA_RESNET.DEEPTH"]),
     "wrong type": (["MODEL.LAMBDA_RESNET.DEPTH", "deep"], ["MODEL.LAMBDA_RESNET.DEPTH"]),
     "absent weights": (["MODEL.WEIGHTS", "/nowhere/w.pth"], ["MODEL.WEIGHTS", "/nowhere/w.pth"]),
-    "weights of a kind to come": (
-        ["MODEL.WEIGHTS", "torchvision://resnet101"],
-        ["MODEL.WEIGHTS='torchvision://resnet101'", "'torchvision://' are not supported yet"],
+    "weights of no kind": (
+        ["MODEL.WEIGHTS", "torchvison://resnet101"],
+        ["MODEL.WEIGHTS='torchvison://resnet101'", "'torchvison://' are not supported"],
+    ),
+    "weights of no model": (
+        ["MODEL.WEIGHTS", "torchvision://resnet99"],
+        ["MODEL.WEIGHTS='torchvision://resnet99'", "no model 'resnet99'"],
     ),
     "no gpu": (["MODEL.DEVICE", "cuda"], ["MODEL.DEVICE", "cuda", "cpu"]),
 }

@@ -1,0 +1,178 @@
+"""The network that a state dict belongs to, read off its names and shapes."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from lambda_det.backbone.architectures import (
+    BLOCKS_PER_STAGE,
+    STAGES,
+    VARIANTS,
+    lambda_block_flags,
+    se_stages_of,
+)
+from lambda_det.backbone.build import CONFIG_KEYS
+from lambda_det.config import get_cfg
+from lambda_det.errors import InputError
+
+Architecture = dict[str, object]
+"""Arguments of :func:`lambda_det.backbone.build_lambda_resnet`."""
+
+
+def refuse_other_families(tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError for residual networks whose blocks this family does not have.
+
+    Args:
+        tensors: under our names.
+    """
+    blocks = {
+        name.rpartition(".conv")[0] for name in tensors if re.match(r"res\d\.\d+\.conv", name)
+    }
+    blocks = {block.removesuffix(".norm") for block in blocks if block.count(".") == 1}
+    if blocks and not any(f"{block}.conv3.weight" in tensors for block in blocks):
+        raise InputError("has basic blocks (ResNet-18, ResNet-34), the family has bottlenecks only")
+    for name, tensor in tensors.items():
+        match = re.match(r"res(\d)\.\d+\.conv2\.weight$", name)
+        if match is None or tensor.dim() != 4:
+            continue
+        width = 64 * 2 ** (int(match[1]) - 2)
+        if tensor.shape[1] != tensor.shape[0]:
+            raise InputError(f"has grouped convolutions (ResNeXt; {name}), the family has none")
+        if tensor.shape[0] != width:
+            raise InputError(
+                f"has {tensor.shape[0]} channels in {name} (Wide ResNet), the family has {width}"
+            )
+
+
+def infer_architecture(
+    tensors: Mapping[str, Tensor], *, global_scope: bool = False
+) -> Architecture:
+    """Arguments that build the network of these tensors (our names, no prefix).
+
+    What names and shapes do not show (activation, stride in the 1x1, pooling) is left out.
+    ``global_scope`` says that the tables of positions are those of a global scope.
+
+    Raises:
+        InputError: a number of blocks, or a mix of layers, that the family does not have.
+    """
+    blocks = [_num_blocks(tensors, stage) for stage in STAGES]
+    depth = next((d for d, numbers in BLOCKS_PER_STAGE.items() if list(numbers) == blocks), None)
+    if depth is None:
+        known = ", ".join(f"{d}: {list(numbers)}" for d, numbers in BLOCKS_PER_STAGE.items())
+        raise InputError(f"has {blocks} blocks in res2 to res5; the family has {known}")
+    architecture: Architecture = {"depth": depth, "stem": _stem(tensors)}
+    flags = {
+        stage: [
+            any(name.startswith(f"{stage}.{block}.lambda_layer.") for name in tensors)
+            for block in range(count)
+        ]
+        for stage, count in zip(STAGES, blocks, strict=True)
+    }
+    se_stages = tuple(s for s in STAGES if f"{s}.0.se.fc1.weight" in tensors)
+    architecture |= _variant(depth, flags, se_stages)
+    if se_stages:
+        weight = tensors[f"{se_stages[0]}.0.se.fc1.weight"]
+        architecture["se_ratio"] = weight.shape[0] / weight.shape[1]
+    lambda_blocks = [
+        f"{stage}.{block}" for stage in STAGES for block, flag in enumerate(flags[stage]) if flag
+    ]
+    if lambda_blocks:
+        architecture |= _layer_arguments(tensors, lambda_blocks, global_scope)
+    if "linear.weight" in tensors:
+        architecture["num_classes"] = tensors["linear.weight"].shape[0]
+    return architecture
+
+
+def config_line(architecture: Architecture) -> str:
+    """``KEY VALUE`` pairs for a command line that ask for this network."""
+    defaults = get_cfg()
+    pairs = []
+    for argument, value in architecture.items():
+        if argument == "lambda_blocks":
+            for stage, choice in value.items():
+                choice = ["all"] if choice == "all" else choice
+                pairs.append(f"{CONFIG_KEYS[argument]}.{stage.upper()} {_shown(choice)}")
+        elif argument in CONFIG_KEYS:
+            key = CONFIG_KEYS[argument]
+            value = 0 if value == "global" else value
+            is_default = value == functools.reduce(getattr, key.split("."), defaults)
+            if argument in ("depth", "variant", "stem") or not is_default:
+                pairs.append(f"{key} {_shown(value)}")
+    return " ".join(pairs)
+
+
+def _shown(value: object) -> str:
+    is_list = isinstance(value, tuple | list)
+    return f'"{list(value)}"'.replace(" ", "") if is_list else str(value)
+
+
+def _num_blocks(tensors: Mapping[str, Tensor], stage: str) -> int:
+    numbers = {int(m[1]) for name in tensors if (m := re.match(rf"{stage}\.(\d+)\.", name))}
+    return max(numbers, default=-1) + 1
+
+
+def _stem(tensors: Mapping[str, Tensor]) -> str:
+    first = tensors.get("stem.conv1.weight")
+    if first is None:
+        raise InputError("has no stem (stem.conv1.weight is missing)")
+    if first.shape[-1] == 7:
+        return "v1"
+    if "stem.conv4.weight" in tensors:
+        return "rs"
+    if "stem.conv3.weight" in tensors and first.shape[0] == 24:
+        return "tiered"
+    raise InputError(f"has a stem that the family does not have (first: {tuple(first.shape)})")
+
+
+def _variant(
+    depth: int, flags: Mapping[str, list[bool]], se_stages: tuple[str, ...]
+) -> Architecture:
+    for name in VARIANTS:
+        if lambda_block_flags(depth, name) == flags and se_stages_of(name) == se_stages:
+            return {"variant": name}
+    chosen = {
+        stage: "all" if all(row) else [i for i, flag in enumerate(row, start=1) if flag]
+        for stage, row in flags.items()
+    }
+    return {"variant": "resnet", "lambda_blocks": chosen, "se_stages": se_stages}
+
+
+def _layer_arguments(
+    tensors: Mapping[str, Tensor], blocks: list[str], global_scope: bool
+) -> Architecture:
+    """Arguments of the lambda layers, which must be the same in all blocks."""
+    found: list[Architecture] = []
+    for block in blocks:
+        layer = f"{block}.lambda_layer"
+        embedding = tensors.get(f"{layer}.embedding")
+        query = tensors.get(f"{layer}.query.weight")
+        if query is None:
+            raise InputError(f"has no {layer}.query.weight")
+        row: Architecture = {
+            "content": f"{layer}.key.weight" in tensors,
+            "position": embedding is not None,
+            "position_bias": f"{layer}.position_bias" in tensors,
+        }
+        if embedding is not None:
+            row["query_depth"], row["intra_depth"] = embedding.shape[:2]
+            row["num_heads"] = query.shape[0] // embedding.shape[0]
+            row["scope"] = "global" if global_scope else embedding.shape[-1]
+            if global_scope:
+                stride = _input_stride(block)
+                row["max_size"] = tuple((s + 1) // 2 * stride for s in embedding.shape[-2:])
+        found.append(row)
+    if any(row != found[0] for row in found):
+        raise InputError("has lambda layers that differ in scope, heads or depth among blocks")
+    defaults = {"content": True, "position": True, "position_bias": False}
+    return {key: value for key, value in found[0].items() if defaults.get(key) != value}
+
+
+def _input_stride(block: str) -> int:
+    """Stride at which a block's lambda layer works: a strided one pools behind it."""
+    stage, _, number = block.partition(".")
+    index = STAGES.index(stage)
+    return 4 * 2 ** (index - 1 if index and number == "0" else index)

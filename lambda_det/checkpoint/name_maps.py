@@ -1,0 +1,217 @@
+"""Whose tensor is called what: one map of names per source, as data.
+
+Ours are those of the bare backbone: ``stem.conv1.weight``, ``res4.5.lambda_layer.embedding``,
+``linear.weight``. The others' are facts about public state dicts (reference: timm 1.0,
+torchvision, detectron2's c2_model_loading, d-li14/lambda.pytorch).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from torch import Tensor
+
+SPLIT_QKV = ("lambda_layer.query", "lambda_layer.key", "lambda_layer.value")
+"""Target of a projection whose rows are queries, keys and values, in this order."""
+
+Target = str | tuple[str, ...] | None
+_LEAVES = MappingProxyType({n: n for n in ("weight", "bias", "running_mean", "running_var")})
+
+
+@dataclass(frozen=True, eq=False)
+class NameMap:
+    """How one source names a network.
+
+    ``block`` and ``outside`` map modules (or single tensors) to ours; None is what stands for
+    nothing here and is left out knowingly.
+    """
+
+    source: str
+    """As ``tools/convert_weights.py --source`` calls it."""
+    layout: str
+    """For people."""
+    stage: str
+    """Expression of a block's prefix, with a group each for the stage and the block's number."""
+    outside: Mapping[str, Target]
+    block: Mapping[str, Target]
+    first_stage: int = 1
+    """The number that the source gives to res2."""
+    separator: str = "."
+    leaves: Mapping[str, str] = field(default_factory=lambda: _LEAVES)
+    reshape: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+    """Tensor of a block -> its change of shape."""
+    lambda_layer: str = ""
+    """Prefix of the lambda layer of the first block."""
+
+    def split(self, name: str) -> tuple[str, str] | None:
+        """(our prefix of the block, the rest of the name), or None outside the stages."""
+        match = re.match(self.stage, name)
+        if match is None:
+            return None
+        stage = int(match[1]) - self.first_stage + 2
+        return f"res{stage}.{match[2]}.", name[match.end() :]
+
+    def translate(self, name: str) -> Target | KeyError:
+        """Our name(s) of a tensor; None = left out knowingly; a KeyError (not raised) = unknown."""
+        parts = self.split(name)
+        prefix, rest, table = ("", name, self.outside) if parts is None else (*parts, self.block)
+        if rest in table:
+            return _prefixed(prefix, table[rest], "")
+        for module in sorted(table, key=len, reverse=True):
+            leaf = self.leaves.get(rest.removeprefix(module + self.separator))
+            if rest.startswith(module + self.separator) and leaf is not None:
+                return _prefixed(prefix, table[module], f".{leaf}")
+        return KeyError(name)
+
+    def belongs(self, name: str) -> bool:
+        """Whether a name, known or not, lies in the stem or in a block."""
+        if self.split(name) is not None:
+            return True
+        parts = {
+            known.split(self.separator)[0]
+            for known, target in self.outside.items()
+            if target is None or "stem" in target
+        }
+        return name.split(self.separator)[0] in parts
+
+
+def _prefixed(prefix: str, target: Target, leaf: str) -> Target:
+    if target is None:
+        return None
+    if isinstance(target, tuple):
+        return tuple(f"{prefix}{part}{leaf}" for part in target)
+    return f"{prefix}{target}{leaf}"
+
+
+_CONVS = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)}
+_NORMS = {f"bn{i}": f"conv{i}.norm" for i in (1, 2, 3)}
+
+TORCHVISION = NameMap(
+    source="torchvision",
+    layout="ResNet of torchvision or timm",
+    stage=r"layer([1-4])\.(\d+)\.",
+    outside={"conv1": "stem.conv1", "bn1": "stem.conv1.norm", "fc": "linear"},
+    block={
+        **_CONVS,
+        **_NORMS,
+        "downsample.0": "shortcut",
+        "downsample.1": "shortcut.norm",
+    },
+)
+
+TIMM_RESNET_RS = NameMap(
+    source="timm",
+    layout="ResNet-RS of timm",
+    stage=r"layer([1-4])\.(\d+)\.",
+    outside={
+        "conv1.0": "stem.conv1",
+        "conv1.1": "stem.conv1.norm",
+        "conv1.3": "stem.conv2",
+        "conv1.4": "stem.conv2.norm",
+        "conv1.6": "stem.conv3",
+        "bn1": "stem.conv3.norm",
+        "maxpool.0": "stem.conv4",
+        "maxpool.1": "stem.conv4.norm",
+        "fc": "linear",
+    },
+    block={
+        **_CONVS,
+        **_NORMS,
+        "downsample.1": "shortcut",  # downsample.0 is the pooling
+        "downsample.2": "shortcut.norm",
+        "se.fc1": "se.fc1",
+        "se.fc2": "se.fc2",
+    },
+)
+
+TIMM_LAMBDA = NameMap(
+    source="timm",
+    layout="LambdaResNet of timm",
+    stage=r"stages\.([0-3])\.(\d+)\.",
+    first_stage=0,
+    lambda_layer="stages.0.0.self_attn.",
+    outside={
+        **{f"stem.conv{i}.conv": f"stem.conv{i}" for i in (1, 2, 3)},
+        **{f"stem.conv{i}.bn": f"stem.conv{i}.norm" for i in (1, 2, 3)},
+        "head.fc": "linear",
+    },
+    block={
+        "conv1_1x1.conv": "conv1",
+        "conv1_1x1.bn": "conv1.norm",
+        "conv2_kxk.conv": "conv2",
+        "conv2_kxk.bn": "conv2.norm",
+        "conv3_1x1.conv": "conv3",
+        "conv3_1x1.bn": "conv3.norm",
+        "shortcut.conv": "shortcut",
+        "shortcut.bn": "shortcut.norm",
+        "self_attn.qkv.weight": tuple(f"{part}.weight" for part in SPLIT_QKV),
+        "self_attn.norm_q": "lambda_layer.query_norm",
+        "self_attn.norm_v": "lambda_layer.value_norm",
+        "self_attn.conv_lambda.weight": "lambda_layer.embedding",
+        "self_attn.conv_lambda.bias": "lambda_layer.position_bias",
+        "self_attn.pos_emb": "lambda_layer.embedding",
+        "post_attn": "lambda_norm",
+    },
+    reshape={
+        "self_attn.conv_lambda.weight": lambda kernel: kernel.squeeze(-1),  # (k, 1, r, r, 1)
+        "self_attn.pos_emb": lambda table: table.permute(2, 0, 1).unsqueeze(1),  # (rh, rw, k)
+    },
+)
+
+DLI14 = NameMap(
+    source="dli14",
+    layout="LambdaResNet of d-li14",
+    stage=r"layer([1-4])\.(\d+)\.",
+    lambda_layer="layer1.0.conv2.",
+    outside=TORCHVISION.outside,
+    block={
+        "conv1": "conv1",
+        "bn1": "conv1.norm",
+        "conv3": "conv3",
+        "bn3": "conv3.norm",
+        "downsample.0": "shortcut",
+        "downsample.1": "shortcut.norm",
+        "conv2.conv_qkv.weight": tuple(f"{part}.weight" for part in SPLIT_QKV),
+        "conv2.norm_q": "lambda_layer.query_norm",
+        "conv2.norm_v": "lambda_layer.value_norm",
+        "conv2.lambda_conv.weight": "lambda_layer.embedding",
+        "conv2.lambda_conv.bias": "lambda_layer.position_bias",
+        "bn2": "lambda_norm",
+    },
+    reshape={"conv2.lambda_conv.weight": lambda kernel: kernel.squeeze(2)},  # (k, u, 1, r, r)
+)
+
+_CAFFE2_NORM = {"res_conv1_bn": "stem.conv1.norm", "conv1_bn": "stem.conv1.norm"}
+_CAFFE2_BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2"}
+_CAFFE2_BRANCHES["branch2c"] = "conv3"
+
+CAFFE2 = NameMap(
+    source="detectron2",
+    layout="ResNet of MSRA under Caffe2's names",
+    stage=r"res([2-5])_(\d+)_",
+    first_stage=2,
+    separator="_",
+    outside={
+        "conv1": "stem.conv1",
+        "conv1_b": None,  # detectron2 leaves it out too: a norm follows
+        **_CAFFE2_NORM,
+        "fc1000": "linear",
+        "pred": "linear",
+    },
+    block={
+        **_CAFFE2_BRANCHES,
+        **{f"{name}_bn": f"{module}.norm" for name, module in _CAFFE2_BRANCHES.items()},
+    },
+    leaves={
+        **{"w": "weight", "b": "bias"},
+        **{"gamma": "weight", "beta": "bias", "s": "weight"},
+        **{"running_mean": "running_mean", "rm": "running_mean"},
+        **{"running_var": "running_var", "riv": "running_var"},
+    },
+)
+
+NAME_MAPS = (TORCHVISION, TIMM_RESNET_RS, TIMM_LAMBDA, DLI14, CAFFE2)
+"""All but our own, which need no translation. Of two that know as many names the first counts."""

@@ -1,0 +1,136 @@
+"""Safe reading of a weights file: no code that it may contain is run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import re
+import zipfile
+from argparse import Namespace
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from lambda_det.checkpoint.numpy_pickle import (
+    RECONSTRUCT,
+    SCALAR,
+    ForbiddenName,
+    load_numpy_pickle,
+)
+from lambda_det.errors import InputError
+
+FORMATS = ".pth of PyTorch, .safetensors, .pkl of the detectron2 model zoo"
+_SNIFFED_BYTES = 16
+_ZIP = b"PK\x03\x04"
+_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the magic number of torch.save before 1.6
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What a file holds: nested plain containers of tensors, numpy arrays, numbers and text."""
+
+    data: object
+    metadata: dict[str, str] = field(default_factory=dict)
+    """The header's of a safetensors file."""
+
+
+def read_file(path: str) -> FileContent:
+    """Read a file of weights, whatever its name ends in.
+
+    ``torch.load(weights_only=True)`` for PyTorch's files, the safetensors library for its own, and
+    for other pickles an unpickler that admits numpy arrays and plain containers only.
+
+    Raises:
+        InputError: no file, empty, truncated, no checkpoint at all, or one that names code.
+    """
+    if os.path.isdir(path):
+        raise InputError(f"{path}: is a folder, expected a checkpoint file ({FORMATS})")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_SNIFFED_BYTES)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
+    _refuse_other_kinds(path, start)
+    try:
+        if start.startswith((_ZIP, _TORCH_LEGACY)):
+            return FileContent(_read_torch(path))
+        if start[8:9] == b"{":
+            return _read_safetensors(path)
+        with open(path, "rb") as file:
+            return FileContent(load_numpy_pickle(file))
+    except InputError:
+        raise
+    except ForbiddenName as error:
+        raise InputError(
+            f"{path}: refused, it names {error}, which is no tensor, numpy array or plain "
+            "container; nothing of it was run"
+        ) from error
+    except Exception as error:  # damaged bytes raise whatever they happen to mean
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint, truncated or damaged ({_reason(error)})"
+        ) from error
+
+
+def _refuse_other_kinds(path: str, start: bytes) -> None:
+    if not start:
+        raise InputError(f"{path}: is empty, expected a checkpoint ({FORMATS})")
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<")):
+        raise InputError(
+            f"{path}: is a web page, not a checkpoint ({FORMATS}); the download went wrong"
+        )
+    if start.startswith(b"version https://"):
+        raise InputError(
+            f"{path}: is a Git LFS pointer, not the checkpoint itself; fetch it by 'git lfs pull'"
+        )
+    is_known = start.startswith((_ZIP, b"\x80")) or start[8:9] == b"{"
+    if not is_known and not start.startswith((b"(", b"c", b"}", b"]")):  # pickles of protocol 0, 1
+        raise InputError(f"{path}: cannot be read as a checkpoint ({FORMATS})")
+
+
+def _read_torch(path: str) -> object:
+    with open(path, "rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    if is_zip and not zipfile.is_zipfile(path):  # the directory stands at a zip's end
+        raise InputError(f"{path}: is truncated, the end of the checkpoint is missing")
+    try:
+        with _harmless_types():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"(?:GLOBAL|function|class|instantiate) `?([\w.<>]+)", str(error))
+        if name is None:
+            raise
+        raise ForbiddenName(name[1].rstrip(".")) from error
+
+
+def _harmless_types() -> contextlib.AbstractContextManager:
+    """timm's checkpoints hold their arguments, detectron2's the odd numpy number."""
+    safe_globals = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
+    if safe_globals is None:
+        return contextlib.nullcontext()
+    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    return safe_globals([Namespace, np.ndarray, np.dtype, RECONSTRUCT, SCALAR, *dtypes])
+
+
+def _read_safetensors(path: str) -> FileContent:
+    try:
+        from safetensors import safe_open
+    except ModuleNotFoundError:
+        raise InputError(
+            f"{path}: is a safetensors file, and the package that reads it is not installed: "
+            "pip install safetensors"
+        ) from None
+    with safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return FileContent(tensors, dict(file.metadata() or {}))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return "its header is no JSON"
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,101 @@
+"""Weights trained on other images are made to fit exactly where that is possible."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lambda_det import get_cfg
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.checkpoint import load_weights
+from lambda_det.checkpoint.images import IMAGENET, MSRA, ImageFormat, fit_to_config
+from lambda_det.checkpoint.writing import write_weights
+
+FORMATS = {"imagenet": IMAGENET, "msra": MSRA, "bgr": IMAGENET.in_order("BGR")}
+
+
+@pytest.fixture(autouse=True)
+def _records_reach_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("lambda_det"), "propagate", True)
+
+
+def network_input(pixels_rgb: Tensor, images: ImageFormat) -> Tensor:
+    """What detectron2 feeds for an RGB picture of 0 ... 255."""
+    pixels = pixels_rgb if images.channel_order == "RGB" else pixels_rgb.flip(1)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.pixel_mean, images.pixel_std))
+    return (pixels - mean) / std
+
+
+def config(images: ImageFormat):
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.LAMBDA_RESNET.VARIANT", "resnet", "MODEL.LAMBDA_RESNET.DEPTH", 50])
+    cfg.merge_from_list(["MODEL.LAMBDA_RESNET.STEM", "v1", "INPUT.FORMAT", images.channel_order])
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = list(images.pixel_mean), list(images.pixel_std)
+    return cfg
+
+
+@pytest.mark.parametrize("trained", FORMATS)
+@pytest.mark.parametrize("given", FORMATS)
+def test_same_picture_same_features(trained: str, given: str, tmp_path: Path, caplog) -> None:
+    """Through a file with metadata and a whole load."""
+    trained_on, fed = FORMATS[trained], FORMATS[given]
+    torch.manual_seed(0)
+    arguments = {"depth": 50, "variant": "resnet", "stem": "v1", "out_features": ("res2",)}
+    reference = build_lambda_resnet(**arguments).eval()
+    file = str(tmp_path / "w.pth")
+    architecture = {"depth": 50, "variant": "resnet", "stem": "v1"}
+    tensors = {n: t for n, t in reference.state_dict().items() if t.is_floating_point()}
+    write_weights(file, tensors, architecture=architecture, images=trained_on, origin="test")
+
+    ours = build_lambda_resnet(**arguments).eval()
+    with caplog.at_level(logging.INFO):
+        load_weights(ours, file, cfg=config(fed))
+    pixels = torch.rand(1, 3, 33, 47) * 255
+    with torch.no_grad():
+        expected = reference(network_input(pixels, trained_on))["res2"]
+        found = ours(network_input(pixels, fed))["res2"]
+    assert ((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    exchanged = trained_on.channel_order != fed.channel_order
+    assert ("exchanged" in caplog.text) == exchanged
+    assert ("PIXEL_STD" in caplog.text) == (("msra" in (trained, given)) and trained != given)
+    assert "PIXEL_MEAN" not in caplog.text
+
+
+def test_another_mean_is_warned_of(caplog) -> None:
+    tensors = {"stem.conv1.weight": torch.ones(2, 3, 1, 1)}
+    given = ImageFormat("RGB", (127.5, 127.5, 127.5), IMAGENET.pixel_std)
+    with caplog.at_level(logging.WARNING):
+        fit_to_config(tensors, IMAGENET, given, "file")
+    assert "MODEL.PIXEL_MEAN" in caplog.text and "123.675" in caplog.text and "127.5" in caplog.text
+    assert torch.equal(tensors["stem.conv1.weight"], torch.ones(2, 3, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (["MODEL.LAMBDA_RESNET.STRIDE_IN_1X1", False], ["STRIDE_IN_1X1", "stride_in_1x1=True"]),
+        (["MODEL.LAMBDA_RESNET.ACTIVATION", "silu"], ["ACTIVATION", "activation='relu'"]),
+        (["MODEL.LAMBDA_RESNET.LAMBDA_POOL", 2], ["LAMBDA_POOL", "lambda_pool=3"]),
+    ],
+    ids=["stride", "activation", "pool"],
+)
+def test_what_no_shape_shows_is_warned_of(override, words, tmp_path: Path, caplog) -> None:
+    arguments = {"depth": 50, "variant": "resnet", "stem": "v1"}
+    network = build_lambda_resnet(**arguments, out_features=("res2",))
+    tensors = {n: t for n, t in network.state_dict().items() if t.is_floating_point()}
+    file = str(tmp_path / "w.pth")
+    hidden = {"stride_in_1x1": True, "activation": "relu", "lambda_pool": 3}
+    write_weights(file, tensors, architecture=arguments | hidden, images=None, origin="test")
+    cfg = config(IMAGENET)
+    cfg.MODEL.LAMBDA_RESNET.STRIDE_IN_1X1 = True
+    with caplog.at_level(logging.WARNING):
+        load_weights(network, file, cfg=cfg)
+    assert not caplog.records
+    cfg.merge_from_list(override)
+    with caplog.at_level(logging.WARNING):
+        load_weights(network, file, cfg=cfg)
+    assert all(word in caplog.text for word in words)

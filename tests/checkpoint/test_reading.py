@@ -1,0 +1,177 @@
+"""Safe reading: what is no checkpoint gets its own line, and nothing in a file is run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from argparse import Namespace
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lambda_det.checkpoint.reading import read_file
+from lambda_det.checkpoint.tensors import check_finite, find_tensors
+from lambda_det.errors import InputError
+
+ARRAYS = {"conv1_w": np.arange(6, dtype=np.float32).reshape(2, 3), "epoch": 3, "names": ["a", None]}
+
+
+class Attack:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        read_file(str(path))
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+def test_the_attack_would_work(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Attack(tmp_path / "made")))
+    assert (tmp_path / "made").is_dir()
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pth", "weights.bin"])
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_pickle_that_runs_code(name: str, protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / name
+    content = {"model": {"w": np.zeros(2)}, "extra": Attack(tmp_path / "made")}
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    assert f"refused, it names {os.mkdir.__module__}.mkdir" in refused(path)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])
+def test_pytorch_file_that_runs_code(name: str, is_zip: bool, tmp_path: Path) -> None:
+    content = {"model": {"w": torch.zeros(2)}, "extra": Attack(tmp_path / "made")}
+    torch.save(content, tmp_path / name, _use_new_zipfile_serialization=is_zip)
+    assert f"refused, it names {os.mkdir.__module__}.mkdir" in refused(tmp_path / name)
+    assert not (tmp_path / "made").exists()
+
+
+def test_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
+    assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth")
+
+
+def test_tensors_of_pytorch_in_a_bare_pickle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": torch.zeros(2)}))
+    assert "torch." in refused(tmp_path / "w.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_numpy_pickle(protocol: int, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pkl"
+    arrays = ARRAYS | {"more": OrderedDict(x=np.float64(2.5)), "fortran": np.eye(3)[:, :2].T}
+    path.write_bytes(pickle.dumps(arrays, protocol=protocol))
+    found = read_file(str(path)).data
+    assert np.array_equal(found["conv1_w"], arrays["conv1_w"])
+    assert np.array_equal(found["fortran"], arrays["fortran"])
+    assert found["more"]["x"] == 2.5 and found["names"] == ["a", None]
+
+
+@pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
+def test_pytorch_file(is_zip: bool, tmp_path: Path) -> None:
+    """With the extras that training scripts of timm and detectron2 save."""
+    content = {
+        "model": {"w": torch.arange(3.0)},
+        "args": Namespace(lr=0.1),
+        "best": np.float64(71.5),
+        "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}},
+    }
+    path = tmp_path / "weights.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+    assert torch.equal(read_file(str(path)).data["model"]["w"], torch.arange(3.0))
+
+
+def test_safetensors(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    path = tmp_path / "weights.pth"  # the content counts, not the name
+    safetensors.save_file({"w": torch.arange(3.0)}, path, metadata={"key": "text"})
+    found = read_file(str(path))
+    assert torch.equal(found.data["w"], torch.arange(3.0)) and found.metadata == {"key": "text"}
+
+
+def test_safetensors_without_its_package(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "w.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
+    assert "pip install safetensors" in refused(tmp_path / "w.safetensors")
+
+
+BYTES = {
+    "empty": (b"", "is empty"),
+    "html": (b"\n <!DOCTYPE html><title>404</title>", "web page"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
+    "text": (b"just some words, no weights", "cannot be read as a checkpoint"),
+    "noise": (bytes(range(128, 228)), "cannot be read as a checkpoint"),
+}
+
+
+@pytest.mark.parametrize("case", BYTES)
+def test_other_files(case: str, tmp_path: Path) -> None:
+    content, words = BYTES[case]
+    (tmp_path / "w.pth").write_bytes(content)
+    assert words in refused(tmp_path / "w.pth")
+
+
+def test_folder_and_missing_file(tmp_path: Path) -> None:
+    assert "is a folder" in refused(tmp_path)
+    assert "no such file" in refused(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "pickle", "safetensors"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_truncated(kind: str, share: float, tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps({"w": np.random.rand(200)}, protocol=2))
+    elif kind == "safetensors":
+        pytest.importorskip("safetensors.torch").save_file({"w": torch.rand(200)}, path)
+    else:
+        torch.save({"w": torch.rand(200)}, path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    assert "truncated" in refused(path)
+
+
+def test_weights_are_found_in_their_containers() -> None:
+    w, other = torch.ones(2), torch.zeros(2)
+    plain = {"w": w, "n.num_batches_tracked": torch.tensor(3)}
+    for content, container in (
+        (plain, ""),
+        ({"model": plain, "optimizer": {"state": {}}, "iteration": 3}, "model"),
+        ({"state_dict": plain, "epoch": 1}, "state_dict"),
+        ({"model_state": plain}, "model_state"),
+        ({"state_dict": {"w": other}, "state_dict_ema": plain}, "state_dict_ema"),
+        ({"model": {"w": other}, "model_ema": {"module": plain, "decay": 0.9}}, "module"),
+        ({"blobs": {"w": w.numpy(), "w_momentum": other.numpy()}}, "blobs"),
+    ):
+        found = find_tensors("file", content)
+        assert list(found.tensors) == ["w"] and torch.equal(found.tensors["w"], w), content
+        assert found.container == container
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.ones(2), {"model": {}}])
+def test_no_weights_at_all(content) -> None:
+    with pytest.raises(InputError, match="holds no weights"):
+        find_tensors("file", content)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_broken_numbers_are_reported_by_name(value: float) -> None:
+    tensors = {"a": torch.ones(2), "b.c": torch.tensor([1.0, value]), "d": torch.tensor([value])}
+    with pytest.raises(InputError, match=r"file: 2 of 3 tensors hold NaN or Inf \(first: b\.c\)"):
+        check_finite("file", tensors)
+    check_finite("file", {"a": torch.ones(2)})
