@@ -123,6 +123,8 @@ def translate(path: str, content: FileContent) -> Source:
         images = ImageFormat.from_dict(images) if images else None
         return Source(**facts, images=images, declared=dict(metadata["architecture"]))
     images, hidden = _known_of(layout, author)
+    if images is None:
+        images = _of_a_pretraining(found.siblings)
     return Source(**facts, images=images, hidden=hidden)
 
 
@@ -216,6 +218,15 @@ def _metadata(header: Mapping[str, str], siblings: Mapping[str, object]) -> Mapp
         return json.loads(header[METADATA_KEY])
     found = siblings.get(METADATA_KEY)
     return found if isinstance(found, Mapping) else {}
+
+
+def _of_a_pretraining(siblings: Mapping[str, object]) -> ImageFormat | None:
+    """Images that the files of our own pretraining name beside the weights."""
+    metadata = siblings.get("metadata")
+    try:
+        return ImageFormat.from_dict({"channel_order": metadata["image_format"], **metadata})
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _known_of(layout: Layout | None, author: str) -> tuple[ImageFormat | None, Architecture]:

@@ -13,6 +13,8 @@ from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.images import IMAGENET, MSRA, ImageFormat, fit_to_config
+from lambda_det.checkpoint.reading import FileContent
+from lambda_det.checkpoint.source import translate
 from lambda_det.checkpoint.writing import write_weights
 
 FORMATS = {"imagenet": IMAGENET, "msra": MSRA, "bgr": IMAGENET.in_order("BGR")}
@@ -99,3 +101,12 @@ def test_what_no_shape_shows_is_warned_of(override, words, tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING):
         load_weights(network, file, cfg=cfg)
     assert all(word in caplog.text for word in words)
+
+
+def test_files_of_a_pretraining_name_their_images() -> None:
+    state = build_lambda_resnet(50, "resnet", out_features=("res2",)).state_dict()
+    metadata = {"image_format": "RGB", "pixel_mean": [1.0, 2, 3], "pixel_std": [4.0, 5, 6]}
+    content = {"model": state, "metadata": metadata | {"classes": ["a"]}}
+    found = translate("file", FileContent(content)).images
+    assert found == ImageFormat("RGB", (1, 2, 3), (4, 5, 6))
+    assert translate("file", FileContent({"model": state, "metadata": "words"})).images is None

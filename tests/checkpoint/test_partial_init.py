@@ -52,9 +52,7 @@ def of_blocks(names, pattern: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lambda_101(
-    cheap_weights, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Coverage, dict]:
+def lambda_101(cheap_weights, tmp_path_factory: pytest.TempPathFactory) -> tuple[Coverage, dict]:
     """Coverage of a λ-101 from resnetrs101, and its state."""
     torch.manual_seed(0)
     file = save(tmp_path_factory.mktemp("rs"), timm_resnetrs101())
