@@ -45,17 +45,18 @@ def make_record(command: str, rows: Sequence[Mapping], seeds: Sequence[int] = ()
     }
 
 
-def write_json(content: object, path: str) -> None:
+def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
     """Write ``content`` as JSON, at once or not at all; the folder is made.
 
     Raises:
         OSError: it cannot be written.
+        ValueError: it holds NaN or infinity, which JSON has no words for.
     """
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp"
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2)
+            json.dump(content, file, indent=indent, allow_nan=False)
             file.write("\n")
         os.replace(temporary, path)
     except BaseException:

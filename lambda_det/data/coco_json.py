@@ -72,18 +72,36 @@ def read_coco_json(json_file: str, image_root: str) -> CocoSummary:
         raise InputError(f"annotation file {json_file} cannot be read: {error.strerror}") from error
     key = (json_file, image_root, status.st_mtime_ns, status.st_size)
     if key not in _cache:
-        content = _parse(json_file)
-        try:
-            _cache[key] = _summarize(json_file, content, image_root)
-        except (TypeError, AttributeError) as error:  # a list for an id, a number for a file name
-            raise InputError(
-                f"annotation file {json_file} is not in COCO format: a value of a wrong type "
-                f"({error})"
-            ) from error
+        content = parse_coco_json(json_file)
+        _cache[key] = summarize_coco(content, json_file, image_root)
     return _cache[key]
 
 
-def _parse(json_file: str) -> dict:
+def summarize_coco(content: dict, json_file: str, image_root: str | None = None) -> CocoSummary:
+    """The checks of :func:`read_coco_json` on a parsed json.
+
+    Args:
+        content: of :func:`parse_coco_json`.
+        json_file: its name in error messages.
+        image_root: folder of its images; None leaves the files unchecked.
+
+    Raises:
+        InputError: as :func:`read_coco_json`.
+    """
+    try:
+        return _summarize(json_file, content, image_root)
+    except (TypeError, AttributeError) as error:  # a list for an id, a number for a file name
+        raise InputError(
+            f"annotation file {json_file} is not in COCO format: a value of a wrong type ({error})"
+        ) from error
+
+
+def parse_coco_json(json_file: str) -> dict:
+    """The json as it is, with its three lists.
+
+    Raises:
+        InputError: the file is missing, is not JSON or lacks a list.
+    """
     try:
         with open(json_file, encoding="utf-8") as file:
             content = json.load(file)
@@ -105,12 +123,13 @@ def _parse(json_file: str) -> dict:
     return content
 
 
-def _summarize(json_file: str, content: dict, image_root: str) -> CocoSummary:
+def _summarize(json_file: str, content: dict, image_root: str | None) -> CocoSummary:
     names = _check_categories(json_file, content["categories"])
     files = _check_images(json_file, content["images"])
     annotations = content["annotations"]
     num_objects, unmasked, rle, unjudged = _check_annotations(json_file, annotations, names, files)
-    _check_files(json_file, files.values(), image_root)
+    if image_root is not None:
+        _check_files(json_file, files.values(), image_root)
     return CocoSummary(
         json_file=json_file,
         categories=tuple(sorted(names.items())),

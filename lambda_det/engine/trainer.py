@@ -41,10 +41,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-        if len(cfg.DATASETS.TEST) > 1:
-            folder = os.path.join(folder, dataset_name)
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+        folder = inference_folder(cfg, dataset_name)
         return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
 
     def build_writers(self) -> list[EventWriter]:
@@ -88,17 +86,7 @@ class Trainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", None)
 
 
-def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
-    """Evaluate MODEL.WEIGHTS on every dataset of DATASETS.TEST.
-
-    Returns:
-        Task -> metric -> percent (dataset -> task -> ... with several datasets).
-
-    Raises:
-        InputError: MODEL.WEIGHTS is empty or cannot be read.
-    """
-    if not cfg.MODEL.WEIGHTS:
-        raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
-    model = Trainer.build_model(cfg)
-    load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
-    return Trainer.test(cfg, model)
+def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
+    """Where the detections and metrics of a dataset go."""
+    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+    return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder

@@ -1,5 +1,6 @@
 """Predictions to numbers and pictures."""
 
-from lambda_det.evaluation.coco import CocoMetricsEvaluator, metrics_table
+from lambda_det.evaluation.coco import CocoMetricsEvaluator, evaluate_files
+from lambda_det.evaluation.metrics import metrics_table
 
-__all__ = ["CocoMetricsEvaluator", "metrics_table"]
+__all__ = ["CocoMetricsEvaluator", "evaluate_files", "metrics_table"]

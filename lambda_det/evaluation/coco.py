@@ -1,35 +1,58 @@
-"""COCO metrics of a detector: detectron2's evaluator with average recall and a written record."""
+"""COCO metrics of a detector: for detectron2's training loop, and of files."""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
-from collections.abc import Mapping
 
 from detectron2.evaluation import COCOEvaluator
-from tabulate import tabulate
 
+from lambda_det.errors import InputError
+from lambda_det.evaluation.counting import count
+from lambda_det.evaluation.detections import Detections, read_detections
+from lambda_det.evaluation.ground_truth import GroundTruth
+from lambda_det.evaluation.metrics import (
+    METRICS,
+    METRICS_FILE,
+    PER_CLASS,
+    metrics_record,
+)
 from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
 
-AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-AR_METRICS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-METRICS = AP_METRICS + AR_METRICS
-"""In the order of pycocotools' ``COCOeval.stats``."""
+DETECTIONS_FILE = "coco_instances_results.json"
 
-METRICS_FILE = "metrics.json"
 
-TASK_NAMES = {"bbox": "box", "segm": "mask"}
-"""COCO's name of a task -> the one that people read."""
+def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto") -> dict[str, dict]:
+    """COCO metrics of saved detections.
+
+    Args:
+        annotations: a COCO instances json.
+        predictions: detections in COCO's results format.
+        backend: see :func:`~lambda_det.evaluation.counting.choose_backend`.
+
+    Returns:
+        As :func:`~lambda_det.evaluation.counting.count`.
+
+    Raises:
+        InputError: a file is missing or broken, or they do not belong together.
+    """
+    ground_truth = GroundTruth.from_file(annotations)
+    detections = Detections(
+        read_detections(predictions), ground_truth, f"predictions {predictions}"
+    )
+    return count(ground_truth, detections, backend=backend)
 
 
 class CocoMetricsEvaluator(COCOEvaluator):
-    """Box and mask AP and AR in percent, judged by pycocotools.
+    """Box and mask AP and AR in percent, by the same code as :func:`evaluate_files`.
 
     After :meth:`evaluate`, ``output_dir`` holds ``coco_instances_results.json`` (the detections)
-    and ``metrics.json`` (:data:`METRICS` per task, null where COCO defines no number).
+    and ``metrics.json`` (the twelve metrics per task, and per class; null where COCO defines no
+    number).
 
     Args:
         dataset_name: registered with detectron2.
@@ -40,43 +63,41 @@ class CocoMetricsEvaluator(COCOEvaluator):
     def __init__(self, dataset_name: str, tasks: tuple[str, ...], output_dir: str) -> None:
         # The fast implementation needs detectron2's compiled operators.
         super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, use_fast_impl=False)
+        self._dataset_name = dataset_name
+        self._ground_truth: GroundTruth | None = None
 
-    def evaluate(self, img_ids=None) -> dict[str, dict[str, float]]:
-        results = super().evaluate(img_ids)
-        if results:
-            write_metrics(results, os.path.join(self._output_dir, METRICS_FILE))
-        return results
+    def _eval_predictions(self, predictions: list[dict], img_ids=None) -> None:
+        entries = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
+        contiguous = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
+        if contiguous is not None:
+            category_ids = {index: category_id for category_id, index in contiguous.items()}
+            for entry in entries:
+                entry["category_id"] = category_ids[entry["category_id"]]
+        detections = self._checked(entries) if self._do_evaluation else None
+        write_json(entries, os.path.join(self._output_dir, DETECTIONS_FILE), indent=None)
+        if detections is None:
+            logger.info("%s has no annotations: nothing to judge by", self._dataset_name)
+            return
+        results = count(self._ground_truth, detections, image_ids=img_ids)
+        results = {task: results[task] for task in sorted(self._tasks)}
+        write_json(metrics_record(results), os.path.join(self._output_dir, METRICS_FILE))
+        for task, values in results.items():
+            self._results[task] = flat_results(values)
 
-    def _derive_coco_results(self, coco_eval, iou_type, class_names=None) -> dict[str, float]:
-        results = super()._derive_coco_results(coco_eval, iou_type, class_names)
-        for index, name in enumerate(METRICS):
-            # COCO's own -1 means that there is no ground truth of this size.
-            undefined = coco_eval is None or coco_eval.stats[index] < 0
-            results[name] = math.nan if undefined else float(coco_eval.stats[index] * 100)
-        return results
-
-
-def write_metrics(results: Mapping[str, Mapping[str, float]], path: str) -> None:
-    """Write the twelve COCO metrics of every task as JSON, at once or not at all."""
-    record = {
-        task: {name: _number_or_none(values[name]) for name in METRICS}
-        for task, values in results.items()
-        if "AP" in values  # not "box_proposals" and the like
-    }
-    write_json(record, path)
-
-
-def metrics_table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """The AP of every task as a table for a terminal; ``-`` where COCO defines no number."""
-    rows = [
-        [TASK_NAMES.get(task, task), *(_number_or_none(values[name]) for name in AP_METRICS)]
-        for task, values in results.items()
-        if "AP" in values
-    ]
-    return tabulate(
-        rows, headers=["", *AP_METRICS], tablefmt="rounded_outline", floatfmt=".1f", missingval="-"
-    )
+    def _checked(self, entries: list[dict]) -> Detections:
+        if self._ground_truth is None:
+            self._ground_truth = GroundTruth(self._coco_api.dataset, self._metadata.json_file)
+        if "segm" in self._tasks and not self._ground_truth.has_masks:
+            raise InputError(
+                f"annotation file {self._ground_truth.source} has no masks, and the model predicts "
+                "them: set MODEL.MASK_ON False"
+            )
+        return Detections(entries, self._ground_truth, f"detections on {self._dataset_name}")
 
 
-def _number_or_none(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None
+def flat_results(values: dict) -> dict[str, float]:
+    """Metrics as detectron2 keeps them: one level, NaN for "undefined", ``AP-<class>``."""
+    flat = {name: values[name] for name in METRICS}
+    if len(values[PER_CLASS]) > 1:
+        flat.update({f"AP-{entry['name']}": entry["AP"] for entry in values[PER_CLASS]})
+    return {name: math.nan if value is None else value for name, value in flat.items()}

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError
-from lambda_det.evaluation.coco import AP_METRICS, METRICS_FILE, TASK_NAMES
+from lambda_det.evaluation.metrics import AP_METRICS, METRICS_FILE, TASK_NAMES
 from lambda_det.records import provenance, read_text
 
 

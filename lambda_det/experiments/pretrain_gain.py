@@ -20,7 +20,7 @@ from detectron2.modeling import build_model
 from lambda_det.checkpoint import load_weights
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
-from lambda_det.evaluation.coco import METRICS_FILE, TASK_NAMES
+from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
 from lambda_det.records import read_text
 
 INITIALISATIONS = ("pretrained", "random")

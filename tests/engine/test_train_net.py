@@ -13,11 +13,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from lambda_det.evaluation import evaluate_files
+
 CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 
 
 def train_net(project: Path, *arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-W", "ignore", "tools/train_net.py", *map(str, arguments)]
+    return run_tool(project, "train_net.py", *arguments)
+
+
+def run_tool(project: Path, name: str, *arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "ignore", f"tools/{name}", *map(str, arguments)]
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(project)]))
     return subprocess.run(
         command,
@@ -72,13 +78,26 @@ def test_eval_only_reproduces_the_metrics_of_the_training(
     assert (tmp_path / "eval" / detections).read_text() == (trained / detections).read_text()
 
 
-def test_dumped_config_starts_the_same_run_again(project, trained, tmp_path):
-    result = train_net(
-        project,
-        "--config-file", trained / "config.yaml", "--eval-only", "OUTPUT_DIR", tmp_path / "again",
-        "MODEL.WEIGHTS", trained / "model_final.pth",
+def test_evaluate_py_gives_the_metrics_of_the_training_from_weights_and_from_files(
+    project, trained, shapes_folder, tmp_path
+):
+    """The config is the dumped one: it starts the same run again."""
+    metrics = json.loads((trained / "inference" / "metrics.json").read_text())
+    assert all(len(values["per_class"]) > 1 for values in metrics.values())
+    result = run_tool(
+        project, "evaluate.py",
+        "--config-file", trained / "config.yaml", "--output", tmp_path / "weights.json",
+        "OUTPUT_DIR", tmp_path / "again", "MODEL.WEIGHTS", trained / "model_final.pth",
+        "--per-class",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "APl" in result.stdout and "AR100" in result.stdout
+    assert json.loads((tmp_path / "weights.json").read_text()) == metrics
+    files = evaluate_files(
+        str(shapes_folder / "annotations" / "instances_val2017.json"),
+        str(trained / "inference" / "coco_instances_results.json"),
+    )
+    assert files == metrics
 
 
 def test_resume_continues_after_the_last_iteration(

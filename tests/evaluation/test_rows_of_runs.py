@@ -8,7 +8,7 @@ import pytest
 
 from lambda_det import get_cfg
 from lambda_det.errors import InputError
-from lambda_det.evaluation.coco import METRICS
+from lambda_det.evaluation.metrics import METRICS
 from lambda_det.evaluation.records import ap_table, row_of_run
 from lambda_det.records import make_record
 

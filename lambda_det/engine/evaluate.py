@@ -1,0 +1,57 @@
+"""Evaluation of weights outside a training."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+
+from lambda_det.checkpoint import load_weights
+from lambda_det.engine.setup import setup_config
+from lambda_det.engine.trainer import Trainer, inference_folder
+from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import METRICS_FILE
+
+
+def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
+    """Evaluate MODEL.WEIGHTS on every dataset of DATASETS.TEST.
+
+    Returns:
+        Task -> metric -> percent (dataset -> task -> ... with several datasets).
+
+    Raises:
+        InputError: MODEL.WEIGHTS is empty or cannot be read.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
+    model = Trainer.build_model(cfg)
+    load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
+    return Trainer.test(cfg, model)
+
+
+def evaluate_config(config_file: str, overrides: Sequence[str] = ()) -> dict[str, dict]:
+    """Evaluate MODEL.WEIGHTS of a config file on this machine's first device.
+
+    OUTPUT_DIR gets what ``tools/train_net.py --eval-only`` writes.
+
+    Args:
+        config_file: YAML.
+        overrides: KEY VALUE pairs.
+
+    Returns:
+        Dataset -> task -> metrics, as :func:`~lambda_det.evaluation.counting.count`.
+
+    Raises:
+        InputError: a file, key or value is wrong; or a dataset has no annotations.
+    """
+    cfg = setup_config(Namespace(config_file=config_file, opts=list(overrides), eval_only=True))
+    evaluate_weights(cfg)
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        path = os.path.join(inference_folder(cfg, name), METRICS_FILE)
+        with open(path, encoding="utf-8") as file:
+            results[name] = json.load(file)
+    return results

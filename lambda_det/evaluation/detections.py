@@ -1,0 +1,208 @@
+"""Detections in COCO's results format, checked against the annotations that judge them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+
+import pycocotools.mask as mask_util
+from pycocotools.coco import COCO
+
+from lambda_det.errors import InputError
+from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
+from lambda_det.evaluation.rle import compress, first_broken
+
+logger = logging.getLogger(__name__)
+
+_REQUIRED = ("image_id", "category_id", "score")
+
+
+def read_detections(path: str) -> list:
+    """The entries of a ``coco_instances_results.json``, not checked yet.
+
+    Raises:
+        InputError: the file is missing, is not valid JSON (unfinished, say), or is not a list.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise InputError(f"predictions {path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"predictions {path} is not valid JSON: {error}") from error
+    if not isinstance(content, list):
+        raise InputError(
+            f"predictions {path} is not in COCO's results format: its top level is a "
+            f"{type(content).__name__}, not a list of detections"
+        )
+    return content
+
+
+class Detections:
+    """Detections that passed the checks.
+
+    Args:
+        entries: dicts with ``image_id``, ``category_id``, ``score`` (0 to 1) and ``bbox`` (x, y,
+            width, height), ``segmentation`` (polygons, RLE, compressed RLE) or both; not changed.
+        ground_truth: what will judge them.
+        source: their name in messages, ``predictions P.json``.
+
+    Attributes:
+        tasks: what they can be judged on. Without boxes these are taken from the masks; without
+            any detection it is all that the annotations can judge.
+
+    Raises:
+        InputError: an entry is not of this form, names an unknown image or category, has a number
+            that is not finite or out of range, or a mask that is broken or of another size; or
+            some entries have masks (boxes) and some have none.
+    """
+
+    def __init__(self, entries: Sequence[dict], ground_truth: GroundTruth, source: str) -> None:
+        self._ground_truth = ground_truth
+        self._source = source
+        self._entries = entries
+        categories = {category_id for category_id, _ in ground_truth.categories}
+        for index, entry in enumerate(entries):
+            self._check(index, entry, categories)
+        self._has_boxes = self._all_or_none("bbox")
+        self._codes = self._compressed() if self._all_or_none("segmentation") else None
+        if entries and not self._has_boxes and self._codes is None:
+            raise InputError(f"{source}: entry 0 has neither bbox nor segmentation")
+        self._boxes: list = []
+        if self._has_boxes:
+            self._boxes = [entry["bbox"] for entry in entries]
+            self._warn_of_corners()
+        elif self._codes:
+            logger.info("%s have no bbox: the boxes of the masks are taken", source)
+            self._boxes = [mask_util.toBbox(code).tolist() for code in self._codes]
+        masks = ground_truth.has_masks and (self._codes is not None or not entries)
+        self.tasks = ("bbox", "segm") if masks else ("bbox",)
+        if self._codes is not None and not masks:
+            logger.info("%s has no masks: boxes only", ground_truth.source)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def num_images(self) -> int:
+        """Number of images with at least one detection."""
+        return len({entry["image_id"] for entry in self._entries})
+
+    def coco(self, task: str) -> COCO:
+        """pycocotools' index of the detections.
+
+        The area that decides between small, medium and large is that of the mask for ``"segm"``
+        and of the box for ``"bbox"`` (as detectron2's evaluator and COCO's server have it), but
+        of the mask where there are no boxes (as pycocotools has it).
+        """
+        if task == "segm" or not self._has_boxes:
+            # One by one: pycocotools 2.0.11 cannot do more than 255 at once on numpy 2.
+            areas = [int(mask_util.area(code)) for code in self._codes or []]
+        else:
+            areas = [box[2] * box[3] for box in self._boxes]
+        shapes = (
+            [{"segmentation": code} for code in self._codes or []]
+            if task == "segm"
+            else [{"bbox": box} for box in self._boxes]
+        )
+        return coco_index(
+            self._ground_truth,
+            [
+                {
+                    "id": number,
+                    "image_id": self._ground_truth.images[entry["image_id"]][0],
+                    "category_id": entry["category_id"],
+                    "score": entry["score"],
+                    "area": area,
+                    "iscrowd": 0,
+                    **shape,
+                }
+                for number, (entry, area, shape) in enumerate(
+                    zip(self._entries, areas, shapes, strict=True), start=1
+                )
+            ],
+        )
+
+    def _check(self, index: int, entry: object, categories: set[int]) -> None:
+        where = f"{self._source}: entry {index}"
+        if not isinstance(entry, dict) or any(key not in entry for key in _REQUIRED):
+            raise InputError(f"{where} lacks one of {', '.join(_REQUIRED)}")
+        if not _is_in(entry["image_id"], self._ground_truth.images):
+            raise InputError(
+                f"{where} has image_id {entry['image_id']!r}, which is not among the "
+                f"{len(self._ground_truth.images)} images of {self._ground_truth.source}; are "
+                "they of another dataset?"
+            )
+        if not _is_in(entry["category_id"], categories):
+            raise InputError(
+                f"{where} has category_id {entry['category_id']!r}, which is not among the "
+                f"{len(categories)} categories of {self._ground_truth.source}; are they of "
+                "another dataset?"
+            )
+        if not _is_number(entry["score"]) or not 0 <= entry["score"] <= 1:
+            raise InputError(f"{where} has score {entry['score']!r}; 0 to 1 is allowed")
+        box = entry.get("bbox")
+        if box and not (
+            isinstance(box, list)
+            and len(box) == 4
+            and all(map(_is_number, box))
+            and all(map(math.isfinite, box))
+            and min(box[2:]) >= 0
+        ):
+            raise InputError(
+                f"{where} has bbox {box!r}; four finite numbers x, y, width, height needed, "
+                "width and height not negative"
+            )
+
+    def _all_or_none(self, key: str) -> bool:
+        """Whether the entries have ``key``; an empty list is as good as no key."""
+        having = [bool(entry.get(key)) for entry in self._entries]
+        if any(having) and not all(having):
+            raise InputError(
+                f"{self._source}: entry {having.index(False)} has no {key}, {sum(having)} others "
+                "have; either all or none is needed"
+            )
+        return any(having)
+
+    def _compressed(self) -> list[dict]:
+        codes = []
+        for index, entry in enumerate(self._entries):
+            _, height, width = self._ground_truth.images[entry["image_id"]]
+            try:
+                codes.append(compress(entry["segmentation"], height, width))
+            except ValueError as error:
+                where = f"{self._source}: the segmentation of entry {index}"
+                raise InputError(f"{where} {error}; are they of another dataset?") from error
+        if (broken := first_broken(codes)) is not None:
+            raise InputError(
+                f"{self._source}: the segmentation of entry {broken} is not one whole RLE of its "
+                "image"
+            )
+        return codes
+
+    def _warn_of_corners(self) -> None:
+        """Boxes given by two corners, or of larger images, are well-formed and score nothing."""
+        beyond = 0
+        for entry in self._entries:
+            x, y, box_width, box_height = entry["bbox"]
+            _, height, width = self._ground_truth.images[entry["image_id"]]
+            beyond += x + box_width > 1.05 * width + 1 or y + box_height > 1.05 * height + 1
+        if beyond > 0.1 * len(self._entries):
+            logger.warning(
+                "%s: %d of %d boxes reach beyond their image; are they x, y, width, height in "
+                "pixels of these images?",
+                self._source, beyond, len(self._entries),
+            )  # fmt: skip
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_in(key: object, known: object) -> bool:
+    try:
+        return key in known
+    except TypeError:  # a list for an id
+        return False

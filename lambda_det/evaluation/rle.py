@@ -1,0 +1,121 @@
+"""Masks as COCO writes them, made into compressed RLE, and whether such a code is whole.
+
+pycocotools' C code believes what it is given: a cut or foreign code becomes some other mask, and
+masks of different sizes simply never match. Both would be a wrong AP without a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pycocotools.mask as mask_util
+
+_CHUNK = 20_000  # codes decoded at once; bounds the memory
+
+
+def compress(
+    segmentation: object, height: int, width: int, *, skip_short_polygons: bool = False
+) -> dict:
+    """``{"size": [height, width], "counts": bytes}`` of polygons, uncompressed or compressed RLE.
+
+    The characters of an RLE that was compressed already are not looked at, see
+    :func:`first_broken`.
+
+    Args:
+        segmentation: as in COCO's annotations and results.
+        height, width: of the image, in pixels.
+        skip_short_polygons: leave out polygons of less than three points, if others remain
+            (detectron2's reading of annotations).
+
+    Raises:
+        ValueError: it is none of the three, or belongs to an image of another size.
+    """
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if not _is_polygon(polygon):
+                raise ValueError("has a polygon that is not pairs of finite numbers x, y")
+        long = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not long or (len(long) < len(segmentation) and not skip_short_polygons):
+            raise ValueError("has a polygon of less than three points")
+        return mask_util.merge(mask_util.frPyObjects(long, height, width))
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ValueError("is neither polygons nor RLE with size and counts")
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(
+            f"has size {list(segmentation['size'])}, its image {[height, width]} (height, width)"
+        )
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        if (
+            not all(type(run) is int and run >= 0 for run in counts)
+            or sum(counts) != height * width
+        ):
+            raise ValueError(f"has runs that do not add up to {height} x {width} pixels")
+        return mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    if isinstance(counts, str):
+        counts = counts.encode("ascii", errors="replace")
+    if not isinstance(counts, bytes):
+        raise ValueError("has counts that are neither text nor a list")
+    return {"size": [height, width], "counts": counts}
+
+
+def first_broken(codes: Sequence[dict]) -> int | None:
+    """Index of the first compressed RLE that does not hold one whole mask of its size, or None.
+
+    A run length is written as groups of five bits with a sixth that says "more follows", from the
+    third run on as the difference to the run two before; the runs of a mask add up to its pixels.
+    """
+    for start in range(0, len(codes), _CHUNK):
+        part = codes[start : start + _CHUNK]
+        whole = _are_whole([c["counts"] for c in part], [c["size"][0] * c["size"][1] for c in part])
+        if not whole.all():
+            return start + int(np.argmin(whole))
+    return None
+
+
+def _are_whole(texts: list[bytes], pixels: list[int]) -> np.ndarray:
+    """(N,) bool."""
+    lengths = np.array([len(text) for text in texts])
+    values = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - ord("0")
+    whole = lengths > 0
+    ends = np.cumsum(lengths)
+    # An empty text ends where its neighbour does, and is out already.
+    whole[whole] &= values[ends[whole] - 1] & 32 == 0
+    owner = np.repeat(np.arange(len(texts)), lengths)
+    whole[owner[(values < 0) | (values > 63)]] = False
+    kept = whole[owner]
+    values, owner = values[kept], owner[kept]
+    if not len(values):
+        return whole
+
+    is_last = values & 32 == 0
+    last = np.flatnonzero(is_last)
+    first = np.concatenate([[0], last[:-1] + 1])
+    place = np.arange(len(values)) - np.repeat(first, last - first + 1)
+    owner_of_run = owner[last]
+    whole[owner_of_run[last - first > 6]] = False  # 35 bits are more than any image has
+    runs = np.add.reduceat((values & 31) << (5 * np.minimum(place, 6)), first)
+    runs -= np.where(values[last] & 16, np.int64(1) << (5 * (np.minimum(last - first, 6) + 1)), 0)
+
+    # From differences to runs: a running sum over every second one, which starts with each mask.
+    starts = np.flatnonzero(np.diff(owner_of_run, prepend=-1))
+    sizes = np.diff(starts, append=len(runs))
+    index = np.arange(len(runs)) - np.repeat(starts, sizes)
+    for chosen in ((index % 2 == 0) & (index > 0), index % 2 == 1):
+        sums = np.cumsum(np.where(chosen, runs, 0))
+        before = np.repeat(np.concatenate([[0], sums])[starts], sizes)
+        runs = np.where(chosen, sums - before, runs)
+    masks = owner_of_run[starts]
+    whole[masks] &= np.add.reduceat(runs, starts) == np.asarray(pixels)[masks]
+    whole[masks] &= np.minimum.reduceat(runs, starts) >= 0
+    return whole
+
+
+def _is_polygon(polygon: object) -> bool:
+    return (
+        isinstance(polygon, list)
+        and len(polygon) % 2 == 0
+        and all(type(v) in (int, float) and math.isfinite(v) for v in polygon)
+    )

@@ -1,0 +1,93 @@
+"""tools/evaluate.py: what it prints, what it writes, and the line that a wrong input gets."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from lambda_det.evaluation.metrics import METRICS
+
+SQUARE = {"size": [30, 40], "counts": [126, 8, 1066]}
+
+
+@pytest.fixture(scope="module")
+def tool(project: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evaluate", project / "tools" / "evaluate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    entry = {"image_id": 1, "category_id": 1, "bbox": [4, 6, 1, 8], "segmentation": SQUARE}
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 30, "width": 40}],
+        "annotations": [entry | {"id": 1, "area": 8, "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
+    }
+    paths = {name: str(tmp_path / f"{name}.json") for name in ("annotations", "predictions")}
+    Path(paths["annotations"]).write_text(json.dumps(content))
+    Path(paths["predictions"]).write_text(json.dumps([entry | {"score": 0.5}]))
+    return paths
+
+
+def arguments(files: dict[str, str], *more: str) -> list[str]:
+    return ["--annotations", files["annotations"], "--predictions", files["predictions"], *more]
+
+
+def test_table_and_json(tool, files, tmp_path, capsys):
+    output = tmp_path / "new" / "o.json"
+    assert tool.main(arguments(files, "--output", str(output))) == 0
+    assert capsys.readouterr().out.count("100.0") == 2 * 8
+    written = json.loads(output.read_text())
+    assert list(written) == ["bbox", "segm"]
+    for values in written.values():
+        assert tuple(values) == METRICS
+        assert values["AP"] == values["ARs"] == pytest.approx(100)
+        assert values["APm"] is None
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_per_class(tool, files, tmp_path, capsys):
+    output = tmp_path / "o.json"
+    command = arguments(files, "--output", str(output), "--per-class", "--backend", "pycocotools")
+    assert tool.main(command) == 0
+    assert "two" in capsys.readouterr().out
+    one, two = json.loads(output.read_text())["segm"]["per_class"]
+    assert (one["id"], one["name"]) == (1, "one")
+    assert one["AP"] == pytest.approx(100) and two["AP"] is None
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ([], "--config-file, or --annotations and --predictions"),
+        (["--annotations", "a.json"], "--config-file, or"),
+        (["--config-file", "c.yaml", "--annotations", "a.json"], "the other form"),
+        (["--config-file", "gone.yaml"], "--config-file gone.yaml: no such file"),
+        (["--annotations", "a.json", "--predictions", "p.json", "SEED", "1"], "'SEED'"),
+        (["--annotations", "gone.json", "--predictions", "p.json"], "gone.json"),
+    ],
+)
+def test_wrong_command(tool, capsys, command, text):
+    assert tool.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and text in error and error.count("\n") == 1
+
+
+def test_wrong_values(tool, files, tmp_path, capsys):
+    assert tool.main(arguments(files, "--backend", "fast")) == 2
+    assert "'fast'" in capsys.readouterr().err
+    for output in (tmp_path, Path(files["annotations"]) / "o.json"):
+        assert tool.main(arguments(files, "--output", str(output))) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    Path(files["predictions"]).write_text("[{")
+    output = tmp_path / "o.json"
+    assert tool.main(arguments(files, "--output", str(output))) == 2
+    assert "not valid JSON" in capsys.readouterr().err
+    assert not output.exists()

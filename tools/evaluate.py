@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""COCO box and mask AP and AR, of a config with weights or of saved predictions.
+
+evaluate.py --config-file C.yaml [--output O.json] [KEY VALUE ...]     (MODEL.WEIGHTS among them)
+evaluate.py --annotations A.json --predictions P.json [--output O.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.evaluation import evaluate_files, metrics_table
+from lambda_det.evaluation.counting import BACKENDS
+from lambda_det.evaluation.metrics import (
+    AR_METRICS,
+    check_writable,
+    metrics_record,
+    per_class_table,
+)
+from lambda_det.records import write_json
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; which of the two forms it is shows in ``config_file``."""
+    usage, _, forms = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=usage, epilog=forms, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", metavar="YAML", help="config of the model to run")
+    parser.add_argument("--annotations", metavar="JSON", help="COCO instances json")
+    parser.add_argument("--predictions", metavar="JSON", help="coco_instances_results.json")
+    parser.add_argument("--output", metavar="JSON", help="file for the metrics, in percent")
+    parser.add_argument("--per-class", action="store_true", help="each class as well")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help=f"what counts: {', '.join(BACKENDS)} (auto: the last where it is installed)",
+    )
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
+    args = parser.parse_args(argv)
+    if args.config_file is not None:
+        if args.annotations or args.predictions or args.backend != "auto":
+            raise InputError(
+                "--config-file takes its data from the config: --annotations, --predictions and "
+                "--backend belong to the other form"
+            )
+    elif not (args.annotations and args.predictions):
+        raise InputError("--config-file, or --annotations and --predictions are needed")
+    elif args.opts:
+        raise InputError(f"{args.opts[0]!r}: KEY VALUE pairs need --config-file")
+    return args
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    if args.output:
+        check_writable(args.output)
+    if args.config_file is not None:
+        from lambda_det.engine import evaluate_config
+
+        results = evaluate_config(args.config_file, args.opts)
+    else:
+        logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("lambda_det").setLevel(logging.INFO)
+        results = {"": evaluate_files(args.annotations, args.predictions, backend=args.backend)}
+    for name, metrics in results.items():
+        print(f"{name or args.predictions} (percent):")
+        print(metrics_table(metrics))
+        print(metrics_table(metrics, AR_METRICS))
+        if args.per_class:
+            print(per_class_table(metrics))
+    if args.output:
+        record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
+        write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
