@@ -93,18 +93,30 @@ def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping
         views: VIEW -> what makes Markdown from a record.
 
     Raises:
-        InputError: a record or a view that the text names does not exist.
+        InputError: a record or a view that the text names does not exist, a record is no JSON, or
+            a marker has no end.
     """
 
     def replace(match: re.Match) -> str:
         if match["view"] not in views:
             raise InputError(f"{match[1]}: expected a view among {', '.join(views)}")
-        table = views[match["view"]](json.loads(read_text(results, match["name"])))
+        try:
+            record = json.loads(read_text(results, match["name"]))
+        except ValueError as error:
+            raise InputError(f"{results}/{match['name']}: is no JSON ({error})") from error
+        table = views[match["view"]](record)
         return f"{match[1]}\n{table}\n<!-- end -->"
 
     # A marker without a view is found too, so that it is refused and not left to grow old.
-    marker = r"(<!-- (?P<name>[\w.-]+\.json) ?(?P<view>\w*) -->)\n.*?<!-- end -->"
-    return re.sub(marker, replace, text, flags=re.S)
+    # No marker inside: one without an end must not swallow what stands before the next.
+    marker = r"(<!--\s*(?P<name>[\w.-]+\.json) ?(?P<view>\w*)\s*-->)\n(?:(?!<!--).)*<!-- end -->"
+    new, replaced = re.subn(marker, replace, text, flags=re.S)
+    if replaced != (found := len(re.findall(r"<!--\s*[\w.-]+\.json", text))):
+        raise InputError(
+            f"{found} markers '<!-- NAME.json VIEW -->', but {replaced} of them followed by a new "
+            "line, a table and '<!-- end -->'"
+        )
+    return new
 
 
 def read_text(*parts: str) -> str:

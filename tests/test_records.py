@@ -39,6 +39,32 @@ def test_missing_record_or_view_is_named(tmp_path) -> None:
         update_tables("<!-- a.json -->\n<!-- end -->", str(tmp_path), {"ap": str})
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- a.json ap -->\nprose\n<!-- a.json ap -->\n<!-- end -->\n",
+        "<!-- a.json ap -->\nprose\n",
+        "<!-- a.json ap -->\r\n<!-- end -->\n",
+    ],
+)
+def test_marker_without_an_end_swallows_nothing(tmp_path, text) -> None:
+    write_json(make_record("python x.py", [{"a_ms": 1}]), str(tmp_path / "a.json"))
+    with pytest.raises(InputError, match="markers"):
+        update_tables(text, str(tmp_path), {"ap": lambda _record: "table"})
+
+
+def test_broken_record_is_named(tmp_path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(InputError, match=r"a\.json: is no JSON"):
+        update_tables("<!-- a.json ap -->\n<!-- end -->", str(tmp_path), {"ap": str})
+
+
+def test_nan_is_not_written(tmp_path) -> None:
+    with pytest.raises(ValueError):
+        write_json({"a": float("nan")}, str(tmp_path / "a.json"))
+    assert not list(tmp_path.iterdir())
+
+
 def test_json_is_written_at_once_or_not_at_all(tmp_path) -> None:
     path = tmp_path / "new" / "a.json"
     write_json({"a": 1}, str(path))

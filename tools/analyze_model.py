@@ -37,7 +37,8 @@ def main() -> None:
     if args.output and Path(args.output).is_dir():
         raise InputError(f"--output {args.output}: is a folder, expected the name of a file")
     if args.config_file:
-        logging.getLogger("fvcore").setLevel(logging.ERROR)
+        for name in ("fvcore", "lambda_det.backbone"):  # counting needs no weights
+            logging.getLogger(name).setLevel(logging.ERROR)
         cfg = load_config(args.config_file, args.opts)
         row = analyze_config(cfg, tuple(args.size) if args.size else None)
         rows = [{"config": args.config_file, "changes": args.opts, **row}]

@@ -13,7 +13,8 @@ from detectron2.modeling import (
     build_backbone,
     build_model,
 )
-from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
+from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY as _PROPOSALS
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from tabulate import tabulate
 from torch import Tensor, nn
 
@@ -44,7 +45,8 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
     Returns:
         A row of a record: ``height``, ``width``, ``parameters`` and, by part,
         ``parameters_by_part``, ``multiply_adds_by_part``, ``activation_mib_by_part`` (in training,
-        float32); ``latency_ms`` and ``latency_device``. See README.md, "Counting".
+        float32); ``heads_not_counted``, names of modules whose multiply-adds are not among them;
+        ``latency_ms`` and ``latency_device``. See README.md, "Counting".
 
     Raises:
         InputError: a size that is not positive, or a key of the config with a wrong value.
@@ -59,14 +61,20 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
-        model = build_model(cfg)
+    try:
+        with torch.device("meta"):
+            model = build_model(cfg)
+    except KeyError as error:  # what detectron2's heads raise
+        raise InputError(
+            f"IN_FEATURES of the config: {error} is not among the features of the backbone"
+        ) from error
     backbone = model.backbone
     multiple = max(1, backbone.size_divisibility)
     height, width = (math.ceil(side / multiple) * multiple for side in (height, width))
     image = torch.empty(1, len(cfg.MODEL.PIXEL_MEAN), height, width, device="meta")
 
     parameters = count_parameters(model)
+    of_heads, not_counted = _multiply_adds_of_heads(model, image, cfg)
     own = isinstance(getattr(backbone, "bottom_up", backbone), LambdaResNet)
     latency, latency_device = _latency(cfg, image.shape, device)
     return {
@@ -80,8 +88,8 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
             "classifier_form": classifier_form_parameters(cfg) if own else None,
         },
         "parameters_by_part": _in_order(parameters),
-        "multiply_adds_by_part": _in_order(_multiply_adds(backbone, image))
-        | _multiply_adds_of_heads(model, image, cfg),
+        "multiply_adds_by_part": _in_order(_multiply_adds(backbone, image)) | of_heads,
+        "heads_not_counted": not_counted,
         "activation_mib_by_part": {
             part: round(count / MIB, 2)
             for part, count in _in_order(
@@ -115,7 +123,7 @@ def report(row: dict) -> str:
     )
     counts = row["parameters"]
     form = counts["classifier_form"]
-    latency = row["latency_ms"]
+    latency, missing = row["latency_ms"], row["heads_not_counted"]
     return "\n".join(
         [
             f"one image of {row['height']} x {row['width']}",
@@ -124,6 +132,7 @@ def report(row: dict) -> str:
             f" + neck {counts['neck'] / 1e6:.3f} + heads {counts['heads'] / 1e6:.3f}"
             + (f"; backbone as a 1000-way classifier: {form / 1e6:.3f} M" if form else ""),
             "GMAC: 10^9 multiply-adds (fvcore's FLOPs); activations: what training keeps, float32",
+            *([f"multiply-adds not counted: {', '.join(missing)}"] if missing else []),
             f"latency of backbone and neck: {latency['median']:.1f} ms (median of "
             f"{latency['runs']}, {latency['min']:.1f} to {latency['max']:.1f}), "
             f"{row['latency_device']}",
@@ -135,10 +144,18 @@ def _check_names(cfg: CfgNode) -> None:
     for key, name, registry in (
         ("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         ("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        ("MODEL.PROPOSAL_GENERATOR.NAME", cfg.MODEL.PROPOSAL_GENERATOR.NAME, _PROPOSALS),
+        ("MODEL.ROI_HEADS.NAME", cfg.MODEL.ROI_HEADS.NAME, ROI_HEADS_REGISTRY),
     ):
         if name not in registry:
             names = ", ".join(known for known, _ in registry)
             raise InputError(f"{key}={name!r}: expected one of {names}")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise InputError(
+            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: expected cpu, cuda or another device of PyTorch"
+        ) from error
 
 
 def _multiply_adds(backbone: nn.Module, image: Tensor) -> Counter[str]:
@@ -150,33 +167,43 @@ def _multiply_adds(backbone: nn.Module, image: Tensor) -> Counter[str]:
     return parts
 
 
-def _multiply_adds_of_heads(model: nn.Module, image: Tensor, cfg: CfgNode) -> dict[str, int]:
-    """Of the heads whose cost is known before an image is seen; per region, for as many regions
-    as the config lets through."""
+def _multiply_adds_of_heads(
+    model: nn.Module, image: Tensor, cfg: CfgNode
+) -> tuple[dict[str, int], list[str]]:
+    """Of the heads whose cost is known before an image is seen, per region for as many regions as
+    the config lets through; and the names of modules with parameters that are not counted."""
     with torch.no_grad():
         features = model.backbone.eval()(image)
-    counts = {}
-    if hasattr(model, "proposal_generator") and hasattr(model.proposal_generator, "rpn_head"):
+    counts, counted = {}, []
+
+    def count(label: str, heads: list[nn.Module], layers: nn.Module, inputs: object) -> None:
+        counts[label] = total_flops(count_flops(layers, inputs))
+        counted.extend(heads)
+
+    rpn = getattr(getattr(model, "proposal_generator", None), "rpn_head", None)
+    if rpn is not None:
         levels = [features[name] for name in cfg.MODEL.RPN.IN_FEATURES]
-        counts["heads: rpn"] = count_flops(model.proposal_generator.rpn_head, levels)
+        count("heads: rpn", [rpn], rpn, levels)
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         levels = [features[name] for name in cfg.MODEL.RETINANET.IN_FEATURES]
-        counts["heads: dense"] = count_flops(model.head, levels)
-    heads = getattr(model, "roi_heads", None)
-    if isinstance(heads, StandardROIHeads) and not isinstance(heads, CascadeROIHeads):
+        count("heads: dense", [model.head], model.head, levels)
+    roi = getattr(model, "roi_heads", None)
+    if isinstance(roi, StandardROIHeads) and not isinstance(roi, CascadeROIHeads):
         channels = features[cfg.MODEL.ROI_HEADS.IN_FEATURES[0]].shape[1]
         regions = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
         side = cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
         boxes = torch.empty(regions, channels, side, side, device="meta")
-        box = nn.Sequential(heads.box_head, heads.box_predictor)
-        counts[f"heads: box, {regions} regions"] = count_flops(box, boxes)
-        if cfg.MODEL.MASK_ON:
+        heads = [roi.box_head, roi.box_predictor]
+        count(f"heads: box, {regions} regions", heads, nn.Sequential(*heads), boxes)
+        if cfg.MODEL.MASK_ON and hasattr(roi.mask_head, "layers"):
             regions = cfg.TEST.DETECTIONS_PER_IMAGE
             side = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
             boxes = torch.empty(regions, channels, side, side, device="meta")
-            mask = _MaskLayers(heads.mask_head)
-            counts[f"heads: mask, {regions} regions"] = count_flops(mask, boxes)
-    return {name: total_flops(by_module) for name, by_module in counts.items()}
+            layers = _MaskLayers(roi.mask_head)
+            count(f"heads: mask, {regions} regions", [roi.mask_head], layers, boxes)
+    known = {id(p) for module in (model.backbone, *counted) for p in module.parameters()}
+    rest = [name for name, p in model.named_parameters() if id(p) not in known]
+    return counts, list(dict.fromkeys(".".join(name.split(".")[:2]) for name in rest))
 
 
 class _MaskLayers(nn.Module):

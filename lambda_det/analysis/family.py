@@ -16,6 +16,9 @@ from lambda_det.records import provenance
 SIZES = ((224, 224), (800, 1333))
 """(H, W) of the images that multiply-adds are given for."""
 
+DEPTHS = tuple(depth for depth in BLOCKS_PER_STAGE if depth >= 50)
+"""The paper's; 26 is there for weights of timm."""
+
 _PUBLISHED = {
     "published_top1": ("resnet_rs_family", "top1"),
     "published_box_ap": ("mask_rcnn", "box_ap"),
@@ -25,7 +28,7 @@ _PUBLISHED = {
 
 def count_family(
     tables: Mapping[str, PublishedTable],
-    depths: Sequence[int] = tuple(BLOCKS_PER_STAGE),
+    depths: Sequence[int] = DEPTHS,
     progress: Callable[[str], object] = lambda _name: None,
 ) -> list[dict]:
     """Rows of a record: one for every depth and variant, with stem ``"rs"``.

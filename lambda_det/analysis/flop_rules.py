@@ -52,7 +52,7 @@ PLAIN = FlopRule()
 """Multiply-adds, a local window in full: what fvcore counts for the ``"conv"`` back end."""
 
 PAPER = FlopRule(per_multiply_add=2, window="clipped")
-"""The reading of the paper's FLOPs that fits all its published numbers (``flop_reading.py``). Its
+"""The reading of the paper's FLOPs that fits its published numbers (``flop_reading.py``). Its
 feature maps are square: they do not tell clipped rows and columns from a clipped number."""
 
 

@@ -7,6 +7,7 @@ norms (folded into convolutions for inference), activations, pooling, additions.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambda_det.analysis.flop_rules import PLAIN, FlopRule, LambdaShape
+from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
 
 _MULTIPLY_ADDS = {
@@ -40,7 +42,7 @@ _NOT_COUNTED = (
     "max_pool2d mean mul mul_ rsub sigmoid silu_ softmax sub unflatten upsample_nearest2d"
 ).split()
 
-Sizes = dict[str, tuple[int, ...]]
+Sizes = dict[str, list[tuple[int, ...]]]
 
 
 def count_flops(
@@ -58,18 +60,26 @@ def count_flops(
 
     Returns:
         Module name (``""`` = the whole) -> operator -> FLOPs.
+
+    Raises:
+        InputError: this PyTorch cannot count by module.
     """
+    if importlib.util.find_spec("torch.utils.module_tracker") is None:
+        raise InputError(f"PyTorch {torch.__version__}: counting by module needs 2.4 or later")
     with (
         recorded_sizes(model) as sizes,
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
     ):
         model(*inputs)
-    # PyTorch counts a multiply-add twice, and puts the class of the model before every name.
+    # PyTorch counts a multiply-add twice and puts the class of the model before every name. A
+    # module that is in no ModuleList or the like has a name without a dot; the whole has it too.
     counts = {
-        name.partition(".")[2]: Counter({str(op): flops // 2 for op, flops in ops.items()})
+        "" if name == "Global" else name.partition(".")[2]: Counter(
+            {str(op): flops // 2 for op, flops in ops.items()}
+        )
         for name, ops in counter.get_flop_counts().items()
-        if name != "Global"
+        if name == "Global" or "." in name
     }
     counts.setdefault("", Counter())
     _count_lambda_layers(model, counts, sizes, rule)
@@ -115,12 +125,12 @@ def lambda_layers(model: nn.Module) -> dict[str, LambdaLayer]:
 
 @contextlib.contextmanager
 def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
-    """Name of every lambda layer that runs -> shape of its input."""
+    """Name of every lambda layer that runs -> shapes of its inputs, one for each time."""
     sizes: Sizes = {}
 
     def recorder(name: str):
         def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sizes[name] = tuple(int(side) for side in inputs[0].shape)
+            sizes.setdefault(name, []).append(tuple(int(side) for side in inputs[0].shape))
 
         return record
 
@@ -146,12 +156,14 @@ def _count_lambda_layers(
         own = Counter(counts.get(name, {}))
         for child, _ in layer.named_children():
             own.subtract(counts.get(".".join(filter(None, (name, child))), {}))
-        batch, _, height, width = sizes[name]
-        formula = LambdaShape.of(layer).sums(height, width, rule)
+        formula: Counter[str] = Counter()
+        for batch, _, height, width in sizes[name]:
+            sums = LambdaShape.of(layer).sums(height, width, rule)
+            formula.update({op: batch * count for op, count in sums.items()})
         for module in _with_parents(name):
             total = counts.setdefault(module, Counter())
             total.subtract(own)
-            total.update({op: batch * count for op, count in formula.items()})
+            total.update(formula)
     for module, ops in counts.items():
         counts[module] = Counter(
             {op: int(count) * rule.per_multiply_add for op, count in ops.items() if count}

@@ -30,8 +30,11 @@ def count_parameters(model: nn.Module) -> Counter[str]:
 
 def classifier_form_parameters(cfg: CfgNode) -> int:
     """Parameters of the backbone of ``cfg`` with all stages and a 1000-way linear classifier,
-    which is what papers give for a backbone."""
-    arguments = lambda_resnet_arguments(cfg) | {
+    which is what papers give for a backbone; weights of frozen norms count too."""
+    arguments = lambda_resnet_arguments(cfg)
+    arguments |= {
+        "norm": "BN" if arguments["norm"] == "FrozenBN" else arguments["norm"],
+        "freeze_at": 0,
         "out_features": ("linear",),
         "num_classes": NUM_CLASSES,
         "in_channels": len(cfg.MODEL.PIXEL_MEAN),

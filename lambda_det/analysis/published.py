@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import yaml
@@ -70,7 +71,7 @@ def load_published(folder: str | Path) -> dict[str, PublishedTable]:
     for path in paths:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{path}: cannot be read as YAML ({reason})") from error
         if not isinstance(content, dict) or not isinstance(content.get("source"), str):
@@ -112,7 +113,7 @@ def _row(where: str, row: object, table: Mapping, marks: Mapping[str, str]) -> P
     _refuse_unknown(where, row, _ROW_KEYS | marks.keys())
     values = {column: row[column] for column in marks if column in row}
     for column, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise InputError(f"{where}: {column}={value!r}: expected a number")
     if not values:
         raise InputError(f"{where}: expected at least one of {', '.join(marks)}")

@@ -43,6 +43,36 @@ def test_layer_at_odd_sizes(options: dict, size: tuple[int, int], rule) -> None:
         assert LambdaFlopCountAnalysis(layer, x, rule).total() == expected
 
 
+def test_a_layer_that_runs_twice_counts_twice() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = LambdaLayer(24, scope=5)
+
+        def forward(self, x):
+            return self.layer(x), self.layer(x[..., ::2, ::2])
+
+    net, x = Twice().eval(), torch.zeros(1, 24, 9, 7)
+    expected = closed_formula(net.layer, 9, 7) + closed_formula(net.layer, 5, 4)
+    assert total_flops(count_flops(net, x)) == expected
+    assert LambdaFlopCountAnalysis(net, x).total() == expected
+
+
+def test_a_module_outside_of_the_tree_does_not_replace_the_total() -> None:
+    class Hidden(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen = nn.Conv2d(3, 8, 3)
+            self.hidden = [nn.Conv2d(8, 8, 1)]
+
+        def forward(self, x):
+            return self.hidden[0](self.seen(x))
+
+    counts = count_flops(Hidden().eval(), torch.zeros(1, 3, 9, 7))
+    assert total_flops(counts) == 7 * 5 * (3 * 8 * 9 + 8 * 8)
+    assert total_flops(counts, "seen") == 7 * 5 * 3 * 8 * 9
+
+
 def test_sum_is_named_and_counted_in_every_module_around_it() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -68,6 +68,16 @@ def test_config(tool, project, tmp_path, capsys) -> None:
     assert {name for name in macs if name.startswith("heads")} == {
         "heads: rpn", "heads: box, 1000 regions", "heads: mask, 100 regions"
     }  # fmt: skip
+    # RPN: a 3x3 convolution, 3 objectness and 12 box numbers at each of 5 levels.
+    positions = sum(s * s for s in (*sizes, 2))
+    assert macs["heads: rpn"] == positions * (64 * 64 * 9 + 64 * (3 + 12))
+    # Box head: two fully connected layers; 81 scores and 4 numbers for each of 80 classes.
+    box = 64 * 7 * 7 * 1024 + 1024 * 1024 + 1024 * (81 + 4 * 80)
+    assert macs["heads: box, 1000 regions"] == 1000 * box
+    # Mask head: four 3x3 convolutions at 14x14, one transposed 2x2, 80 masks of 28x28.
+    mask = (64 + 3 * 256) * 256 * 9 * 14**2 + 256 * 256 * 28**2 + 256 * 80 * 28**2
+    assert macs["heads: mask, 100 regions"] == 100 * mask
+    assert row["heads_not_counted"] == []
     assert list(row["activation_mib_by_part"]) == ["stem", "res2", "res3", "res4", "res5", "neck"]
     latency = row["latency_ms"]
     assert latency["runs"] == 2 and latency["min"] <= latency["median"] <= latency["max"]
@@ -85,6 +95,21 @@ def test_stock_backbone(tool, project, tmp_path, capsys) -> None:
     (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert row["parameters"]["classifier_form"] is None
     assert row["parameters"]["backbone"] == 23_508_032  # ResNet-50 without its classifier
+
+
+def test_heads_that_are_not_counted_are_named(tool, project, tmp_path, capsys) -> None:
+    config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
+    status = tool(
+        "--config-file", config, "--size", 64, 64, "--output", tmp_path / "a.json",
+        "MODEL.KEYPOINT_ON", True, "MODEL.LAMBDA_RESNET.DEPTH", 50, "MODEL.BACKBONE.FREEZE_AT", 1,
+    )  # fmt: skip
+    assert status == 0
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert row["heads_not_counted"] == ["roi_heads.keypoint_head"]
+    output = capsys.readouterr()
+    assert "multiply-adds not counted: roi_heads.keypoint_head" in output.out
+    assert "never loaded" not in output.out + output.err
+    assert row["parameters"]["classifier_form"] == 18_957_544  # as without FREEZE_AT
 
 
 def test_retinanet(tool, project, tmp_path) -> None:
@@ -116,6 +141,15 @@ def test_retinanet(tool, project, tmp_path) -> None:
         (
             ["--config-file", "{config}", "MODEL.BACKBONE.NAME", "nothing"],
             "MODEL.BACKBONE.NAME='nothing': expected one of ",
+        ),
+        (
+            ["--config-file", "{config}", "MODEL.ROI_HEADS.NAME", "Foo"],
+            "MODEL.ROI_HEADS.NAME='Foo'",
+        ),
+        (["--config-file", "{config}", "MODEL.DEVICE", "foo"], "MODEL.DEVICE='foo': expected cpu"),
+        (
+            ["--config-file", "{config}", "MODEL.RPN.IN_FEATURES", "['p9']"],
+            "'p9' is not among the features of the backbone",
         ),
         (["--tables", "--output", "{folder}"], "is a folder, expected the name of a file"),
     ],
