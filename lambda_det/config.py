@@ -32,7 +32,7 @@ def _add(node: CfgNode, key: str, value: object) -> None:
 def _lambda_resnet() -> CfgNode:
     node = CfgNode()
     node.VARIANT = "lambda"  # "resnet", "se", "lambda", "lambda_full"
-    node.DEPTH = 101  # 50, 101, 152, 200, 270, 350, 420
+    node.DEPTH = 101  # 50, 101, 152, 200, 270, 350, 420; 26 for small networks of timm
     # "rs" (ResNet-RS), "v1" (7x7 and max-pooling, takes ordinary weights), "tiered" (timm's)
     node.STEM = "rs"
     node.NORM = "BN"  # anything that detectron2's get_norm knows

@@ -10,14 +10,11 @@ from lambda_det.analysis.flops import count_flops, total_flops
 from lambda_det.analysis.parameters import NUM_CLASSES, count_parameters
 from lambda_det.analysis.published import PublishedTable
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.architectures import BLOCKS_PER_STAGE, STAGES, VARIANTS
+from lambda_det.backbone.architectures import FAMILY_DEPTHS, STAGES, VARIANTS
 from lambda_det.records import provenance
 
 SIZES = ((224, 224), (800, 1333))
 """(H, W) of the images that multiply-adds are given for."""
-
-DEPTHS = tuple(depth for depth in BLOCKS_PER_STAGE if depth >= 50)
-"""The paper's; 26 is there for weights of timm."""
 
 _PUBLISHED = {
     "published_top1": ("resnet_rs_family", "top1"),
@@ -28,7 +25,7 @@ _PUBLISHED = {
 
 def count_family(
     tables: Mapping[str, PublishedTable],
-    depths: Sequence[int] = DEPTHS,
+    depths: Sequence[int] = FAMILY_DEPTHS,
     progress: Callable[[str], object] = lambda _name: None,
 ) -> list[dict]:
     """Rows of a record: one for every depth and variant, with stem ``"rs"``.

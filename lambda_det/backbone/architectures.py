@@ -22,8 +22,11 @@ BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
 }
 """Depth -> number of bottlenecks in res2, res3, res4, res5."""
 
+FAMILY_DEPTHS = tuple(depth for depth in BLOCKS_PER_STAGE if depth >= 50)
+"""The paper's; 26 is there for weights of timm."""
+
 RES4_LAMBDA_BLOCKS: dict[int, tuple[int, ...]] = {
-    26: (2,),
+    26: (2,),  # timm's: the second of two blocks
     50: (3,),
     101: (6, 12, 18),
     152: (5, 10, 15, 20, 25, 30),

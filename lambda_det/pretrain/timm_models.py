@@ -16,7 +16,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.architectures import BLOCKS_PER_STAGE, STAGES
+from lambda_det.backbone.architectures import FAMILY_DEPTHS, STAGES
 from lambda_det.errors import InputError
 
 _PIXEL_MEAN, _PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -27,7 +27,7 @@ PATTERNS = {
     "resnet": "lambda_det_resnet{depth}",
     "se": "lambda_det_seresnet{depth}",
 }
-"""Variant -> name in timm, for every depth; timm has none of them itself."""
+"""Variant -> name in timm, for every depth of the paper; timm has none of them itself."""
 
 
 class TimmLambdaResNet(nn.Module):
@@ -210,7 +210,7 @@ def _default_cfg(depth: int) -> dict[str, object]:
 default_cfgs = {
     pattern.format(depth=depth): _default_cfg(depth)
     for pattern in PATTERNS.values()
-    for depth in BLOCKS_PER_STAGE
+    for depth in FAMILY_DEPTHS
 }
 
 
@@ -225,5 +225,5 @@ def _register(name: str, depth: int, variant: str) -> None:
 
 
 for _variant, _pattern in PATTERNS.items():
-    for _depth in BLOCKS_PER_STAGE:
+    for _depth in FAMILY_DEPTHS:
         _register(_pattern.format(depth=_depth), _depth, _variant)
