@@ -2,11 +2,13 @@
 
 The steps are commands in an order: the two generated datasets, the pretraining, a detector per
 initialisation and seed. Each leaves a file when it is through; a step whose file is there is
-passed over, so the experiment is taken up where it stopped.
+passed over, so the experiment is taken up where it stopped. What decides a step's numbers is noted
+beside its file: other arguments are refused, and not mistaken for what is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -20,7 +22,7 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
-from lambda_det.records import read_text
+from lambda_det.records import read_text, write_json
 
 INITIALISATIONS = ("pretrained", "random")
 AP_NAMES = ("AP", "AP50")
@@ -34,6 +36,13 @@ class Step:
     command: list[str]
     done: str
     log: str
+    decides: Sequence[str] = ()
+    """The arguments that its numbers depend on, without the paths of this checkout and folder."""
+
+    @property
+    def note(self) -> str:
+        """The file beside ``done`` that holds ``decides``."""
+        return f"{self.done}.arguments.json"
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class GainExperiment:
         """All of them, in order."""
         train, val = map(str, self.pictures)
         coco, folder = self.path("shapes"), self.path("imagefolder")
+        pictures = ["--num-train", train, "--num-val", val]
+        pretraining = [*pictures, os.path.basename(self.pretrain_config), *self.pretrain_keys]
         steps = [
             Step(
                 "dataset for detection",
@@ -86,10 +97,10 @@ class GainExperiment:
             ),
             Step(
                 "dataset for pretraining",
-                [*self.dataset_command, "--layout", "imagefolder", "--output", folder]
-                + ["--num-train", train, "--num-val", val],
+                [*self.dataset_command, "--layout", "imagefolder", "--output", folder] + pictures,
                 os.path.join(folder, "val"),
                 self.path("imagefolder.log"),
+                pictures,
             ),
             Step(
                 "pretraining",
@@ -97,6 +108,7 @@ class GainExperiment:
                 + ["--data", folder, *self.pretrain_keys, "OUTPUT_DIR", self.path("pretrain")],
                 self.weights,
                 self.path("pretrain.log"),
+                pretraining,
             ),
         ]
         # The two initialisations of a seed one after the other: a machine whose load changes
@@ -105,6 +117,7 @@ class GainExperiment:
             for initialisation in INITIALISATIONS:
                 run = self.run_folder(initialisation, seed)
                 weights = self.weights if initialisation == "pretrained" else ""
+                decides = [os.path.basename(self.detection_config), *self.detection_keys]
                 steps.append(
                     Step(
                         f"detector from {initialisation} weights, seed {seed}",
@@ -113,6 +126,7 @@ class GainExperiment:
                         + ["SEED", str(seed), "MODEL.WEIGHTS", weights, "OUTPUT_DIR", run],
                         os.path.join(run, "inference", METRICS_FILE),
                         f"{run}.log",
+                        decides + (pretraining if weights else []),
                     )
                 )
         return steps
@@ -122,8 +136,11 @@ def run_steps(steps: Sequence[Step], report: Callable[[str], None]) -> None:
     """Run what is not through yet, with a line to ``report`` for every step.
 
     Raises:
-        InputError: a command failed, or left no file.
+        InputError: a command failed or left no file, or a step that is through had other
+            arguments; then none is run.
     """
+    for step in steps:
+        _check_note(step)
     for number, step in enumerate(steps, start=1):
         label = f"[{number}/{len(steps)}] {step.name}"
         if os.path.exists(step.done):
@@ -131,10 +148,28 @@ def run_steps(steps: Sequence[Step], report: Callable[[str], None]) -> None:
             continue
         report(f"{label} ...")
         os.makedirs(os.path.dirname(os.path.abspath(step.log)), exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(step.note)  # of an output that is gone
         with open(step.log, "w", encoding="utf-8") as file:
             status = subprocess.run(step.command, stdout=file, stderr=file).returncode
         if status or not os.path.exists(step.done):
             raise InputError(f"{step.name}: ended with status {status}, see {step.log}")
+        write_json(list(step.decides), step.note)
+
+
+def _check_note(step: Step) -> None:
+    # Without a note it is older than the notes, or was stopped right in front of it.
+    if not (os.path.exists(step.done) and os.path.exists(step.note)):
+        return
+    try:
+        noted = json.loads(read_text(step.note))
+    except ValueError as error:
+        raise InputError(f"{step.note}: is no JSON ({error})") from error
+    if noted != list(step.decides):
+        raise InputError(
+            f"{step.done}: the {step.name} that is there was made with {noted}, not with "
+            f"{list(step.decides)}; name another --output, or remove what is there"
+        )
 
 
 def backbone_coverage(experiment: GainExperiment) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import statistics
@@ -72,6 +73,34 @@ def test_steps_are_taken_up_where_they_stopped(tmp_path):
     assert lines[-2:] == ["[1/2] first: is there", "[2/2] second ..."]
     with pytest.raises(InputError, match=r"status 0"):  # said nothing, left nothing
         run_steps([step("third", "pass")], lines.append)
+
+
+def test_what_was_made_with_other_arguments_is_refused(project, tmp_path):
+    def steps(**changes: object) -> list[Step]:
+        changed = dataclasses.replace(experiment(project, tmp_path), **changes)
+        code = "import os, sys; os.makedirs(sys.argv[1])"
+        return [
+            dataclasses.replace(step, command=[sys.executable, "-c", code, step.done])
+            for step in changed.steps()
+        ]
+
+    lines: list[str] = []
+    run_steps(steps(), lines.append)
+    run_steps(steps(), lines.append)
+    assert sum(line.endswith("is there") for line in lines) == 9
+    for changes, words in (
+        ({"pictures": (8, 4)}, "dataset for pretraining .*'1600'.* not with .*'8'"),
+        ({"pretrain_keys": ["SEED", "4"]}, "the pretraining that is there .* not with .*'SEED'"),
+        ({"detection_keys": ["SOLVER.MAX_ITER", "9"]}, "detector from .*'200'.* not with .*'9'"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run_steps(steps(**changes), lines.append)
+    assert len(lines) == 18  # nothing was begun
+    # Output from before there were notes counts as done.
+    for step in steps():
+        Path(step.note).unlink()
+    run_steps(steps(pictures=(8, 4)), lines.append)
+    assert all(line.endswith("is there") for line in lines[18:]) and len(lines) == 27
 
 
 def write_run(folder: Path, losses: dict[int, float], ap: float) -> None:
