@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import math
 import os
 import time
 from functools import partial
@@ -114,6 +113,9 @@ class Pretrainer:
                 len(self.data.train),
                 state["images"],
             )
+        world = comm.get_world_size()
+        if (before := state.get("processes", world)) != world:  # older files lack it
+            logger.warning("not the run that is resumed: %d processes instead of %d", world, before)
         if (self.ema is None) != (state["ema"] is None):
             raise InputError(
                 f"PRETRAIN.EMA_DECAY={self.cfg.PRETRAIN.EMA_DECAY}: {self.checkpoint_path} was "
@@ -138,8 +140,8 @@ class Pretrainer:
         """Train to the end, write ``model_final.pth``; return the last evaluation's numbers.
 
         Raises:
-            InputError: an image or a file of the run cannot be read or written.
-            FloatingPointError: the loss is not finite.
+            InputError: an image or a file of the run cannot be read or written, or the loss or
+                the weights are not finite.
         """
         self.metrics = MetricsFile(self.cfg.OUTPUT_DIR, self.iteration) if self._is_main else None
         order = TrainingOrder(
@@ -159,7 +161,7 @@ class Pretrainer:
         results = results or self.evaluate()  # resumed at its end
         if self._is_main:
             path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_WEIGHTS)
-            save_atomically(self._content(training=False), path)
+            save_atomically(self._content(), path)
             logger.info("weights for MODEL.WEIGHTS: %s", path)
         return results
 
@@ -198,30 +200,30 @@ class Pretrainer:
         node, results = self.cfg.PRETRAIN, {}
         ended = self.iteration == self.max_iter
         epoch, rest = divmod(self.iteration, self.per_epoch)
+        period = node.CHECKPOINT_PERIOD or self.per_epoch
+        save = rest == 0 or self.iteration % period == 0
         if self.iteration % node.LOG_PERIOD == 0 or ended:
             self._log()
+        if save:
+            # Every process resumes from this file, with its part of the sum.
+            share = (self._loss_of_all() / comm.get_world_size()).item()
+            self._check_weights()
         if rest == 0 and (epoch % node.EVAL_PERIOD == 0 or ended):
             results = self.evaluate()
             if self._is_main:
                 self.metrics.append({"iteration": self.iteration, "epoch": epoch} | results)
                 text = ", ".join(f"{name} {value:.4g}" for name, value in results.items())
                 logger.info("after epoch %d: %s", epoch, text)
-        if rest == 0 or (node.CHECKPOINT_PERIOD and self.iteration % node.CHECKPOINT_PERIOD == 0):
+        if save:
             if self._is_main:
-                save_atomically(self._content(training=True), self.checkpoint_path)
+                save_atomically(self._content(loss_sum=share), self.checkpoint_path)
             self._restart_clock()
         return results
 
     def _log(self) -> None:
         count = comm.get_world_size() * self._loss_count
-        loss = (sum_over_processes(self._loss_sum) / count).item()
+        loss = (self._loss_of_all() / count).item()
         self._loss_sum, self._loss_count = torch.zeros_like(self._loss_sum), 0
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} around iteration {self.iteration}: lower PRETRAIN.LR_PER_256 "
-                f"or lengthen PRETRAIN.WARMUP_EPOCHS; what is in {self.checkpoint_path} is from "
-                "before"
-            )
         speed = self._clock_images / (time.perf_counter() - self._clock)
         self._restart_clock()
         if not self._is_main:
@@ -244,6 +246,24 @@ class Pretrainer:
             }
         )
 
+    def _loss_of_all(self) -> Tensor:
+        # A copy: the sum over the processes is made in place.
+        total = sum_over_processes(self._loss_sum.clone())
+        if not total.isfinite():
+            raise self._diverged(f"the loss is {total.item()}")
+        return total
+
+    def _check_weights(self) -> None:
+        # The last step can spoil them after a finite loss. They are the same in every process.
+        if not all(weight.isfinite().all() for weight in self.bare_model.parameters()):
+            raise self._diverged("weights are not finite")
+
+    def _diverged(self, what: str) -> InputError:
+        return InputError(
+            f"{what} around iteration {self.iteration}: lower PRETRAIN.LR_PER_256 or lengthen "
+            f"PRETRAIN.WARMUP_EPOCHS; what is in {self.checkpoint_path} is from before"
+        )
+
     def _restart_clock(self) -> None:
         # Evaluations and checkpoints are not part of the throughput.
         self._clock, self._clock_images = time.perf_counter(), 0
@@ -252,16 +272,18 @@ class Pretrainer:
     def _is_main(self) -> bool:
         return comm.is_main_process()
 
-    def _content(self, *, training: bool) -> dict[str, object]:
+    def _content(self, loss_sum: float | None = None) -> dict[str, object]:
+        # With a process's part of the loss: the state to go on from too.
         raw = self.bare_model.state_dict()
         averaged = None if self.ema is None else self.ema.module.state_dict()
         state = {
             "iteration": self.iteration,
             "images": len(self.data.train),
+            "processes": comm.get_world_size(),
             "model": raw,
             "ema": averaged,
             "optimizer": self.optimizer.state_dict(),
-            "loss_sum": self._loss_sum.item(),
+            "loss_sum": loss_sum,
             "loss_count": self._loss_count,
         }
         return checkpoint_content(
@@ -270,5 +292,5 @@ class Pretrainer:
             classes=self.data.classes,
             iteration=self.iteration,
             averaged=averaged is not None,
-            training=state if training else None,
+            training=None if loss_sum is None else state,
         )

@@ -7,15 +7,18 @@ import re
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
 
 import torch
+from detectron2.utils import comm
 from pretrain_helpers import start_tool
 
 from lambda_det.errors import InputError
+from lambda_det.pretrain import get_pretrain_cfg
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
@@ -113,3 +116,53 @@ def test_resuming_another_network_or_no_checkpoint_is_refused(finished, run_tiny
     (work / "checkpoint.pth").write_text("<html>404</html>")
     with pytest.raises(InputError, match=r"--resume: .*checkpoint.pth is not a checkpoint"):
         run_tiny(work, resume=True)
+
+
+@pytest.mark.parametrize("spoilt", ["the loss is nan", "weights are not finite"])
+def test_a_diverged_run_keeps_the_checkpoint_from_before(spoilt, run_tiny, work, monkeypatch):
+    """Spoilt in iteration 4, the epoch's last, which writes a file and no line of the log."""
+    from lambda_det.pretrain.trainer import Pretrainer
+
+    step = Pretrainer.step
+
+    def spoil_the_fourth(self, images, targets):
+        step(self, images, targets)
+        if self.iteration == 4 and "loss" in spoilt:
+            self._loss_sum.fill_(float("nan"))
+        elif self.iteration == 4:
+            self.bare_model.linear.bias.data[0] = float("inf")
+
+    monkeypatch.setattr(Pretrainer, "step", spoil_the_fourth)
+    with pytest.raises(InputError, match=rf"^{spoilt} around iteration 4: .*LR_PER_256"):
+        run_tiny(work, "PRETRAIN.LOG_PERIOD", 100)
+    content = torch.load(work / "checkpoint.pth", weights_only=True)
+    assert content["training"]["iteration"] == 3
+
+
+def test_every_process_gets_its_part_of_the_loss(tmp_path, monkeypatch):
+    """The first of two processes saves: its losses add up to 3, the other's to 5."""
+    from lambda_det.pretrain import trainer as module
+
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(module, "sum_over_processes", lambda values: values.add_(5))
+    cfg = get_pretrain_cfg()
+    cfg.OUTPUT_DIR, cfg.PRETRAIN.CHECKPOINT_PERIOD = str(tmp_path), 1
+    trainer = module.Pretrainer.__new__(module.Pretrainer)
+    trainer.cfg, trainer.ema, trainer.bare_model = cfg, None, torch.nn.Linear(2, 3)
+    trainer.data = SimpleNamespace(train=[None] * 9, classes=["ape"])
+    trainer.optimizer = torch.optim.SGD(trainer.bare_model.parameters(), lr=0.1)
+    trainer.iteration, trainer.per_epoch, trainer.max_iter = 1, 10, 20
+    trainer._loss_sum, trainer._loss_count = torch.tensor(3.0), 1
+    trainer._after_step()
+    state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["training"]
+    assert (state["loss_sum"], state["loss_count"], state["processes"]) == (4, 1, 2)
+    assert trainer._loss_sum.item() == 3  # it goes on with its own
+
+
+def test_another_number_of_processes_is_said(finished, run_tiny, work):
+    content = torch.load(finished / "checkpoint.pth", weights_only=True)
+    assert content["training"]["processes"] == 1
+    content["training"]["processes"] = 2
+    torch.save(content, work / "checkpoint.pth")
+    run_tiny(work, resume=True)
+    assert "1 processes instead of 2" in (work / "log.txt").read_text()
