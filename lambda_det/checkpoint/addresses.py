@@ -16,8 +16,10 @@ from iopath.common.file_io import file_lock, get_cache_dir
 from torch import Tensor
 
 from lambda_det.checkpoint.conversion import convert
+from lambda_det.checkpoint.coverage import report
 from lambda_det.checkpoint.images import IMAGENET, ImageFormat
 from lambda_det.checkpoint.reading import FileContent
+from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.source import Source, read_source, translate
 from lambda_det.checkpoint.writing import write_weights
 from lambda_det.errors import InputError
@@ -35,7 +37,7 @@ _SUFFIXES = (".safetensors", ".pth", ".bin", ".pkl")
 _TIMM_MODELS = re.compile(
     r"resnetrs\d+|resnet(?:50|101|152|200)|lambda_resnet(?:26t|50ts|26rpt_256)"
 )
-_CACHE_FORMAT = 1  # raised when a conversion changes
+_CACHE_FORMAT = 2  # raised when a conversion changes
 
 
 class _WeightsHandler(PathHandler):
@@ -73,12 +75,19 @@ class _WeightsHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering=buffering)
 
     def _isfile(self, path: str, **kwargs) -> bool:
-        return os.path.isfile(self._get_local_path(path))
+        try:
+            return os.path.isfile(self._get_local_path(path))
+        except InputError:
+            return False
 
     _exists = _isfile
 
     def _write(self, path: str, source: Source, target: str) -> None:
         conversion = convert(source)
+        logger.info("%s (%s)\n%s", path, source.title, report(conversion.coverage))
+        # Whole, whatever the config allows: the file is there for every later config too.
+        rules = LoadingRules(min_coverage_name=f"{self.scheme}://")
+        rules.check(conversion.coverage, path)
         write_weights(
             target,
             conversion.tensors,

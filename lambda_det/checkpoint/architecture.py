@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from collections.abc import Mapping
 
@@ -19,8 +20,29 @@ from lambda_det.backbone.build import CONFIG_KEYS
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 Architecture = dict[str, object]
 """Arguments of :func:`lambda_det.backbone.build_lambda_resnet`."""
+
+INVISIBLE = ("stride_in_1x1", "activation", "lambda_pool")
+"""Arguments that change the function of a network, and no name or shape of its tensors."""
+
+
+def warn_of_another(path: str, trained: Architecture, given: Architecture) -> None:
+    """Warn, with the config's key, of every invisible argument that is another one.
+
+    Args:
+        path: the file, for the messages.
+        trained: what is known of its network.
+        given: the config's.
+    """
+    for argument in INVISIBLE:
+        if argument in trained and trained[argument] != given[argument]:
+            logger.warning(
+                "%s was trained with %s=%r, %s is %r: set it to the former",
+                path, argument, trained[argument], CONFIG_KEYS[argument], given[argument],
+            )  # fmt: skip
 
 
 def refuse_other_families(tensors: Mapping[str, Tensor]) -> None:

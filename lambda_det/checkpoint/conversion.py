@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.checkpoint.architecture import Architecture, config_line
+from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_another
 from lambda_det.checkpoint.coverage import Coverage, measure, report
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
 from lambda_det.checkpoint.images import ImageFormat, fit_to_config
@@ -103,17 +103,26 @@ def convert(
     tensors, images = dict(source_file.tensors), source_file.images
     own = architecture = source_file.architecture() if cfg is None else {}
     if cfg is not None:
-        architecture = lambda_resnet_arguments(cfg)
-        if images is not None:
-            images = ImageFormat.from_config(cfg)
-            fit_to_config(tensors, source_file.images, images, path)
+        given, trained = lambda_resnet_arguments(cfg), source_file.invisible()
+        warn_of_another(path, trained, given)
+        # The file goes on saying what it was trained as, else nobody could warn of it again.
+        architecture = {**given, **trained}
+        images = fit_to_config(tensors, images, ImageFormat.from_config(cfg), path)
     elif scope is not None and "scope" in own:
         architecture = {**own, "scope": scope}
-    shapes = _shapes_of(architecture)
+    try:
+        shapes, parameters = _shapes_of(architecture)
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        if cfg is not None:  # the line names the argument, which is the config's
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{path}: what it says of itself is no network of the family ({reason})"
+        ) from error
     enlarge_embeddings(tensors, shapes)
     kept = []
     if cfg is not None and cfg.MODEL.LAMBDA_RESNET.PARTIAL_INIT_AS_IDENTITY:
-        kept = last_norms_of_random_blocks(tensors, shapes)
+        kept = last_norms_of_random_blocks(tensors, parameters)
     file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     coverage = measure(shapes, file_shapes, kept_zero=kept)
     written = {name: tensors[name] for name in coverage.loaded}
@@ -121,7 +130,9 @@ def convert(
     return Conversion(source_file, written, architecture, images, coverage)
 
 
-def _shapes_of(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+def _shapes_of(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """Shapes of the network's tensors, and the names of those that are parameters."""
     with torch.device("meta"):
         backbone = build_lambda_resnet(**architecture)
-    return {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    return shapes, [name for name, _ in backbone.named_parameters()]

@@ -14,6 +14,10 @@ logger = logging.getLogger(__name__)
 _OF_THE_FAMILY_ONLY = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se)\.")
 _EMBEDDING = "lambda_layer.embedding"
 _LAST_NORM = "conv3.norm.weight"
+# What a middle cannot do without; a file that lacks the bias of positions, say, holds the rest.
+_MIDDLE = re.compile(
+    r"(res\d\.\d+\.)(?:lambda_layer\.(?:embedding|query\.weight|value\.weight)|conv2\.weight)"
+)
 
 
 def may_stay_random(name: str) -> bool:
@@ -26,20 +30,18 @@ def last_norms_of_random_blocks(
 ) -> list[str]:
     """Weights of the last norm of blocks whose middle the file does not hold.
 
-    At zero, where they start, such a block is its shortcut until training says otherwise.
+    That is one without its embedding, queries, values or 3x3 convolution. With the norm at zero,
+    where it starts, such a block is its shortcut until training says otherwise.
 
     Args:
         tensors: of the file, under bare names.
-        model_names: of the model's tensors, bare.
+        model_names: of the model's parameters, bare; without buffers, since a frozen norm could
+            never leave zero again.
     """
-    middles = ("lambda_layer.", "conv2.")
     blocks = {
-        name.partition(middle)[0]
+        match[1]
         for name in model_names
-        for middle in middles
-        if re.match(rf"res\d\.\d+\.{middle}", name)
-        and name not in tensors
-        and not name.endswith("num_batches_tracked")  # no file needs to hold it
+        if name not in tensors and (match := _MIDDLE.fullmatch(name))
     }
     return [
         name

@@ -13,7 +13,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 FIRST_WEIGHT = "stem.conv1.weight"
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3  # of the ratio of standard deviations
+_MEAN_TOLERANCE = 0.5  # grey levels of 0 ... 255
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,16 @@ class ImageFormat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> ImageFormat:
-        """The inverse of :meth:`as_dict`."""
+        """The inverse of :meth:`as_dict`.
+
+        Raises:
+            KeyError: an entry is missing.
+            TypeError: an entry is no list of numbers.
+            ValueError: an entry is not three numbers, or a standard deviation is not positive.
+        """
         mean, std = (tuple(map(float, values[key])) for key in ("pixel_mean", "pixel_std"))
+        if not len(mean) == len(std) == 3 or not all(value > 0 for value in std):
+            raise ValueError("expected three means and three positive standard deviations")
         return cls(str(values["channel_order"]), mean, std)
 
     @classmethod
@@ -71,8 +80,8 @@ MSRA = ImageFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
 
 
 def fit_to_config(
-    tensors: dict[str, Tensor], trained_on: ImageFormat, given: ImageFormat, path: str
-) -> None:
+    tensors: dict[str, Tensor], trained_on: ImageFormat | None, given: ImageFormat, path: str
+) -> ImageFormat | None:
     """Mend what can be mended exactly in the first convolution, and warn of the rest.
 
     Channels in the other order are exchanged, another standard deviation is multiplied in. Another
@@ -80,18 +89,24 @@ def fit_to_config(
 
     Args:
         tensors: of the bare backbone; the first weight is replaced.
-        trained_on: what the file was trained with.
+        trained_on: what the file was trained with; None = unknown, nothing is compared.
         given: what the config feeds.
         path: the file, for the messages.
+
+    Returns:
+        What the tensors are for now: ``trained_on`` but for what was mended.
     """
+    if trained_on is None:
+        logger.info("%s: the format of its images is unknown, it was not compared", path)
+        return None
     weight = tensors.get(FIRST_WEIGHT)
     if weight is None:
-        return
+        return trained_on
     if {trained_on.channel_order, given.channel_order} - {"RGB", "BGR"}:
         logger.warning(
             "%s was trained on %s, INPUT.FORMAT is %r", path, trained_on, given.channel_order
         )
-        return
+        return trained_on
     wanted = trained_on.in_order(given.channel_order)
     if wanted is not trained_on:
         weight = weight.flip(1)
@@ -110,8 +125,9 @@ def fit_to_config(
         )  # fmt: skip
     tensors[FIRST_WEIGHT] = weight
     difference = torch.tensor(given.pixel_mean) - torch.tensor(wanted.pixel_mean)
-    if (difference / torch.tensor(wanted.pixel_std)).abs().max() > _TOLERANCE * 255:
+    if difference.abs().max() > _MEAN_TOLERANCE:
         logger.warning(
             "%s was trained with pixel mean %s (%s), MODEL.PIXEL_MEAN is %s: set it to the former",
             path, list(wanted.pixel_mean), wanted.channel_order, list(given.pixel_mean),
         )  # fmt: skip
+    return ImageFormat(given.channel_order, wanted.pixel_mean, given.pixel_std)

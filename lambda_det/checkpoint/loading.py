@@ -12,7 +12,8 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from lambda_det.backbone import LambdaResNet
-from lambda_det.backbone.build import CONFIG_KEYS, lambda_resnet_arguments
+from lambda_det.backbone.build import lambda_resnet_arguments
+from lambda_det.checkpoint.architecture import warn_of_another
 from lambda_det.checkpoint.coverage import Coverage, measure, report
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
 from lambda_det.checkpoint.images import ImageFormat, fit_to_config
@@ -21,9 +22,6 @@ from lambda_det.checkpoint.source import Source, read_source
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-_INVISIBLE = ("stride_in_1x1", "activation", "lambda_pool")
-"""Arguments that change the function of a network, and no name or shape of its tensors."""
 
 
 def load_weights(
@@ -131,19 +129,8 @@ def _bare(name: str, prefix: str) -> str:
 
 def _compare_with_config(source: Source, cfg: CfgNode) -> None:
     """Fit the first convolution to the config's images; warn of what no shape would show."""
-    if source.images is not None:
-        fit_to_config(source.tensors, source.images, ImageFormat.from_config(cfg), source.path)
-    try:
-        trained = source.architecture()
-    except InputError:  # a part of a network; what is missing is reported anyway
-        trained = source.hidden
-    given = lambda_resnet_arguments(cfg)
-    for argument in _INVISIBLE:
-        if argument in trained and trained[argument] != given[argument]:
-            logger.warning(
-                "%s was trained with %s=%r, %s is %r: set it to the former",
-                source.path, argument, trained[argument], CONFIG_KEYS[argument], given[argument],
-            )  # fmt: skip
+    fit_to_config(source.tensors, source.images, ImageFormat.from_config(cfg), source.path)
+    warn_of_another(source.path, source.invisible(), lambda_resnet_arguments(cfg))
 
 
 def _check_complete(coverage: Coverage, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import collections
 import pickle
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -19,24 +20,50 @@ RECONSTRUCT = np.zeros(1).__reduce__()[0]
 SCALAR = np.float64(0).__reduce__()[0]
 _FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 
+
+def _shielded(function: Callable) -> object:
+    """Something that calls the function and has no attribute that a pickle could set.
+
+    A pickle may set attributes of whatever it names, and numpy's functions are this process's.
+    """
+
+    class Shield:
+        __slots__ = ()
+
+        def __call__(self, *arguments: object) -> object:
+            return function(*arguments)
+
+    return Shield()
+
+
+def _encode(text: str, codec: str = "utf-8") -> bytes:
+    """Bytes of a pickle of protocols 0 to 2; other codecs compress, or look up modules."""
+    if codec != "latin1":
+        raise ForbiddenName(f"_codecs.encode to {codec!r:.40}")
+    return codecs.encode(text, codec)
+
+
 _ALLOWED: dict[str, object] = {
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
     **{
-        f"numpy.{core}.multiarray.{function.__name__}": function
+        f"numpy.{core}.multiarray.{function.__name__}": _shielded(function)
         for core in ("core", "_core")
         for function in (RECONSTRUCT, SCALAR)
     },
-    **{f"numpy.{core}.numeric._frombuffer": _FROM_BUFFER for core in ("core", "_core")},
+    **{f"numpy.{core}.numeric._frombuffer": _shielded(_FROM_BUFFER) for core in ("core", "_core")},
     "collections.OrderedDict": collections.OrderedDict,
-    "_codecs.encode": codecs.encode,  # how protocols 0 to 2 write bytes
+    "_codecs.encode": _shielded(_encode),  # how protocols 0 to 2 write bytes
     **{
         f"{module}.{kind.__name__}": kind
         for module in ("builtins", "__builtin__")
         for kind in (set, frozenset, bytearray, complex)
     },
 }
-"""Name in a pickle -> what it stands for. None of them runs code of the file's choice."""
+"""Name in a pickle -> what it stands for. None of them runs code of the file's choice.
+
+Neither can a file change one of them.
+"""
 
 
 class _Unpickler(pickle.Unpickler):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
 from lambda_det.checkpoint.architecture import (
+    INVISIBLE,
     Architecture,
     infer_architecture,
     refuse_other_families,
 )
 from lambda_det.checkpoint.images import IMAGENET, MSRA, ImageFormat
 from lambda_det.checkpoint.layouts import Layout, find_layout
+from lambda_det.checkpoint.metadata import images_of_a_pretraining, read_metadata
 from lambda_det.checkpoint.name_maps import (
     CAFFE2,
     TIMM_LAMBDA,
@@ -24,9 +25,6 @@ from lambda_det.checkpoint.name_maps import (
 from lambda_det.checkpoint.reading import FileContent, read_file
 from lambda_det.checkpoint.tensors import check_finite, find_tensors
 from lambda_det.errors import InputError
-
-METADATA_KEY = "lambda_det"
-"""Under which our own files say what they hold."""
 
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.", "bottom_up.")
 _BACKBONE_PARTS = ("stem.", "res2.", "res3.", "res4.", "res5.", "linear.")
@@ -86,6 +84,14 @@ class Source:
         extras = _TIMM_LAMBDA_EXTRAS.get(inferred["depth"], {}) if is_timm_lambda else {}
         return {**inferred, **self.hidden, **extras}
 
+    def invisible(self) -> Architecture:
+        """What is known of the arguments that neither names nor shapes show."""
+        try:
+            known = self.architecture()
+        except InputError:  # a part of a network; what is missing is reported anyway
+            known = self.hidden
+        return {argument: known[argument] for argument in INVISIBLE if argument in known}
+
 
 def read_source(path: str) -> Source:
     """Read and translate a file of weights.
@@ -115,16 +121,14 @@ def translate(path: str, content: FileContent) -> Source:
         raise InputError(f"{path}: {error}") from error
     others = {n: t for n, t in others.items() if not n.endswith(_IGNORED_SUFFIXES)}
     author = str(found.siblings.get("__author__", ""))
-    metadata = _metadata(content.metadata, found.siblings)
     facts = {"path": path, "tensors": tensors, "others": others, "layout": layout}
     facts |= {"container": found.container, "author": author}
-    if "architecture" in metadata:
-        images = metadata.get("images")
-        images = ImageFormat.from_dict(images) if images else None
-        return Source(**facts, images=images, declared=dict(metadata["architecture"]))
+    declared = read_metadata(path, content.metadata, found.siblings)
+    if declared is not None:
+        return Source(**facts, declared=declared[0], images=declared[1])
     images, hidden = _known_of(layout, author)
     if images is None:
-        images = _of_a_pretraining(found.siblings)
+        images = images_of_a_pretraining(found.siblings)
     return Source(**facts, images=images, hidden=hidden)
 
 
@@ -211,22 +215,6 @@ def _without_wrapper(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(wrapper) for name in tensors):
             return {name.removeprefix(wrapper): tensor for name, tensor in tensors.items()}
     return dict(tensors)
-
-
-def _metadata(header: Mapping[str, str], siblings: Mapping[str, object]) -> Mapping:
-    if METADATA_KEY in header:
-        return json.loads(header[METADATA_KEY])
-    found = siblings.get(METADATA_KEY)
-    return found if isinstance(found, Mapping) else {}
-
-
-def _of_a_pretraining(siblings: Mapping[str, object]) -> ImageFormat | None:
-    """Images that the files of our own pretraining name beside the weights."""
-    metadata = siblings.get("metadata")
-    try:
-        return ImageFormat.from_dict({"channel_order": metadata["image_format"], **metadata})
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _known_of(layout: Layout | None, author: str) -> tuple[ImageFormat | None, Architecture]:

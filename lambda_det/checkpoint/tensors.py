@@ -37,14 +37,14 @@ def find_tensors(path: str, data: object) -> Tensors:
     Averaged weights (EMA) come before the last ones, as in timm.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or an array repeats its memory.
     """
     container, siblings = "", {}
     while isinstance(data, Mapping):
         tensors = {
-            str(name): tensor
-            for name, value in data.items()
-            if (tensor := _as_tensor(value)) is not None and not _is_bookkeeping(str(name))
+            name: tensor
+            for name, value in ((str(key), value) for key, value in data.items())
+            if not _is_bookkeeping(name) and (tensor := _as_tensor(path, name, value)) is not None
         }
         inner = [
             key
@@ -65,18 +65,38 @@ def _is_bookkeeping(name: str) -> bool:
     return name.endswith(_BOOKKEEPING) or name.endswith(_BOOKKEEPING_OF_CAFFE2[:2]) or name == "lr"
 
 
-def _as_tensor(value: object) -> Tensor | None:
+def _as_tensor(path: str, name: str, value: object) -> Tensor | None:
     """A floating-point tensor of what is one; None for everything else."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        steps = zip(value.shape, value.strides, strict=True)
+        span = value.itemsize + sum((side - 1) * abs(stride) for side, stride in steps)
+        if value.nbytes > span:
+            raise _repeats(path, name, value.shape)
         value = torch.from_numpy(np.ascontiguousarray(value))
     return value if isinstance(value, Tensor) and value.is_floating_point() else None
 
 
 def check_finite(path: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError, naming them, when tensors hold NaN or Inf."""
+    """Raise InputError, naming them, when tensors hold NaN or Inf.
+
+    Also for a tensor that is larger than its memory (``expand``): to look at all of it, or to copy
+    it, could take any amount of memory, whatever the size of the file.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided:
+            raise InputError(f"{path}: {name} is no dense tensor ({tensor.layout})")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise _repeats(path, name, tuple(tensor.shape))
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise InputError(
             f"{path}: {len(broken)} of {len(tensors)} tensors hold NaN or Inf (first: "
             f"{broken[0]}); the training that wrote them diverged, or the file is damaged"
         )
+
+
+def _repeats(path: str, name: str, shape: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"{path}: {name} has the shape {shape} and fewer numbers than that (an expanded view); "
+        "expected every number of a weight in the file"
+    )

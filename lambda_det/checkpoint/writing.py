@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lambda_det.checkpoint.architecture import Architecture
 from lambda_det.checkpoint.images import ImageFormat
-from lambda_det.checkpoint.source import METADATA_KEY
+from lambda_det.checkpoint.metadata import METADATA_KEY
 from lambda_det.errors import InputError
 
 SUFFIXES = (".pth", ".safetensors")

@@ -193,6 +193,19 @@ def test_a_broken_file_of_the_mirror_is_named(mirror: Path, own_cache: Path) -> 
     assert not list(own_cache.rglob("*.pth"))
 
 
+def test_half_a_file_of_the_mirror_is_refused_and_not_cached(mirror: Path, own_cache: Path) -> None:
+    torch.save(dict(list(resnet50().items())[::2]), mirror / "resnet50.pth")
+    message = refused("torchvision://resnet50")
+    assert "of the backbone" in message and "tensors are not in it" in message
+    assert not list(own_cache.rglob("*.pth"))
+    assert not PathManager.isfile("torchvision://resnet50")
+
+
+def test_asking_whether_an_address_exists_raises_nothing() -> None:
+    for question in (PathManager.isfile, PathManager.exists):
+        assert question("torchvision://resnet51") is False
+
+
 def test_every_address_says_which_files_it_takes() -> None:
     for handler in (TimmHandler(), TorchvisionHandler()):
         names = handler.mirror_names("resnet50")

@@ -76,6 +76,20 @@ def test_another_mean_is_warned_of(caplog) -> None:
     assert torch.equal(tensors["stem.conv1.weight"], torch.ones(2, 3, 1, 1))
 
 
+@pytest.mark.parametrize(("shift", "warned"), [(2.0, True), (0.1, False)])
+def test_means_are_compared_in_grey_levels(shift: float, warned: bool, caplog) -> None:
+    given = ImageFormat("RGB", tuple(m + shift for m in IMAGENET.pixel_mean), IMAGENET.pixel_std)
+    with caplog.at_level(logging.WARNING):
+        fit_to_config({"stem.conv1.weight": torch.ones(2, 3, 1, 1)}, IMAGENET, given, "file")
+    assert ("MODEL.PIXEL_MEAN" in caplog.text) == warned
+
+
+def test_unknown_images_are_said_to_be_unknown(caplog) -> None:
+    with caplog.at_level(logging.INFO):
+        assert fit_to_config({}, None, IMAGENET, "w.pth") is None
+    assert "w.pth" in caplog.text and "not compared" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

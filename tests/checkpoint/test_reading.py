@@ -52,6 +52,29 @@ def test_pickle_that_runs_code(name: str, protocol: int, tmp_path: Path) -> None
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.parametrize(
+    "state", [{"attribute": 1}, (None, {"__defaults__": (1,), "__module__": "other"})]
+)
+@pytest.mark.parametrize("name", ["numeric\n_frombuffer", "multiarray\n_reconstruct"])
+def test_pickle_that_changes_a_function(name: str, state, tmp_path: Path) -> None:
+    reduce = {"numeric\n_frombuffer": 5, "multiarray\n_reconstruct": 2}
+    function = np.zeros(1).__reduce_ex__(reduce[name])[0]
+    before = (getattr(function, "__defaults__", None), function.__module__)
+    named = b"\x80\x02cnumpy.core." + name.encode() + b"\n"
+    build = pickle.dumps(state, protocol=2)[2:-1] + b"b."
+    (tmp_path / "w.pkl").write_bytes(named + build)
+    assert "cannot be read" in refused(tmp_path / "w.pkl")
+    assert (getattr(function, "__defaults__", None), function.__module__) == before
+    assert not hasattr(function, "attribute")
+
+
+@pytest.mark.parametrize("codec", ["rot13", "utf-8"])
+def test_pickle_with_another_codec(codec: str, tmp_path: Path) -> None:
+    arguments = pickle.dumps(("text", codec), protocol=2)[2:-1]
+    (tmp_path / "w.pkl").write_bytes(b"\x80\x02c_codecs\nencode\n" + arguments + b"R.")
+    assert f"_codecs.encode to '{codec}'" in refused(tmp_path / "w.pkl")
+
+
 @pytest.mark.parametrize("is_zip", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize("name", ["weights.pth", "weights.pkl"])
 def test_pytorch_file_that_runs_code(name: str, is_zip: bool, tmp_path: Path) -> None:
@@ -175,3 +198,21 @@ def test_broken_numbers_are_reported_by_name(value: float) -> None:
     with pytest.raises(InputError, match=r"file: 2 of 3 tensors hold NaN or Inf \(first: b\.c\)"):
         check_finite("file", tensors)
     check_finite("file", {"a": torch.ones(2)})
+
+
+def test_tensors_larger_than_their_memory_are_refused_by_name(tmp_path: Path) -> None:
+    huge = torch.zeros(1, 1).expand(10**10, 2048)
+    torch.save({"model": {"a": torch.ones(2), "b.c": huge}}, tmp_path / "w.pth")
+    found = find_tensors("file", read_file(str(tmp_path / "w.pth")).data)
+    with pytest.raises(InputError, match=r"file: b\.c has the shape \(10000000000, 2048\)"):
+        check_finite("file", found.tensors)
+    array = np.broadcast_to(np.zeros((), np.float32), (10**10, 2048))
+    with pytest.raises(InputError, match=r"file: b\.c has the shape"):
+        find_tensors("file", {"b.c": array})
+    check_finite("file", {"a": torch.ones(4, 6)[::2, 1:3].T})  # an ordinary view
+    assert find_tensors("file", {"a": np.ones((4, 6))[::2, 1:3].T}).tensors["a"].shape == (2, 2)
+
+
+def test_sparse_tensors_are_refused_by_name() -> None:
+    with pytest.raises(InputError, match="file: b is no dense tensor"):
+        check_finite("file", {"b": torch.eye(3).to_sparse()})
