@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
+from lambda_det.data.textures import draw_ground, texture
+
 CLASS_NAMES = ("disc", "box", "triangle", "ring")
 
 # Areas in pixels before occlusion, inside COCO's ranges (32^2 and 96^2 are the limits).
@@ -43,6 +45,7 @@ class SceneObject:
         polygon: flat list ``x0, y0, x1, y1, ...`` whose rasterisation is the whole object, or None
             for a shape with a hole and for a crowd.
         is_crowd: whether it stands for a cluster of many tiny shapes.
+        clearance: pixels that later objects keep away from it; 0 = they may cover it.
     """
 
     class_index: int
@@ -50,6 +53,7 @@ class SceneObject:
     full_area: int
     polygon: list[float] | None
     is_crowd: bool = False
+    clearance: int = 0
 
     @property
     def area(self) -> int:
@@ -81,26 +85,27 @@ def draw_scene(
     Returns:
         The BGR image (H, W, 3) uint8 and its objects in drawing order, the crowd first.
     """
-    image = _ground(rng, height, width)
+    image = draw_ground(rng, height, width)
     colours = [image.reshape(-1, 3).mean(axis=0)]
     objects: list[SceneObject] = []
     if with_crowd:
         crowd = _crowd(rng, height, width)
-        _paint(rng, image, crowd, colours)
+        paint(rng, image, crowd, colours, _class_hues(rng, crowd))
         objects.append(crowd)
-    for area in _draw_areas(rng, num_objects, height * width >= _ROOM_FOR_LARGE):
-        new = _place(rng, height, width, area, objects)
+    for area in draw_areas(rng, num_objects, height, width):
+        new = place(rng, height, width, area, objects)
         if new is None:
             continue
         for other in objects:
             other.mask &= ~new.mask
-        _paint(rng, image, new, colours)
+        paint(rng, image, new, colours, _class_hues(rng, new))
         objects.append(new)
     return image, objects
 
 
-def _draw_areas(rng: np.random.Generator, count: int, with_large: bool) -> list[float]:
+def draw_areas(rng: np.random.Generator, count: int, height: int, width: int) -> list[float]:
     """Areas of the objects, mostly from large to small, so that small ones stay in sight."""
+    with_large = height * width >= _ROOM_FOR_LARGE
     kinds = list(rng.choice(["small", "medium"], size=count, p=[0.45, 0.55]))
     if count and with_large:
         kinds[0] = "large"
@@ -112,7 +117,7 @@ def _draw_areas(rng: np.random.Generator, count: int, with_large: bool) -> list[
     return areas
 
 
-def _place(
+def place(
     rng: np.random.Generator, height: int, width: int, area: float, objects: list[SceneObject]
 ) -> SceneObject | None:
     """A shape of about ``area`` at a place where it hides none of the others too much."""
@@ -124,7 +129,9 @@ def _place(
             break
     else:
         return None
-    targets = [o for o in objects if not o.is_crowd and o.class_index != class_index]
+    targets = [
+        o for o in objects if not (o.is_crowd or o.clearance) and o.class_index != class_index
+    ]
     on_top = bool(targets) and rng.random() < _OCCLUDER_SHARE
     for attempt in range(_TRIES):
         centre = rng.uniform(low, high)
@@ -136,9 +143,9 @@ def _place(
             offset = reach * np.array([np.cos(angle), np.sin(angle)])
             centre = np.clip(np.array([columns[pixel], rows[pixel]]) + offset, low, high)
         polygon = np.round(outline + centre, 2)
-        mask = _rasterize(polygon, height, width)
+        mask = rasterize(polygon, height, width)
         if hole is not None:
-            mask &= ~_rasterize(hole + centre, height, width)
+            mask &= ~rasterize(hole + centre, height, width)
         # In the second half of the tries any place that hides nobody too much will do.
         if _fits(mask, class_index, objects, on_top if attempt < _TRIES // 2 else None):
             flat = polygon.reshape(-1).tolist() if hole is None else None
@@ -154,6 +161,10 @@ def _fits(
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     occluding = False
     for other in objects:
+        if other.clearance:
+            if (distance_to(other.mask)[mask] <= other.clearance).any():
+                return False
+            continue
         if other.is_crowd or other.class_index == class_index or on_top is False:
             if (grown & other.mask).any():
                 return False
@@ -205,76 +216,57 @@ def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
         for column in range(4):
             outline, hole = _outline(rng, CLASS_NAMES[class_index], rng.uniform(50, 80))
             centre = (left + 8 + 15 * column, top + 8 + 14 * row) + rng.uniform(-1.5, 1.5, size=2)
-            tiny = _rasterize(outline + centre, height, width)
+            tiny = rasterize(outline + centre, height, width)
             if hole is not None:
-                tiny &= ~_rasterize(hole + centre, height, width)
+                tiny &= ~rasterize(hole + centre, height, width)
             mask |= tiny
     return SceneObject(class_index, mask, int(mask.sum()), None, is_crowd=True)
 
 
-def _rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+def distance_to(mask: np.ndarray) -> np.ndarray:
+    """(H, W) pixels from each place to the nearest of ``mask`` (H, W) bool."""
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
+
+
+def rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) bool by COCO's own rasterisation: a stored polygon decodes to the same mask."""
     codes = mask_util.frPyObjects([polygon.reshape(-1).tolist()], height, width)
     return mask_util.decode(codes)[:, :, 0].astype(bool)
 
 
-def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A dull ground: one colour with a gradient and with grain or stripes."""
-    grey = rng.uniform(40, 200)
-    colour = np.clip(grey + rng.uniform(-25, 25, size=3), 0, 255)
-    pattern = _gradient(rng, height, width) + _texture(rng, height, width)
-    return np.clip(colour + 9 * pattern[..., None], 0, 255).astype(np.uint8)
+def _class_hues(rng: np.random.Generator, shape: SceneObject) -> np.ndarray:
+    return _HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)
 
 
-def _paint(
+def paint(
     rng: np.random.Generator,
     image: np.ndarray,
     shape: SceneObject,
     colours: list[np.ndarray],
+    hues: np.ndarray,
 ) -> None:
-    """Fill the object with a textured colour of its class, far from ``colours``; append it.
+    """Fill the object with a textured colour far from ``colours``, and append that to them.
 
-    ``colours`` begins with the ground's.
+    Args:
+        rng: the only source of randomness.
+        image: (H, W, 3) uint8, changed in place.
+        shape: the object; its mask is painted.
+        colours: BGR of what is there, the ground's first.
+        hues: (n) to choose from, in OpenCV's degrees, modulo 180.
     """
-    hues = (_HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)) % 180
-    saturations, values = rng.uniform(140, 255, size=24), rng.uniform(110, 255, size=24)
-    hsv = np.stack([hues, saturations, values], axis=1).astype(np.uint8)
+    count = len(hues)
+    saturations, values = rng.uniform(140, 255, size=count), rng.uniform(110, 255, size=count)
+    hsv = np.stack([hues % 180, saturations, values], axis=1).astype(np.uint8)
     candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
     distances = np.linalg.norm(candidates[:, None] - np.stack(colours), axis=2)
     # Far from the ground above all; the first good one, so that every colour may come.
     good = np.flatnonzero((distances[:, 0] > 115) & (distances.min(axis=1) > 70))
     choice = good[0] if len(good) else int(distances.min(axis=1).argmax())
     colour = candidates[choice]
-    texture = 6 * _texture(rng, *shape.mask.shape)[..., None]
-    painted = np.clip(colour + texture, 0, 255)
+    pattern = 6 * texture(rng, *shape.mask.shape)[..., None]
+    painted = np.clip(colour + pattern, 0, 255)
     if not shape.is_crowd:
         depth = cv2.distanceTransform(shape.mask.astype(np.uint8), cv2.DIST_L2, 3)
         painted[depth <= _RIM] = 25 if colours[0].mean() > 120 else 235
     image[shape.mask] = painted.astype(np.uint8)[shape.mask]
     colours.append(colour)
-
-
-def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W) from about -1 to 1 along a random direction."""
-    return 2 * (_ramp(rng, height, width) / max(height, width))
-
-
-def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W) of about unit amplitude: grain, stripes or a chequered pattern."""
-    kind = rng.integers(3)
-    if kind == 0:
-        grain = rng.standard_normal((height, width)).astype(np.float32)
-        return 2 * cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.8, 1.6))
-    period = rng.uniform(6, 14)
-    stripes = np.sin(2 * np.pi * _ramp(rng, height, width) / period)
-    if kind == 1:
-        return stripes
-    return np.sign(stripes * np.sin(2 * np.pi * _ramp(rng, height, width) / period))
-
-
-def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W) distance in pixels from the centre along a random direction."""
-    angle = rng.uniform(0, 2 * np.pi)
-    rows = np.arange(height)[:, None] - height / 2
-    columns = np.arange(width)[None, :] - width / 2
-    return columns * np.cos(angle) + rows * np.sin(angle)
