@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
@@ -13,6 +12,7 @@ from pycocotools.coco import COCO
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
 from lambda_det.evaluation.rle import compress, first_broken
+from lambda_det.evaluation.values import is_finite, shown
 
 logger = logging.getLogger(__name__)
 
@@ -131,28 +131,27 @@ class Detections:
             raise InputError(f"{where} lacks one of {', '.join(_REQUIRED)}")
         if not _is_in(entry["image_id"], self._ground_truth.images):
             raise InputError(
-                f"{where} has image_id {entry['image_id']!r}, which is not among the "
+                f"{where} has image_id {shown(entry['image_id'])}, which is not among the "
                 f"{len(self._ground_truth.images)} images of {self._ground_truth.source}; are "
                 "they of another dataset?"
             )
         if not _is_in(entry["category_id"], categories):
             raise InputError(
-                f"{where} has category_id {entry['category_id']!r}, which is not among the "
+                f"{where} has category_id {shown(entry['category_id'])}, which is not among the "
                 f"{len(categories)} categories of {self._ground_truth.source}; are they of "
                 "another dataset?"
             )
-        if not _is_number(entry["score"]) or not 0 <= entry["score"] <= 1:
-            raise InputError(f"{where} has score {entry['score']!r}; 0 to 1 is allowed")
+        if not is_finite(entry["score"]) or not 0 <= entry["score"] <= 1:
+            raise InputError(f"{where} has score {shown(entry['score'])}; 0 to 1 is allowed")
         box = entry.get("bbox")
         if box and not (
             isinstance(box, list)
             and len(box) == 4
-            and all(map(_is_number, box))
-            and all(map(math.isfinite, box))
+            and all(map(is_finite, box))
             and min(box[2:]) >= 0
         ):
             raise InputError(
-                f"{where} has bbox {box!r}; four finite numbers x, y, width, height needed, "
+                f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height needed, "
                 "width and height not negative"
             )
 
@@ -197,12 +196,8 @@ class Detections:
             )  # fmt: skip
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_in(key: object, known: object) -> bool:
+def _is_in(key: object, known: Container) -> bool:
     try:
-        return key in known
+        return not isinstance(key, bool) and key in known  # True is 1 to Python
     except TypeError:  # a list for an id
         return False

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
-import math
 from functools import cached_property
 
 from pycocotools.coco import COCO
@@ -13,8 +11,9 @@ from pycocotools.coco import COCO
 from lambda_det.data.coco_json import parse_coco_json, summarize_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation.rle import compress, first_broken
+from lambda_det.evaluation.values import is_finite, shown
 
-logger = logging.getLogger(__name__)
+_MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
 
 
 class GroundTruth:
@@ -30,7 +29,8 @@ class GroundTruth:
     Attributes:
         categories: ``(id, name)`` sorted by id.
         images: id in the json -> number, height, width.
-        has_masks: whether every annotation has a mask; False when none has.
+        has_masks: whether every annotation has a mask (so it is without annotations); False when
+            none has.
 
     Raises:
         InputError: not COCO's format, an id unknown or repeated, a number that is not finite, no
@@ -50,15 +50,15 @@ class GroundTruth:
             )
         for annotation in self._annotations:
             numbers = (*annotation["bbox"], annotation["area"])
-            if not all(map(math.isfinite, numbers)) or min(numbers[2:]) < 0:
+            if not all(map(is_finite, numbers)) or min(numbers[2:]) < 0:
                 raise InputError(
                     f"annotation file {source}: annotation id {annotation['id']} has bbox "
-                    f"{annotation['bbox']} and area {annotation['area']}; finite numbers, not "
-                    "negative for width, height and area, are needed"
+                    f"{shown(annotation['bbox'])} and area {shown(annotation['area'])}; finite "
+                    "numbers, not negative for width, height and area, are needed"
                 )
         masked = [bool(annotation.get("segmentation")) for annotation in self._annotations]
-        self.has_masks = any(masked)
-        if self.has_masks and not all(masked):
+        self.has_masks = all(masked)
+        if any(masked) and not self.has_masks:
             lacking = self._annotations[masked.index(False)]["id"]
             raise InputError(
                 f"annotation file {source}: annotation id {lacking} has no segmentation, "
@@ -137,10 +137,11 @@ def coco_index(ground_truth: GroundTruth, annotations: list[dict]) -> COCO:
 
 def _numbered_images(images: list[dict], source: str) -> dict[object, tuple[int, int, int]]:
     for image in images:
-        if not all(type(image[key]) is int and image[key] > 0 for key in ("height", "width")):
+        height, width = image["height"], image["width"]
+        if not all(type(side) is int and 0 < side < _MAX_SIDE for side in (height, width)):
             raise InputError(
-                f"annotation file {source}: image id {image['id']} has height {image['height']!r} "
-                f"and width {image['width']!r}; whole numbers of pixels are needed"
+                f"annotation file {source}: image id {image['id']} has height {shown(height)} "
+                f"and width {shown(width)}; whole numbers of pixels, below {_MAX_SIDE}, are needed"
             )
     try:
         ordered = sorted(images, key=lambda image: image["id"])

@@ -6,13 +6,15 @@ masks of different sizes simply never match. Both would be a wrong AP without a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
 
+from lambda_det.evaluation.values import is_finite, shown
+
 _CHUNK = 20_000  # codes decoded at once; bounds the memory
+_REACH = 10  # how far a polygon may be from the origin, in longer sides of its image
 
 
 def compress(
@@ -36,15 +38,19 @@ def compress(
         for polygon in segmentation:
             if not _is_polygon(polygon):
                 raise ValueError("has a polygon that is not pairs of finite numbers x, y")
+            # pycocotools walks every pixel of an edge, also outside of the image, in 32 bits:
+            # 1e7 takes seconds and gigabytes, 1e9 is a segmentation fault.
+            if polygon and max(map(abs, polygon)) > _REACH * max(height, width):
+                raise ValueError(f"has a polygon that reaches beyond {_REACH} times its image")
         long = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not long or (len(long) < len(segmentation) and not skip_short_polygons):
             raise ValueError("has a polygon of less than three points")
         return mask_util.merge(mask_util.frPyObjects(long, height, width))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("is neither polygons nor RLE with size and counts")
-    if list(segmentation["size"]) != [height, width]:
+    if segmentation["size"] not in ([height, width], (height, width)):
         raise ValueError(
-            f"has size {list(segmentation['size'])}, its image {[height, width]} (height, width)"
+            f"has size {shown(segmentation['size'])}, its image {[height, width]} (height, width)"
         )
     counts = segmentation["counts"]
     if isinstance(counts, list):
@@ -65,7 +71,7 @@ def first_broken(codes: Sequence[dict]) -> int | None:
     """Index of the first compressed RLE that does not hold one whole mask of its size, or None.
 
     A run length is written as groups of five bits with a sixth that says "more follows", from the
-    third run on as the difference to the run two before; the runs of a mask add up to its pixels.
+    fourth run on as the difference to the run two before; the runs of a mask add up to its pixels.
     """
     for start in range(0, len(codes), _CHUNK):
         part = codes[start : start + _CHUNK]
@@ -114,8 +120,4 @@ def _are_whole(texts: list[bytes], pixels: list[int]) -> np.ndarray:
 
 
 def _is_polygon(polygon: object) -> bool:
-    return (
-        isinstance(polygon, list)
-        and len(polygon) % 2 == 0
-        and all(type(v) in (int, float) and math.isfinite(v) for v in polygon)
-    )
+    return isinstance(polygon, list) and len(polygon) % 2 == 0 and all(map(is_finite, polygon))

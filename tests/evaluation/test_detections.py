@@ -39,6 +39,8 @@ def write(folder: Path, content: dict, predictions: object) -> tuple[str, str]:
         ({"score": -0.1}, ["score -0.1"]),
         ({"score": math.nan}, ["score nan"]),
         ({"score": "0.5"}, ["score '0.5'"]),
+        ({"score": 10**400}, ["score 1000"]),
+        ({"bbox": [10**400, 2, 3, 4]}, ["finite"]),
         ({"bbox": [1, 2, math.nan, 4]}, ["bbox [1, 2, nan, 4]", "finite"]),
         ({"bbox": [1, 2, math.inf, 4]}, ["bbox [1, 2, inf, 4]"]),
         ({"bbox": [1, 2, -3, 4]}, ["bbox [1, 2, -3, 4]", "not negative"]),
@@ -51,7 +53,12 @@ def write(folder: Path, content: dict, predictions: object) -> tuple[str, str]:
         ({"segmentation": [[1, 1, 2, 2]]}, ["three points"]),
         ({"segmentation": [[1, 1, 2, 2, 3]]}, ["pairs of finite numbers"]),
         ({"segmentation": [[1, 1, 2, 2, 3, math.nan]]}, ["pairs of finite numbers"]),
+        ({"segmentation": [[1, 1, 2, 2, 3, 10**400]]}, ["pairs of finite numbers"]),
+        ({"segmentation": [[0, 0, 401, 0, 0, 9]]}, ["beyond 10 times its image"]),
+        ({"segmentation": [[0, 0, 9, 0, 0, -401]]}, ["beyond 10 times its image"]),
         ({"segmentation": {"size": [40, 30], "counts": [600, 600]}}, ["[40, 30]", "[30, 40]"]),
+        ({"segmentation": {"size": 5, "counts": [1200]}}, ["size 5", "[30, 40]"]),
+        ({"segmentation": {"size": None, "counts": [1200]}}, ["size None"]),
         ({"segmentation": {"size": [30, 40], "counts": [600, 601]}}, ["30 x 40"]),
         ({"segmentation": {"size": [30, 40], "counts": [1800, -600]}}, ["30 x 40"]),
         ({"segmentation": {"size": [30, 40], "counts": 7}}, ["neither text nor a list"]),
@@ -67,8 +74,22 @@ def test_wrong_entry(content, tmp_path, change, texts):
         evaluate_files(*paths)
     message = str(error.value)
     assert paths[1] in message and "entry 1" in message and "\n" not in message
+    assert len(message) < 250 + len(paths[0]) + len(paths[1])
     for text in texts:
         assert text in message
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_true_is_no_id(content, key):
+    for annotation in content["annotations"]:
+        annotation[key] = 1
+    content["images" if key == "image_id" else "categories"][0]["id"] = 1
+    entries = truth_as_detections(content)
+    truth = GroundTruth(content, "a.json")
+    assert len(Detections(entries, truth, "p.json")) == 3
+    entries[2][key] = True
+    with pytest.raises(InputError, match=f"entry 2 has {key} True"):
+        Detections(entries, truth, "p.json")
 
 
 @pytest.mark.parametrize(
@@ -104,12 +125,16 @@ def test_missing_files(content, tmp_path):
         ({"bbox": [4, 6, math.nan, 8]}, "nan"),
         ({"bbox": [4, 6, -1, 8]}, "not negative"),
         ({"area": math.nan}, "area nan"),
+        ({"bbox": [10**400, 6, 1, 8]}, "finite"),
+        ({"area": 10**400}, "finite"),
         ({"area": None}, "'area'"),
         ({"iscrowd": None}, "'iscrowd'"),
         ({"image_id": 4}, "image_id 4"),
         ({"segmentation": []}, "no segmentation, 2 others have"),
         ({"segmentation": [[4, 6, 14, 6]]}, "three points"),
+        ({"segmentation": [[0, 0, 401, 0, 0, 9]]}, "beyond 10 times its image"),
         ({"segmentation": {"size": [40, 30], "counts": [600, 600]}}, "size"),
+        ({"segmentation": {"size": 5, "counts": [600, 600]}}, "size 5"),
         ({"segmentation": {"size": [30, 40], "counts": "04"}}, "not one whole RLE"),
     ],
 )
@@ -126,7 +151,12 @@ def test_wrong_annotation(content, tmp_path, change, text):
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [({"height": 0}, "height 0"), ({"width": 40.5}, "width 40.5"), ({"id": "x"}, "several types")],
+    [
+        ({"height": 0}, "height 0"),
+        ({"width": 40.5}, "width 40.5"),
+        ({"width": 2**16}, "below 65536"),
+        ({"id": "x"}, "several types"),
+    ],
 )
 def test_wrong_image(content, change, text):
     content["images"][2] |= change
