@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -11,6 +13,7 @@ import pytest
 from evaluation_helpers import judge, quiet_coco, random_detections, truth_as_detections
 
 from lambda_det.errors import InputError
+from lambda_det.evaluation import counting
 from lambda_det.evaluation.counting import choose_backend, count
 from lambda_det.evaluation.detections import Detections
 from lambda_det.evaluation.ground_truth import GroundTruth
@@ -97,6 +100,18 @@ def test_no_predictions_is_zero_and_not_undefined(content, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_no_annotations_is_undefined_and_not_zero(content, backend):
+    entries = truth_as_detections(content)
+    content["annotations"] = []
+    for found in (entries, []):
+        results = evaluate(content, found, backend)
+        assert set(results) == {"bbox", "segm"}
+        for values in results.values():
+            assert [values[name] for name in METRICS] == [None] * 12
+            assert [c["AP"] for c in values["per_class"]] == [None, None]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_images_without_predictions_count_as_missed(content, backend):
     entries = [e for e in truth_as_detections(content) if e["image_id"] == 8]
     results = evaluate(content, entries, backend)["bbox"]
@@ -157,12 +172,33 @@ def test_boxes_only_and_masks_only(real):
     assert evaluate(without, entries) == {"bbox": both["bbox"]}
 
 
-def test_choice_of_the_backend(monkeypatch):
+def test_choice_of_the_backend(monkeypatch, caplog):
+    def importing(error: Exception | None) -> None:
+        def import_module(_name: str) -> None:
+            if error is not None:
+                raise error
+
+        monkeypatch.setattr(counting, "importlib", SimpleNamespace(import_module=import_module))
+
     with pytest.raises(InputError, match=r"'cpu'.*pycocotools"):
         choose_backend("cpu")
-    for installed, name in ((True, "faster-coco-eval"), (False, "pycocotools")):
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=installed: found or None)
-        assert choose_backend() == name
-        assert choose_backend("pycocotools") == "pycocotools"
-    with pytest.raises(InputError, match="pip install faster-coco-eval"):
-        choose_backend("faster-coco-eval")
+    importing(None)
+    assert choose_backend() == choose_backend("faster-coco-eval") == "faster-coco-eval"
+    assert choose_backend("pycocotools") == "pycocotools"
+
+    missing = ModuleNotFoundError(name="faster_coco_eval")
+    broken = ValueError("numpy.dtype size changed, may indicate binary incompatibility.")
+    alone = ModuleNotFoundError("No module named 'scipy'", name="scipy")
+    for error, text in (
+        (missing, "is not installed: pip install"),
+        (broken, "cannot be imported (numpy.dtype size changed"),
+        (alone, "cannot be imported (No module named 'scipy'"),
+    ):
+        importing(error)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert choose_backend() == "pycocotools"
+        assert (text in caplog.text) == (error is not missing)
+        with pytest.raises(InputError) as raised:
+            choose_backend("faster-coco-eval")
+        assert text in str(raised.value)
