@@ -57,7 +57,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    if args.output:
+    if args.output is not None:
         check_writable(args.output)
     if args.config_file is not None:
         from lambda_det.engine import evaluate_config
@@ -67,15 +67,15 @@ def main(argv: list[str] | None = None) -> int:
         logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
         logging.getLogger("lambda_det").setLevel(logging.INFO)
         results = {"": evaluate_files(args.annotations, args.predictions, backend=args.backend)}
+    if args.output is not None:
+        record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
+        write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
     for name, metrics in results.items():
         print(f"{name or args.predictions} (percent):")
         print(metrics_table(metrics))
         print(metrics_table(metrics, AR_METRICS))
         if args.per_class:
             print(per_class_table(metrics))
-    if args.output:
-        record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
-        write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
     return 0
 
 

@@ -79,14 +79,17 @@ def check_writable(path: str) -> None:
     Raises:
         InputError: no file can be written there.
     """
-    folder = os.path.dirname(os.path.abspath(path))
+    # A device (/dev/null) or a pipe would be replaced by a file.
+    if not os.path.basename(path) or (os.path.exists(path) and not os.path.isfile(path)):
+        raise InputError(f"--output {path} cannot be written: it names no file")
+    trial = f"{path}.tmp"  # as write_json makes it
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(trial) or ".", exist_ok=True)
+        with open(trial, "w", encoding="utf-8"):
+            pass
+        os.unlink(trial)
     except OSError as error:
         raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
-    if os.path.isdir(path) or not os.access(folder, os.W_OK):
-        reason = "it is a folder" if os.path.isdir(path) else f"no right to write to {folder}"
-        raise InputError(f"--output {path} cannot be written: {reason}")
 
 
 def metrics_table(
@@ -115,7 +118,12 @@ def per_class_table(results: Mapping[str, Mapping[str, object]]) -> str:
 
 def _table(rows: list[list], headers: list[str]) -> str:
     return tabulate(
-        rows, headers=headers, tablefmt="rounded_outline", floatfmt=".1f", missingval="-"
+        rows,
+        headers=headers,
+        tablefmt="rounded_outline",
+        floatfmt=".1f",
+        missingval="-",
+        disable_numparse=[0],  # a class may be called 1e3
     )
 
 

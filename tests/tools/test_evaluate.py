@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -63,6 +64,42 @@ def test_per_class(tool, files, tmp_path, capsys):
     assert one["AP"] == pytest.approx(100) and two["AP"] is None
 
 
+def test_class_named_like_a_number(tool, files, capsys):
+    path = Path(files["annotations"])
+    path.write_text(path.read_text().replace('"two"', '"1e3"').replace('"one"', '"007"'))
+    assert tool.main(arguments(files, "--per-class")) == 0
+    out = capsys.readouterr().out
+    assert "1e3" in out and "007" in out
+
+
+def test_json_is_written_where_the_table_cannot_be(tool, files, tmp_path, monkeypatch):
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(tool, "metrics_table", closed)
+    output = tmp_path / "o.json"
+    with pytest.raises(BrokenPipeError):
+        tool.main(arguments(files, "--output", str(output)))
+    assert set(json.loads(output.read_text())) == {"bbox", "segm"}
+
+
+@pytest.mark.parametrize("name", ["", "new/", ".", "x" * 300, "annotations.json/o.json"])
+def test_output_that_cannot_be_written(tool, files, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tool, "evaluate_files", None)  # it is known before the evaluation
+    assert tool.main(arguments(files, "--output", name)) == 2
+    error = capsys.readouterr().err
+    assert f"--output {name} cannot be written" in error and error.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["annotations.json", "predictions.json"]
+
+
+def test_output_to_a_pipe_is_refused(tool, files, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    assert tool.main(arguments(files, "--output", str(tmp_path / "pipe"))) == 2
+    assert "names no file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [
@@ -83,9 +120,6 @@ def test_wrong_command(tool, capsys, command, text):
 def test_wrong_values(tool, files, tmp_path, capsys):
     assert tool.main(arguments(files, "--backend", "fast")) == 2
     assert "'fast'" in capsys.readouterr().err
-    for output in (tmp_path, Path(files["annotations"]) / "o.json"):
-        assert tool.main(arguments(files, "--output", str(output))) == 2
-        assert "cannot be written" in capsys.readouterr().err
     Path(files["predictions"]).write_text("[{")
     output = tmp_path / "o.json"
     assert tool.main(arguments(files, "--output", str(output))) == 2
