@@ -23,10 +23,12 @@ def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
         Task -> metric -> percent (dataset -> task -> ... with several datasets).
 
     Raises:
-        InputError: MODEL.WEIGHTS is empty or cannot be read.
+        InputError: MODEL.WEIGHTS is empty or cannot be read; DATASETS.TEST is empty.
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
+    if not cfg.DATASETS.TEST:
+        raise InputError("DATASETS.TEST is empty: evaluation needs a dataset")
     model = Trainer.build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     return Trainer.test(cfg, model)
@@ -51,7 +53,13 @@ def evaluate_config(config_file: str, overrides: Sequence[str] = ()) -> dict[str
     evaluate_weights(cfg)
     results = {}
     for name in cfg.DATASETS.TEST:
-        path = os.path.join(inference_folder(cfg, name), METRICS_FILE)
+        folder = inference_folder(cfg, name)
+        path = os.path.join(folder, METRICS_FILE)
+        if not os.path.exists(path):
+            raise InputError(
+                f"DATASETS.TEST: {name!r} has no annotations to judge by; the detections are in "
+                f"{folder}"
+            )
         with open(path, encoding="utf-8") as file:
             results[name] = json.load(file)
     return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import math
@@ -52,7 +53,7 @@ class CocoMetricsEvaluator(COCOEvaluator):
 
     After :meth:`evaluate`, ``output_dir`` holds ``coco_instances_results.json`` (the detections)
     and ``metrics.json`` (the twelve metrics per task, and per class; null where COCO defines no
-    number).
+    number); of a dataset without annotations, such as COCO's test-dev, the detections alone.
 
     Args:
         dataset_name: registered with detectron2.
@@ -76,6 +77,8 @@ class CocoMetricsEvaluator(COCOEvaluator):
         detections = self._checked(entries) if self._do_evaluation else None
         write_json(entries, os.path.join(self._output_dir, DETECTIONS_FILE), indent=None)
         if detections is None:
+            with contextlib.suppress(FileNotFoundError):  # not to be taken for this evaluation's
+                os.unlink(os.path.join(self._output_dir, METRICS_FILE))
             logger.info("%s has no annotations: nothing to judge by", self._dataset_name)
             return
         results = count(self._ground_truth, detections, image_ids=img_ids)
