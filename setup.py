@@ -46,7 +46,7 @@ setup(
     ],
     extras_require={
         "dev": ["hypothesis", "pytest>=7.4", "ruff"],
-        "eval": ["faster-coco-eval>=1.6"],
+        "eval": ["faster-coco-eval>=1.6,<2"],
         "pretrain": ["safetensors", "timm>=1.0"],
     },
 )

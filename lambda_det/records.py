@@ -25,13 +25,21 @@ SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
 
 
-def make_record(command: str, rows: Sequence[Mapping], seeds: Sequence[int] = ()) -> dict:
+def make_record(
+    command: str,
+    rows: Sequence[Mapping],
+    seeds: Sequence[int] = (),
+    *,
+    packages: Sequence[str] = (),
+) -> dict:
     """A record around measured rows: who measured them, when, on what and with what.
 
     Args:
         command: what makes the numbers, to be run in the root of the checkout.
         rows: numbers with their unit in the name (``box_ap50``, ``train_s_per_iteration``).
         seeds: random seeds of the runs; none for what no chance enters.
+        packages: those whose versions matter besides torch, torchvision, detectron2, numpy and
+            pycocotools.
     """
     return {
         "schema": SCHEMA,
@@ -39,7 +47,7 @@ def make_record(command: str, rows: Sequence[Mapping], seeds: Sequence[int] = ()
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
-        "versions": _versions(),
+        "versions": _versions((*_PACKAGES, *packages)),
         "seeds": list(seeds),
         "rows": list(rows),
     }
@@ -164,9 +172,9 @@ def _commit() -> str | None:
     return done.stdout.strip()
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     versions = {"python": platform.python_version(), "lambda_det": __version__}
-    for name in _PACKAGES:
+    for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # a plain checkout on PYTHONPATH

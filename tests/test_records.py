@@ -17,6 +17,8 @@ def test_record_has_the_schema() -> None:
     assert record["schema"] == 1 and record["seeds"] == [7] and record["versions"]["torch"]
     assert record["hardware"]["cores"] >= 1
     assert make_record("python x.py", [])["seeds"] == []
+    assert "pytest" not in record["versions"]
+    assert make_record("x", [], packages=["pytest"])["versions"]["pytest"] == pytest.__version__
 
 
 def test_tables_are_made_between_their_markers(tmp_path) -> None:

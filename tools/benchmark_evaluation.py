@@ -22,16 +22,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the generated data (0)")
     parser.add_argument("--output", metavar="JSON", help="record to write")
     args = parser.parse_args(argv)
-    if args.output:
+    if args.output is not None:
         check_writable(args.output)
     rows = benchmark_counting(args.images, args.detections, seed=args.seed)
     print(tabulate(rows, headers="keys", tablefmt="rounded_outline"))
-    if args.output:
+    if args.output is not None:
         command = (
             f"python tools/benchmark_evaluation.py --images {args.images} "
             f"--detections {args.detections} --seed {args.seed}"
         )
-        write_json(make_record(command, rows, seeds=[args.seed]), args.output)
+        record = make_record(command, rows, seeds=[args.seed], packages=["faster-coco-eval"])
+        write_json(record, args.output)
     return 0
 
 

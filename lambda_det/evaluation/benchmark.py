@@ -35,11 +35,12 @@ def benchmark_counting(num_images: int, per_image: int, *, seed: int = 0) -> lis
         difference between their twelve metrics in percentage points.
 
     Raises:
-        InputError: faster-coco-eval is not installed, or a number is below 1.
+        InputError: faster-coco-eval is not installed, or a number is too small.
     """
-    for name, value in (("--images", num_images), ("--detections", per_image)):
-        if value < 1:
-            raise InputError(f"{name} {value}: at least 1 is needed")
+    numbers = (("--images", num_images, 1), ("--detections", per_image, 1), ("--seed", seed, 0))
+    for name, value, least in numbers:
+        if value < least:
+            raise InputError(f"{name} {value}: at least {least} is needed")
     backends = ("pycocotools", choose_backend("faster-coco-eval"))
     content, entries = generate(num_images, per_image, seed)
     truth = GroundTruth(content, "generated")

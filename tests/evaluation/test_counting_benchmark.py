@@ -33,3 +33,5 @@ def test_rows():
         assert row["max_difference_points"] < 1e-6
     with pytest.raises(InputError, match="--images 0"):
         benchmark_counting(0, 10)
+    with pytest.raises(InputError, match="--seed -1"):
+        benchmark_counting(1, 1, seed=-1)
