@@ -14,7 +14,7 @@ from evaluation_helpers import judge, quiet_coco, random_detections, truth_as_de
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation import counting
-from lambda_det.evaluation.counting import choose_backend, count
+from lambda_det.evaluation.counting import choose_backend, count, evaluation_of
 from lambda_det.evaluation.detections import Detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 from lambda_det.evaluation.metrics import METRICS
@@ -75,6 +75,15 @@ def test_random_predictions_as_pycocotools(real, seed, split, backend):
         assert 0.02 < stats[0] < 0.9 and len(np.unique(stats)) == 12
         assert_same(values, stats)
     assert (content, entries) == before
+
+
+@NEEDS_FASTER
+def test_faster_coco_eval_does_not_encode_the_masks_again(content):
+    truth = GroundTruth(content, "a.json")
+    found = Detections(truth_as_detections(content), truth, "p.json").coco("segm")
+    counting.run(evaluation_of("faster-coco-eval", truth.coco("segm"), found, "segm"))
+    for annotation in (*truth.coco("segm").anns.values(), *found.anns.values()):
+        assert annotation["rle"] is annotation["segmentation"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
