@@ -30,7 +30,9 @@ from lambda_det.records import hardware
 MIB = 2**20
 
 
-def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
+def analyze_config(
+    cfg: CfgNode, size: tuple[int, int] | None = None, *, latency: bool = True
+) -> dict:
     """Parameters, multiply-adds, activation memory and latency of one image.
 
     Counting runs on the meta device: it takes neither memory nor weights. Latency is that of the
@@ -41,12 +43,13 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
         cfg: of a detector.
         size: (H, W) of the image; None = INPUT.MIN_SIZE_TEST x INPUT.MAX_SIZE_TEST. Rounded up to
             what the backbone can take, as detectron2 pads its batches.
+        latency: whether to measure it, which takes seconds and memory.
 
     Returns:
         A row of a record: ``height``, ``width``, ``parameters`` and, by part,
         ``parameters_by_part``, ``multiply_adds_by_part``, ``activation_mib_by_part`` (in training,
         float32); ``heads_not_counted``, names of modules whose multiply-adds are not among them;
-        ``latency_ms`` and ``latency_device``. See README.md, "Counting".
+        ``latency_ms`` and ``latency_device``, where it was measured. See README.md, "Counting".
 
     Raises:
         InputError: a size that is not positive, or a key of the config with a wrong value.
@@ -76,7 +79,10 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
     parameters = count_parameters(model)
     of_heads, not_counted = _multiply_adds_of_heads(model, image, cfg)
     own = isinstance(getattr(backbone, "bottom_up", backbone), LambdaResNet)
-    latency, latency_device = _latency(cfg, image.shape, device)
+    measured = {}
+    if latency:
+        milliseconds, latency_device = _latency(cfg, image.shape, device)
+        measured = {"latency_ms": milliseconds, "latency_device": latency_device}
     return {
         "height": height,
         "width": width,
@@ -96,8 +102,7 @@ def analyze_config(cfg: CfgNode, size: tuple[int, int] | None = None) -> dict:
                 activation_bytes(backbone.train(), image, prefix="backbone")
             ).items()
         },
-        "latency_ms": latency,
-        "latency_device": latency_device,
+        **measured,
     }
 
 

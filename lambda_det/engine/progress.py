@@ -5,11 +5,22 @@ from __future__ import annotations
 import datetime
 import logging
 
+import torch
+from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 logger = logging.getLogger(__name__)
 
 WINDOW = 20  # iterations that a median is taken over, as in detectron2
+
+
+class PeakGpuMemory(HookBase):
+    """``peak_gpu_memory_mib`` in the metrics: what this process has held on its GPU at most."""
+
+    def after_step(self) -> None:
+        if torch.cuda.is_available() and (self.trainer.iter + 1) % WINDOW == 0:
+            peak = torch.cuda.max_memory_allocated() / 2**20
+            self.trainer.storage.put_scalar("peak_gpu_memory_mib", peak, smoothing_hint=False)
 
 
 class ProgressPrinter(EventWriter):

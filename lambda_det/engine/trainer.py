@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
-from lambda_det.engine.progress import ProgressPrinter
+from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter
 from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator
 
@@ -44,6 +44,9 @@ class Trainer(DefaultTrainer):
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         folder = inference_folder(cfg, dataset_name)
         return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
+
+    def build_hooks(self) -> list[HookBase]:
+        return [PeakGpuMemory(), *super().build_hooks()]  # before the hook that writes
 
     def build_writers(self) -> list[EventWriter]:
         return [

@@ -1,1 +1,11 @@
-"""Experiments of several runs, and from records to what people read."""
+"""Experiments of several runs, and from records to what people read.
+
+A suite of runs -> one table: plan, run (skip, start again or resume, survive), collect, compare.
+"""
+
+from lambda_det.experiments.collect import collect
+from lambda_det.experiments.running import execute
+from lambda_det.experiments.suite import read_suite
+from lambda_det.experiments.tables import comparison_tables, results_markdown
+
+__all__ = ["collect", "comparison_tables", "execute", "read_suite", "results_markdown"]

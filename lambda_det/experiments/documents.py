@@ -6,11 +6,17 @@ from pathlib import Path
 
 from lambda_det.analysis.family import architecture_table
 from lambda_det.evaluation.records import ap_table
+from lambda_det.experiments.tables import comparison_tables
 from lambda_det.records import rows_table, update_tables
 
 DOCUMENTS = ("README.md", "MODEL_ZOO.md")
 
-VIEWS = {"ap": ap_table, "architectures": architecture_table, "rows": rows_table}
+VIEWS = {
+    "ap": ap_table,
+    "architectures": architecture_table,
+    "comparison": comparison_tables,
+    "rows": rows_table,
+}
 """Word in a marker ``<!-- NAME.json VIEW -->`` -> what makes Markdown from the record."""
 
 

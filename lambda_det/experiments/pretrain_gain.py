@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import statistics
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
+from lambda_det.experiments.statistics import spread
 from lambda_det.records import read_text, write_json
 
 INITIALISATIONS = ("pretrained", "random")
@@ -214,15 +214,6 @@ def gain_rows(experiment: GainExperiment) -> list[dict[str, object]]:
     rows[0]["backbone_coverage_percent"] = round(backbone_coverage(experiment), 3)
     rows[0]["pretraining_top1_percent"] = _last_top1(experiment)
     return rows
-
-
-def spread(values: Sequence[float]) -> dict[str, object]:
-    """Mean and sample standard deviation (null for a single value), and the values themselves."""
-    return {
-        "mean": round(statistics.mean(values), 3),
-        "sd": round(statistics.stdev(values), 3) if len(values) > 1 else None,
-        "values": [round(value, 3) for value in values],
-    }
 
 
 def _milestones(logged: Sequence[int]) -> list[int]:

@@ -20,7 +20,6 @@ from lambda_det.experiments.pretrain_gain import (
     backbone_coverage,
     gain_rows,
     run_steps,
-    spread,
 )
 from lambda_det.records import make_record, rows_table
 
@@ -168,7 +167,3 @@ def test_a_missing_run_is_named(finished, tmp_path):
     (tmp_path / "random_seed2" / "metrics.json").unlink()
     with pytest.raises(InputError, match=r"random_seed2.*metrics.json.*cannot be read"):
         gain_rows(finished)
-
-
-def test_spread_of_one_value_has_no_deviation():
-    assert spread([1.5]) == {"mean": 1.5, "sd": None, "values": [1.5]}

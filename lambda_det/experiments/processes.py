@@ -1,0 +1,84 @@
+"""Processes of a comparison: what they see, how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+
+import torch
+
+from lambda_det.errors import InputError
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+"""The root of the checkout."""
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_jobs(gpus_per_run: int) -> int:
+    """Runs at a time: as many as the GPUs allow; without GPUs one for every four cores."""
+    gpus = torch.cuda.device_count()
+    return max(1, gpus // gpus_per_run if gpus else cores() // 4)
+
+
+def device_groups(jobs: int, gpus_per_run: int) -> list[str] | None:
+    """CUDA_VISIBLE_DEVICES for each job, the GPUs in turn; None where all share what is there.
+
+    Raises:
+        InputError: a run is to have more GPUs than there are.
+    """
+    count = torch.cuda.device_count()
+    if gpus_per_run > 1 and gpus_per_run > count:
+        raise InputError(f"gpus_per_run {gpus_per_run}: PyTorch sees {count} GPUs here")
+    if count <= gpus_per_run:
+        return None
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = named if len(named) == count and all(named) else [str(i) for i in range(count)]
+    groups = [
+        ",".join(names[start : start + gpus_per_run])
+        for start in range(0, count - gpus_per_run + 1, gpus_per_run)
+    ]
+    return [groups[job % len(groups)] for job in range(jobs)]
+
+
+def environment_of(jobs: int, device: str | None) -> dict[str, str]:
+    """The environment of one of ``jobs`` processes: this checkout's code, a device, and a share of
+    the cores."""
+    environment = dict(os.environ)
+    paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    environment["PYTHONPATH"] = os.pathsep.join([PROJECT, *map(os.path.abspath, paths)])
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    if jobs > 1:  # else each of them starts a thread for every core
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    return environment
+
+
+def die_with_parent() -> None:
+    """Called in a new process: it gets SIGTERM when what started it is killed. On Linux only."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """SIGTERM to a process and what it started. (``terminate()`` would reap it, and whoever waits
+    for it would not learn how it ended.)"""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGTERM)
+
+
+def last_line(path: str) -> str:
+    """The last line of a log that is not empty."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return lines[-1] if lines else "no output"

@@ -1,0 +1,128 @@
+"""The numbers of one run, from the files that a training leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+
+from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
+from lambda_det.evaluation.records import row_of_run
+from lambda_det.experiments.running import FAILED, FINISHED
+from lambda_det.experiments.suite import Run
+from lambda_det.records import read_text
+
+logger = logging.getLogger(__name__)
+
+METRIC_COLUMNS = tuple(f"{task}_{name.lower()}" for task in TASK_NAMES.values() for name in METRICS)
+"""``box_ap`` … ``mask_arl``, in percent."""
+
+COST_COLUMNS = (
+    "train_ms_per_image", "inference_ms_per_image", "peak_host_memory_mib", "peak_gpu_memory_mib",
+    "pretrained_percent",
+)  # fmt: skip
+
+# detectron2 0.5 counts "img", later versions "iter"; the test loader's batches are single images.
+_INFERENCE = re.compile(r"pure compute time: .*\(([\d.]+) s / (?:img|iter) per device")
+# A line of the coverage that loading weights logs: ... loaded numbers, numbers, percent.
+_COVERAGE = re.compile(r"^(?:stem|res\d) .* ([\d,]+) +([\d,]+) +[\d.-]+$", re.M)
+
+
+def row_of(run: Run, state: str) -> dict[str, object]:
+    """The row of a run: its state, and its numbers when it is finished.
+
+    Raises:
+        InputError: a file of a finished run is missing or broken.
+    """
+    row: dict[str, object] = {"model": run.model, "seed": run.seed, "state": state}
+    if state == FAILED:
+        row["reason"] = _load(run.folder, "failed.json")["reason"]
+    if state != FINISHED:
+        return row
+    for task, values in _load(run.folder, "inference", METRICS_FILE).items():
+        for name in METRICS:
+            row[f"{TASK_NAMES[task]}_{name.lower()}"] = values[name]
+    facts = _load(run.folder, "finished.json")
+    log = _log(run.folder)
+    row |= {
+        "train_ms_per_image": _train_ms(run.folder),
+        "inference_ms_per_image": _inference_ms(log),
+        "peak_host_memory_mib": facts["peak_host_memory_mib"],
+        "peak_gpu_memory_mib": _peak_gpu_memory(run.folder),
+        "pretrained_percent": _coverage(log),
+        "run_s": facts["last_attempt_s"],
+        "jobs": facts["jobs"],
+        "gpus": facts["gpus"],
+        "resumed": facts["resumed"],
+    }
+    return row
+
+
+def losses(folder: str) -> dict[int, float]:
+    """Finished iterations -> total loss, from detectron2's log; a repeated run's last counts."""
+    return {
+        line["iteration"] + 1: line["total_loss"]
+        for line in _metrics_lines(folder)
+        if "total_loss" in line
+    }
+
+
+def class_metrics(folder: str) -> dict[str, dict[str, dict]]:
+    """Task (``box``, ``mask``) -> name of a class -> its metrics, of a finished run."""
+    content = _load(folder, "inference", METRICS_FILE)
+    return {
+        TASK_NAMES[task]: {entry["name"]: entry for entry in values.get(PER_CLASS, [])}
+        for task, values in content.items()
+    }
+
+
+def _metrics_lines(folder: str) -> list[dict]:
+    return [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
+
+
+def _train_ms(folder: str) -> float | None:
+    """Median over the run's logged iterations; None where it was too short to be timed."""
+    try:
+        measured = row_of_run(folder)
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
+    return 1000 * measured["train_s_per_iteration"]["median"] / measured["images_per_iteration"]
+
+
+def _inference_ms(log: str) -> float | None:
+    """Of the last evaluation in detectron2's log; None where it says nothing."""
+    found = _INFERENCE.findall(log)
+    return 1000 * float(found[-1]) if found else None
+
+
+def _peak_gpu_memory(folder: str) -> float | None:
+    """Of the first process, in MiB; None on a CPU."""
+    found = [line["peak_gpu_memory_mib"] for line in _metrics_lines(folder)
+             if "peak_gpu_memory_mib" in line]  # fmt: skip
+    return max(found, default=None)
+
+
+def _coverage(log: str) -> float | None:
+    """Percentage of the backbone's parameters that MODEL.WEIGHTS filled; None without weights."""
+    text = log[log.rfind("MODEL.WEIGHTS=") :] if "MODEL.WEIGHTS=" in log else ""
+    counts = [[int(count.replace(",", "")) for count in line] for line in _COVERAGE.findall(text)]
+    total = sum(of for _, of in counts)
+    return 100 * sum(loaded for loaded, _ in counts) / total if total else None
+
+
+def _log(folder: str) -> str:
+    try:
+        with open(os.path.join(folder, "log.txt"), encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _load(*parts: str) -> dict:
+    try:
+        return json.loads(read_text(*parts))
+    except ValueError as error:
+        raise InputError(f"{os.path.join(*parts)}: is no JSON ({error})") from error

@@ -1,0 +1,247 @@
+"""Runs as processes: finished ones are skipped, begun ones started again, failed ones survived.
+
+What is known of a run lies in its folder: ``run.json`` (what it is), ``finished.json`` (written
+last, when its metrics are there), ``failed.json`` (how the last attempt ended), ``output.log``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import METRICS_FILE
+from lambda_det.experiments.processes import (
+    PROJECT,
+    die_with_parent,
+    environment_of,
+    last_line,
+    stop,
+)
+from lambda_det.experiments.suite import Run, Suite
+from lambda_det.records import make_record, write_json
+
+logger = logging.getLogger(__name__)
+
+FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
+
+Command = Callable[[Run], Sequence[str]]
+
+
+def train_command(run: Run) -> list[str]:
+    """``tools/train_net.py`` of this checkout."""
+    tool = os.path.join(PROJECT, "tools", "train_net.py")
+    return [sys.executable, "-W", "ignore", tool, *run.words]
+
+
+def state_of(run: Run) -> str:
+    """``"finished"``, ``"failed"``, ``"started"`` or ``"new"``.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+    """
+    known = load(run, "run.json")
+    if known is None:
+        return NEW
+    # Keys that only one of two versions of detectron2 has say nothing.
+    for key, value in run.settings.items():
+        if key in known["settings"] and known["settings"][key] != value:
+            raise InputError(
+                f"{run.folder} holds a run with {key} {known['settings'][key]!r}, the suite says "
+                f"{value!r}; take another --output or remove that folder"
+            )
+    for name in (FINISHED, FAILED):
+        if load(run, f"{name}.json") is not None:
+            return name
+    return STARTED
+
+
+def execute(
+    suite: Suite,
+    output: str,
+    *,
+    command: Command = train_command,
+    jobs: int = 1,
+    devices: Sequence[str] | None = None,
+) -> dict[Run, str]:
+    """Run what is not finished yet, and return the state of every run.
+
+    A run whose process ends with an error is kept as failed, and the others go on; the next call
+    takes it up again. Only one process works on a run, whatever calls this at the same time. The
+    processes end with this one.
+
+    Args:
+        suite: of :func:`read_suite`.
+        output: folder of the comparison.
+        command: what runs a run.
+        jobs: runs at a time.
+        devices: values of CUDA_VISIBLE_DEVICES, one for each job; None leaves it as it is.
+
+    Raises:
+        InputError: ``jobs`` is below 1, a folder holds a run with other settings, or a command of
+            ``prepare`` fails.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: at least 1 is needed")
+    states = {run: state_of(run) for run in suite.runs}
+    waiting = [run for run in suite.runs if states[run] != FINISHED]
+    logger.info("%d runs, %d finished already", len(states), len(states) - len(waiting))
+    if not waiting:
+        return states
+    _prepare(suite, output)
+    workers = _Workers(command, jobs, list(devices or []))
+    pool = ThreadPoolExecutor(max_workers=jobs)
+    try:
+        attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
+        for done, (run, state) in enumerate(attempts, start=1):
+            states[run] = state
+            logger.info("%d/%d %s: %s", done, len(waiting), run.name, state)
+    finally:  # also on Ctrl-C
+        workers.stop()
+        pool.shutdown(cancel_futures=True)
+    return states
+
+
+@dataclass
+class _Workers:
+    """What the threads share."""
+
+    command: Command
+    jobs: int
+    devices: list[str]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    processes: set[subprocess.Popen] = field(default_factory=set)
+
+    def work(self, run: Run, state: str) -> str:
+        """The state of a run after an attempt."""
+        if self.stopping.is_set():
+            return state
+        device = self.devices.pop() if self.devices else None
+        try:
+            return self._attempt(run, device)
+        finally:
+            if device is not None:
+                self.devices.append(device)
+
+    def stop(self) -> None:
+        self.stopping.set()
+        for process in list(self.processes):
+            stop(process)
+
+    def _attempt(self, run: Run, device: str | None) -> str:
+        os.makedirs(run.folder, exist_ok=True)
+        with open(os.path.join(run.folder, "lock"), "w", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                logger.warning("%s: another process is at work there", run.folder)
+                return STARTED
+            if load(run, "finished.json") is not None:  # by another comparison, since we looked
+                return FINISHED
+            attempts = (load(run, "run.json") or {}).get("attempts", 0) + 1
+            _clear(run)
+            known = {"settings": run.settings, "seed": run.seed, "attempts": attempts}
+            write_json(known, os.path.join(run.folder, "run.json"))
+            return self._watch(run, device, lock.fileno(), attempts)
+
+    def _watch(self, run: Run, device: str | None, lock: int, attempts: int) -> str:
+        log_path = os.path.join(run.folder, "output.log")
+        start = time.monotonic()
+        with open(log_path, "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                list(self.command(run)),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment_of(self.jobs, device),
+                pass_fds=(lock,),  # held as long as the process lives, whatever befalls us
+                start_new_session=True,  # a group of its own, to be stopped as a whole
+                preexec_fn=die_with_parent,
+            )
+            self.processes.add(process)
+            if self.stopping.is_set():
+                stop(process)
+            # wait4 and not wait(): it knows the memory of this one process.
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.processes.discard(process)
+        if self.stopping.is_set():
+            return STARTED
+        facts = {
+            "exit_status": process.returncode,
+            "attempts": attempts,
+            "resumed": run.resume and attempts > 1,
+            "last_attempt_s": round(time.monotonic() - start, 1),
+            "peak_host_memory_mib": round(usage.ru_maxrss / 1024, 1),
+            "jobs": self.jobs,
+            "gpus": run.gpus,
+        }
+        metrics = os.path.join(run.folder, "inference", METRICS_FILE)
+        if process.returncode == 0 and os.path.isfile(metrics):
+            facts["record"] = make_record(" ".join(run.words), [], seeds=[run.seed])
+            write_json(facts, os.path.join(run.folder, "finished.json"))
+            return FINISHED
+        facts["reason"] = last_line(log_path) if process.returncode else f"no {metrics}"
+        write_json(facts, os.path.join(run.folder, "failed.json"))
+        logger.error(
+            "%s ended with status %d: %s (%s)",
+            run.name, process.returncode, facts["reason"], log_path,
+        )  # fmt: skip
+        return FAILED
+
+
+def load(run: Run, name: str) -> dict | None:
+    """A JSON file of a run's folder, None where it is not there."""
+    try:
+        with open(os.path.join(run.folder, name), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        return None
+
+
+def _clear(run: Run) -> None:
+    """Remove what an earlier attempt left; of a run that is to be resumed only its verdict."""
+    for name in os.listdir(run.folder):
+        path = os.path.join(run.folder, name)
+        if name == "lock" or (run.resume and name != "failed.json"):
+            continue
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
+def _prepare(suite: Suite, output: str) -> None:
+    os.makedirs(output, exist_ok=True)
+    with open(os.path.join(output, "lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison prepares: wait for it
+        marker = os.path.join(output, "prepared.json")
+        done = []
+        with contextlib.suppress(FileNotFoundError), open(marker, encoding="utf-8") as file:
+            done = json.load(file)
+        for command in suite.prepare:
+            if command in done:
+                continue
+            logger.info("$ %s", command)
+            result = subprocess.run(
+                command, shell=True, cwd=PROJECT, env=environment_of(1, None),
+                stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            )  # fmt: skip
+            if result.returncode:
+                said = (result.stderr or result.stdout).strip().splitlines() or ["no message"]
+                raise InputError(
+                    f"prepare: {command!r} ended with status {result.returncode}: {said[-1]}"
+                )
+            done.append(command)
+            write_json(done, marker)

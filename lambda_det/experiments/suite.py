@@ -1,0 +1,202 @@
+"""The suite file: which models, with which seeds, all on one budget.
+
+.. code-block:: yaml
+
+    name: quick_cpu
+    baseline: resnet                 # gains are over this model
+    seeds: [1, 2, 3]
+    prepare:                         # commands, run once before the first run
+      - "{python} tools/make_shapes_dataset.py --output {output}/shapes"
+    overrides:                       # of every run: data and budget
+      DATASETS.COCO_FOLDER: "{output}/shapes"
+      SOLVER.MAX_ITER: 100
+    models:
+      resnet: {config: ../quick/x.yaml, label: R-50, overrides: {MODEL.MASK_ON: True}}
+      lambda: {config: ../quick/x.yaml}
+
+Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More that may be said:
+
+``resume: True``
+    A begun run goes on from its last checkpoint. False, the default, starts it again: detectron2
+    0.5 restores weights and iteration but not the optimiser, so what was resumed is not what would
+    have come out undisturbed.
+``gpus_per_run: 8``
+    Each run trains on so many GPUs (default 1).
+``throughput: ../../results/x.json``
+    A record of a comparison whose training times ``--plan`` estimates GPU hours from.
+``sets: {name: {label: …, overrides: {…}, prepare: […]}}``
+    Every model runs on every set, such as two datasets; the budget is equal within a set, and
+    gains are within a set.
+``models.NAME.baseline``
+    Another baseline for this model: that of its depth, say.
+``models.NAME.published``
+    Name of a row of ``configs/published/coco.yaml`` to show beside it.
+
+``config`` and ``throughput`` are relative to the suite file; ``{output}`` is the comparison's
+folder, ``{python}`` the running interpreter. Commands run in the root of the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from detectron2.config import CfgNode
+
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
+from lambda_det.experiments.suite_file import SuiteFile
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a model with a seed on a set.
+
+    Attributes:
+        model: its name in the suite.
+        set: name of the set, "" in a suite without sets.
+        seed: becomes SEED.
+        config: path of the config file.
+        overrides: KEY VALUE words, without SEED and OUTPUT_DIR.
+        folder: OUTPUT_DIR.
+        resume: whether to go on from a checkpoint.
+        gpus: that it trains on.
+        settings: what its numbers depend on: config key -> value, the comparison's folder as
+            ``{output}``.
+    """
+
+    model: str
+    set: str
+    seed: int
+    config: str
+    overrides: tuple[str, ...]
+    folder: str
+    resume: bool = False
+    gpus: int = 1
+    settings: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments of ``tools/train_net.py``."""
+        flags = ["--resume"] if self.resume else []
+        if self.gpus > 1:  # the port of detectron2's default is the same for every run
+            flags += ["--num-gpus", str(self.gpus), "--dist-url", "auto"]
+        own = ["OUTPUT_DIR", self.folder, "SEED", str(self.seed)]
+        return ["--config-file", self.config, *flags, *self.overrides, *own]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return " ".join(filter(None, (self.set, self.model, f"seed {self.seed}")))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite file that passed the checks.
+
+    Attributes:
+        name: of the suite.
+        seeds: of every model.
+        labels: name of a model -> what tables call it, in the order of the file.
+        baselines: name of a model -> that of the model which its gain is over.
+        published: name of a model -> row of ``configs/published/coco.yaml``; where it names one.
+        sets: name of a set -> what tables call it; ``{"": ""}`` without sets.
+        prepare: commands to run once.
+        runs: all of them, seed by seed, so that what is there early can be compared.
+        configs: (set, model) -> its config, merged.
+        throughput: path of a record with training times, or "".
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    labels: dict[str, str]
+    baselines: dict[str, str]
+    published: dict[str, str]
+    sets: dict[str, str]
+    prepare: tuple[str, ...]
+    runs: tuple[Run, ...]
+    configs: dict[tuple[str, str], CfgNode]
+    throughput: str = ""
+
+
+def read_suite(
+    path: str, output: str, overrides: Sequence[str] = (), *, gpus_per_run: int | None = None
+) -> Suite:
+    """Read a suite file and plan its runs below ``output``.
+
+    Args:
+        path: of the suite file.
+        output: folder of the comparison.
+        overrides: KEY VALUE words for every run, above the suite's own.
+        gpus_per_run: in place of the suite's.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
+            config does not load, or the models differ in more than the model.
+    """
+    reader = SuiteFile(path, os.path.abspath(output))
+    content = reader.content
+    models = reader.mapping("models", content.get("models"))
+    if not models:
+        raise reader.error("models is empty; at least one model is needed")
+    for name, entry in models.items():
+        reader.check_model(name, entry)
+    baselines = {
+        name: reader.baseline(name, entry, content.get("baseline"), models)
+        for name, entry in models.items()
+    }
+    seeds = reader.seeds(content.get("seeds"))
+    gpus = content.get("gpus_per_run", 1) if gpus_per_run is None else gpus_per_run
+    if type(gpus) is not int or gpus < 1:
+        raise reader.error(f"gpus_per_run {gpus!r}; a whole number from 1 on is needed")
+    resume = content.get("resume", False)
+    if type(resume) is not bool:
+        raise reader.error(f"resume {resume!r}; True or False is needed")
+    throughput = content.get("throughput") or ""
+    if not isinstance(throughput, str):
+        raise reader.error(f"throughput {throughput!r}; the path of a record is needed")
+    sets = reader.sets(content.get("sets"))
+    prepare = reader.commands("prepare", content.get("prepare"))
+    shared = reader.words("overrides", content.get("overrides"))
+    plans: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    configs: dict[tuple[str, str], CfgNode] = {}
+    for set_name, set_entry in sets.items():
+        prepare += reader.commands(f"sets.{set_name}.prepare", set_entry.get("prepare"))
+        of_set = reader.words(f"sets.{set_name}.overrides", set_entry.get("overrides"))
+        for name, entry in models.items():
+            own = reader.words(f"models.{name}.overrides", entry.get("overrides"))
+            config = reader.relative(entry["config"])
+            words = (*shared, *of_set, *own, *overrides)
+            plans[set_name, name] = config, words
+            try:
+                configs[set_name, name] = load_config(config, words)
+            except InputError as error:
+                raise reader.error(f"models.{name}: {error}") from error
+        reader.check_equal_budget({m: cfg for (s, m), cfg in configs.items() if s == set_name})
+    return Suite(
+        name=str(content.get("name", os.path.splitext(os.path.basename(path))[0])),
+        seeds=seeds,
+        labels={name: str(entry.get("label", name)) for name, entry in models.items()},
+        baselines=baselines,
+        published={n: str(e["published"]) for n, e in models.items() if e.get("published")},
+        sets={name: str(entry.get("label", name)) for name, entry in sets.items()},
+        prepare=prepare,
+        runs=tuple(
+            Run(
+                name,
+                set_name,
+                seed,
+                *plans[set_name, name],
+                folder=os.path.join(reader.output, "runs", set_name, name, f"seed{seed}"),
+                resume=resume,
+                gpus=gpus,
+                settings=reader.settings(configs[set_name, name]),
+            )
+            for seed in seeds
+            for set_name in sets
+            for name in models
+        ),
+        configs=configs,
+        throughput=throughput and reader.relative(throughput),
+    )

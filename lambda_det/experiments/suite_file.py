@@ -1,0 +1,158 @@
+"""The suite file as it is read: every key checked, and the one line that a wrong one gets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+
+import yaml
+from detectron2.config import CfgNode
+
+from lambda_det.errors import InputError
+
+_KEYS = {
+    "name", "baseline", "seeds", "prepare", "overrides", "models", "sets", "resume",
+    "gpus_per_run", "throughput",
+}  # fmt: skip
+_MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
+_SET_KEYS = {"label", "overrides", "prepare"}
+_RESERVED = ("SEED", "OUTPUT_DIR")
+# What has to be the same for a comparison to be one. Weights may differ: those of their depth.
+_BUDGET = ("SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER")
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """A config as ``{"SOLVER.MAX_ITER": 100, …}``."""
+    keys: dict[str, object] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys.update(flat(value, f"{name}.") if isinstance(value, CfgNode) else {name: value})
+    return keys
+
+
+class SuiteFile:
+    """A suite file, and the line that a wrong one gets."""
+
+    def __init__(self, path: str, output: str) -> None:
+        self.path = path
+        self.output = output
+        self.content = self._read()
+        for key in self.content:
+            if key not in _KEYS:
+                raise self.error(f"unknown key {key!r}; allowed: {', '.join(sorted(_KEYS))}")
+
+    def error(self, text: str) -> InputError:
+        return InputError(f"suite {self.path}: {text}")
+
+    def relative(self, path: str) -> str:
+        return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
+
+    def mapping(self, key: str, value: object) -> dict:
+        if not isinstance(value, dict):
+            raise self.error(f"{key} is {value!r}; a mapping is needed")
+        return value
+
+    def check_name(self, kind: str, name: object) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise self.error(f"{kind} name {name!r} cannot be a folder's name")
+
+    def check_model(self, name: object, entry: object) -> None:
+        self.check_name("model", name)
+        entry = self.mapping(f"models.{name}", entry)
+        if set(entry) - _MODEL_KEYS or not isinstance(entry.get("config"), str):
+            raise self.error(
+                f"models.{name} has keys {', '.join(map(str, entry)) or 'none'}; config is needed, "
+                f"{', '.join(sorted(_MODEL_KEYS - {'config'}))} are allowed"
+            )
+
+    def baseline(self, name: str, entry: dict, default: object, models: dict) -> str:
+        baseline = entry.get("baseline", default)
+        if baseline not in models:
+            raise self.error(
+                f"baseline {baseline!r} of model {name}: expected one of the models "
+                f"{', '.join(models)}"
+            )
+        return baseline
+
+    def seeds(self, seeds: object) -> tuple[int, ...]:
+        if (
+            not isinstance(seeds, list)
+            or not seeds
+            or not all(type(seed) is int and seed >= 0 for seed in seeds)
+            or len(set(seeds)) < len(seeds)
+        ):
+            raise self.error(
+                f"seeds {seeds!r}; a list of different whole numbers from 0 on is needed"
+            )
+        return tuple(seeds)
+
+    def sets(self, sets: object) -> dict[str, dict]:
+        if sets is None:
+            return {"": {}}
+        if not self.mapping("sets", sets):
+            raise self.error("sets is empty; leave the key out, or name at least one")
+        for name, entry in sets.items():
+            self.check_name("set", name)
+            for key in self.mapping(f"sets.{name}", entry):
+                if key not in _SET_KEYS:
+                    raise self.error(
+                        f"sets.{name}: unknown key {key!r}; allowed: {', '.join(sorted(_SET_KEYS))}"
+                    )
+        return sets
+
+    def commands(self, key: str, commands: object) -> tuple[str, ...]:
+        commands = commands or []
+        if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
+            raise self.error(f"{key} {commands!r}; a list of commands is needed")
+        return tuple(map(self.fill, commands))
+
+    def words(self, key: str, overrides: object) -> tuple[str, ...]:
+        words: list[str] = []
+        for name, value in self.mapping(key, {} if overrides is None else overrides).items():
+            if name in _RESERVED:
+                raise self.error(f"{key}.{name} is set by the suite itself")
+            words += [str(name), self.fill(str(value))]
+        return tuple(words)
+
+    def fill(self, text: str) -> str:
+        return text.replace("{output}", self.output).replace("{python}", sys.executable)
+
+    def settings(self, cfg: CfgNode) -> dict[str, object]:
+        known = {key: value for key, value in flat(cfg).items() if key not in _RESERVED}
+        # As JSON has it, to be compared with what was read from a file; the comparison's folder may
+        # have been moved, to another machine say.
+        text = json.dumps(known, default=str)
+        return json.loads(text.replace(json.dumps(self.output)[1:-1], "{output}"))
+
+    def check_equal_budget(self, configs: dict[str, CfgNode]) -> None:
+        (first, reference), *others = configs.items()
+        if len(reference.DATASETS.TEST) != 1:
+            raise self.error(
+                f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: one dataset to judge by is needed"
+            )
+        for name, cfg in others:
+            for node in _BUDGET:
+                expected = flat(reference[node], f"{node}.")
+                found = flat(cfg[node], f"{node}.")
+                for key in expected.keys() | found.keys():
+                    if expected.get(key) != found.get(key):
+                        raise self.error(
+                            f"{key} is {expected.get(key)!r} for model {first} and "
+                            f"{found.get(key)!r} for {name}; a comparison needs equal budgets and "
+                            "data"
+                        )
+
+    def _read(self) -> dict:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                content = yaml.safe_load(file)
+        except OSError as error:
+            raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"suite {self.path} is not YAML: {reason}") from error
+        if not isinstance(content, dict):
+            raise self.error(f"its top level is no mapping of {', '.join(sorted(_KEYS))}")
+        return content

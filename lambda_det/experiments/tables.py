@@ -1,0 +1,222 @@
+"""results.md and the tables of MODEL_ZOO.md: the paper's layout with spread, gain and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
+from lambda_det.experiments.running import FAILED, FINISHED
+from lambda_det.records import provenance
+
+SIZES = ("aps", "apm", "apl")
+DETAILS = {name.lower(): name for name in (*AP_METRICS, "AR100")}
+COSTS = {
+    "parameters_millions": "parameters (M)",
+    "multiply_adds_billions": "GMAC",
+    "pretrained_percent": "pretrained (%)",
+    "train_ms_per_image": "training (ms/image)",
+    "inference_ms_per_image": "inference (ms/image)",
+    "peak_host_memory_mib": "host memory (MiB)",
+    "peak_gpu_memory_mib": "GPU memory (MiB)",
+}
+"""Column of a row -> what people read."""
+
+
+def comparison_tables(record: Mapping) -> str:
+    """Of a record of a comparison: for every set the table of AP and that of cost, and how to
+    read them."""
+    parts = []
+    for label, rows in sets_of(record):
+        parts += [f"**{label}**"] if label else []
+        parts += [ap_table(rows), cost_table(rows)]
+    return "\n\n".join([*parts, " ".join(notes(record)), provenance(record)])
+
+
+def results_markdown(record: Mapping) -> str:
+    """results.md: the tables above, those of every metric, and every run that is not finished."""
+    parts = [f"# {record['suite']}"]
+    for label, rows in sets_of(record):
+        parts += [f"## {label}"] if label else []
+        parts.append(ap_table(rows))
+        parts += [_detail_table(rows, task) for task in tasks_of(rows)]
+        parts.append(cost_table(rows))
+    parts.append(" ".join(notes(record)))
+    if record["differences"]:
+        parts.append("What the models do not share:\n\n" + _difference_table(record))
+    if unfinished := unfinished_runs(record):
+        parts.append("Not finished:\n\n" + "\n".join(f"- {line}" for line in unfinished))
+    return "\n\n".join([*parts, provenance(record)]) + "\n"
+
+
+def sets_of(record: Mapping) -> list[tuple[str, list[Mapping]]]:
+    """Label ("" without sets) and rows of every set, by depth and then as in the suite."""
+    grouped: dict[str, list[Mapping]] = {}
+    for row in record["rows"]:
+        grouped.setdefault(row.get("set_label", ""), []).append(row)
+    return [(s, sorted(rows, key=lambda row: row["depth"] or 0)) for s, rows in grouped.items()]
+
+
+def tasks_of(rows: Iterable[Mapping]) -> list[str]:
+    """``box`` and ``mask``, as far as a row has its AP."""
+    return [task for task in TASK_NAMES.values() if any(f"{task}_ap" in row for row in rows)]
+
+
+def ap_table(rows: Sequence[Mapping]) -> str:
+    """The paper's layout: AP and that of small, medium and large objects; with the gain, and the
+    published numbers in columns of their own."""
+    tasks = tasks_of(rows) or ["box"]
+    published = [
+        task for task in tasks if any(f"{task}_ap" in r.get("published", {}) for r in rows)
+    ]
+    headers = ["backbone", "seeds"]
+    for task in tasks:
+        headers += [f"{task} AP", "Δ", "s / m / l"]
+    for task in published:
+        headers += [f"{task} AP, published", "s / m / l, published"]
+    lines = []
+    for row in rows:
+        line = [row["label"], f"{row['finished']}/{row['planned']}"]
+        for task in tasks:
+            line += [
+                plus_minus(row.get(f"{task}_ap")),
+                interval(row.get(f"{task}_ap_gain")) if row["over"] else "",
+                " / ".join(plus_minus(row.get(f"{task}_{s}"), spread=False) for s in SIZES),
+            ]
+        for task in published:
+            line += [published_ap(row, rows, task), _published_sizes(row, task)]
+        lines.append(line)
+    return markdown(headers, lines)
+
+
+def cost_table(rows: Sequence[Mapping]) -> str:
+    """Parameters, multiply-adds, times and memory."""
+    columns = [column for column in COSTS if any(column in row for row in rows)]
+    sizes = dict.fromkeys(row["counted_at"] for row in rows if "counted_at" in row)
+    headers = [
+        f"GMAC at {', '.join(sizes)}" if column == "multiply_adds_billions" else COSTS[column]
+        for column in columns
+    ]
+    lines = [[row["label"], *(cost(row.get(column)) for column in columns)] for row in rows]
+    return markdown(["backbone", *headers], lines)
+
+
+def notes(record: Mapping) -> list[str]:
+    """How to read the tables, one sentence each."""
+    rows, runs = record["rows"], record["runs"]
+    labels = {row["model"]: row["label"] for row in rows}
+    over = list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
+    found = list(dict.fromkeys(_budget(row) for row in rows))
+    sentences = [f"{'; '.join(found)}."]
+    if len(record["seeds"]) > 1:
+        sentences.append(
+            "AP in percent, mean ± sample standard deviation over the seeds; Δ: gain over "
+            f"{' and '.join(over)} with the same seeds, mean and 95 % confidence interval "
+            "(Student's t)."
+        )
+    else:
+        sentences.append(
+            f"AP in percent; Δ: gain over {' and '.join(over)}. One seed: the spread is unknown."
+        )
+    if any("multiply_adds_billions" in row for row in rows):
+        sentences.append("GMAC: 10⁹ multiply-adds of one image.")
+    if any("published" in row for row in rows):
+        sentences.append(f"Published: {record['published_source']}.")
+    jobs = max((run.get("jobs", 1) for run in runs), default=1)
+    if jobs > 1:
+        sentences.append(
+            f"{jobs} runs at a time shared the machine: times are of that, and longer than alone."
+        )
+    if any(run.get("resumed") for run in runs):
+        sentences.append("Some runs were resumed from a checkpoint.")
+    if "origins" in record:
+        sentences.append("The runs are from different machines, versions or commits.")
+    return sentences
+
+
+def unfinished_runs(record: Mapping) -> list[str]:
+    """A line for every run without numbers."""
+    lines = []
+    for run in record["runs"]:
+        if run["state"] != FINISHED:
+            name = " ".join(filter(None, (run.get("set"), run["model"], f"seed {run['seed']}")))
+            reason = f": {run['reason']}" if run["state"] == FAILED else ""
+            lines.append(f"{name}, {run['state']}{reason}")
+    return lines
+
+
+def published_ap(row: Mapping, rows: Sequence[Mapping], task: str) -> str:
+    """The published AP, and its gain over the published AP of the baseline."""
+    values = row.get("published", {})
+    if f"{task}_ap" not in values:
+        return "–"
+    text = f"{values[f'{task}_ap']:.1f}"
+    for other in rows:
+        if other["model"] == row["over"] and f"{task}_ap" in other.get("published", {}):
+            text += f" ({signed(values[f'{task}_ap'] - other['published'][f'{task}_ap'])})"
+    return text
+
+
+def plus_minus(value: Mapping | None, *, spread: bool = True) -> str:
+    """``35.3 ± 1.2``."""
+    if value is None:
+        return "–"
+    shown = spread and value["sd"] is not None
+    return f"{value['mean']:.1f}" + (f" ± {value['sd']:.1f}" if shown else "")
+
+
+def interval(value: Mapping | None) -> str:
+    """``+3.3 [+1.9, +4.8]``."""
+    if value is None:
+        return "–"
+    mean = signed(value["mean"])
+    if value["low"] is None:
+        return mean
+    return f"{mean} [{signed(value['low'])}, {signed(value['high'])}]"
+
+
+def signed(value: float) -> str:
+    """With a sign, the typographic minus."""
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def cost(value: Mapping | float | None) -> str:
+    """A cell of the cost table."""
+    return f"{value:.1f}" if isinstance(value, (int, float)) else plus_minus(value)
+
+
+def _published_sizes(row: Mapping, task: str) -> str:
+    values = row.get("published", {})
+    cells = (values.get(f"{task}_{size}") for size in SIZES)
+    return " / ".join("–" if value is None else f"{value:.1f}" for value in cells)
+
+
+def _detail_table(rows: Sequence[Mapping], task: str) -> str:
+    lines = []
+    for row in rows:
+        lines.append([row["label"], *(plus_minus(row.get(f"{task}_{n}")) for n in DETAILS)])
+        if row["over"]:
+            gains = (row.get(f"{task}_{name}_gain") for name in DETAILS)
+            lines.append([f"{row['label']}, Δ", *map(interval, gains)])
+    return markdown([task, *DETAILS.values()], lines)
+
+
+def _difference_table(record: Mapping) -> str:
+    labels = {row["model"]: row["label"] for row in record["rows"]}
+    lines = [
+        [f"`{key}`", *(f"`{value!r}`" for value in values.values())]
+        for key, values in record["differences"].items()
+    ]
+    return markdown(["key", *labels.values()], lines)
+
+
+def _budget(row: Mapping) -> str:
+    where = f"{row['set_label']}: " if "set_label" in row else ""
+    return (
+        f"{where}{row['iterations']} iterations of {row['images_per_iteration']} images, "
+        f"learning rate {row['base_lr']:g}"
+    )
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,77 @@
+"""tools/compare.py with a real training, as small as it gets."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lambda_det.data import generate_shapes
+
+TINY = {
+    "INPUT.MIN_SIZE_TRAIN": "(64,)", "INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 128,
+    "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 2, "SOLVER.WARMUP_ITERS": 0,
+    "MODEL.FPN.OUT_CHANNELS": 16, "MODEL.ROI_BOX_HEAD.FC_DIM": 16, "MODEL.MASK_ON": False,
+    "MODEL.ROI_BOX_HEAD.CONV_DIM": 32, "MODEL.ROI_BOX_HEAD.NUM_CONV": 1,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 10,
+}  # fmt: skip
+
+
+@pytest.fixture
+def compare(project: Path, capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """The tool in this process -> exit status, what it printed, what it said."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    spec = importlib.util.spec_from_file_location("compare", project / "tools" / "compare.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = module.main(list(map(str, arguments)))
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_a_training_becomes_a_table(compare, content, write_suite, tmp_path):
+    generate_shapes(tmp_path / "data", num_train=4, num_val=2, seed=0)
+    content["seeds"] = [5]
+    content["overrides"] = TINY | {"DATASETS.COCO_FOLDER": str(tmp_path / "data")}
+    del content["models"]["lambda"]
+    out = tmp_path / "out"
+    arguments = ["--suite", write_suite(content), "--output", out, "SOLVER.BASE_LR", "0.01"]
+    status, text, said = compare(*arguments)
+    assert status == 0, said
+    record = json.loads((out / "results.json").read_text())
+    assert record["schema"] == 1 and record["seeds"] == [5]
+    (row,) = record["rows"]
+    assert row["label"] == "R-50" and len(row["box_ap"]["values"]) == 1
+    assert 20 < row["parameters_millions"] < 30
+    assert 0 < row["multiply_adds_billions"] < 5 and row["counted_at"] == "64×128"
+    (run,) = record["runs"]
+    assert run["inference_ms_per_image"] > 0 and run["peak_host_memory_mib"] > 100
+    assert run["train_ms_per_image"] is None  # detectron2 logs every 20 iterations
+    assert (out / "results.md").read_text() in text and "| R-50 | 1/1 |" in text
+    assert "2 iterations of 2 images, learning rate 0.01" in text
+    assert str(tmp_path) not in record["command"] and "SOLVER.BASE_LR 0.01" in record["command"]
+    again = compare(*arguments, "--no-run")
+    assert again[:2] == (0, text)
+
+
+def test_nothing_is_run_where_only_the_table_is_wanted(compare, content, write_suite, tmp_path):
+    out = tmp_path / "out"
+    status, text, _ = compare("--suite", write_suite(content), "--output", out, "--no-run")
+    assert status == 1 and "- plain seed 1, new" in text and "| λ-50 | 0/3 | – |" in text
+    assert not (out / "runs").exists()
+
+
+def test_wrong_suite_is_one_line(compare, content, write_suite, tmp_path):
+    content["baseline"] = "gone"
+    arguments = ["--suite", write_suite(content), "--output", tmp_path / "out"]
+    status, _, said = compare(*arguments)
+    assert status == 2
+    assert said.startswith("error: suite") and said.count("\n") == 1

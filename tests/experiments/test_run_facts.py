@@ -1,0 +1,59 @@
+"""What is read from the files of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lambda_det.checkpoint.coverage import measure, report
+from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import METRICS
+from lambda_det.experiments.run_facts import losses, row_of
+from lambda_det.experiments.suite import Run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    (tmp_path / "inference").mkdir()
+    metrics = {"bbox": dict.fromkeys(METRICS, 5.0), "segm": dict.fromkeys(METRICS)}
+    (tmp_path / "inference" / "metrics.json").write_text(json.dumps(metrics))
+    facts = {"peak_host_memory_mib": 9.0, "last_attempt_s": 1, "jobs": 1, "gpus": 1}
+    (tmp_path / "finished.json").write_text(json.dumps(facts | {"resumed": False}))
+    (tmp_path / "config.yaml").write_text(
+        "MODEL: {LAMBDA_RESNET: {VARIANT: se, DEPTH: 50}}\nSOLVER: {MAX_ITER: 60, IMS_PER_BATCH: 4}"
+    )
+    lines = [
+        {"iteration": 19, "total_loss": 9.0, "time": 9.0, "peak_gpu_memory_mib": 10.0},
+        {"iteration": 39, "total_loss": 8.0, "time": 9.0, "peak_gpu_memory_mib": 12.0},
+        {"iteration": 19, "total_loss": 7.0, "time": 0.4, "peak_gpu_memory_mib": 11.0},
+        {"iteration": 59, "bbox/AP": 3.0},
+    ]
+    (tmp_path / "metrics.json").write_text("\n".join(map(json.dumps, lines)))
+    return Run("m", "", 1, "c.yaml", (), str(tmp_path))
+
+
+def test_row(run: Run):
+    row = row_of(run, "finished")
+    assert row["box_ap"] == 5 and row["mask_ap"] is None
+    assert row["train_ms_per_image"] == 100 and row["inference_ms_per_image"] is None
+    assert row["peak_gpu_memory_mib"] == 12 and row["pretrained_percent"] is None
+    assert losses(run.folder) == {20: 7.0, 40: 8.0}
+
+
+def test_share_of_pretrained_weights_is_that_of_the_backbone(run: Run):
+    model = {"stem.a": (1000,), "res2.a": (3000,), "res2.b": (1000,), "fpn_lateral2.a": (7000,)}
+    text = report(measure(model, {"stem.a": (1000,), "res2.a": (3000,), "linear.a": (8,)}))
+    other = report(measure(model, {}))
+    log = (
+        f"MODEL.WEIGHTS='first'\n{other}\n[time] MODEL.WEIGHTS='x' (title)\n{text}\n[time] iter 20"
+    )
+    Path(run.folder, "log.txt").write_text(log)
+    assert row_of(run, "finished")["pretrained_percent"] == pytest.approx(80)
+
+
+def test_broken_file_is_named(run: Run):
+    Path(run.folder, "inference", "metrics.json").write_text("{")
+    with pytest.raises(InputError, match=r"inference/metrics.json: is no JSON"):
+        row_of(run, "finished")

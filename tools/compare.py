@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""Run a suite of models and seeds, and compare them in one table.
+
+What is finished in --output is not run again; what was begun is started again, or goes on from its
+checkpoint where the suite says "resume: True".
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+
+from lambda_det.errors import exit_on_input_error
+from lambda_det.evaluation.metrics import check_writable
+from lambda_det.experiments import collect, execute, read_suite, results_markdown
+from lambda_det.experiments.collect import comparison_record
+from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
+from lambda_det.experiments.running import FINISHED, state_of
+from lambda_det.records import write_json
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", required=True, metavar="YAML", help="configs/suites/….yaml")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the comparison")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N",
+        help="runs at a time (as many as the GPUs allow, else one for every four cores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus-per-run", type=int, metavar="N", help="GPUs that one run trains on (the suite's, 1)"
+    )
+    parser.add_argument(
+        "--no-run", action="store_true", help="train nothing, only collect what is finished"
+    )
+    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config keys of every run, above the suite's"
+    )
+    return parser.parse_args(argv)
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the trainings end with us
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lambda_det").setLevel(logging.INFO)
+    result = os.path.join(args.output, "results.json")
+    check_writable(result)
+    suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
+    if args.no_run:
+        states = {run: state_of(run) for run in suite.runs}
+    else:
+        gpus = suite.runs[0].gpus
+        jobs = default_jobs(gpus) if args.jobs is None else args.jobs
+        states = execute(suite, args.output, jobs=jobs, devices=device_groups(jobs, gpus))
+    record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
+    write_json(record, result)
+    if args.record:
+        write_json(record, os.path.join(PROJECT, "results", f"{args.record}.json"))
+    text = results_markdown(record)
+    with open(os.path.join(args.output, "results.md"), "w", encoding="utf-8") as file:
+        file.write(text)
+    print(text)
+    return 0 if all(state == FINISHED for state in states.values()) else 1
+
+
+def command_of(args: argparse.Namespace, name: str) -> str:
+    """What makes these numbers in the root of a checkout, of whatever machine."""
+    suite, output = (os.path.relpath(path, PROJECT) for path in (args.suite, args.output))
+    if output.startswith(".."):
+        output = f"output/{name}"
+    jobs = ["--jobs", str(args.jobs)] if args.jobs else []
+    words = ["--suite", suite, "--output", output, *jobs, *args.opts]
+    return shlex.join(["python", "tools/compare.py", *words])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
