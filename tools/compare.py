@@ -49,7 +49,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the trainings end with us
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     result = os.path.join(args.output, "results.json")
@@ -72,11 +73,21 @@ def main(argv: list[str] | None = None) -> int:
     return 0 if all(state == FINISHED for state in states.values()) else 1
 
 
+def end(number: int, _frame: object) -> None:
+    """On a signal: leave, which ends the trainings, and let no second signal disturb that."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + number)
+
+
 def command_of(args: argparse.Namespace, name: str) -> str:
     """What makes these numbers in the root of a checkout, of whatever machine."""
     suite, output = (os.path.relpath(path, PROJECT) for path in (args.suite, args.output))
     if output.startswith(".."):
         output = f"output/{name}"
+    if suite.startswith(".."):
+        suite = os.path.basename(suite)
     jobs = ["--jobs", str(args.jobs)] if args.jobs else []
     words = ["--suite", suite, "--output", output, *jobs, *args.opts]
     return shlex.join(["python", "tools/compare.py", *words])

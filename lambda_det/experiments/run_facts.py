@@ -57,7 +57,7 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         "gpus": facts["gpus"],
         "resumed": facts["resumed"],
     }
-    return row
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
 
 
 def losses(folder: str) -> dict[int, float]:

@@ -106,7 +106,7 @@ def execute(
         attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
         for done, (run, state) in enumerate(attempts, start=1):
             states[run] = state
-            logger.info("%d/%d %s: %s", done, len(waiting), run.name, state)
+            logger.info("%d of %d: %s %s", done, len(waiting), run.name, state)
     finally:  # also on Ctrl-C
         workers.stop()
         pool.shutdown(cancel_futures=True)
@@ -153,6 +153,7 @@ class _Workers:
             _clear(run)
             known = {"settings": run.settings, "seed": run.seed, "attempts": attempts}
             write_json(known, os.path.join(run.folder, "run.json"))
+            logger.info("%s ... (%s)", run.name, os.path.join(run.folder, "output.log"))
             return self._watch(run, device, lock.fileno(), attempts)
 
     def _watch(self, run: Run, device: str | None, lock: int, attempts: int) -> str:

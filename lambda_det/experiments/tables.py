@@ -105,8 +105,10 @@ def notes(record: Mapping) -> list[str]:
     rows, runs = record["rows"], record["runs"]
     labels = {row["model"]: row["label"] for row in rows}
     over = list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
-    found = list(dict.fromkeys(_budget(row) for row in rows))
-    sentences = [f"{'; '.join(found)}."]
+    budgets = list(dict.fromkeys(map(_budget, rows)))
+    if len(budgets) > 1:
+        budgets = list(dict.fromkeys(f"{row['set_label']}: {_budget(row)}" for row in rows))
+    sentences = [f"{'; '.join(budgets)}."]
     if len(record["seeds"]) > 1:
         sentences.append(
             "AP in percent, mean ± sample standard deviation over the seeds; Δ: gain over "
@@ -210,9 +212,8 @@ def _difference_table(record: Mapping) -> str:
 
 
 def _budget(row: Mapping) -> str:
-    where = f"{row['set_label']}: " if "set_label" in row else ""
     return (
-        f"{where}{row['iterations']} iterations of {row['images_per_iteration']} images, "
+        f"{row['iterations']} iterations of {row['images_per_iteration']} images, "
         f"learning rate {row['base_lr']:g}"
     )
 

@@ -103,7 +103,9 @@ def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, f
     text = comparison_tables(record)
     hard, easy = text.partition("**relational**")[2].split("**easy**")
     assert "| R-50 | 2/2 | 31.5 ± 0.7 |" in hard and "| R-50 | 2/2 | 41.5 ± 0.7 |" in easy
-    assert "relational: 20 iterations" in text
+    assert "\n20 iterations of 8 images" in text
+    record["rows"][0]["iterations"] = 30
+    assert "relational: 30 iterations" in comparison_tables(record)
 
 
 def test_published_numbers_have_columns_of_their_own(content, write_suite, output, fake_command):
