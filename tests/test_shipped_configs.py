@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIPPED = sorted(
     path
     for path in CONFIGS.rglob("*.yaml")
-    if path.relative_to(CONFIGS).parts[0] not in ("_base", "pretrain", "published")
+    if path.relative_to(CONFIGS).parts[0] not in ("_base", "pretrain", "published", "suites")
 )
 MASK_RCNN = CONFIGS / "COCO-InstanceSegmentation"
 RETINANET = CONFIGS / "COCO-Detection" / "retinanet_lambda_R_101_FPN_3x.yaml"

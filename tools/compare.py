@@ -18,8 +18,10 @@ from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import collect, execute, read_suite, results_markdown
 from lambda_det.experiments.collect import comparison_record
+from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
 from lambda_det.experiments.running import FINISHED, state_of
+from lambda_det.experiments.suite import Run, chosen_runs
 from lambda_det.records import write_json
 
 
@@ -39,6 +41,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--no-run", action="store_true", help="train nothing, only collect what is finished"
     )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="RUN",
+        help="run no others: [SET/]MODEL[/seedN] as below DIR/runs; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plan", action="store_true",
+        help="run nothing: print each run's command, and its hours from measured times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", type=int, metavar="N",
+        help="train each model for N iterations on one device to know its time, then --plan",
+    )  # fmt: skip
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="config keys of every run, above the suite's"
@@ -54,14 +68,21 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     result = os.path.join(args.output, "results.json")
-    check_writable(result)
     suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
+    chosen = chosen_runs(suite, args.only)
+    check_writable(result)
+    if args.measure is not None:
+        measure(suite, args.output, chosen, args.measure)
+    if args.plan or args.measure is not None:
+        print(plan_text(suite, args.output, chosen, lambda run: command_of(args, suite.name, run)))
+        return 0
     if args.no_run:
         states = {run: state_of(run) for run in suite.runs}
     else:
         gpus = suite.runs[0].gpus
         jobs = default_jobs(gpus) if args.jobs is None else args.jobs
-        states = execute(suite, args.output, jobs=jobs, devices=device_groups(jobs, gpus))
+        devices = device_groups(jobs, gpus)
+        states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
     write_json(record, result)
     if args.record:
@@ -70,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     with open(os.path.join(args.output, "results.md"), "w", encoding="utf-8") as file:
         file.write(text)
     print(text)
-    return 0 if all(state == FINISHED for state in states.values()) else 1
+    return 0 if all(states[run] == FINISHED for run in chosen) else 1
 
 
 def end(number: int, _frame: object) -> None:
@@ -81,16 +102,19 @@ def end(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
-def command_of(args: argparse.Namespace, name: str) -> str:
-    """What makes these numbers in the root of a checkout, of whatever machine."""
+def command_of(args: argparse.Namespace, name: str, run: Run | None = None) -> str:
+    """What makes these numbers in the root of a checkout, of whatever machine; or what makes one
+    run of this very folder."""
     suite, output = (os.path.relpath(path, PROJECT) for path in (args.suite, args.output))
-    if output.startswith(".."):
-        output = f"output/{name}"
     if suite.startswith(".."):
-        suite = os.path.basename(suite)
-    jobs = ["--jobs", str(args.jobs)] if args.jobs else []
-    words = ["--suite", suite, "--output", output, *jobs, *args.opts]
-    return shlex.join(["python", "tools/compare.py", *words])
+        suite = args.suite if run else os.path.basename(suite)
+    if output.startswith(".."):
+        output = args.output if run else f"output/{name}"
+    words = ["--suite", suite, "--output", output]
+    words += ["--only", run.key] if run else []
+    words += ["--jobs", str(args.jobs)] if args.jobs else []
+    words += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
+    return shlex.join(["python", "tools/compare.py", *words, *args.opts])
 
 
 if __name__ == "__main__":

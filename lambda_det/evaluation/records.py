@@ -24,12 +24,7 @@ def row_of_run(folder: str) -> dict:
     """
     cfg = CfgNode.load_cfg(read_text(folder, "config.yaml"))
     metrics = json.loads(read_text(folder, "inference", METRICS_FILE))
-    log = [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
-    starts = [i for i in range(1, len(log)) if log[i]["iteration"] < log[i - 1]["iteration"]]
-    log = log[starts[-1] if starts else 0 :]  # detectron2 appends: the last run counts
-    times = [entry["time"] for entry in log if "time" in entry]
-    if not times:
-        raise InputError(f"{folder}/metrics.json: no iteration was timed, the run is too short")
+    times = iteration_times(folder)
     row = {
         "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
         "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
@@ -46,6 +41,21 @@ def row_of_run(folder: str) -> dict:
             value = values[name]
             row[f"{TASK_NAMES[task]}_{name.lower()}"] = None if value is None else round(value, 2)
     return row
+
+
+def iteration_times(folder: str) -> list[float]:
+    """Seconds of an iteration, as detectron2 has logged them; of a repeated run the last counts.
+
+    Raises:
+        InputError: the folder is not that of a training, or it was too short.
+    """
+    log = [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
+    starts = [i for i in range(1, len(log)) if log[i]["iteration"] < log[i - 1]["iteration"]]
+    log = log[starts[-1] if starts else 0 :]  # detectron2 appends
+    times = [entry["time"] for entry in log if "time" in entry]
+    if not times:
+        raise InputError(f"{folder}/metrics.json: no iteration was timed, the run is too short")
+    return times
 
 
 def ap_table(record: Mapping) -> str:

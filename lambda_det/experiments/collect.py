@@ -11,7 +11,12 @@ from lambda_det.analysis.detector import analyze_config
 from lambda_det.analysis.published import load_published
 from lambda_det.errors import InputError
 from lambda_det.experiments.processes import PROJECT
-from lambda_det.experiments.run_facts import COST_COLUMNS, METRIC_COLUMNS, row_of
+from lambda_det.experiments.run_facts import (
+    COST_COLUMNS,
+    METRIC_COLUMNS,
+    row_of,
+    train_size,
+)
 from lambda_det.experiments.running import FINISHED, load
 from lambda_det.experiments.statistics import paired_difference, spread
 from lambda_det.experiments.suite import Run, Suite
@@ -71,6 +76,7 @@ def collect(
                 "label": label,
                 "variant": node.get("VARIANT"),
                 "depth": node.get("DEPTH"),
+                "gpus": suite.runs[0].gpus,
                 "over": None if over == model else over,
                 "finished": len(finished),
                 "planned": len(own),
@@ -118,6 +124,7 @@ def _budget(cfg: CfgNode) -> dict[str, object]:
         "iterations": cfg.SOLVER.MAX_ITER,
         "images_per_iteration": cfg.SOLVER.IMS_PER_BATCH,
         "base_lr": cfg.SOLVER.BASE_LR,
+        "train_size": train_size(cfg),
     }
 
 

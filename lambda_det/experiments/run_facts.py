@@ -6,10 +6,13 @@ import json
 import logging
 import os
 import re
+import statistics
+
+from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
-from lambda_det.evaluation.records import row_of_run
+from lambda_det.evaluation.records import iteration_times
 from lambda_det.experiments.running import FAILED, FINISHED
 from lambda_det.experiments.suite import Run
 from lambda_det.records import read_text
@@ -47,7 +50,7 @@ def row_of(run: Run, state: str) -> dict[str, object]:
     facts = _load(run.folder, "finished.json")
     log = _log(run.folder)
     row |= {
-        "train_ms_per_image": _train_ms(run.folder),
+        "train_ms_per_image": train_ms(run.folder),
         "inference_ms_per_image": _inference_ms(log),
         "peak_host_memory_mib": facts["peak_host_memory_mib"],
         "peak_gpu_memory_mib": _peak_gpu_memory(run.folder),
@@ -58,6 +61,16 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         "resumed": facts["resumed"],
     }
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def train_size(cfg: CfgNode) -> str:
+    """Size of the images that a config trains on, as text: times of other sizes say nothing."""
+    if cfg.INPUT.LSJ.ENABLED:
+        return "{}×{} jittered".format(*cfg.INPUT.LSJ.SIZE)
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    least, most = min(sizes), max(sizes)
+    side = str(most) if least == most else f"{least}–{most}"
+    return f"short side {side}, at most {cfg.INPUT.MAX_SIZE_TRAIN}"
 
 
 def losses(folder: str) -> dict[int, float]:
@@ -82,14 +95,15 @@ def _metrics_lines(folder: str) -> list[dict]:
     return [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
 
 
-def _train_ms(folder: str) -> float | None:
-    """Median over the run's logged iterations; None where it was too short to be timed."""
+def train_ms(folder: str) -> float | None:
+    """Milliseconds of training per image: the median over the logged iterations; None where the run
+    was too short to be timed."""
     try:
-        measured = row_of_run(folder)
+        seconds = statistics.median(iteration_times(folder))
     except InputError as error:
         logger.warning("%s", error)
         return None
-    return 1000 * measured["train_s_per_iteration"]["median"] / measured["images_per_iteration"]
+    return 1000 * seconds / CfgNode.load_cfg(read_text(folder, "config.yaml")).SOLVER.IMS_PER_BATCH
 
 
 def _inference_ms(log: str) -> float | None:

@@ -74,6 +74,7 @@ def execute(
     command: Command = train_command,
     jobs: int = 1,
     devices: Sequence[str] | None = None,
+    only: Sequence[Run] | None = None,
 ) -> dict[Run, str]:
     """Run what is not finished yet, and return the state of every run.
 
@@ -87,6 +88,7 @@ def execute(
         command: what runs a run.
         jobs: runs at a time.
         devices: values of CUDA_VISIBLE_DEVICES, one for each job; None leaves it as it is.
+        only: run no others; None is all.
 
     Raises:
         InputError: ``jobs`` is below 1, a folder holds a run with other settings, or a command of
@@ -95,8 +97,9 @@ def execute(
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
     states = {run: state_of(run) for run in suite.runs}
-    waiting = [run for run in suite.runs if states[run] != FINISHED]
-    logger.info("%d runs, %d finished already", len(states), len(states) - len(waiting))
+    waiting = [run for run in only or suite.runs if states[run] != FINISHED]
+    finished = sum(state == FINISHED for state in states.values())
+    logger.info("%d runs, %d finished already", len(states), finished)
     if not waiting:
         return states
     _prepare(suite, output)

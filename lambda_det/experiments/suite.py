@@ -86,6 +86,11 @@ class Run:
         return ["--config-file", self.config, *flags, *self.overrides, *own]
 
     @property
+    def key(self) -> str:
+        """``model/seed1``, with the set in front where there is one: its place below ``runs/``."""
+        return "/".join(filter(None, (self.set, self.model, f"seed{self.seed}")))
+
+    @property
     def name(self) -> str:
         """For people."""
         return " ".join(filter(None, (self.set, self.model, f"seed {self.seed}")))
@@ -118,6 +123,23 @@ class Suite:
     runs: tuple[Run, ...]
     configs: dict[tuple[str, str], CfgNode]
     throughput: str = ""
+
+
+def chosen_runs(suite: Suite, only: Sequence[str]) -> list[Run]:
+    """The runs whose key is one of ``only`` or begins with it; all where there is none.
+
+    Raises:
+        InputError: one of them names no run.
+    """
+    for word in only:
+        if not any(_is_of(run, word) for run in suite.runs):
+            keys = ", ".join(run.key for run in suite.runs)
+            raise InputError(f"--only {word!r}: expected one of {keys}, or how one begins")
+    return [run for run in suite.runs if not only or any(_is_of(run, word) for word in only)]
+
+
+def _is_of(run: Run, word: str) -> bool:
+    return f"{run.key}/".startswith(f"{word.rstrip('/')}/")
 
 
 def read_suite(

@@ -213,8 +213,8 @@ def _difference_table(record: Mapping) -> str:
 
 def _budget(row: Mapping) -> str:
     return (
-        f"{row['iterations']} iterations of {row['images_per_iteration']} images, "
-        f"learning rate {row['base_lr']:g}"
+        f"{row['iterations']} iterations of {row['images_per_iteration']} images "
+        f"({row['train_size']}), learning rate {row['base_lr']:g}"
     )
 
 

@@ -56,7 +56,7 @@ def test_a_training_becomes_a_table(compare, content, write_suite, tmp_path):
     assert run["inference_ms_per_image"] > 0 and run["peak_host_memory_mib"] > 100
     assert run["train_ms_per_image"] is None  # detectron2 logs every 20 iterations
     assert (out / "results.md").read_text() in text and "| R-50 | 1/1 |" in text
-    assert "2 iterations of 2 images, learning rate 0.01" in text
+    assert "2 iterations of 2 images (short side 64, at most" in text
     assert str(tmp_path) not in record["command"] and "SOLVER.BASE_LR 0.01" in record["command"]
     again = compare(*arguments, "--no-run")
     assert again[:2] == (0, text)

@@ -25,7 +25,7 @@ from lambda_det.experiments.collect import comparison_record
 from lambda_det.experiments.documents import VIEWS
 from lambda_det.experiments.processes import default_jobs, device_groups, environment_of
 from lambda_det.experiments.running import FAILED, FINISHED, NEW, STARTED, state_of, train_command
-from lambda_det.experiments.suite import Run
+from lambda_det.experiments.suite import Run, chosen_runs
 
 
 def started(output: Path) -> list[str]:
@@ -81,7 +81,10 @@ def test_rows(content, write_suite, output, fake_command):
     text = results_markdown(record)
     assert "| λ-50 | 3/3 | 35.3 ± 1.2 | +3.3 [+1.9, +4.8] | 10.0 / 10.0 / – |" in text
     assert "| R-50 | 1.2 | 100.0 ± 25.0 | 20.0 ± 10.0 |" in text
-    assert "20 iterations of 8 images" in text and "2 runs at a time" in text
+    assert (
+        "20 iterations of 8 images (short side 128, at most 128), learning rate 0.05" in text
+        and "2 runs at a time" in text
+    )
     assert "mask" not in text.partition("What the models")[0] and "Not finished" not in text
     assert "| `MODEL.LAMBDA_RESNET.VARIANT` | `'resnet'` | `'lambda'` |" in text
     assert VIEWS["comparison"](json.loads(json.dumps(record))) == comparison_tables(record)
@@ -261,6 +264,21 @@ def test_a_begun_run_starts_again_unless_it_is_to_be_resumed(
     assert not (folder / "failed.json").exists()
     rows = collect(suite, states, lambda cfg: {})["runs"]
     assert {row["model"]: row["resumed"] for row in rows} == {"plain": False, "lambda": resume}
+
+
+def test_only_the_chosen_runs(content, write_suite, output, fake_command):
+    content["sets"] = {"hard": {}, "easy": {}}
+    suite = read_suite(write_suite(content), str(output))
+    chosen = chosen_runs(suite, ["hard/lambda/seed2", "easy/plain"])
+    assert [run.key for run in chosen] == [
+        "easy/plain/seed1", "hard/lambda/seed2", "easy/plain/seed2", "easy/plain/seed3",
+    ]  # fmt: skip
+    states = execute(suite, str(output), command=fake_command, only=chosen[:2])
+    assert [run for run, state in states.items() if state == FINISHED] == chosen[:2]
+    assert len(states) == 12 and chosen_runs(suite, []) == list(suite.runs)
+    for wrong in ("har", "lambda", "hard/lambda/seed"):
+        with pytest.raises(InputError, match=f"--only '{wrong}': expected one of hard/plain/seed1"):
+            chosen_runs(suite, [wrong])
 
 
 def test_devices_in_turn(monkeypatch):
