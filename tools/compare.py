@@ -16,8 +16,9 @@ import sys
 
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
-from lambda_det.experiments import collect, execute, read_suite, results_markdown
+from lambda_det.experiments import collect, execute, read_suite
 from lambda_det.experiments.collect import comparison_record
+from lambda_det.experiments.outputs import write_results
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
 from lambda_det.experiments.running import FINISHED, state_of
@@ -67,10 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, end)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
-    result = os.path.join(args.output, "results.json")
     suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
     chosen = chosen_runs(suite, args.only)
-    check_writable(result)
+    check_writable(os.path.join(args.output, "results.json"))
     if args.measure is not None:
         measure(suite, args.output, chosen, args.measure)
     if args.plan or args.measure is not None:
@@ -84,12 +84,9 @@ def main(argv: list[str] | None = None) -> int:
         devices = device_groups(jobs, gpus)
         states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
-    write_json(record, result)
+    text = write_results(args.output, suite, states, record)
     if args.record:
         write_json(record, os.path.join(PROJECT, "results", f"{args.record}.json"))
-    text = results_markdown(record)
-    with open(os.path.join(args.output, "results.md"), "w", encoding="utf-8") as file:
-        file.write(text)
     print(text)
     return 0 if all(states[run] == FINISHED for run in chosen) else 1
 

@@ -83,7 +83,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
                 " / ".join(plus_minus(row.get(f"{task}_{s}"), spread=False) for s in SIZES),
             ]
         for task in published:
-            line += [published_ap(row, rows, task), _published_sizes(row, task)]
+            line += [published_ap(row, rows, task), published_sizes(row, task)]
         lines.append(line)
     return markdown(headers, lines)
 
@@ -186,7 +186,8 @@ def cost(value: Mapping | float | None) -> str:
     return f"{value:.1f}" if isinstance(value, (int, float)) else plus_minus(value)
 
 
-def _published_sizes(row: Mapping, task: str) -> str:
+def published_sizes(row: Mapping, task: str) -> str:
+    """The published AP of small, medium and large objects."""
     values = row.get("published", {})
     cells = (values.get(f"{task}_{size}") for size in SIZES)
     return " / ".join("–" if value is None else f"{value:.1f}" for value in cells)

@@ -1,0 +1,159 @@
+"""Objects drawn on an image: masks, boxes, labels.
+
+Masks are blended pixel by pixel: detectron2's ``Visualizer`` draws outlines and so fills holes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.utils.colormap import colormap
+from pycocotools.coco import COCO
+
+from lambda_det.errors import InputError
+
+_TILE = 400  # pixels, longer side of a drawn image
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+@dataclass
+class DrawnObject:
+    """What is drawn of one object.
+
+    Attributes:
+        box: x, y, width, height in pixels of the image.
+        mask: (H, W) bool, or None.
+        label: text at the box.
+        colour: B, G, R.
+    """
+
+    box: tuple[float, float, float, float]
+    mask: np.ndarray | None
+    label: str
+    colour: tuple[int, int, int]
+
+
+def draw_objects(image: np.ndarray, objects: list[DrawnObject]) -> np.ndarray:
+    """A copy of ``image`` (H, W, 3) BGR, scaled to the tile's size, with the objects on it."""
+    height, width = image.shape[:2]
+    scale = _TILE / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    for shape in objects:
+        if shape.mask is None:
+            continue
+        mask = cv2.resize(shape.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        inside = mask.astype(bool)
+        canvas[inside] = (0.5 * canvas[inside] + 0.5 * np.array(shape.colour)).astype(np.uint8)
+        outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
+    for shape in objects:
+        x, y, w, h = (value * scale for value in shape.box)
+        cv2.rectangle(canvas, (round(x), round(y)), (round(x + w), round(y + h)), shape.colour, 2)
+    for shape in objects:  # last, so that nothing hides them
+        _put_label(canvas, shape.label, shape.box[0] * scale, shape.box[1] * scale, shape.colour)
+    return canvas
+
+
+def _put_label(
+    canvas: np.ndarray, label: str, x: float, y: float, colour: tuple[int, int, int]
+) -> None:
+    """Dark or light text on a plate at the box's upper left corner, kept inside the canvas."""
+    (width, height), base = cv2.getTextSize(label, _FONT, 0.42, 1)
+    left = int(min(max(0, x), max(0, canvas.shape[1] - width - 4)))
+    top = int(min(max(0, y - height - base - 2), canvas.shape[0] - height - base - 2))
+    cv2.rectangle(canvas, (left, top), (left + width + 3, top + height + base + 1), colour, -1)
+    text = (0, 0, 0) if np.dot(colour, (0.11, 0.59, 0.3)) > 120 else (255, 255, 255)
+    cv2.putText(canvas, label, (left + 2, top + height + 1), _FONT, 0.42, text, 1, cv2.LINE_AA)
+
+
+def class_colours(coco: COCO) -> dict[int, tuple[int, int, int]]:
+    """detectron2's colours but the dark ones, by class; what is in the images plays no part."""
+    table = [colour for colour in colormap(rgb=False, maximum=255) if colour.max() > 150]
+    return {
+        category_id: tuple(int(v) for v in table[(7 * index) % len(table)])
+        for index, category_id in enumerate(sorted(coco.cats))
+    }
+
+
+def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnObject:
+    name = coco.cats[annotation["category_id"]]["name"]
+    return DrawnObject(
+        box=tuple(annotation["bbox"]),
+        mask=coco.annToMask(annotation).astype(bool) if annotation.get("segmentation") else None,
+        label=f"{name} (crowd)" if annotation.get("iscrowd") else name,
+        colour=colours[annotation["category_id"]],
+    )
+
+
+def object_of_detection(
+    coco: COCO, detection: dict, height_width: tuple[int, int], colours: dict, path: str
+) -> DrawnObject:
+    mask = None
+    if detection.get("segmentation"):
+        try:
+            mask = mask_util.decode(detection["segmentation"]).astype(bool)
+        except (TypeError, KeyError, ValueError) as error:
+            raise InputError(f"predictions {path}: a segmentation is not COCO RLE") from error
+        if mask.shape != height_width:
+            raise InputError(
+                f"predictions {path}: a mask of image {detection['image_id']} has size "
+                f"{mask.shape}, the image {height_width} (height, width)"
+            )
+    name = coco.cats[detection["category_id"]]["name"]
+    return DrawnObject(
+        box=tuple(detection["bbox"]),
+        mask=mask,
+        label=f"{name} {detection['score']:.2f}",
+        colour=colours[detection["category_id"]],
+    )
+
+
+def detections_per_image(path: str, coco: COCO) -> dict[int, list[dict]]:
+    """Detections per image id, in ascending order of score (the best is drawn last)."""
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise InputError(f"predictions {path} are not in COCO's results format: not a list")
+    per_image: dict[int, list[dict]] = {}
+    for index, detection in enumerate(content):
+        keys = ("image_id", "category_id", "bbox", "score")
+        if not isinstance(detection, dict) or any(key not in detection for key in keys):
+            raise InputError(f"predictions {path}: entry {index} lacks one of {', '.join(keys)}")
+        numbers = (detection["score"], *detection["bbox"])
+        if len(numbers) != 5 or not all(isinstance(n, (int, float)) for n in numbers):
+            raise InputError(f"predictions {path}: entry {index} needs a score and a bbox of four")
+        if detection["image_id"] not in coco.imgs:
+            raise InputError(
+                f"predictions {path}: image_id {detection['image_id']!r} of entry {index} is not "
+                "in the annotations"
+            )
+        if detection["category_id"] not in coco.cats:
+            raise InputError(
+                f"predictions {path}: category_id {detection['category_id']!r} of entry {index} "
+                "is not in the annotations"
+            )
+        per_image.setdefault(detection["image_id"], []).append(detection)
+    for detections in per_image.values():
+        detections.sort(key=lambda d: d["score"])
+    return per_image
+
+
+def read_json(path: str) -> object:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_image(path: str) -> np.ndarray:
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise InputError(f"image {path} cannot be read")
+    return image

@@ -1,0 +1,35 @@
+"""What a comparison leaves in its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from lambda_det.experiments import plots
+from lambda_det.experiments.report import html_report
+from lambda_det.experiments.suite import Run, Suite
+from lambda_det.experiments.tables import results_markdown
+from lambda_det.records import write_json
+
+
+def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
+    """Write ``results.json``, ``results.md``, ``report.html`` and, as soon as a run has finished,
+    ``speed_accuracy.png``; return the text of the second.
+
+    Raises:
+        InputError: a finished run's file is broken.
+        OSError: they cannot be written.
+    """
+    write_json(record, os.path.join(output, "results.json"))
+    text = results_markdown(record)
+    contents = {"results.md": text.encode()}
+    draw = plots.trade_off_figure(record, ["inference_ms_per_image"])
+    if draw is not None:
+        contents["speed_accuracy.png"] = plots.png(draw)
+    contents["report.html"] = html_report(suite, states, record).encode()
+    for name, content in contents.items():
+        path = os.path.join(output, name)
+        with open(f"{path}.tmp", "wb") as file:
+            file.write(content)
+        os.replace(f"{path}.tmp", path)
+    return text
