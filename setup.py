@@ -38,7 +38,7 @@ setup(
     #     requirement on the one is not met by the other. detectron2 leaves it out as well.
     install_requires=[
         "fvcore>=0.1.5,<0.1.6",
-        "matplotlib>=3.6",
+        "matplotlib>=3.7",
         "numpy",
         "pycocotools>=2.0.2",
         "PyYAML",

@@ -100,7 +100,9 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
 
 def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]:
     """Image id -> what was found there, judged by masks where both have them, else by boxes."""
-    detections = Detections(read_detections(predictions), truth, f"predictions {predictions}")
+    # Those with a lower score are matched after these, and change nothing for them.
+    entries = [entry for entry in read_detections(predictions) if not _is_unsure(entry)]
+    detections = Detections(entries, truth, f"predictions {predictions}")
     task = detections.tasks[-1]
     evaluation = evaluation_of("pycocotools", truth.coco(task), detections.coco(task), task)
     parameters = evaluation.params
@@ -114,16 +116,18 @@ def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]
     for entry in filter(None, evaluation.evalImgs):
         number = entry["image_id"]
         objects[number] += sum(not ignored for ignored in entry["gtIgnore"])
-        for score, match, ignored in zip(
-            entry["dtScores"], entry["dtMatches"][0], entry["dtIgnore"][0], strict=True
-        ):
-            if score >= SCORE and not ignored:
-                matched[number] += match > 0
-                wrong[number] += not match > 0
+        for match, ignored in zip(entry["dtMatches"][0], entry["dtIgnore"][0], strict=True):
+            matched[number] += bool(match > 0 and not ignored)
+            wrong[number] += bool(not match > 0 and not ignored)
     return {
         image_id: Found(matched[number], wrong[number], objects[number])
         for image_id, (number, _, _) in truth.images.items()
     }
+
+
+def _is_unsure(entry: object) -> bool:
+    score = entry.get("score") if isinstance(entry, dict) else None
+    return isinstance(score, float) and score < SCORE
 
 
 def choose(suite: Suite, found: Mapping[str, Mapping[object, Found]]) -> dict[object, str]:

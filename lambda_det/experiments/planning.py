@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from lambda_det.errors import InputError
-from lambda_det.experiments.processes import PROJECT, die_with_parent, environment_of, last_line
+from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
 from lambda_det.experiments.run_facts import train_ms, train_size
 from lambda_det.experiments.running import FINISHED, Command, load, state_of, train_command
 from lambda_det.experiments.suite import Run, Suite
@@ -113,8 +113,8 @@ def measure(
         logger.info("%s: %d iterations of %d images (%s)", run.model, iterations, batch, log_path)
         with open(log_path, "w", encoding="utf-8") as log:
             status = subprocess.run(
-                list(command(one)), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, env=environment_of(1, None), preexec_fn=die_with_parent,
+                tied(command(one)), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, env=environment_of(1, None),
             ).returncode  # fmt: skip
         milliseconds = None if status else train_ms(folder)
         if milliseconds is None:

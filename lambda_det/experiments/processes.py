@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
 
@@ -16,8 +16,16 @@ from lambda_det.errors import InputError
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 """The root of the checkout."""
 
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+# Linux sends a process SIGTERM when the one that started it ends (PR_SET_PDEATHSIG is 1). Asked for
+# by the new process itself, before it becomes the command: after a fork of a process with threads
+# no Python must run in it.
+_TIED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(143)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def cores() -> int:
@@ -64,10 +72,11 @@ def environment_of(jobs: int, device: str | None) -> dict[str, str]:
     return environment
 
 
-def die_with_parent() -> None:
-    """Called in a new process: it gets SIGTERM when what started it is killed. On Linux only."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def tied(command: Sequence[str]) -> list[str]:
+    """The command, made to end when this process ends, however that is killed. On Linux only."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), *command]
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -24,10 +24,10 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.experiments.processes import (
     PROJECT,
-    die_with_parent,
     environment_of,
     last_line,
     stop,
+    tied,
 )
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.records import make_record, write_json
@@ -164,14 +164,13 @@ class _Workers:
         start = time.monotonic()
         with open(log_path, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                list(self.command(run)),
+                tied(self.command(run)),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment_of(self.jobs, device),
                 pass_fds=(lock,),  # held as long as the process lives, whatever befalls us
                 start_new_session=True,  # a group of its own, to be stopped as a whole
-                preexec_fn=die_with_parent,
             )
             self.processes.add(process)
             if self.stopping.is_set():
