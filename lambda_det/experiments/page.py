@@ -29,15 +29,18 @@ th, td { padding: .32rem .8rem .32rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
+td { vertical-align: top; }
 td:first-child { font-weight: 600; }
 td.text { white-space: normal; }
 tr.group td { border-top: 2px solid var(--soft); }
 .published { color: var(--soft); font-style: italic; }
 .more { color: var(--more); } .less { color: var(--less); } .even { color: var(--soft); }
 .more b, .less b { font-weight: 650; }
-.range { color: var(--soft); font-size: .82em; }
-.cards { display: flex; flex-wrap: wrap; gap: .8rem; margin: 1rem 0 0; }
-.card { background: var(--panel); border-radius: .6rem; padding: .8rem 1.1rem; min-width: 13rem; }
+.range { color: var(--soft); font-size: .82em; display: block; }
+td small { font-size: .92em; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(15.5rem, 1fr)); gap: .8rem;
+  margin: 1rem 0 0; }
+.card { background: var(--panel); border-radius: .6rem; padding: .8rem 1.1rem; }
 .card .big { font-size: 1.7rem; font-weight: 650; line-height: 1.2;
   font-variant-numeric: tabular-nums; }
 .note { border-left: 3px solid var(--accent); padding: .1rem 0 .1rem .9rem; margin: 1rem 0; }
@@ -51,7 +54,7 @@ details > summary { cursor: pointer; color: var(--accent); margin: .6rem 0; }
 @media print { body { max-width: none; padding: 0; font-size: 10.5pt; background: #fff; }
   :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #f3f3f3;
     --more: #17794a; --less: #b3332b; --accent: #1d4f91; }
-  h2 { break-after: avoid; } figure, tr, .card { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } figure, tr, section, .card { break-inside: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; }
   .scroll { overflow: visible; } table { font-size: 8pt; } th, td { padding-right: .4rem; }
   .tiles { grid-template-columns: repeat(4, 1fr); } }
@@ -112,10 +115,11 @@ def gain(value: Mapping | None, signed, *, whole: bool = True) -> str:
         return "–"
     low, high, mean = value["low"], value["high"], value["mean"]
     unsure = low is not None and low <= 0 <= high
-    kind = "even" if unsure or mean == 0 else "more" if mean > 0 else "less"
+    nothing = signed(mean) == signed(0)
+    kind = "even" if unsure or nothing else "more" if mean > 0 else "less"
     text = f"<b>{signed(mean)}</b>"
     if whole and low is not None:
-        text += f" <span class=range>[{signed(low)}, {signed(high)}]</span>"
+        text += f"<span class=range>[{signed(low)}, {signed(high)}]</span>"
     return f"<span class={kind}>{text}</span>"
 
 

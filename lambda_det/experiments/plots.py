@@ -187,10 +187,9 @@ def _save(draw: Callable[[Figure], None], kind: str, salt: str) -> bytes:
 
 
 def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Mapping) -> None:
+    shown = [row for row in rows if column in row and f"{task}_ap" in row]
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        if column not in row or f"{task}_ap" not in row:
-            continue
+    for row in shown:
         x, x_error = _mean_and_error(row[column])
         y, y_error = _mean_and_error(row[f"{task}_ap"])
         look = style[row["model"]]
@@ -198,7 +197,6 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
             x, y, yerr=y_error, xerr=x_error, fmt=look.marker, color=look.colour, capsize=3,
             markersize=7, elinewidth=1.2,
         )  # fmt: skip
-        axes.annotate(row["label"], (x, y), xytext=(7, 5), textcoords="offset points")
         lines.setdefault(look.colour, []).append((x, y))
     for colour, points in lines.items():  # the same network at several depths
         if len(points) > 1:
@@ -207,6 +205,18 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
     # So that a difference of nothing does not fill the picture.
     _widen(axes.get_xlim, axes.set_xlim, 0.5)
     _widen(axes.get_ylim, axes.set_ylim, 0.1, at_least=4)
+    places = [
+        (_mean_and_error(r[column])[0], _mean_and_error(r[f"{task}_ap"])[0], r) for r in shown
+    ]
+    middle = sum(axes.get_xlim()) / 2
+    for place, (x, y, row) in enumerate(sorted(places, key=lambda item: item[1])):
+        # Towards the middle; neighbours in height below and above by turns, not on each other.
+        left, below = x > middle, place % 2 == 0
+        axes.annotate(
+            row["label"], (x, y), color=style[row["model"]].colour, xytext=(-7 if left else 7, -6 if below else 6),
+            textcoords="offset points", ha="right" if left else "left",
+            va="top" if below else "bottom",
+        )  # fmt: skip
     axes.set_xlabel(TRADE_OFFS[column])
     axes.set_ylabel(f"{task} AP")
 

@@ -43,9 +43,9 @@ def gain_cards(record: Mapping) -> str:
 def _certainty(value: Mapping) -> str:
     if value["low"] is None:
         return "one seed: no interval"
-    within = ", may be none" if value["low"] <= 0 <= value["high"] else ""
+    holds = ", which holds 0" if value["low"] <= 0 <= value["high"] else ""
     number = len(value["values"])
-    return f"95 % in [{signed(value['low'])}, {signed(value['high'])}]{within}; {number} seeds"
+    return f"95 %: {signed(value['low'])} to {signed(value['high'])}{holds}; {number} seeds"
 
 
 def ap_table(rows: Sequence[Mapping]) -> str:

@@ -177,8 +177,9 @@ def interval(value: Mapping | None) -> str:
 
 
 def signed(value: float) -> str:
-    """With a sign, the typographic minus."""
-    return f"{value:+.1f}".replace("-", "−")
+    """With a sign, the typographic minus; 0.0 has none."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def cost(value: Mapping | float | None) -> str:

@@ -102,10 +102,14 @@ def test_the_classes_that_differ_most_are_kept():
 @pytest.mark.parametrize(
     ("mean", "low", "high", "kind"),
     [(2, 1, 3, "more"), (-2, -3, -1, "less"), (2, -1, 5, "even"), (2, None, None, "more"),
-     (0, None, None, "even")],
+     (0.04, None, None, "even")],
 )  # fmt: skip
 def test_gain_has_sign_and_colour(mean, low, high, kind):
     text = gain({"mean": mean, "low": low, "high": high}, signed)
     assert f"class={kind}>" in text and f"<b>{signed(mean)}</b>" in text
     assert ("[" in text) == (low is not None)
     assert gain(None, signed) == "–"
+
+
+def test_zero_has_no_sign():
+    assert [signed(value) for value in (-0.04, 0.0, 0.04, -0.06)] == ["0.0", "0.0", "0.0", "−0.1"]

@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from detectron2.modeling import build_model
 
 from lambda_det.checkpoint.coverage import measure, report
+from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
+from lambda_det.experiments.collect import count_model
 from lambda_det.experiments.run_facts import losses, row_of
 from lambda_det.experiments.suite import Run
 
@@ -51,6 +54,16 @@ def test_share_of_pretrained_weights_is_that_of_the_backbone(run: Run):
     )
     Path(run.folder, "log.txt").write_text(log)
     assert row_of(run, "finished")["pretrained_percent"] == pytest.approx(80)
+
+
+def test_model_is_counted_as_it_is_built(project):
+    path = str(project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml")
+    cfg = load_config(path, ["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
+    counted = count_model(cfg)
+    parameters = sum(p.numel() for p in build_model(cfg).parameters())
+    assert counted["parameters_millions"] == round(parameters / 1e6, 3)
+    assert counted["counted_at"] == "128×128" and counted["multiply_adds_billions"] > 1
+    assert not any("latency" in name for name in counted)
 
 
 def test_broken_file_is_named(run: Run):
