@@ -213,9 +213,9 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
         # Towards the middle; neighbours in height below and above by turns, not on each other.
         left, below = x > middle, place % 2 == 0
         axes.annotate(
-            row["label"], (x, y), color=style[row["model"]].colour, xytext=(-7 if left else 7, -6 if below else 6),
-            textcoords="offset points", ha="right" if left else "left",
-            va="top" if below else "bottom",
+            row["label"], (x, y), color=style[row["model"]].colour,
+            xytext=(-7 if left else 7, -6 if below else 6), textcoords="offset points",
+            ha="right" if left else "left", va="top" if below else "bottom",
         )  # fmt: skip
     axes.set_xlabel(TRADE_OFFS[column])
     axes.set_ylabel(f"{task} AP")
