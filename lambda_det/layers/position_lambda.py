@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lambda_det.errors import InputError
-from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
+from lambda_det.layers.lambda_first import conv, reference
+from lambda_det.layers.precision import common_dtype, without_autocast
 
 
 def position_lambda(
@@ -28,8 +28,9 @@ def position_lambda(
         value: (N, u, v, H, W), intra-depth u and v channels per head.
         embedding: (k, u, rh, rw), rh and rw odd. Entry ``[..., rh // 2 + dy, rw // 2 + dx]`` weighs
             the value at offset (dy, dx) from the query (cross-correlation, no flip).
-        backend: ``"reference"`` (the sum as written), ``"conv"`` (one conv2d), ``"banded"``,
-            ``"triton"`` or ``"auto"`` (picks one).
+        backend: ``"reference"`` (the sum as written), ``"conv"`` (one conv2d), ``"banded"`` (query
+            x embedding first; saves its inputs only; PyTorch 2.4 or later), ``"triton"`` or
+            ``"auto"`` (picks one).
 
     Returns:
         (N, h, v, H, W) in the common type of query and value. Sums are taken in at least float32.
@@ -46,12 +47,10 @@ def position_lambda(
     if implementation is None:
         raise NotImplementedError(f"backend {backend!r} of position_lambda is not implemented yet")
 
-    output_dtype = common_dtype(query, value)
-    dtype = at_least_float32(common_dtype(query, value, embedding))
     embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
     with without_autocast(query):
-        output = implementation(query.to(dtype), value.to(dtype), embedding.to(dtype))
-    return output.to(output_dtype)
+        output = implementation(query, value, embedding)
+    return output.to(common_dtype(query, value))
 
 
 def _check_shapes(query: Tensor, value: Tensor, embedding: Tensor) -> None:
@@ -80,39 +79,18 @@ def _crop_to_image(embedding: Tensor, *, height: int, width: int) -> Tensor:
     return embedding[..., cut_y : rows - cut_y, cut_x : columns - cut_x]
 
 
-def _reference(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """The sum as written: one shifted copy of the values for each offset of the window."""
-    rows, columns = embedding.shape[-2:]
-    height, width = value.shape[-2:]
-    padded = F.pad(value, (columns // 2, columns // 2, rows // 2, rows // 2))
-    lambdas = 0
-    for y in range(rows):
-        for x in range(columns):
-            shifted = padded[..., y : y + height, x : x + width]
-            lambdas = lambdas + torch.einsum("ku,nuvyx->nkvyx", embedding[..., y, x], shifted)
-    return torch.einsum("nhkyx,nkvyx->nhvyx", query, lambdas)
-
-
-def _conv(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """One conv2d with u input and k output channels, v folded into the batch.
-
-    Never a Conv3d: the same sum is several times slower there (reference: pytorch#166643).
-    """
-    batch, intra_depth, depth, height, width = value.shape
-    rows, columns = embedding.shape[-2:]
-    folded = value.transpose(1, 2).reshape(batch * depth, intra_depth, height, width)
-    lambdas = F.conv2d(folded, embedding, padding=(rows // 2, columns // 2))
-    lambdas = lambdas.unflatten(0, (batch, depth))
-    return torch.einsum("nhkyx,nvkyx->nhvyx", query, lambdas)
-
+if hasattr(torch.library, "custom_op"):  # PyTorch 2.4
+    from lambda_det.layers.banded import banded
+else:
+    banded = None
 
 _Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BACKENDS: dict[str, _Backend | None] = {
-    "auto": _conv,
-    "reference": _reference,
-    "conv": _conv,
-    "banded": None,
+    "auto": conv,
+    "reference": reference,
+    "conv": conv,
+    "banded": banded,
     "triton": None,
 }
 """Back end name -> implementation; None for one that this version does not have."""

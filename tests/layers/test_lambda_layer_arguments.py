@@ -152,7 +152,7 @@ def test_unknown_keyword() -> None:
         LambdaLayer(32, heads=4)
 
 
-@pytest.mark.parametrize("backend", ["banded", "triton"])
+@pytest.mark.parametrize("backend", ["triton"])
 def test_missing_backend(backend: str) -> None:
     layer = LambdaLayer(8, scope=3, backend=backend).eval()
     with pytest.raises(NotImplementedError, match=backend):

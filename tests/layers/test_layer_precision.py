@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lambda_det.layers import LambdaLayer, position_lambda
 
-BACKENDS = ("reference", "conv", "auto")
+BACKENDS = ("reference", "conv", "banded", "auto")
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
 """Largest relative error of one rounding to the nearest."""
 

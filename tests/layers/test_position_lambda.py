@@ -10,8 +10,8 @@ from torch import Tensor
 from lambda_det.errors import InputError
 from lambda_det.layers import position_lambda
 
-BACKENDS = ("reference", "conv", "auto")
-MISSING_BACKENDS = ("banded", "triton")
+BACKENDS = ("reference", "conv", "banded", "auto")
+MISSING_BACKENDS = ("triton",)
 
 # N, h, u, k, v, H, W, rh, rw
 SHAPES = [

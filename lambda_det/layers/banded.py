@@ -1,0 +1,89 @@
+"""The ``"banded"`` back end: an operator with a gradient of its own around ``band_products``.
+
+Saved for the backward pass are query, value and embedding, as they came; everything else is
+computed again. To autograd, autocast and ``torch.compile`` it is one operator, so that none of
+them looks inside.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lambda_det.layers import lambda_first
+from lambda_det.layers.band_products import position_backward, position_forward
+from lambda_det.layers.precision import common_dtype, without_autocast
+
+
+def banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """The position lambda by matrix products in swapped order.
+
+    Args:
+        query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
+
+    Returns:
+        (N, h, v, H, W) in the common type of query and value; channels last where the value's are.
+    """
+    return _banded(query, value, embedding)
+
+
+def _new_output(query: Tensor, value: Tensor) -> Tensor:
+    batch, heads, _, height, width = query.shape
+    channels = value.shape[2]
+    dtype = common_dtype(query, value)
+    if _is_channels_last(value):
+        output = query.new_empty(batch, height, width, heads, channels, dtype=dtype)
+        return output.permute(0, 3, 4, 1, 2)
+    return query.new_empty(batch, heads, channels, height, width, dtype=dtype)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether (N, a, b, H, W) are (N, a * b, H, W) with channels last and not first as well."""
+    return not x.is_contiguous() and x.permute(0, 3, 4, 1, 2).is_contiguous()
+
+
+@torch.library.custom_op("lambda_det::position_lambda_banded", mutates_args=())
+def _banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    output = _new_output(query, value)
+    with without_autocast(query):
+        position_forward(query, value, embedding, output)
+    return output
+
+
+@_banded.register_fake
+def _(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    return _new_output(query, value)
+
+
+@torch.library.custom_op("lambda_det::position_lambda_banded_backward", mutates_args=())
+def _banded_backward(
+    gradient: Tensor, query: Tensor, value: Tensor, embedding: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    with without_autocast(query):
+        return position_backward(gradient, query, value, embedding)
+
+
+@_banded_backward.register_fake
+def _(
+    gradient: Tensor, query: Tensor, value: Tensor, embedding: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(query), torch.empty_like(value), torch.empty_like(embedding)
+
+
+def _save(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    if not torch.is_grad_enabled():
+        return _banded_backward(gradient, *ctx.saved_tensors)
+    # A gradient that is to be differentiated again: by the operators of another back end.
+    saved, needed = ctx.saved_tensors, ctx.needs_input_grad
+    wanted = [tensor for tensor, need in zip(saved, needed, strict=True) if need]
+    with without_autocast(gradient):
+        output = lambda_first.conv(*saved).to(gradient.dtype)
+        found = iter(torch.autograd.grad(output, wanted, gradient, create_graph=True))
+    return tuple(next(found) if need else None for need in needed)
+
+
+_banded.register_autograd(_gradients, setup_context=_save)
