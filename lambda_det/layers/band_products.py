@@ -21,7 +21,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lambda_det.layers.band_tiles import Chunk, Tiles, chunks, cut, packed
+from lambda_det.layers.band_tiles import (
+    Group,
+    Tiling,
+    add_windows,
+    cut,
+    gather_tiles,
+    gather_windows,
+    scatter_tiles,
+)
 from lambda_det.layers.precision import at_least_float32, common_dtype
 
 WIDEST_TILE = 14
@@ -29,11 +37,12 @@ WIDEST_TILE = 14
 are too small to be fast."""
 
 BAND_BYTES = 4 * 2**20
-"""Most memory for the band of a chunk, where one tile of one image needs no more."""
+"""Most memory for bands: as many images are worked on together as need no more, but one at least,
+whose row needs W * h * rh * (about rw + 14) numbers."""
 
 _ALIGN = 16
-_QUERIES = (3, 2, 0, 4, 1, 5)  # row, k, image, tile, h, column
-_VALUES = (3, 0, 4, 2, 1, 5)  # row, image, tile, v, h, column
+_QUERIES = (4, 3, 0, 1, 2, 5)  # row, k, tile, image, h, column
+_VALUES = (4, 0, 1, 3, 2, 5)  # row, tile, image, v, h, column
 
 
 def position_forward(query: Tensor, value: Tensor, embedding: Tensor, output: Tensor) -> None:
@@ -42,26 +51,30 @@ def position_forward(query: Tensor, value: Tensor, embedding: Tensor, output: Te
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
     """
-    dtype = _dtype(query, value, embedding)
+    dtype = at_least_float32(common_dtype(query, value, embedding))
     table = _table(embedding, dtype)
-    for chunk in _chunks(query, embedding, dtype):
-        band = Band(chunk, query.shape[1], embedding, dtype)
-        windows = chunk.gather_windows(value, dtype)
-        queries = chunk.gather(query, _QUERIES, dtype).flatten(2)
-        outputs = queries.new_empty(
-            query.shape[3], chunk.items, value.shape[2], query.shape[1] * chunk.tiles.width
-        )
-        for y, taps, positions in _rows(query.shape[3], embedding, chunk.tiles):
+    height = query.shape[3]
+    for images, tiling in _chunks(query, embedding, dtype):
+        products = Products(query[images], embedding, tiling, dtype)
+        bands = [Band(group, products) for group in tiling.groups]
+        windows = [gather_windows(value[images], group, dtype) for group in tiling.groups]
+        queries = gather_tiles(query[images], tiling, _QUERIES, dtype).flatten(2)
+        outputs = queries.new_empty(height, products.items, value.shape[2], products.queries)
+        for y, taps, rows in _rows(height, embedding):
             for u in range(len(table)):
-                matrix = band.of(band.products(queries[y], table[u][:, taps]))
-                torch.baddbmm(
-                    outputs[y],
-                    windows[u][..., positions],
-                    matrix.transpose(1, 2),
-                    beta=min(u, 1),
-                    out=outputs[y],
-                )
-        chunk.scatter(outputs, _VALUES, output)
+                products.compute(queries[y], table[u][:, taps])
+                for band, window in zip(bands, windows, strict=True):
+                    out = outputs[y, band.items]
+                    torch.baddbmm(
+                        out,
+                        window[u][..., band.positions(rows)],
+                        band.fill().transpose(1, 2),
+                        beta=min(u, 1),
+                        out=out,
+                    )
+        outputs = outputs.view(height, -1, output[images].shape[0], *outputs.shape[2:])
+        outputs = outputs.unflatten(-1, (query.shape[1], tiling.width))
+        scatter_tiles(outputs, tiling, _VALUES, output[images])
 
 
 def position_backward(
@@ -73,168 +86,211 @@ def position_backward(
         gradient: of the output, (N, h, v, H, W).
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
     """
-    dtype = _dtype(query, value, embedding)
+    dtype = at_least_float32(common_dtype(query, value, embedding))
     table = _table(embedding, dtype)
     table_gradient = torch.zeros_like(table.transpose(1, 2).contiguous())  # (u, rh * rw, k)
     query_gradient = torch.empty_like(query)
-    batch, depth, channels, height, width = value.shape
-    value_gradient = torch.zeros(
-        (batch, depth, height, width, channels), dtype=dtype, device=value.device
-    )
-    for chunk in _chunks(query, embedding, dtype):
-        band = Band(chunk, query.shape[1], embedding, dtype)
-        windows = chunk.gather_windows(value, dtype)
-        windows_gradient = torch.zeros_like(windows.transpose(2, 3).contiguous())
-        queries = chunk.gather(query, _QUERIES, dtype).flatten(2)
+    value_gradient = torch.empty_like(value)
+    height, width = query.shape[3:]
+    for images, tiling in _chunks(query, embedding, dtype):
+        products = Products(query[images], embedding, tiling, dtype)
+        bands = [Band(group, products) for group in tiling.groups]
+        windows = [gather_windows(value[images], group, dtype) for group in tiling.groups]
+        windows_gradient = [torch.zeros_like(w.transpose(2, 3).contiguous()) for w in windows]
+        queries = gather_tiles(query[images], tiling, _QUERIES, dtype)
         queries_gradient = torch.empty_like(queries)
-        gradients = chunk.gather(gradient, _VALUES, dtype).flatten(4).flatten(1, 2)
-        for y, taps, positions in _rows(query.shape[3], embedding, chunk.tiles):
+        queries, queries_gradient_2d = queries.flatten(2), queries_gradient.flatten(2)
+        gradients = gather_tiles(gradient[images], tiling, _VALUES, dtype)
+        gradients = gradients.flatten(4).flatten(1, 2)  # row, item, v, query
+        for y, taps, rows in _rows(height, embedding):
             for u in range(len(table)):
                 embedded = table[u][:, taps]
-                matrix = band.of(band.products(queries[y], embedded))
-                windows_gradient[u][:, positions].baddbmm_(
-                    matrix.transpose(1, 2), gradients[y].transpose(1, 2)
-                )
-                products = band.gradient_of(gradients[y], windows[u][..., positions])
+                products.compute(queries[y], embedded)
+                for band, window, window_gradient in zip(
+                    bands, windows, windows_gradient, strict=True
+                ):
+                    positions, outer = band.positions(rows), gradients[y, band.items]
+                    window_gradient[u][:, positions].baddbmm_(
+                        band.fill().transpose(1, 2), outer.transpose(1, 2)
+                    )
+                    band.take_gradient(outer, window[u][..., positions])
                 torch.addmm(
-                    queries_gradient[y],
+                    queries_gradient_2d[y],
                     embedded,
-                    products.t(),
+                    products.now.t(),
                     beta=min(u, 1),
-                    out=queries_gradient[y],
+                    out=queries_gradient_2d[y],
                 )
-                table_gradient[u][taps].addmm_(products.t(), queries[y].t())
-        chunk.scatter(queries_gradient, _QUERIES, query_gradient)
-        chunk.add_windows(windows_gradient, value_gradient)
-    rows, columns = embedding.shape[2:]
-    embedding_gradient = table_gradient.unflatten(1, (rows, columns)).permute(3, 0, 1, 2)
+                table_gradient[u][taps].addmm_(products.now.t(), queries[y].t())
+        scatter_tiles(queries_gradient, tiling, _QUERIES, query_gradient[images])
+        into = value_gradient[images]
+        batch, depth, channels = into.shape[:3]
+        summed = table.new_zeros(depth, batch, height, width, channels)
+        for band, window_gradient in zip(bands, windows_gradient, strict=True):
+            add_windows(window_gradient, band.group, summed)
+        into.copy_(summed.permute(1, 0, 4, 2, 3))
+    embedding_gradient = table_gradient.unflatten(1, embedding.shape[2:]).permute(3, 0, 1, 2)
     return (
         query_gradient,
-        torch.empty_like(value).copy_(value_gradient.permute(0, 1, 4, 2, 3)),
+        value_gradient,
         torch.empty_like(embedding).copy_(embedding_gradient),
     )
 
 
-class Band:
-    """Memory for the band of a chunk, made once and used for every row of the image.
+class Products:
+    """Memory for A, or its gradient, of one row of the images; (items * queries, taps).
 
     Args:
-        chunk: tiles and images.
-        heads: h.
+        query: of the images that are worked on, (N, h, k, H, W).
         embedding: (k, u, rh, rw).
+        tiling: of the columns. An item is a tile of an image.
         dtype: to compute in.
     """
 
-    def __init__(self, chunk: Chunk, heads: int, embedding: Tensor, dtype: torch.dtype) -> None:
-        self._tiles, self._items, self._heads = chunk.tiles, chunk.items, heads
-        self._queries = heads * chunk.tiles.width
-        self._columns = embedding.shape[3]
-        self._stride = band_stride(embedding, chunk.tiles)
+    def __init__(self, query: Tensor, embedding: Tensor, tiling: Tiling, dtype) -> None:
+        self.batch, self.heads = query.shape[:2]
+        self.width = tiling.width
+        self.items = len(tiling.tiles) * self.batch
+        self.queries = self.heads * tiling.width
+        self.embedding_rows, self.embedding_columns = embedding.shape[2:]
+        size = self.items * self.queries * self.embedding_rows * self.embedding_columns
+        self._memory = torch.empty(size, dtype=dtype, device=query.device)
+        self.now = self._memory
+
+    def compute(self, queries: Tensor, embedded: Tensor) -> None:
+        """A = (k, items * queries)^T x (k, taps), in place of the one before."""
+        rows = queries.shape[1]
+        out = self._memory[: rows * embedded.shape[1]].view(rows, -1)
+        self.now = torch.mm(queries.t(), embedded, out=out)
+
+
+class Band:
+    """Memory for the bands of a group of tiles, made once and used for every row of the image.
+
+    Args:
+        group: of tiles.
+        products: A, which the band is filled from and which its gradient goes to.
+    """
+
+    def __init__(self, group: Group, products: Products) -> None:
+        self.group, self._products = group, products
+        self.items = slice(group.places.start * products.batch, group.places.stop * products.batch)
+        self._count = len(group.tiles) * products.batch
+        self._stride = band_stride(
+            (products.embedding_rows, products.embedding_columns), group.window
+        )
         # The diagonals of a tile's first and last queries begin before and end behind the window
         # where that is cut; in front of the first row and behind the last there must be memory.
-        self._front = -(-self._columns // _ALIGN) * _ALIGN
-        size = chunk.items * self._queries * self._stride + 2 * self._front
-        make = {"dtype": dtype, "device": embedding.device}
-        self._band = torch.zeros(size, **make)
-        self._band_gradient: Tensor | None = None
-        self._products = torch.empty(
-            chunk.items * self._queries * embedding.shape[2] * self._columns, **make
-        )
-        start = torch.arange(chunk.tiles.width)[:, None] + self._first_diagonal()
-        column = start + torch.arange(self._columns)
-        inside = (column >= 0) & (column < chunk.tiles.window)
-        self._inside = None if inside.all() else inside[:, None].to(**make)
+        self._front = -(-products.embedding_columns // _ALIGN) * _ALIGN
+        size = self._count * products.queries * self._stride + 2 * self._front
+        self._band = products.now.new_zeros(size)
+        self._gradient: Tensor | None = None
+        self._runs = [
+            (tiles, shift - products.embedding_columns // 2, self._inside(shift))
+            for tiles, shift in group.runs()
+        ]
 
-    def _first_diagonal(self) -> int:
-        """Column of its window that a tile's first query sees with the embedding's first column."""
-        return -(self._columns // 2) - self._tiles.shift
+    def _inside(self, shift: int) -> Tensor | None:
+        """(column of the tile, 1, column of the embedding): 1 inside the window, 0 outside; None
+        where all is inside."""
+        columns = self._products.embedding_columns
+        column = torch.arange(self._products.width)[:, None] + torch.arange(columns)
+        column = column + shift - columns // 2
+        inside = (column >= 0) & (column < self.group.window)
+        return None if inside.all() else inside[:, None].to(self._band)
 
-    def products(self, queries: Tensor, embedded: Tensor) -> Tensor:
-        """A = (k, items * queries)^T x (k, taps), in memory that the next call uses again."""
-        out = self._products[: queries.shape[1] * embedded.shape[1]]
-        return torch.mm(queries.t(), embedded, out=out.view(queries.shape[1], -1))
+    def positions(self, rows: slice) -> slice:
+        """Positions of a window for rows of the image."""
+        return slice(rows.start * self.group.window, rows.stop * self.group.window)
 
-    def of(self, products: Tensor) -> Tensor:
-        """The band (items, queries, rows * window) of A; the next call uses its memory again.
+    def fill(self) -> Tensor:
+        """The bands (items, queries, rows * window) of A, in place of those before.
 
         What is not on the diagonals is zero from the beginning: rows of the band have a place of
         their own, however many rows of the window are used.
         """
-        rows = products.shape[1] // self._columns
-        diagonals = self._diagonals(self._band, rows, self._stride)
-        products = products.view(diagonals.shape)
-        if self._inside is None:
-            diagonals.copy_(products)
-        else:  # A cut window: what would leave it lands beside the band of a neighbouring row
-            torch.mul(products, self._inside, out=diagonals)
-        size = (self._items, self._queries, rows * self._tiles.window)
-        strides = (self._queries * self._stride, self._stride, 1)
-        return self._band.as_strided(size, strides, self._front)
+        for products, diagonals, inside in self._views(self._band, self._stride):
+            if inside is None:
+                diagonals.copy_(products)
+            else:  # What would leave a cut window lands beside the band in a neighbouring row
+                torch.mul(products, inside, out=diagonals)
+        return self._matrices(self._band, self._stride)
 
-    def gradient_of(self, gradients: Tensor, windows: Tensor) -> Tensor:
-        """Gradient of A (items * queries, taps), where that of the band is gradients^T x windows.
+    def take_gradient(self, gradients: Tensor, windows: Tensor) -> None:
+        """Put the gradient of A in its place, where that of the bands is gradients^T x windows.
 
         Args:
             gradients: (items, v, queries).
             windows: (items, v, rows * window).
         """
-        if self._band_gradient is None:
-            self._band_gradient = torch.zeros_like(self._band)
-        size = (self._items, self._queries, windows.shape[2])
-        strides = (size[1] * size[2], size[2], 1)
-        matrix = self._band_gradient.as_strided(size, strides, self._front)
-        torch.bmm(gradients.transpose(1, 2), windows, out=matrix)
-        rows = size[2] // self._tiles.window
-        diagonals = self._diagonals(self._band_gradient, rows, size[2])
-        products = self._products[: diagonals.numel()]
-        if self._inside is None:
-            products.view(diagonals.shape).copy_(diagonals)
-        else:
-            torch.mul(diagonals, self._inside, out=products.view(diagonals.shape))
-        return products.view(self._items * self._queries, -1)
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(self._band)
+        stride = windows.shape[2]
+        matrices = self._matrices(self._gradient, stride)
+        torch.bmm(gradients.transpose(1, 2), windows, out=matrices)
+        for products, diagonals, inside in self._views(self._gradient, stride):
+            if inside is None:
+                products.copy_(diagonals)
+            else:
+                torch.mul(diagonals, inside, out=products)
 
-    def _diagonals(self, band: Tensor, rows: int, stride: int) -> Tensor:
-        """(items * h, column of the tile, row of the window, column of the embedding)."""
-        width = self._tiles.width
-        return band.as_strided(
-            (self._items * self._heads, width, rows, self._columns),
-            (width * stride, stride + 1, self._tiles.window, 1),
-            self._front + self._first_diagonal(),
-        )
+    @property
+    def _window_rows(self) -> int:
+        return self._products.now.shape[1] // self._products.embedding_columns
+
+    def _matrices(self, memory: Tensor, stride: int) -> Tensor:
+        """(items, queries, rows * window)."""
+        queries = self._products.queries
+        size = (self._count, queries, self._window_rows * self.group.window)
+        return memory.as_strided(size, (queries * stride, stride, 1), self._front)
+
+    def _views(self, memory: Tensor, stride: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """For tiles whose windows lie alike: A and the diagonals that it belongs on, both
+        (items * h, column of the tile, row of the window, column of the embedding); what of it is
+        inside the window."""
+        products, width = self._products, self._products.width
+        shape = (-1, width, self._window_rows, products.embedding_columns)
+        per_tile = products.batch * products.heads
+        whole = products.now.view(shape)
+        for tiles, diagonal, inside in self._runs:
+            first = (self.group.first + tiles.start) * per_tile
+            run = whole[first : first + (tiles.stop - tiles.start) * per_tile]
+            diagonals = memory.as_strided(
+                run.shape,
+                (width * stride, stride + 1, self.group.window, 1),
+                self._front + tiles.start * per_tile * width * stride + diagonal,
+            )
+            yield run, diagonals, inside
 
 
-def band_stride(embedding: Tensor, tiles: Tiles) -> int:
-    """Elements from one row of a band to the next: some are free in between, see ``Band.of``."""
-    rows, columns = embedding.shape[2:]
-    return -(-(rows * tiles.window + columns // 2) // _ALIGN) * _ALIGN
+def band_stride(embedding: tuple[int, int], window: int) -> int:
+    """Numbers from one row of a band to the next: some are free in between, see ``Band.fill``."""
+    rows, columns = embedding
+    return -(-(rows * window + columns // 2) // _ALIGN) * _ALIGN
 
 
-def _chunks(query: Tensor, embedding: Tensor, dtype: torch.dtype) -> Iterator[Chunk]:
-    groups = cut(query.shape[4], embedding.shape[3], WIDEST_TILE)
-    row_bytes = {tiles: band_stride(embedding, tiles) * dtype.itemsize for tiles in groups}
-    most = {
-        tiles: BAND_BYTES // (query.shape[1] * tiles.width * row_bytes[tiles]) for tiles in groups
-    }
-    return chunks(query.shape[0], groups, most)
+def _chunks(query: Tensor, embedding: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tiling]]:
+    """Images that are worked on together, and the tiling of their columns."""
+    batch, heads, _, _, width = query.shape
+    tiling = cut(width, embedding.shape[3], WIDEST_TILE)
+    numbers = sum(
+        len(group.tiles) * tiling.width * heads * band_stride(embedding.shape[2:], group.window)
+        for group in tiling.groups
+    )
+    step = max(1, BAND_BYTES // (numbers * dtype.itemsize))
+    for image in range(0, batch, step):
+        yield slice(image, min(batch, image + step)), tiling
 
 
-def _rows(height: int, embedding: Tensor, tiles: Tiles) -> Iterator[tuple[int, slice, slice]]:
-    """For each row of the image: its number, columns of the table, positions of the window."""
+def _rows(height: int, embedding: Tensor) -> Iterator[tuple[int, slice, slice]]:
+    """For each row of the image: its number, columns of the table, rows of the window."""
     reach, columns = embedding.shape[2] // 2, embedding.shape[3]
     for y in range(height):
         top, bottom = max(0, y - reach), min(height, y + reach + 1)
         first, last = top - y + reach, bottom - y + reach
-        yield (
-            y,
-            slice(first * columns, last * columns),
-            slice(top * tiles.window, bottom * tiles.window),
-        )
-
-
-def _dtype(*tensors: Tensor) -> torch.dtype:
-    return at_least_float32(common_dtype(*tensors))
+        yield y, slice(first * columns, last * columns), slice(top, bottom)
 
 
 def _table(embedding: Tensor, dtype: torch.dtype) -> Tensor:
     """(u, k, rh * rw), contiguous."""
-    return packed(embedding.transpose(0, 1), dtype).flatten(2)
+    return embedding.transpose(0, 1).to(dtype).contiguous().flatten(2)

@@ -1,41 +1,83 @@
-"""An image cut into tiles of columns, each with the window that its queries look into."""
+"""The columns of an image cut into tiles, each with the window that its queries look into."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Tiles:
-    """Neighbouring tiles of one width, whose windows lie alike.
+class Tile:
+    """Some columns of an image.
 
     Attributes:
-        first: column of the image where the first tile starts.
-        count, width: how many tiles, of how many columns each.
-        shift: first column of a tile's window, counted from that of the tile; at most 0.
-        window: columns of a tile's window. It ends beyond the image where the image is narrower
-            than the embedding.
+        start: its first column.
+        columns: how many of its columns lie inside the image; the last tile may have fewer.
+        left: column of the image where its window starts.
+    """
+
+    start: int
+    columns: int
+    left: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tiles whose windows are of one width.
+
+    Attributes:
+        first: place of its first tile in :attr:`Tiling.tiles`.
+        tiles: its tiles; those whose windows start as far to the left of them stand together.
+        window: columns of a window. It may end beyond the image, where there are zeros.
     """
 
     first: int
-    count: int
-    width: int
-    shift: int
+    tiles: tuple[Tile, ...]
     window: int
 
     @property
-    def columns(self) -> slice:
-        """The columns of all tiles."""
-        return slice(self.first, self.first + self.count * self.width)
+    def places(self) -> slice:
+        """Where in :attr:`Tiling.tiles`."""
+        return slice(self.first, self.first + len(self.tiles))
+
+    def runs(self) -> Iterator[tuple[slice, int]]:
+        """Places in the group of tiles whose windows lie alike, and ``start - left`` of these."""
+        begin = 0
+        for place in range(1, len(self.tiles) + 1):
+            shift = self.tiles[begin].start - self.tiles[begin].left
+            if (
+                place == len(self.tiles)
+                or self.tiles[place].start - self.tiles[place].left != shift
+            ):
+                yield slice(begin, place), shift
+                begin = place
 
 
-def cut(width: int, taps: int, widest: int) -> list[Tiles]:
-    """Cut an image of ``width`` columns into as few tiles as ``widest`` allows, all but equal.
+@dataclass(frozen=True)
+class Tiling:
+    """All tiles of an image, of one width, by the width of their windows.
+
+    Attributes:
+        width: columns of a tile.
+        groups: of tiles.
+    """
+
+    width: int
+    groups: tuple[Group, ...]
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The tiles in the order in which the groups hold them."""
+        return [tile for group in self.groups for tile in group.tiles]
+
+
+@lru_cache(maxsize=256)
+def cut(width: int, taps: int, widest: int) -> Tiling:
+    """Cut an image into as few tiles as ``widest`` allows.
 
     Args:
         width: columns of the image.
@@ -44,104 +86,94 @@ def cut(width: int, taps: int, widest: int) -> list[Tiles]:
         widest: most columns of a tile.
     """
     reach = taps // 2
-    count = -(-width // widest)
-    groups: list[Tiles] = []
-    start = 0
-    for index in range(count):
-        columns = width // count + (index < width % count)
+    columns = -(-width // -(-width // widest))
+    by_window: dict[int, list[Tile]] = {}
+    for start in range(0, width, columns):
         left = max(0, start - reach)
-        window = max(min(width, start + columns + reach) - left, taps)
-        tile = Tiles(start, 1, columns, left - start, window)
-        last = groups[-1] if groups else None
-        if last and (last.width, last.shift, last.window) == (columns, tile.shift, window):
-            groups[-1] = Tiles(last.first, last.count + 1, columns, last.shift, window)
-        else:
-            groups.append(tile)
-        start += columns
-    return groups
+        right = start + columns + reach
+        # One that ends at the image's edge is as wide as one that begins there, for one group.
+        window = max(taps, min(right, -(-width // columns) * columns) - left)
+        tile = Tile(start, min(columns, width - start), left)
+        by_window.setdefault(window, []).append(tile)
+    groups: list[Group] = []
+    first = 0
+    for window, tiles in by_window.items():
+        groups.append(Group(first, tuple(tiles), window))
+        first += len(tiles)
+    return Tiling(columns, tuple(groups))
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Tiles of some images that are worked on together.
+def gather_tiles(x: Tensor, tiling: Tiling, order: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """The tiles of ``x`` (N, h, c, H, W); zeros where one ends beyond the image.
 
-    What is gathered is in the order (image, tile). Every copy moves runs of a tile's or a window's
-    columns and changes the type on the way.
+    Args:
+        order: permutation of (tile, image, h, c, row, column).
+        dtype: of what is returned.
     """
-
-    images: slice
-    tiles: Tiles
-
-    @property
-    def items(self) -> int:
-        """Number of (image, tile)."""
-        return (self.images.stop - self.images.start) * self.tiles.count
-
-    def gather(self, x: Tensor, order: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The tiles of ``x`` (N, h, c, H, W), contiguous.
-
-        Args:
-            x: of the image's size.
-            order: permutation of (image, h, c, row, tile, column).
-            dtype: of what is returned.
-        """
-        return packed(self._tiles_of(x).permute(order), dtype)
-
-    def scatter(self, tiles: Tensor, order: tuple[int, ...], into: Tensor) -> None:
-        """Write gathered ``tiles`` of that order back into a tensor of the image's size."""
-        target = self._tiles_of(into).permute(order)
-        target.copy_(tiles.view(target.shape))
-
-    def _tiles_of(self, x: Tensor) -> Tensor:
-        tiles = x[self.images, ..., self.tiles.columns]
-        return tiles.unflatten(-1, (self.tiles.count, self.tiles.width))
-
-    def gather_windows(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        """(N, u, v, H, W) -> (u, items, v, H * window), zeros beyond the image; contiguous."""
-        start = self.tiles.first + self.tiles.shift
-        end = start + (self.tiles.count - 1) * self.tiles.width + self.tiles.window
-        x = F.pad(value[self.images, ..., start:end], (0, max(0, end - value.shape[-1])))
-        x = x.unfold(-1, self.tiles.window, self.tiles.width)
-        windows = packed(x.permute(1, 0, 4, 2, 3, 5), dtype)
-        return windows.view(value.shape[1], self.items, value.shape[2], -1)
-
-    def add_windows(self, windows: Tensor, into: Tensor) -> None:
-        """Add (u, items, H * window, v) to where :meth:`gather_windows` takes windows from.
-
-        Args:
-            windows: what is beyond the image is left out.
-            into: (N, u, H, W, v).
-        """
-        depth, height, _, channels = into.shape[1:]
-        shape = (depth, -1, self.tiles.count, height, self.tiles.window, channels)
-        windows = windows.view(shape).transpose(0, 1)
-        for tile in range(self.tiles.count):
-            start = self.tiles.first + tile * self.tiles.width + self.tiles.shift
-            target = into[self.images, :, :, start : start + self.tiles.window]
-            target += windows[:, :, tile, :, : target.shape[3]]
+    tiles = tiling.tiles
+    shape = (len(tiles), *x.shape[:-1], tiling.width)
+    make = torch.empty if x.shape[-1] == len(tiles) * tiling.width else torch.zeros
+    gathered = make([shape[axis] for axis in order], dtype=dtype, device=x.device)
+    for inside, columns in _tile_views(gathered, x, tiling, order):
+        inside.copy_(columns)
+    return gathered
 
 
-def packed(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A contiguous copy, in one pass whatever the type."""
-    return torch.empty(x.shape, dtype=dtype, device=x.device).copy_(x)
+def scatter_tiles(tiles: Tensor, tiling: Tiling, order: tuple[int, ...], into: Tensor) -> None:
+    """Write gathered ``tiles`` of that order back into a tensor of the image's size."""
+    for inside, columns in _tile_views(tiles, into, tiling, order):
+        columns.copy_(inside)
 
 
-def chunks(batch: int, tiles: list[Tiles], most: dict[Tiles, int]) -> Iterator[Chunk]:
-    """Chunks of at most ``most[...]`` (image, tile) each, but of one at least."""
-    for group in tiles:
-        together = max(1, most[group])
-        if together >= group.count:
-            step = together // group.count
-            for image in range(0, batch, step):
-                yield Chunk(slice(image, min(batch, image + step)), group)
+def _tile_views(
+    gathered: Tensor, x: Tensor, tiling: Tiling, order: tuple[int, ...]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of gathered tiles and of the image that hold the same, neighbouring tiles together."""
+    gathered = gathered.permute([order.index(axis) for axis in range(len(order))])
+    tiles = tiling.tiles
+    begin = 0
+    for place in range(1, len(tiles) + 1):
+        if place < len(tiles) and tiles[place].start == tiles[place - 1].start + tiling.width:
             continue
-        for first in range(0, group.count, together):
-            part = Tiles(
-                group.first + first * group.width,
-                min(together, group.count - first),
-                group.width,
-                group.shift,
-                group.window,
-            )
-            for image in range(batch):
-                yield Chunk(slice(image, image + 1), part)
+        yield from _run_views(gathered[begin:place], x, tiles[begin:place], tiling.width)
+        begin = place
+
+
+def _run_views(
+    gathered: Tensor, x: Tensor, tiles: list[Tile], width: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    whole = [tile for tile in tiles if tile.columns == width]
+    if whole:
+        columns = x[..., whole[0].start : whole[-1].start + width]
+        columns = columns.unflatten(-1, (len(whole), width)).movedim(-2, 0)
+        yield gathered[: len(whole)], columns
+    if len(whole) < len(tiles):
+        last = tiles[-1]
+        yield gathered[-1, ..., : last.columns], x[..., last.start :]
+
+
+def gather_windows(value: Tensor, group: Group, dtype: torch.dtype) -> Tensor:
+    """The windows of a group out of (N, u, v, H, W): (u, tiles * N, v, H * window)."""
+    batch, depth, channels, height, width = value.shape
+    shape = (depth, len(group.tiles), batch, channels, height, group.window)
+    is_inside = all(tile.left + group.window <= width for tile in group.tiles)
+    make = torch.empty if is_inside else torch.zeros
+    windows = make(shape, dtype=dtype, device=value.device)
+    for place, tile in enumerate(group.tiles):
+        columns = value[..., tile.left : tile.left + group.window].transpose(0, 1)
+        windows[:, place, ..., : columns.shape[-1]] = columns
+    return windows.view(depth, len(group.tiles) * batch, channels, height * group.window)
+
+
+def add_windows(windows: Tensor, group: Group, into: Tensor) -> None:
+    """Add (u, tiles * N, H * window, v) to where windows come from; what is beyond the image is
+    left out.
+
+    Args:
+        into: (u, N, H, W, v).
+    """
+    depth, batch, height, _, channels = into.shape
+    windows = windows.view(depth, len(group.tiles), batch, height, group.window, channels)
+    for place, tile in enumerate(group.tiles):
+        target = into[..., tile.left : tile.left + group.window, :]
+        target += windows[:, place, ..., : target.shape[-2], :]

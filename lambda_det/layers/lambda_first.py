@@ -8,6 +8,9 @@ from torch import Tensor
 
 from lambda_det.layers.precision import at_least_float32, common_dtype
 
+LAMBDA_BYTES = 8 * 2**20
+"""Most memory for lambdas that are not kept, where those of one v need no more."""
+
 
 def reference(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     """The sum as written: one shifted copy of the values for each offset of the window."""
@@ -26,15 +29,44 @@ def reference(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 def conv(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     """One conv2d with u input and k output channels, v folded into the batch.
 
-    Never a Conv3d: the same sum is several times slower there (reference: pytorch#166643).
+    Never a Conv3d: the same sum is several times slower there (reference: pytorch#166643). Where no
+    gradient is wanted, some of the v are done at a time, so that their lambdas stay in the cache.
     """
     query, value, embedding = _in_one_type(query, value, embedding)
+    with_gradient = torch.is_grad_enabled() and any(
+        tensor.requires_grad for tensor in (query, value, embedding)
+    )
+    if with_gradient or leaves_python():
+        return torch.einsum("nhkyx,nvkyx->nhvyx", query, _lambdas(value, embedding))
+    one_value = query[:, 0].numel() * query.element_size()
+    parts = value.split(max(1, LAMBDA_BYTES // max(1, one_value)), dim=2)
+    return torch.cat([_apply(query, _lambdas(part, embedding)) for part in parts], dim=2)
+
+
+def leaves_python() -> bool:
+    """Whether ``torch.jit.trace`` or ``torch.export`` is recording, for use without this code."""
+    exporting = getattr(torch.compiler, "is_exporting", bool)  # PyTorch 2.7
+    return torch.jit.is_tracing() or exporting()
+
+
+def _lambdas(value: Tensor, embedding: Tensor) -> Tensor:
+    """(N, v, k, H, W)."""
     batch, intra_depth, depth, height, width = value.shape
     rows, columns = embedding.shape[-2:]
     folded = value.transpose(1, 2).reshape(batch * depth, intra_depth, height, width)
     lambdas = F.conv2d(folded, embedding, padding=(rows // 2, columns // 2))
-    lambdas = lambdas.unflatten(0, (batch, depth))
-    return torch.einsum("nhkyx,nvkyx->nhvyx", query, lambdas)
+    return lambdas.unflatten(0, (batch, depth))
+
+
+def _apply(query: Tensor, lambdas: Tensor) -> Tensor:
+    """(N, h, v, H, W): the sum over k, one k at a time.
+
+    An einsum would multiply one small matrix for each position, copied or not from far apart.
+    """
+    output = query[:, :, None, 0] * lambdas[:, None, :, 0]
+    for k in range(1, query.shape[2]):
+        output.addcmul_(query[:, :, None, k], lambdas[:, None, :, k])
+    return output
 
 
 def _in_one_type(*tensors: Tensor) -> list[Tensor]:

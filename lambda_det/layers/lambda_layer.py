@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lambda_det.errors import InputError
 from lambda_det.layers.norm import Norm, make_norm
-from lambda_det.layers.position_lambda import BACKENDS, position_lambda
+from lambda_det.layers.position_lambda import BACKEND_NAMES, position_lambda
 from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
 
 KEY_NORMALIZERS = ("softmax", "l2", None)
@@ -115,7 +115,7 @@ class LambdaLayer(nn.Module):
             raise InputError(f"num_heads={num_heads}: must divide out_channels={out_channels}")
         _check_choice("key_normalizer", key_normalizer, KEY_NORMALIZERS)
         _check_choice("query_normalizer", query_normalizer, QUERY_NORMALIZERS)
-        _check_choice("backend", backend, tuple(BACKENDS))
+        _check_choice("backend", backend, BACKEND_NAMES)
         if not (content or position):
             raise InputError("content=False and position=False: at least one must be True")
         self.in_channels = in_channels

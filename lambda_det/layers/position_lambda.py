@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lambda_det.errors import InputError
+from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.lambda_first import conv, reference
 from lambda_det.layers.precision import common_dtype, without_autocast
 
@@ -30,7 +31,7 @@ def position_lambda(
             the value at offset (dy, dx) from the query (cross-correlation, no flip).
         backend: ``"reference"`` (the sum as written), ``"conv"`` (one conv2d), ``"banded"`` (query
             x embedding first; saves its inputs only; PyTorch 2.4 or later), ``"triton"`` or
-            ``"auto"`` (picks one).
+            ``"auto"`` (picks one, see :func:`lambda_det.layers.choice.choose_backend`).
 
     Returns:
         (N, h, v, H, W) in the common type of query and value. Sums are taken in at least float32.
@@ -40,14 +41,16 @@ def position_lambda(
         NotImplementedError: a back end that this version does not have.
     """
     _check_shapes(query, value, embedding)
-    if backend not in BACKENDS:
-        allowed = ", ".join(repr(name) for name in BACKENDS)
+    if backend not in BACKEND_NAMES:
+        allowed = ", ".join(repr(name) for name in BACKEND_NAMES)
         raise InputError(f"backend={backend!r}: expected one of {allowed}")
+    embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
+    if backend == "auto":
+        there = {name for name, function in BACKENDS.items() if function is not None}
+        backend = choose_backend(query, value, embedding, there)
     implementation = BACKENDS[backend]
     if implementation is None:
-        raise NotImplementedError(f"backend {backend!r} of position_lambda is not implemented yet")
-
-    embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
+        raise NotImplementedError(f"backend {backend!r} of position_lambda is not there")
     with without_autocast(query):
         output = implementation(query, value, embedding)
     return output.to(common_dtype(query, value))
@@ -87,10 +90,11 @@ else:
 _Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BACKENDS: dict[str, _Backend | None] = {
-    "auto": conv,
     "reference": reference,
     "conv": conv,
     "banded": banded,
     "triton": None,
 }
-"""Back end name -> implementation; None for one that this version does not have."""
+"""Back end name -> implementation; None for one that is not there."""
+
+BACKEND_NAMES = ("auto", *BACKENDS)
