@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lambda_det.analysis.family import architecture_table
+from lambda_det.analysis.layer_report import layers_table
 from lambda_det.evaluation.records import ap_table
 from lambda_det.experiments.tables import comparison_tables
 from lambda_det.records import rows_table, update_tables
@@ -15,6 +16,7 @@ VIEWS = {
     "ap": ap_table,
     "architectures": architecture_table,
     "comparison": comparison_tables,
+    "layers": layers_table,
     "rows": rows_table,
 }
 """Word in a marker ``<!-- NAME.json VIEW -->`` -> what makes Markdown from the record."""

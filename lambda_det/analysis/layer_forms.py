@@ -1,0 +1,187 @@
+"""What the benchmark of layers compares: back ends, the forms of other implementations, whole
+layers and the operators that a lambda layer replaces.
+
+The forms are written here from their formulas, for comparison only; no code of others is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from lambda_det.layers import LambdaLayer, position_lambda
+from lambda_det.layers.position_lambda import BACKENDS
+
+HEADS, QUERY_DEPTH, SCOPE = 4, 16, 23
+STAGES = {"res2": (64, 4), "res3": (128, 8), "res4": (256, 16), "res5": (512, 32)}
+"""Stage of a ResNet -> channels of its lambda layers, stride."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The input of a layer.
+
+    Attributes:
+        stage: its name, ``"res4"``.
+        batch, channels, height, width: of the feature map.
+    """
+
+    stage: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+
+
+def shapes_of_image(
+    height: int, width: int, stages: Sequence[str], batches: Sequence[int]
+) -> list[Shape]:
+    """Feature maps of an image of ``height`` x ``width`` pixels, sides rounded up."""
+    return [
+        Shape(stage, batch, channels, -(-height // stride), -(-width // stride))
+        for stage in stages
+        for batch in batches
+        for channels, stride in [STAGES[stage]]
+    ]
+
+
+@dataclass
+class Candidate:
+    """Something to measure.
+
+    Attributes:
+        name: of the form.
+        kind: ``"position"`` (position lambda alone: queries, values and embedding in),
+            ``"layer"`` (with projections, norms and content lambda) or ``"yardstick"``.
+        function: of ``inputs``.
+        inputs: tensors that get a gradient.
+        parameters: the others that do, and that are there anyway.
+        autocast: type to run in, None as the inputs are.
+    """
+
+    name: str
+    kind: str
+    function: Callable[..., Tensor]
+    inputs: list[Tensor]
+    parameters: list[Tensor] = field(default_factory=list)
+    autocast: torch.dtype | None = None
+
+
+def position_inputs(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Tensor]:
+    """Query, value and embedding of unit normal numbers, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = shape.channels // HEADS
+    sizes = (
+        (shape.batch, HEADS, QUERY_DEPTH, shape.height, shape.width),
+        (shape.batch, 1, depth, shape.height, shape.width),
+        (QUERY_DEPTH, 1, SCOPE, SCOPE),
+    )
+    return [torch.randn(size, generator=generator).to(device, dtype) for size in sizes]
+
+
+def candidates(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> Iterator[Candidate]:
+    """All that can run at this shape. Whole layers run under autocast where ``dtype`` is a half."""
+    inputs = [t.requires_grad_() for t in position_inputs(shape, device, dtype, seed)]
+    for name, function in position_forms(device).items():
+        yield Candidate(name, "position", function, inputs[:2], inputs[2:])
+    x = torch.randn(
+        (shape.batch, shape.channels, shape.height, shape.width),
+        generator=torch.Generator().manual_seed(seed),
+    )
+    x = x.to(device).requires_grad_()
+    autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
+    for name, kind, make in _modules(shape.channels):
+        torch.manual_seed(seed)
+        module = make().to(device)
+        if autocast is None:
+            module.to(dtype)
+        source = x if autocast else x.detach().to(dtype).requires_grad_()
+        yield Candidate(name, kind, module, [source], list(module.parameters()), autocast)
+
+
+def position_forms(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Name -> function of query, value and embedding, for those that run on ``device``."""
+    own = ["auto", *(name for name, there in BACKENDS.items() if there and name != "reference")]
+    if not device.startswith("cuda"):
+        own = [name for name in own if name != "triton"]
+    forms = {name: partial(position_lambda, backend=name) for name in own}
+    return forms | PEER_FORMS
+
+
+def _modules(channels: int) -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
+    arguments = {"num_heads": HEADS, "query_depth": QUERY_DEPTH, "scope": SCOPE}
+    yield "LambdaLayer", "layer", partial(LambdaLayer, channels, **arguments)
+    if timm_layer := _installed("timm.layers.lambda_layer", "LambdaLayer"):
+        sizes = {"num_heads": HEADS, "dim_head": QUERY_DEPTH, "r": SCOPE}
+        yield "timm LambdaLayer", "layer", partial(timm_layer, channels, **sizes)
+    if peer_layer := _installed("lambda_networks", "LambdaLayer"):
+        sizes = {"dim_k": QUERY_DEPTH, "heads": HEADS, "r": SCOPE, "dim_u": 1}
+        sizes["dim_out"] = channels
+        yield "lambda-networks", "layer", partial(peer_layer, channels, **sizes)
+    convolution = partial(nn.Conv2d, channels, channels, 3, padding=1, bias=False)
+    yield "3x3 convolution", "yardstick", convolution
+    yield "SE", "yardstick", partial(SqueezeExcitation, channels, channels // 4)
+
+
+def _installed(module: str, name: str) -> Callable | None:
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return None
+
+
+def _apply(query: Tensor, lambdas: Tensor) -> Tensor:
+    """(N, h, k, H, W) x (N, v, k, H, W)."""
+    return torch.einsum("nhkyx,nvkyx->nhvyx", query, lambdas)
+
+
+def conv3d(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """Conv3d with a kernel of 1 x r x r, v as the third dimension."""
+    padding = (0, embedding.shape[2] // 2, embedding.shape[3] // 2)
+    lambdas = F.conv3d(value, embedding[:, :, None], padding=padding)
+    return torch.einsum("nhkyx,nkvyx->nhvyx", query, lambdas)
+
+
+def conv2d(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """Conv2d with v folded into the batch, all lambdas at once."""
+    padding = (embedding.shape[2] // 2, embedding.shape[3] // 2)
+    folded = value.transpose(1, 2).flatten(0, 1)
+    lambdas = F.conv2d(folded, embedding, padding=padding)
+    return _apply(query, lambdas.unflatten(0, (value.shape[0], value.shape[2])))
+
+
+def depthwise(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """Conv2d with one group for each v, u as its channels, the embedding repeated."""
+    channels, depth = value.shape[2], embedding.shape[0]
+    padding = (embedding.shape[2] // 2, embedding.shape[3] // 2)
+    grouped = value.transpose(1, 2).flatten(1, 2)
+    kernel = embedding.repeat(channels, 1, 1, 1)
+    lambdas = F.conv2d(grouped, kernel, padding=padding, groups=channels)
+    return _apply(query, lambdas.unflatten(1, (channels, depth)))
+
+
+def row_unfold(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """Conv2d with a kernel of r x 1 over r copies of the values, shifted along the row."""
+    rows, columns = embedding.shape[2:]
+    width = value.shape[-1]
+    padded = F.pad(value.transpose(1, 2).flatten(0, 1), (columns // 2, columns // 2))
+    shifted = torch.stack([padded[..., x : x + width] for x in range(columns)], dim=2)
+    kernel = embedding.transpose(2, 3).flatten(1, 2).unsqueeze(-1)
+    lambdas = F.conv2d(shifted.flatten(1, 2), kernel, padding=(rows // 2, 0))
+    return _apply(query, lambdas.unflatten(0, (value.shape[0], value.shape[2])))
+
+
+PEER_FORMS = {
+    "conv3d form": conv3d,
+    "conv2d form": conv2d,
+    "depthwise form": depthwise,
+    "row-unfold form": row_unfold,
+}
+"""The position lambda as other implementations compute it."""

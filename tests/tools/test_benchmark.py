@@ -1,0 +1,69 @@
+"""tools/benchmark.py layers: what it measures and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from lambda_det.analysis.layer_report import layers_table
+
+
+@pytest.fixture
+def tool(project):
+    """A function that runs the tool with command-line arguments and returns its status."""
+    spec = importlib.util.spec_from_file_location("benchmark", project / "tools" / "benchmark.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([str(argument) for argument in arguments])
+
+
+def test_quick_run_writes_a_record_and_a_picture(tool, tmp_path, capsys) -> None:
+    record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
+    assert tool("layers", "--quick", "--output", record_file, "--plot", picture) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = json.loads(record_file.read_text())
+    assert record["command"].startswith("python tools/benchmark.py layers --quick")
+    rows = {row["form"]: row for row in record["rows"]}
+    assert {"auto", "conv", "banded", "conv2d form", "LambdaLayer", "SE"} <= set(rows)
+    assert "reference" not in rows and "triton" not in rows
+    for row in rows.values():
+        assert (row["stage"], row["height"], row["width"]) == ("res4", 4, 6)
+        for what in ("forward", "train"):
+            assert 0 < row[f"{what}_min_ms"] <= row[f"{what}_ms"] <= row[f"{what}_max_ms"]
+        assert row["peak_mib"] is None
+        if row["kind"] == "position":
+            assert row["error"] < 1e-5 and row["gradient_error"] < 1e-5
+    output = capsys.readouterr().out
+    assert "res4: 1 × 256 × 4 × 6, float32, cpu" in output
+    assert all(form in output for form in rows)
+    assert "| banded" in layers_table(record) and "benchmark.py" in layers_table(record)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "tpu"], ["--device tpu", "cpu or cuda"]),
+        (["--repetitions", "0"], ["--repetitions 0", "1 or more"]),
+        (["--batch", "2", "0"], ["--batch 2 0", "1 or more"]),
+        (["--threads", "0"], ["--threads 0", "1 or more"]),
+        (["--quick", "--forms", "conv4d"], ["--forms conv4d", "none"]),
+    ],
+)
+def test_wrong_arguments(tool, capsys, arguments, words) -> None:
+    assert tool("layers", *arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in message for word in words)
+
+
+def test_output_that_cannot_be_written(tool, tmp_path, capsys) -> None:
+    assert tool("layers", "--output", tmp_path) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
+def test_no_gpu(tool, capsys) -> None:
+    assert tool("layers", "--device", "cuda") == 2
+    assert "no GPU" in capsys.readouterr().err
