@@ -65,7 +65,7 @@ def _lambda_resnet() -> CfgNode:
     layer.POSITION = True  # use the position lambda
     layer.POSITION_BIAS = False  # for weights of other implementations
     layer.SHARED_EMBEDDINGS = False  # one table for a stage's layers of one resolution
-    layer.BACKEND = "auto"  # "auto", "conv", "reference"
+    layer.BACKEND = "auto"  # "auto", "conv", "triton" (CUDA), "reference"
     return node
 
 

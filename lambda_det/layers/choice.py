@@ -34,7 +34,8 @@ def choose_backend(query: Tensor, value: Tensor, embedding: Tensor, there: set[s
 
     On a CPU, whichever of ``"conv"`` and ``"banded"`` is expected to be faster, as it stands with
     gradients: a training step costs the convolution far more. A graph that leaves Python
-    (``torch.jit.trace``, ``torch.export``) gets ``"conv"``, whose operators are PyTorch's own.
+    (``torch.jit.trace``, ``torch.export``) gets ``"conv"``, whose operators are PyTorch's own. On
+    any other device ``"conv"``.
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`, the embedding
@@ -43,9 +44,9 @@ def choose_backend(query: Tensor, value: Tensor, embedding: Tensor, there: set[s
     """
     if leaves_python():
         return "conv"
-    if query.is_cuda:
-        return _choose_on_gpu(query, value, embedding, there)
-    if "banded" not in there:
+    # On a GPU the convolution, too: "triton" is tested with Triton's interpreter, but has not been
+    # timed (tools/benchmark.py layers --device cuda), so it is taken on request only.
+    if query.is_cuda or "banded" not in there:
         return "conv"
     tensors = (query, value, embedding)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
@@ -53,10 +54,6 @@ def choose_backend(query: Tensor, value: Tensor, embedding: Tensor, there: set[s
         tuple(query.shape), value.shape[1:3], embedding.shape[2:], training, _threads()
     )
     return "banded" if banded < conv else "conv"
-
-
-def _choose_on_gpu(query: Tensor, value: Tensor, embedding: Tensor, there: set[str]) -> str:
-    return "triton" if "triton" in there else "conv"
 
 
 def expected_ms(

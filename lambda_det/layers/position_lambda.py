@@ -30,11 +30,13 @@ def position_lambda(
         embedding: (k, u, rh, rw), rh and rw odd. Entry ``[..., rh // 2 + dy, rw // 2 + dx]`` weighs
             the value at offset (dy, dx) from the query (cross-correlation, no flip).
         backend: ``"reference"`` (the sum as written), ``"conv"`` (one conv2d), ``"banded"`` (query
-            x embedding first; saves its inputs only; PyTorch 2.4 or later), ``"triton"`` or
+            x embedding first; saves its inputs only; PyTorch 2.4 or later), ``"triton"`` (the same
+            as CUDA kernels; ``"conv"`` with one line in the log where they cannot run) or
             ``"auto"`` (picks one, see :func:`lambda_det.layers.choice.choose_backend`).
 
     Returns:
-        (N, h, v, H, W) in the common type of query and value. Sums are taken in at least float32.
+        (N, h, v, H, W) in the common type of query and value. Sums are taken in at least float32;
+        ``"triton"`` rounds q·E and the embedding to that type before they are multiplied.
 
     Raises:
         InputError: shapes that do not fit together, an even window, an unknown back end.
@@ -48,6 +50,14 @@ def position_lambda(
     if backend == "auto":
         there = {name for name, function in BACKENDS.items() if function is not None}
         backend = choose_backend(query, value, embedding, there)
+    if backend == "triton" and BACKENDS[backend] is not None:
+        reason = unsupported(query, value, embedding)
+        if reason is not None:
+            # Counting on the meta device is no use of a slower back end; compiled, a log line
+            # would break the graph.
+            if not (query.is_meta or torch.compiler.is_compiling()):
+                log_fallback(reason, "conv")
+            backend = "conv"
     implementation = BACKENDS[backend]
     if implementation is None:
         raise NotImplementedError(f"backend {backend!r} of position_lambda is not there")
@@ -84,8 +94,9 @@ def _crop_to_image(embedding: Tensor, *, height: int, width: int) -> Tensor:
 
 if hasattr(torch.library, "custom_op"):  # PyTorch 2.4
     from lambda_det.layers.banded import banded
+    from lambda_det.layers.triton_lambda import log_fallback, triton_lambda, unsupported
 else:
-    banded = None
+    banded = triton_lambda = None
 
 _Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -93,7 +104,7 @@ BACKENDS: dict[str, _Backend | None] = {
     "reference": reference,
     "conv": conv,
     "banded": banded,
-    "triton": None,
+    "triton": triton_lambda,
 }
 """Back end name -> implementation; None for one that is not there."""
 

@@ -93,9 +93,10 @@ class OnGpu:
     is_cuda = True
 
 
-@pytest.mark.parametrize(("there", "expected"), [(CPU, "conv"), (CPU | {"triton"}, "triton")])
-def test_on_a_gpu(there: set[str], expected: str) -> None:
-    assert choose_backend(OnGpu(), OnGpu(), OnGpu(), there) == expected
+@pytest.mark.parametrize("there", [CPU, CPU | {"triton"}])
+def test_on_a_gpu(there: set[str]) -> None:
+    """What was not timed there is not taken unasked."""
+    assert choose_backend(OnGpu(), OnGpu(), OnGpu(), there) == "conv"
 
 
 def test_auto_is_one_of_the_back_ends() -> None:

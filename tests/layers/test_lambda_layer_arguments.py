@@ -150,10 +150,3 @@ def test_wrong_channels(channels: int) -> None:
 def test_unknown_keyword() -> None:
     with pytest.raises(TypeError, match="heads"):
         LambdaLayer(32, heads=4)
-
-
-@pytest.mark.parametrize("backend", ["triton"])
-def test_missing_backend(backend: str) -> None:
-    layer = LambdaLayer(8, scope=3, backend=backend).eval()
-    with pytest.raises(NotImplementedError, match=backend):
-        layer(torch.zeros(1, 8, 3, 3))

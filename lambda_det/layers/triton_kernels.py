@@ -1,0 +1,214 @@
+"""Triton kernels of the position lambda with the sum in the other order: q·E first, then values.
+
+The weights a[s, n, y, b, h, u, dy, c] say how much the query of head h at (y, x = b * SHIFTS + s)
+takes of set u of the value at (y + dy - RH // 2, b * SHIFTS - RW // 2 + c). The queries of one
+block b look into the same WIDTH columns, so a tile of weights is loaded as it lies in memory and is
+an operand of a matrix product as it is; a query's own window starts at column c = s, and what lies
+beside it is zero. ``triton_launch`` makes the weights, which cover ``rows`` rows from
+``first_row`` on. HEADS heads are taken GROUP at a time.
+
+Importing this module imports Triton.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def gather_values(
+    weights, value, output,
+    shift_stride, value_n, value_u, value_y, value_x,
+    height, width, blocks, first_row, rows, channels,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, SETS: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, SHIFTS: tl.constexpr, WIDTH: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """output[n, y, x, h, :] = sum of weights times values. One program: ROWS x one block."""
+    block = tl.program_id(0) % blocks
+    top = (tl.program_id(0) // blocks) * ROWS
+    head_groups: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    n = tl.program_id(1) // head_groups
+    lane = tl.arange(0, ROWS * SHIFTS * GROUP)
+    head = (tl.program_id(1) % head_groups) * GROUP + lane % GROUP
+    shift = (lane // GROUP) % SHIFTS
+    row = top + lane // (GROUP * SHIFTS)
+    x = block * SHIFTS + shift
+    ok = (row < rows) & (head < HEADS) & (x < width)
+    y = first_row + row
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    column = tl.arange(0, STEP)
+    query = ((n * rows + row) * blocks + block) * HEADS + head
+    weights += shift * shift_stride + query * (SETS * RH * WIDTH)
+    value += n.to(tl.int64) * value_n
+
+    steps: tl.constexpr = WIDTH // STEP
+    low = tl.maximum(first_row + top - RH // 2, 0)
+    high = tl.minimum(first_row + tl.minimum(top + ROWS, rows) + RH // 2, height)
+    total = tl.zeros([ROWS * SHIFTS * GROUP, CHANNELS], dtype=tl.float32)
+    for u in range(SETS):
+        for step in range((high - low) * steps):
+            key_y = low + step // steps
+            c = (step % steps) * STEP + column
+            dy = key_y - y + RH // 2
+            a = tl.load(
+                weights[:, None] + ((u * RH + dy) * WIDTH)[:, None] + c[None, :],
+                mask=(ok & (dy >= 0) & (dy < RH))[:, None],
+                other=0.0,
+            )
+            key_x = block * SHIFTS - RW // 2 + c
+            b = tl.load(
+                value + u * value_u + key_y * value_y
+                + key_x[:, None] * value_x + channel[None, :],
+                mask=((key_x >= 0) & (key_x < width))[:, None] & (channel < channels)[None, :],
+                other=0.0,
+            )  # fmt: skip
+            total = tl.dot(a, b, total, input_precision=PRECISION)
+
+    pixel = (n.to(tl.int64) * height + y) * width + x
+    tl.store(
+        output + ((pixel * HEADS + head) * channels)[:, None] + channel[None, :],
+        total.to(output.dtype.element_ty),
+        mask=ok[:, None] & (channel < channels)[None, :],
+    )
+
+
+@triton.jit
+def weight_gradient(
+    output_gradient, value, gradient,
+    shift_stride, value_n, value_u, value_y, value_x,
+    height, width, blocks, first_row, rows, channels,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, SETS: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, SHIFTS: tl.constexpr, WIDTH: tl.constexpr,
+    STEP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the weights, laid out as they are; every element of it is written.
+
+    The products of matrices that follow read all of it, also the queries beyond the width and the
+    offsets that lead outside the image: they are zeros.
+    """
+    block = tl.program_id(0) % blocks
+    top = (tl.program_id(0) // blocks) * ROWS
+    head_groups: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    n = tl.program_id(1) // head_groups
+    lane = tl.arange(0, ROWS * SHIFTS * GROUP)
+    head = (tl.program_id(1) % head_groups) * GROUP + lane % GROUP
+    shift = (lane // GROUP) % SHIFTS
+    row = top + lane // (GROUP * SHIFTS)
+    x = block * SHIFTS + shift
+    stored = (row < rows) & (head < HEADS)
+    ok = stored & (x < width)
+    y = first_row + row
+    channel = tl.arange(0, CHANNELS)
+    column = tl.arange(0, STEP)
+    query = ((n * rows + row) * blocks + block) * HEADS + head
+    gradient += shift * shift_stride + query * (SETS * RH * WIDTH)
+    pixel = (n.to(tl.int64) * height + y) * width + x
+    output_gradient += (pixel * HEADS + head) * channels
+    value += n.to(tl.int64) * value_n
+
+    if PARTS == 1:
+        g = tl.load(
+            output_gradient[:, None] + channel[None, :],
+            mask=ok[:, None] & (channel < channels)[None, :],
+            other=0.0,
+        )
+    steps: tl.constexpr = WIDTH // STEP
+    low = first_row + top - RH // 2
+    for u in range(SETS):
+        for step in range((ROWS + RH - 1) * steps):
+            key_y = low + step // steps
+            c = (step % steps) * STEP + column
+            key_x = block * SHIFTS - RW // 2 + c
+            inside = (key_y >= 0) & (key_y < height) & (key_x >= 0) & (key_x < width)
+            total = tl.zeros([ROWS * SHIFTS * GROUP, STEP], dtype=tl.float32)
+            for part in range(PARTS):
+                some = part * CHANNELS + channel
+                if PARTS > 1:
+                    g = tl.load(
+                        output_gradient[:, None] + some[None, :],
+                        mask=ok[:, None] & (some < channels)[None, :],
+                        other=0.0,
+                    )
+                b = tl.load(
+                    value + u * value_u + key_y * value_y
+                    + key_x[:, None] * value_x + some[None, :],
+                    mask=inside[:, None] & (some < channels)[None, :],
+                    other=0.0,
+                )  # fmt: skip
+                total = tl.dot(g, tl.trans(b), total, input_precision=PRECISION)
+            own = (c[None, :] >= shift[:, None]) & (c[None, :] < shift[:, None] + RW)
+            dy = key_y - y + RH // 2
+            tl.store(
+                gradient[:, None] + ((u * RH + dy) * WIDTH)[:, None] + c[None, :],
+                tl.where(own, total, 0.0).to(gradient.dtype.element_ty),
+                mask=(stored & (dy >= 0) & (dy < RH))[:, None],
+            )
+
+
+@triton.jit
+def value_gradient(
+    weights, output_gradient, gradient,
+    shift_stride,
+    height, width, blocks, tiles, first_row, rows, channels,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, SETS: tl.constexpr,
+    RH: tl.constexpr, RW: tl.constexpr, SHIFTS: tl.constexpr, WIDTH: tl.constexpr,
+    SPAN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ACCUMULATE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """gradient[n, y, x, u, :] = sum over the queries that look at (y, x).
+
+    One program: ROWS x one tile of SHIFTS columns from tile * SHIFTS - RW // 2 on. A tile is one
+    SHIFTS-th of the window of each of the WIDTH // SHIFTS blocks tile, tile - 1, ... of queries,
+    which are taken SPAN at a time.
+    """
+    tile = tl.program_id(0) % tiles
+    top = (tl.program_id(0) // tiles) * ROWS
+    n = tl.program_id(1) // SETS
+    u = tl.program_id(1) % SETS
+    lane = tl.arange(0, ROWS * SHIFTS)
+    key_y = top + lane // SHIFTS
+    key_x = tile * SHIFTS - RW // 2 + lane % SHIFTS
+    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    queries = tl.arange(0, SPAN * SHIFTS * GROUP)
+    shift = (queries // GROUP) % SHIFTS
+
+    pixel = (n.to(tl.int64) * height + key_y) * width + key_x
+    target = gradient + ((pixel * SETS + u) * channels)[:, None] + channel[None, :]
+    ok = (key_y < height) & (key_x >= 0) & (key_x < width)
+    ok = ok[:, None] & (channel < channels)[None, :]
+    if ACCUMULATE:
+        total = tl.load(target, mask=ok, other=0.0).to(tl.float32)
+    else:
+        total = tl.zeros([ROWS * SHIFTS, CHANNELS], dtype=tl.float32)
+
+    head_groups: tl.constexpr = (HEADS + GROUP - 1) // GROUP
+    steps: tl.constexpr = WIDTH // (SHIFTS * SPAN) * head_groups
+    low = tl.maximum(top - RH // 2, first_row)
+    high = tl.minimum(top + ROWS + RH // 2, first_row + rows)
+    for step in range(tl.maximum(high - low, 0) * steps):
+        y = low + step // steps
+        head = (step % head_groups) * GROUP + queries % GROUP
+        part = (step % steps) // head_groups * SPAN + queries // (GROUP * SHIFTS)
+        block = tile - part
+        x = block * SHIFTS + shift
+        taken = (head < HEADS) & (block >= 0) & (x < width)
+        query = ((n * rows + y - first_row) * blocks + block) * HEADS + head
+        source = shift * shift_stride + query * (SETS * RH * WIDTH) + part * SHIFTS
+        dy = key_y - y + RH // 2
+        a = tl.load(
+            weights + source[:, None] + ((u * RH + dy) * WIDTH + lane % SHIFTS)[None, :],
+            mask=taken[:, None] & ((dy >= 0) & (dy < RH))[None, :],
+            other=0.0,
+        )
+        from_pixel = (n.to(tl.int64) * height + y) * width + x
+        g = tl.load(
+            output_gradient + ((from_pixel * HEADS + head) * channels)[:, None] + channel[None, :],
+            mask=taken[:, None] & (channel < channels)[None, :],
+            other=0.0,
+        )
+        total = tl.dot(tl.trans(a), g, total, input_precision=PRECISION)
+
+    tl.store(target, total.to(gradient.dtype.element_ty), mask=ok)

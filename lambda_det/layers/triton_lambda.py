@@ -1,0 +1,168 @@
+"""The ``"triton"`` back end of the position lambda: tensor cores, nothing of λ's size in memory.
+
+    y[n,h,v,p] = sum_u,d (sum_k q[n,h,k,p] E[k,u,d]) V[n,u,v,p+d]
+
+With q·E first this takes h (k + v) multiplications per position and offset in place of k v, and all
+of them are products of matrices. Products are taken in the type of query and value,
+sums in float32; in the half types q·E is rounded once to that type. Saved for the backward pass:
+query, value and embedding alone.
+
+Light to import: Triton itself is imported at the first call.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+
+import torch
+from torch import Tensor
+
+from lambda_det.layers.precision import common_dtype, without_autocast
+from lambda_det.layers.triton_plan import Plan, make_plan
+
+INSTALLED = importlib.util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Whether Triton's interpreter runs the kernels (slowly, on any device): set before the import."""
+
+MIN_CAPABILITY = (8, 0)
+"""The first CUDA devices with tensor cores for bfloat16."""
+
+_logger = logging.getLogger(__name__)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def unsupported(query: Tensor, value: Tensor, embedding: Tensor) -> str | None:
+    """Why this back end cannot take these arguments of ``position_lambda``; None if it can."""
+    if not INSTALLED:
+        return "Triton is not installed"
+    dtype = torch.promote_types(query.dtype, value.dtype)
+    if dtype not in _DTYPES or embedding.dtype not in _DTYPES:
+        return f"{dtype} values with {embedding.dtype} embeddings (takes float32 and half types)"
+    if min(query.numel(), value.numel(), embedding.numel()) == 0:
+        return "an empty tensor"
+    if INTERPRETED:
+        if dtype == torch.bfloat16:
+            return "Triton's interpreter has no products in torch.bfloat16"
+        return None
+    if not query.is_cuda or torch.version.hip is not None:
+        return f"tensors on {'rocm' if query.is_cuda else query.device.type} (takes CUDA)"
+    capability = torch.cuda.get_device_capability(query.device)
+    if capability < MIN_CAPABILITY:
+        return f"a device of compute capability {capability} (takes {MIN_CAPABILITY} and later)"
+    return None
+
+
+@functools.cache
+def log_fallback(reason: str, backend: str) -> None:
+    """One line for every reason."""
+    _logger.warning("backend 'triton' of position_lambda: %s; using %r", reason, backend)
+
+
+def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """See :func:`lambda_det.layers.position_lambda`; for what :func:`unsupported` lets pass.
+
+    Args:
+        query, value: in their common type. Channels last in memory (after H and W) saves copies.
+        embedding: of any supported type. It is rounded to theirs; its gradient is not.
+
+    Returns:
+        (N, h, v, H, W), a view of contiguous (N, H, W, h, v).
+    """
+    dtype = common_dtype(query, value)
+    return _forward(query.to(dtype), value.to(dtype), embedding).permute(0, 3, 4, 1, 2)
+
+
+def plan_for(query: Tensor, value: Tensor, embedding: Tensor) -> Plan:
+    """The tiles that are used for these arguments."""
+    return make_plan(
+        heads=query.shape[1],
+        height=query.shape[3],
+        channels=value.shape[2],
+        columns=embedding.shape[3],
+        dtype=query.dtype,
+    )
+
+
+# Operators of their own are opaque to torch.compile: one graph, no tracing into the launches.
+@torch.library.custom_op(
+    "lambda_det::triton_lambda",
+    mutates_args=(),
+    schema="(Tensor query, Tensor value, Tensor embedding) -> Tensor",
+)
+def _forward(query, value, embedding):
+    from lambda_det.layers import triton_launch
+
+    with without_autocast(query):
+        plan = plan_for(query, value, embedding)
+        return triton_launch.forward(query, value, embedding, plan)
+
+
+@_forward.register_fake
+def _(query, value, embedding):
+    images, heads, _, height, width = query.shape
+    return query.new_empty(images, height, width, heads, value.shape[2])
+
+
+@torch.library.custom_op(
+    "lambda_det::triton_lambda_backward",
+    mutates_args=(),
+    schema="(Tensor query, Tensor value, Tensor embedding, Tensor output_gradient)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _backward(query, value, embedding, output_gradient):
+    from lambda_det.layers import triton_launch
+
+    with without_autocast(query):
+        plan = plan_for(query, value, embedding)
+        output_gradient = output_gradient.contiguous()
+        return triton_launch.backward(query, value, embedding, output_gradient, plan)
+
+
+@_backward.register_fake
+def _(query, value, embedding, output_gradient):
+    images, heads, depth, height, width = query.shape
+    return (
+        query.new_empty(images, height, width, heads, depth),
+        value.new_empty(images, height, width, *value.shape[1:3]),
+        torch.empty_like(embedding, memory_format=torch.contiguous_format),
+    )
+
+
+def _save(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _first_derivative(ctx, output_gradient):
+    query, value, embedding = _backward(*ctx.saved_tensors, output_gradient)
+    return query.permute(0, 3, 4, 1, 2), value.permute(0, 3, 4, 1, 2), embedding
+
+
+def _second_derivative(ctx, *directions):
+    """Through the back end ``"conv"``, which PyTorch differentiates by itself."""
+    from lambda_det.layers.position_lambda import position_lambda
+
+    with torch.enable_grad():
+        query, value, embedding, output_gradient = (
+            tensor.detach().requires_grad_() for tensor in ctx.saved_tensors
+        )
+        output = position_lambda(query, value, embedding, backend="conv").permute(0, 3, 4, 1, 2)
+        gradients = torch.autograd.grad(
+            output, (query, value, embedding), output_gradient, create_graph=True
+        )
+        query_gradient, value_gradient, embedding_gradient = gradients
+        return torch.autograd.grad(
+            (
+                query_gradient.permute(0, 3, 4, 1, 2),
+                value_gradient.permute(0, 3, 4, 1, 2),
+                embedding_gradient,
+            ),
+            (query, value, embedding, output_gradient),
+            directions,
+        )
+
+
+_forward.register_autograd(_first_derivative, setup_context=_save)
+_backward.register_autograd(_second_derivative, setup_context=_save)
