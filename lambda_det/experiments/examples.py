@@ -77,7 +77,7 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
     if len(runs) < 2:
         return []
     first = next(iter(runs))
-    annotations, images = _validation_set(suite.configs[set_name, first])
+    annotations, images = validation_set(suite.configs[set_name, first])
     paths = {
         model: os.path.join(run.folder, "inference", DETECTIONS_FILE) for model, run in runs.items()
     }
@@ -200,7 +200,8 @@ def _runs_of_one_seed(states: Mapping[Run, str], set_name: str) -> dict[str, Run
     return max(seeds.values(), key=len, default={})
 
 
-def _validation_set(cfg: CfgNode) -> Sequence[str]:
+def validation_set(cfg: CfgNode) -> Sequence[str]:
+    """The annotation file and the image folder that a config is evaluated on."""
     cfg = cfg.clone()
     configure_datasets(cfg, for_training=False)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Say what the models of a finished replica got right: objects, shapes, kinds (chance: 50 %)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from lambda_det.errors import exit_on_input_error
+from lambda_det.experiments import read_suite
+from lambda_det.experiments.kinds import kind_rows
+from lambda_det.experiments.running import state_of
+from lambda_det.records import make_record, rows_table, write_json
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", default="configs/suites/replica.yaml", metavar="YAML")
+    parser.add_argument(
+        "--comparison", required=True, metavar="DIR", help="--output of tools/compare.py"
+    )
+    parser.add_argument("--output", metavar="JSON", help="record to write")
+    args = parser.parse_args(argv)
+    suite = read_suite(args.suite, args.comparison)
+    states = {run: state_of(run) for run in suite.runs}
+    command = f"python tools/replica_kinds.py --comparison output/{suite.name}"
+    if args.output:
+        command += f" --output results/{os.path.basename(args.output)}"
+    record = make_record(command, kind_rows(suite, states), seeds=suite.seeds)
+    if args.output:
+        write_json(record, args.output)
+    print(rows_table(record))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
