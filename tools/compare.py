@@ -17,7 +17,7 @@ import sys
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import collect, execute, read_suite
-from lambda_det.experiments.collect import comparison_record
+from lambda_det.experiments.collect import comparison_record, published_rows
 from lambda_det.experiments.outputs import write_results
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
+    published_rows(suite)  # a wrong name is known before days of training
     chosen = chosen_runs(suite, args.only)
     check_writable(os.path.join(args.output, "results.json"))
     if args.measure is not None:
@@ -104,9 +105,9 @@ def command_of(args: argparse.Namespace, name: str, run: Run | None = None) -> s
     run of this very folder."""
     suite, output = (os.path.relpath(path, PROJECT) for path in (args.suite, args.output))
     if suite.startswith(".."):
-        suite = args.suite if run else os.path.basename(suite)
+        suite = os.path.abspath(args.suite) if run else os.path.basename(suite)
     if output.startswith(".."):
-        output = args.output if run else f"output/{name}"
+        output = os.path.abspath(args.output) if run else f"output/{name}"
     words = ["--suite", suite, "--output", output]
     words += ["--only", run.key] if run else []
     words += ["--jobs", str(args.jobs)] if args.jobs else []

@@ -61,7 +61,7 @@ def collect(
     Raises:
         InputError: a model names a row that was not published, or a run's file is broken.
     """
-    published = _published(suite)
+    published = published_rows(suite)
     runs = [_with_set(run, row_of(run, states[run])) for run in suite.runs]
     rows = []
     for set_name, set_label in suite.sets.items():
@@ -76,7 +76,7 @@ def collect(
                 "label": label,
                 "variant": node.get("VARIANT"),
                 "depth": node.get("DEPTH"),
-                "gpus": suite.runs[0].gpus,
+                "gpus": finished[0]["gpus"] if finished else suite.runs[0].gpus,
                 "over": None if over == model else over,
                 "finished": len(finished),
                 "planned": len(own),
@@ -111,8 +111,8 @@ def comparison_record(suite: Suite, collected: Mapping[str, object], command: st
     for facts in filter(None, finished):
         origin = {key: facts["record"][key] for key in ("commit", "hardware", "versions")}
         origins[str(origin)] = origin
-        record["date"] = facts["record"]["date"]
     if origins:
+        record["date"] = max(facts["record"]["date"] for facts in finished if facts)
         record |= next(iter(origins.values()))
     if len(origins) > 1:
         record["origins"] = list(origins.values())
@@ -157,8 +157,12 @@ def _facts(
     return {}
 
 
-def _published(suite: Suite) -> dict[str, dict[str, object]]:
-    """Model -> the published row that it names."""
+def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
+    """Model -> the published row that it names.
+
+    Raises:
+        InputError: there is no such row.
+    """
     if not suite.published:
         return {}
     table = load_published(PUBLISHED)[_PUBLISHED_TABLE]

@@ -162,7 +162,7 @@ def _known_times(suite: Suite, output: str) -> dict[tuple, _Time]:
             facts = load(run, "finished.json")
             key = _key(suite.configs[run.set, run.model])
             hardware = facts["record"]["hardware"]
-            times[key] = _time(found, run.gpus, hardware, f"measured, {run.name}")
+            times[key] = _time(found, facts["gpus"], hardware, f"measured, {run.name}")
     return times
 
 

@@ -108,12 +108,12 @@ def execute(
     try:
         attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
         for done, (run, state) in enumerate(attempts, start=1):
-            states[run] = state
             logger.info("%d of %d: %s %s", done, len(waiting), run.name, state)
     finally:  # also on Ctrl-C
         workers.stop()
         pool.shutdown(cancel_futures=True)
-    return states
+    # Anew, also of what was not ours to run: on a shared folder others have worked meanwhile.
+    return {run: state_of(run) for run in suite.runs}
 
 
 @dataclass
@@ -147,9 +147,11 @@ class _Workers:
         with open(os.path.join(run.folder, "lock"), "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 logger.warning("%s: another process is at work there", run.folder)
                 return STARTED
+            except OSError as error:
+                raise InputError(f"{lock.name} cannot be locked: {error.strerror}") from error
             if load(run, "finished.json") is not None:  # by another comparison, since we looked
                 return FINISHED
             attempts = (load(run, "run.json") or {}).get("attempts", 0) + 1
@@ -162,6 +164,8 @@ class _Workers:
     def _watch(self, run: Run, device: str | None, lock: int, attempts: int) -> str:
         log_path = os.path.join(run.folder, "output.log")
         start = time.monotonic()
+        resumed = os.path.isfile(os.path.join(run.folder, "last_checkpoint"))
+        record = _record(run)  # of the code that is started, whatever becomes of the checkout
         with open(log_path, "a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 tied(self.command(run)),
@@ -184,7 +188,7 @@ class _Workers:
         facts = {
             "exit_status": process.returncode,
             "attempts": attempts,
-            "resumed": run.resume and attempts > 1,
+            "resumed": resumed,
             "last_attempt_s": round(time.monotonic() - start, 1),
             "peak_host_memory_mib": round(usage.ru_maxrss / 1024, 1),
             "jobs": self.jobs,
@@ -192,7 +196,7 @@ class _Workers:
         }
         metrics = os.path.join(run.folder, "inference", METRICS_FILE)
         if process.returncode == 0 and os.path.isfile(metrics):
-            facts["record"] = make_record(" ".join(run.words), [], seeds=[run.seed])
+            facts["record"] = record
             write_json(facts, os.path.join(run.folder, "finished.json"))
             return FINISHED
         facts["reason"] = last_line(log_path) if process.returncode else f"no {metrics}"
@@ -202,6 +206,13 @@ class _Workers:
             run.name, process.returncode, facts["reason"], log_path,
         )  # fmt: skip
         return FAILED
+
+
+def _record(run: Run) -> dict[str, object]:
+    record = make_record(" ".join(run.words), [], seeds=[run.seed])
+    if run.settings.get("MODEL.DEVICE") == "cpu":  # a GPU of this machine has no part in it
+        record["hardware"]["gpu"] = None
+    return record
 
 
 def load(run: Run, name: str) -> dict | None:

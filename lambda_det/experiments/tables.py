@@ -109,16 +109,16 @@ def notes(record: Mapping) -> list[str]:
     if len(budgets) > 1:
         budgets = list(dict.fromkeys(f"{row['set_label']}: {_budget(row)}" for row in rows))
     sentences = [f"{'; '.join(budgets)}."]
-    if len(record["seeds"]) > 1:
-        sentences.append(
-            "AP in percent, mean ± sample standard deviation over the seeds; Δ: gain over "
-            f"{' and '.join(over)} with the same seeds, mean and 95 % confidence interval "
-            "(Student's t)."
-        )
+    several = len(record["seeds"]) > 1
+    spread = ", mean ± sample standard deviation over the seeds" if several else ""
+    if over:
+        gain = f"; Δ: gain over {' and '.join(over)}"
+        if several:
+            gain += " with the same seeds, mean and 95 % confidence interval (Student's t)"
     else:
-        sentences.append(
-            f"AP in percent; Δ: gain over {' and '.join(over)}. One seed: the spread is unknown."
-        )
+        gain = ""
+    unknown = "" if several else " One seed: the spread is unknown."
+    sentences.append(f"AP in percent{spread}{gain}.{unknown}")
     if any("multiply_adds_billions" in row for row in rows):
         sentences.append("GMAC: 10⁹ multiply-adds of one image.")
     if any("published" in row for row in rows):
@@ -132,6 +132,8 @@ def notes(record: Mapping) -> list[str]:
         sentences.append("Some runs were resumed from a checkpoint.")
     if "origins" in record:
         sentences.append("The runs are from different machines, versions or commits.")
+        if any(o["hardware"] != record["hardware"] for o in record["origins"]):
+            sentences.append("Times and memory are of different hardware: no comparison of them.")
     return sentences
 
 

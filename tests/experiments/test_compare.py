@@ -57,6 +57,7 @@ def test_a_training_becomes_a_table(compare, content, write_suite, tmp_path):
     assert run["train_ms_per_image"] is None  # detectron2 logs every 20 iterations
     assert (out / "results.md").read_text() in text and "| R-50 | 1/1 |" in text
     assert "2 iterations of 2 images (short side 64, at most" in text
+    assert "AP in percent. One seed: the spread is unknown." in text  # and no gain over nothing
     assert str(tmp_path) not in record["command"] and "SOLVER.BASE_LR 0.01" in record["command"]
     again = compare(*arguments, "--no-run")
     assert again[:2] == (0, text)
@@ -67,6 +68,13 @@ def test_nothing_is_run_where_only_the_table_is_wanted(compare, content, write_s
     status, text, _ = compare("--suite", write_suite(content), "--output", out, "--no-run")
     assert status == 1 and "- plain seed 1, new" in text and "| λ-50 | 0/3 | – |" in text
     assert not (out / "runs").exists()
+
+
+def test_unknown_published_row_is_known_before_the_runs(compare, content, write_suite, tmp_path):
+    content["models"]["plain"]["published"] = "ResNet-7"
+    arguments = ["--suite", write_suite(content), "--output", tmp_path / "out", "--plan"]
+    status, _, said = compare(*arguments)
+    assert status == 2 and "models.plain.published 'ResNet-7'" in said
 
 
 def test_wrong_suite_is_one_line(compare, content, write_suite, tmp_path):
