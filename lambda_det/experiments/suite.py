@@ -33,7 +33,8 @@ Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More
     Name of a row of ``configs/published/coco.yaml`` to show beside it.
 
 ``config`` and ``throughput`` are relative to the suite file; ``{output}`` is the comparison's
-folder, ``{python}`` the running interpreter. Commands run in the root of the checkout.
+folder, ``{python}`` the running interpreter; in commands both are quoted for the shell, in which
+they run in the root of the checkout.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from detectron2.config import CfgNode
 
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
-from lambda_det.experiments.suite_file import SuiteFile
+from lambda_det.experiments.suite_file import RESERVED, SuiteFile
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,9 @@ def read_suite(
         name: reader.baseline(name, entry, content.get("baseline"), models)
         for name, entry in models.items()
     }
+    for name in overrides[::2]:
+        if name in RESERVED:
+            raise InputError(f"{name} is set by the suite itself; it cannot be given here")
     seeds = reader.seeds(content.get("seeds"))
     gpus = content.get("gpus_per_run", 1) if gpus_per_run is None else gpus_per_run
     if type(gpus) is not int or gpus < 1:
@@ -199,10 +203,10 @@ def read_suite(
     return Suite(
         name=str(content.get("name", os.path.splitext(os.path.basename(path))[0])),
         seeds=seeds,
-        labels={name: str(entry.get("label", name)) for name, entry in models.items()},
+        labels=reader.labels("models", models),
         baselines=baselines,
         published={n: str(e["published"]) for n, e in models.items() if e.get("published")},
-        sets={name: str(entry.get("label", name)) for name, entry in sets.items()},
+        sets=reader.labels("sets", sets),
         prepare=prepare,
         runs=tuple(
             Run(

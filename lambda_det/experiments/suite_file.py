@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
+from collections import Counter
+from collections.abc import Callable
 
 import yaml
 from detectron2.config import CfgNode
@@ -18,7 +21,7 @@ _KEYS = {
 }  # fmt: skip
 _MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
 _SET_KEYS = {"label", "overrides", "prepare"}
-_RESERVED = ("SEED", "OUTPUT_DIR")
+RESERVED = ("SEED", "OUTPUT_DIR")
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
 _BUDGET = ("SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER")
 
@@ -106,21 +109,29 @@ class SuiteFile:
         commands = commands or []
         if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
             raise self.error(f"{key} {commands!r}; a list of commands is needed")
-        return tuple(map(self.fill, commands))
+        return tuple(self.fill(command, shlex.quote) for command in commands)
 
     def words(self, key: str, overrides: object) -> tuple[str, ...]:
         words: list[str] = []
         for name, value in self.mapping(key, {} if overrides is None else overrides).items():
-            if name in _RESERVED:
+            if name in RESERVED:
                 raise self.error(f"{key}.{name} is set by the suite itself")
             words += [str(name), self.fill(str(value))]
         return tuple(words)
 
-    def fill(self, text: str) -> str:
-        return text.replace("{output}", self.output).replace("{python}", sys.executable)
+    def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
+        text = text.replace("{python}", quote(sys.executable))
+        return text.replace("{output}", quote(self.output))
+
+    def labels(self, kind: str, entries: dict[str, dict]) -> dict[str, str]:
+        labels = {name: str(entry.get("label", name)) for name, entry in entries.items()}
+        for label, count in Counter(labels.values()).items():
+            if count > 1:  # tables and curves go by them
+                raise self.error(f"label {label!r} of {count} {kind}; each needs its own")
+        return labels
 
     def settings(self, cfg: CfgNode) -> dict[str, object]:
-        known = {key: value for key, value in flat(cfg).items() if key not in _RESERVED}
+        known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
         # As JSON has it, to be compared with what was read from a file; the comparison's folder may
         # have been moved, to another machine say.
         text = json.dumps(known, default=str)

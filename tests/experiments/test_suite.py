@@ -63,6 +63,20 @@ def test_what_a_suite_may_say_besides(content, write_suite):
     assert "--num-gpus" not in read_suite(path, "out", gpus_per_run=1).runs[0].words
 
 
+def test_paths_in_commands_are_quoted(content, write_suite, tmp_path):
+    content["prepare"] = ["make {output}/data"]
+    suite = read_suite(write_suite(content), str(tmp_path / "my out"))
+    assert suite.prepare == (f"make '{tmp_path}/my out'/data",)
+    words = suite.runs[0].words
+    assert words[words.index("DATASETS.COCO_FOLDER") + 1] == f"{tmp_path}/my out/data"
+
+
+@pytest.mark.parametrize("key", ["SEED", "OUTPUT_DIR"])
+def test_what_the_suite_sets_cannot_be_given(content, write_suite, key):
+    with pytest.raises(InputError, match=f"{key} is set by the suite itself"):
+        read_suite(write_suite(content), "out", ["SOLVER.MAX_ITER", "7", key, "5"])
+
+
 def test_config_is_relative_to_the_suite(content, write_suite, tmp_path):
     (tmp_path / "a.yaml").write_text(
         "VERSION: 2\nMODEL: {META_ARCHITECTURE: RetinaNet}\nDATASETS: {TEST: ['val']}"
@@ -96,6 +110,8 @@ def test_config_is_relative_to_the_suite(content, write_suite, tmp_path):
          ["SOLVER.MAX_ITER is 20 for model plain and 21 for lambda", "equal budgets"]),
         (["models", "lambda", "overrides"], {"INPUT.MIN_SIZE_TEST": 99}, ["INPUT.MIN_SIZE_TEST"]),
         (["models", "lambda", "baseline"], "se", ["'se' of model lambda", "plain, lambda"]),
+        (["models", "lambda", "label"], "R-50", ["label 'R-50' of 2 models"]),
+        (["sets"], {"a": {"label": "b"}, "b": {}}, ["label 'b' of 2 sets"]),
         (["resume"], "yes", ["resume 'yes'", "True or False"]),
         (["gpus_per_run"], 0, ["gpus_per_run 0"]),
         (["throughput"], [1], ["throughput [1]"]),
