@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from collections.abc import Mapping
@@ -43,13 +44,26 @@ def row_of_run(folder: str) -> dict:
     return row
 
 
+def metrics_lines(folder: str) -> list[dict]:
+    """The lines of detectron2's ``metrics.json``, without those that a killed run has cut off.
+
+    Raises:
+        InputError: the folder is not that of a training.
+    """
+    lines = []
+    for line in read_text(folder, "metrics.json").splitlines():
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
+
+
 def iteration_times(folder: str) -> list[float]:
     """Seconds of an iteration, as detectron2 has logged them; of a repeated run the last counts.
 
     Raises:
         InputError: the folder is not that of a training, or it was too short.
     """
-    log = [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
+    log = metrics_lines(folder)
     starts = [i for i in range(1, len(log)) if log[i]["iteration"] < log[i - 1]["iteration"]]
     log = log[starts[-1] if starts else 0 :]  # detectron2 appends
     times = [entry["time"] for entry in log if "time" in entry]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Mapping
 
@@ -20,16 +21,18 @@ def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: 
         InputError: a finished run's file is broken.
         OSError: they cannot be written.
     """
-    write_json(record, os.path.join(output, "results.json"))
     text = results_markdown(record)
     contents = {"results.md": text.encode()}
     draw = plots.trade_off_figure(record, ["inference_ms_per_image"])
     if draw is not None:
         contents["speed_accuracy.png"] = plots.png(draw)
     contents["report.html"] = html_report(suite, states, record).encode()
-    for name, content in contents.items():
-        path = os.path.join(output, name)
-        with open(f"{path}.tmp", "wb") as file:
-            file.write(content)
-        os.replace(f"{path}.tmp", path)
+    with open(os.path.join(output, "lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison writes the same files: wait for it
+        write_json(record, os.path.join(output, "results.json"))
+        for name, content in contents.items():
+            path = os.path.join(output, name)
+            with open(f"{path}.tmp", "wb") as file:
+                file.write(content)
+            os.replace(f"{path}.tmp", path)
     return text

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
-from lambda_det.evaluation.records import iteration_times
+from lambda_det.evaluation.records import iteration_times, metrics_lines
 from lambda_det.experiments.running import FAILED, FINISHED
 from lambda_det.experiments.suite import Run
 from lambda_det.records import read_text
@@ -77,7 +77,7 @@ def losses(folder: str) -> dict[int, float]:
     """Finished iterations -> total loss, from detectron2's log; a repeated run's last counts."""
     return {
         line["iteration"] + 1: line["total_loss"]
-        for line in _metrics_lines(folder)
+        for line in metrics_lines(folder)
         if "total_loss" in line
     }
 
@@ -89,10 +89,6 @@ def class_metrics(folder: str) -> dict[str, dict[str, dict]]:
         TASK_NAMES[task]: {entry["name"]: entry for entry in values.get(PER_CLASS, [])}
         for task, values in content.items()
     }
-
-
-def _metrics_lines(folder: str) -> list[dict]:
-    return [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
 
 
 def train_ms(folder: str) -> float | None:
@@ -114,7 +110,7 @@ def _inference_ms(log: str) -> float | None:
 
 def _peak_gpu_memory(folder: str) -> float | None:
     """Of the first process, in MiB; None on a CPU."""
-    found = [line["peak_gpu_memory_mib"] for line in _metrics_lines(folder)
+    found = [line["peak_gpu_memory_mib"] for line in metrics_lines(folder)
              if "peak_gpu_memory_mib" in line]  # fmt: skip
     return max(found, default=None)
 

@@ -45,6 +45,14 @@ def test_row(run: Run):
     assert losses(run.folder) == {20: 7.0, 40: 8.0}
 
 
+def test_a_line_that_a_killed_run_has_cut_off_is_left_out(run: Run):
+    path = Path(run.folder, "metrics.json")
+    path.write_text(path.read_text().replace('"time": 9.0, "peak_gpu_memory_mib": 12.0}', '"tim'))
+    row = row_of(run, "finished")
+    assert row["peak_gpu_memory_mib"] == 11
+    assert losses(run.folder) == {20: 7.0}
+
+
 def test_share_of_pretrained_weights_is_that_of_the_backbone(run: Run):
     model = {"stem.a": (1000,), "res2.a": (3000,), "res2.b": (1000,), "fpn_lateral2.a": (7000,)}
     text = report(measure(model, {"stem.a": (1000,), "res2.a": (3000,), "linear.a": (8,)}))
