@@ -5,8 +5,9 @@ colour is warm or cool. A class is a shape and a kind, ``warm`` or ``cool``. A c
 of its own colour. For the other shapes two sets give the same pictures two sorts of labels:
 
 - ``"own"``: the kind is that of the object's own colour, which is to be seen in its box.
-- ``"partner"``: the kind is that of the crosses, somewhere else in the picture; the object's own
-  colour says nothing.
+- ``"partner"``: the kind is that of the crosses, somewhere else in the picture. The object's own
+  tone is drawn independently of it; its hue within the tone is not quite, because the colours of a
+  picture keep a distance from each other.
 
 The pictures of both are equal to the last pixel: what differs between two models' results on the
 two sets is what they make of the far-away partners.
