@@ -61,6 +61,9 @@ def test_layers_import_nothing_of_detectron2() -> None:
     for path in (PACKAGE / "layers").rglob("*.py"):
         for name in imports(path):
             top = name.split(".")[0]
+            # Triton comes with PyTorch where there is one, and is imported at the first call only.
+            if top == "triton" and path.stem == "triton_kernels":
+                continue
             assert top in {*sys.stdlib_module_names, "torch", "torchvision", "lambda_det"}, (
                 f"{name_of(path)} imports {name}"
             )
