@@ -30,7 +30,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 MIN_CAPABILITY = (8, 0)
 """The first CUDA devices with tensor cores for bfloat16."""
 
-_ON_ROCM = bool(torch.version.hip)  # whose tensors say that they are on CUDA
+ON_ROCM = bool(torch.version.hip)  # whose tensors say that they are on CUDA
 _logger = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -48,7 +48,7 @@ def unsupported(query: Tensor, value: Tensor, embedding: Tensor) -> str | None:
         if dtype == torch.bfloat16:
             return "Triton's interpreter has no products in torch.bfloat16"
         return None
-    if not query.is_cuda or _ON_ROCM:
+    if not query.is_cuda or ON_ROCM:
         return f"tensors on {'rocm' if query.is_cuda else query.device.type} (takes CUDA)"
     capability = torch.cuda.get_device_capability(query.device)
     if capability < MIN_CAPABILITY:

@@ -95,7 +95,7 @@ class CudaTensor:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_lambda, "INSTALLED", True)
     monkeypatch.setattr(triton_lambda, "INTERPRETED", False)
-    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(triton_lambda, "ON_ROCM", False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
 
@@ -116,7 +116,7 @@ def test_each_reason_to_fall_back(gpu, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
         assert "(7, 5)" in triton_lambda.unsupported(good, good, good)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.version, "hip", "6.0")
+        patch.setattr(triton_lambda, "ON_ROCM", True)
         assert "rocm" in triton_lambda.unsupported(good, good, good)
     with monkeypatch.context() as patch:
         patch.setattr(triton_lambda, "INSTALLED", False)
