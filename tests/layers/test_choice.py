@@ -23,6 +23,12 @@ def threads(request, monkeypatch) -> int:
     return request.param
 
 
+@pytest.fixture
+def one_thread(monkeypatch) -> None:
+    """The choice between small shapes is another one on a machine of many cores."""
+    monkeypatch.setattr(choice_module, "_threads", lambda: 1)
+
+
 # Shapes of the measurement whose forms differ by a fifth or more on both numbers of threads.
 TRAINING = [
     ((1, 32, 100, 168), {}, "banded"),
@@ -99,7 +105,7 @@ def test_on_a_gpu(there: set[str]) -> None:
     assert choose_backend(OnGpu(), OnGpu(), OnGpu(), there) == "conv"
 
 
-def test_auto_is_one_of_the_back_ends() -> None:
+def test_auto_is_one_of_the_back_ends(one_thread) -> None:
     generator = torch.Generator().manual_seed(0)
     for sizes, others in (((1, 2, 4, 4), {"window": (7, 7)}), ((1, 16, 9, 30), {"h": 2})):
         inputs = [
@@ -122,7 +128,7 @@ def test_a_graph_that_leaves_python_has_operators_of_pytorch_only() -> None:
         assert "conv" in graph and "position_lambda_banded" not in graph
 
 
-def test_compiles_to_one_graph_for_all_sizes() -> None:
+def test_compiles_to_one_graph_for_all_sizes(one_thread) -> None:
     torch.manual_seed(0)
     graphs = []
 
