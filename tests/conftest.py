@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -31,3 +32,13 @@ def coco_tiny(project: Path) -> Path:
 def _no_dataset_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that the person running the tests has set must not reach them."""
     monkeypatch.delenv("LAMBDA_DET_COCO_FOLDER", raising=False)
+
+
+@pytest.fixture
+def log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> pytest.LogCaptureFixture:
+    """What lambda_det logs, from INFO on, also after a test that has set up the console."""
+    monkeypatch.setattr(logging.getLogger("lambda_det"), "propagate", True)
+    caplog.set_level(logging.INFO, "lambda_det")
+    return caplog

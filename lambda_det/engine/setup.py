@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from lambda_det.config import get_cfg
 from lambda_det.data import configure_datasets
+from lambda_det.engine.checks import check_settings
 from lambda_det.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ def setup_config(args: Namespace) -> CfgNode:
     check_device(cfg)
     configure_datasets(cfg, for_training=not args.eval_only)
     start_run(cfg, args)
+    if not args.eval_only:
+        check_settings(cfg, args.config_file, args.opts)
     return cfg
 
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
+from lambda_det.engine.checks import check_model
 from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter
 from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator
@@ -81,6 +83,7 @@ class Trainer(DefaultTrainer):
 
     def before_train(self) -> None:
         check_frozen_weights(self.model, self.cfg.MODEL.WEIGHTS)
+        check_model(self.cfg, self.model, comm.get_world_size())
         super().before_train()
 
     def train(self) -> Mapping[str, object] | None:

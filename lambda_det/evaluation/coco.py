@@ -13,6 +13,7 @@ from detectron2.evaluation import COCOEvaluator
 from lambda_det.errors import InputError
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detections import Detections, read_detections
+from lambda_det.evaluation.diagnosis import warn_of_zero
 from lambda_det.evaluation.ground_truth import GroundTruth
 from lambda_det.evaluation.metrics import (
     METRICS,
@@ -45,7 +46,9 @@ def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto")
     detections = Detections(
         read_detections(predictions), ground_truth, f"predictions {predictions}"
     )
-    return count(ground_truth, detections, backend=backend)
+    results = count(ground_truth, detections, backend=backend)
+    warn_of_zero(results, ground_truth, detections, f"predictions {predictions}")
+    return results
 
 
 class CocoMetricsEvaluator(COCOEvaluator):
@@ -82,6 +85,8 @@ class CocoMetricsEvaluator(COCOEvaluator):
             logger.info("%s has no annotations: nothing to judge by", self._dataset_name)
             return
         results = count(self._ground_truth, detections, image_ids=img_ids)
+        source = f"detections on {self._dataset_name}"
+        warn_of_zero(results, self._ground_truth, detections, source)
         results = {task: results[task] for task in sorted(self._tasks)}
         write_json(metrics_record(results), os.path.join(self._output_dir, METRICS_FILE))
         for task, values in results.items():

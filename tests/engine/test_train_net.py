@@ -138,6 +138,11 @@ WRONG = {
     "stages no list": (["MODEL.LAMBDA_RESNET.SE_STAGES", "2"], ["SE_STAGES", "2"]),
     "heads": (["MODEL.LAMBDA_RESNET.LAYER.NUM_HEADS", "5"], ["LAYER.NUM_HEADS", "5", "divide"]),
     "freeze": (["MODEL.BACKBONE.FREEZE_AT", "9"], ["MODEL.BACKBONE.FREEZE_AT", "9", "0"]),
+    "frozen norms never loaded": (
+        ["MODEL.LAMBDA_RESNET.NORM", "FrozenBN"],
+        ["FrozenBN layers of the model", "MODEL.LAMBDA_RESNET.NORM 'BN'"],
+    ),
+    "negative rate": (["SOLVER.BASE_LR", "-0.1"], ["SOLVER.BASE_LR=-0.1", "not below 0"]),
     "frozen random weights": (["MODEL.BACKBONE.FREEZE_AT", "2"], ["FREEZE_AT", "stem.conv1"]),
     "unknown key": (["MODEL.LAMBDA_RESNET.DEEPTH", "50"], ["MODEL.LAMBDA_RESNET.DEEPTH"]),
     "wrong type": (["MODEL.LAMBDA_RESNET.DEPTH", "deep"], ["MODEL.LAMBDA_RESNET.DEPTH"]),

@@ -1,0 +1,186 @@
+"""Is there in the training set what a detector can learn? Asked before the first iteration.
+
+Each check measures a mistake that ends, days later, in an AP of 0. What cannot be meant is an
+InputError, what is likely a mistake a warning that says what to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from lambda_det.data.object_statistics import ObjectStatistics, TrainingResize
+from lambda_det.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_FEW = 20  # boxes; with fewer of them a pattern may be chance
+_SOME, _MOST = 0.1, 0.75  # shares of the objects; half of COCO at 128 pixels is below 9 pixels
+_SMALL_IOU = 0.3  # with an object, below which RPN takes an anchor for background (RetinaNet: 0.4)
+_SMALLEST = 8  # pixels: relative boxes cannot be told in images smaller than that
+
+
+def check_objects(
+    objects: ObjectStatistics,
+    source: str,
+    *,
+    resize: TrainingResize,
+    num_classes: int,
+    class_names: Sequence[str] = (),
+    anchor_sizes: Sequence[float] = (),
+) -> None:
+    """Check the objects of a training set; warnings are logged.
+
+    Args:
+        objects: all of them.
+        source: name in messages, ``DATASETS.TRAIN ('a',)``.
+        resize: what training does to the images.
+        num_classes: of the model's head.
+        class_names: in the order of the contiguous ids; empty where not known.
+        anchor_sizes: square roots of the anchors' areas, in pixels; empty without anchors.
+
+    Raises:
+        InputError: no object is left, a box is not finite, all boxes are empty, relative to the
+            image's size or two corners, all objects are below a pixel, or a class is beyond the
+            model's.
+    """
+    if not len(objects):
+        if objects.unread:
+            return
+        raise InputError(
+            f"{source}: no image has a usable object (crowd regions and objects whose polygons all "
+            "have fewer than 3 points do not count)"
+        )
+    _check_classes(objects, source, num_classes, class_names)
+    _check_sides(objects, source)
+    relative = _check_relative(objects, source)
+    _check_corners(objects, source)
+    if not relative:
+        _check_sizes(objects, source, resize, anchor_sizes)
+
+
+def _check_classes(
+    objects: ObjectStatistics, source: str, num_classes: int, class_names: Sequence[str]
+) -> None:
+    low, high = int(objects.classes.min()), int(objects.classes.max())
+    if low < 0 or high >= num_classes:
+        wrong = low if low < 0 else high
+        raise InputError(
+            f"{source}: an object has the contiguous class id {wrong}, but the model has "
+            f"{num_classes} classes (0 to {num_classes - 1}); give the dataset thing_classes in "
+            "its metadata, or set MODEL.ROI_HEADS.NUM_CLASSES (MODEL.RETINANET.NUM_CLASSES)"
+        )
+    used = set(np.unique(objects.classes).tolist())
+    unused = [index for index in range(num_classes) if index not in used]
+    if unused:
+        names = [class_names[i] if i < len(class_names) else f"class {i}" for i in unused]
+        logger.info(
+            "%s: %d of %d classes have no object to learn from: %s",
+            source, len(unused), num_classes, _some(names),
+        )  # fmt: skip
+
+
+def _check_sides(objects: ObjectStatistics, source: str) -> None:
+    broken = ~np.isfinite(objects.boxes).all(axis=1)
+    if broken.any():
+        box = objects.boxes[broken][0].tolist()
+        raise InputError(f"{source}: {int(broken.sum())} boxes are not finite (first: {box})")
+    empty = (objects.boxes[:, 2:] <= 0).any(axis=1)
+    if empty.all():
+        raise InputError(
+            f"{source}: all {len(objects)} boxes have a width or height of 0 or less; four numbers "
+            "x, y, width, height in pixels are needed"
+        )
+    if empty.any():
+        logger.warning(
+            "%s: %d of %d boxes have a width or height of 0 or less; these objects are not learned",
+            source, int(empty.sum()), len(objects),
+        )  # fmt: skip
+
+
+def _check_relative(objects: ObjectStatistics, source: str) -> bool:
+    """Raise InputError where all boxes are relative, warn of some; whether there are any."""
+    ends = objects.boxes[:, :2] + objects.boxes[:, 2:]
+    relative = (
+        (objects.boxes >= 0).all(axis=1)
+        & (ends.max(axis=1) <= 1.0 + 1e-6)
+        & (np.minimum(objects.heights, objects.widths) >= _SMALLEST)
+    )
+    count = int(relative.sum())
+    if count == len(objects):
+        raise InputError(
+            f"{source}: all {count} boxes lie within 0 and 1: relative to the image's size, it "
+            "seems; pixels are needed (x and width times its width, y and height times its height)"
+        )
+    if count > _SOME * len(objects):
+        logger.warning(
+            "%s: %d of %d boxes lie within 0 and 1, as if relative to the image's size; pixels are "
+            "needed",
+            source, count, len(objects),
+        )  # fmt: skip
+        return True
+    return False
+
+
+def _check_corners(objects: ObjectStatistics, source: str) -> None:
+    """x, y, width, height must end within the image; two corners mostly do not."""
+    x, y, third, fourth = objects.boxes.T
+    heights, widths = objects.heights, objects.widths
+    beyond = (x + third > 1.05 * widths + 1) | (y + fourth > 1.05 * heights + 1)
+    count = int(beyond.sum())
+    if count <= _SOME * len(objects):
+        return
+    as_corners = (third > x) & (fourth > y) & (third <= widths + 1) & (fourth <= heights + 1)
+    if as_corners.all() and len(objects) >= _FEW:
+        raise InputError(
+            f"{source}: {count} of {len(objects)} boxes reach beyond their image as x, y, width, "
+            "height, and all of them fit into it as corners x1, y1, x2, y2; COCO's bbox is "
+            "[x1, y1, x2 - x1, y2 - y1]"
+        )
+    logger.warning(
+        "%s: %d of %d boxes reach beyond their image; are they x, y, width, height in pixels of "
+        "these images? (%d of %d would fit as corners x1, y1, x2, y2)",
+        source, count, len(objects), int(as_corners.sum()), len(objects),
+    )  # fmt: skip
+
+
+def _check_sizes(
+    objects: ObjectStatistics, source: str, resize: TrainingResize, anchor_sizes: Sequence[float]
+) -> None:
+    low, high = resize.factors(objects.heights, objects.widths)
+    sides = objects.boxes[:, 2:].clip(min=0)
+    largest = sides.min(axis=1) * high
+    tiny = int((largest < 1).sum())
+    if tiny == len(objects):
+        raise InputError(
+            f"{source}: all {tiny} objects are narrower than a pixel after resizing (at most "
+            f"{largest.max():.2g}); check the unit of bbox, width and height, and INPUT's sizes"
+        )
+    if tiny > _SOME * len(objects):
+        logger.warning(
+            "%s: %d of %d objects are narrower than a pixel after resizing and cannot be found; "
+            "raise INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN (INPUT.LSJ.SIZE), or cut the images",
+            source, tiny, len(objects),
+        )  # fmt: skip
+    if not len(anchor_sizes):
+        return
+    # A box and an anchor of other areas overlap by the ratio of the areas at best.
+    scale = np.sqrt(sides.prod(axis=1))
+    ratio = np.sqrt(_SMALL_IOU)
+    too_small = int((scale * high < ratio * min(anchor_sizes)).sum())
+    too_large = int((scale * low > max(anchor_sizes) / ratio).sum())
+    if too_small + too_large > _MOST * len(objects):
+        logger.warning(
+            "%s: %d of %d objects are too small and %d too large for every anchor (IoU below %g; "
+            "MODEL.ANCHOR_GENERATOR.SIZES has %g to %g pixels, the median object %.3g to %.3g "
+            "after resizing); change SIZES or INPUT's sizes",
+            source, too_small, len(objects), too_large, _SMALL_IOU, min(anchor_sizes),
+            max(anchor_sizes), float(np.median(scale * low)), float(np.median(scale * high)),
+        )  # fmt: skip
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text}, ... ({len(names) - limit} more)"

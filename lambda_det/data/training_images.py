@@ -1,0 +1,84 @@
+"""The images that a training draws from, checked once, before the first iteration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+
+from lambda_det.data.object_checks import check_objects
+from lambda_det.data.object_statistics import TrainingResize, object_statistics
+from lambda_det.errors import InputError
+
+_ANCHOR_BASED = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
+
+
+def training_images(cfg: CfgNode) -> list[dict]:
+    """``DATASETS.TRAIN`` in detectron2's dataset format, filtered as the config says.
+
+    Raises:
+        InputError: no image is left, or :func:`~lambda_det.data.object_checks.check_objects` found
+            what cannot be meant.
+    """
+    names = tuple(cfg.DATASETS.TRAIN)
+    source = f"DATASETS.TRAIN {names}"
+    if not names:
+        raise InputError("DATASETS.TRAIN is empty: training needs a dataset")
+    keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    try:
+        images = get_detection_dataset_dicts(
+            names,
+            filter_empty=filter_empty,
+            min_keypoints=keypoints,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+    except AssertionError as error:  # how detectron2 says that nothing is left
+        raise InputError(
+            f"{source}: no image is left to train on ({error}); images without a usable object "
+            f"are filtered out (DATALOADER.FILTER_EMPTY_ANNOTATIONS {filter_empty}): crowd regions "
+            "and objects whose polygons all have fewer than 3 points do not count"
+        ) from error
+    check_images(cfg, images)
+    return images
+
+
+def check_images(cfg: CfgNode, images: Sequence[dict]) -> None:
+    """:func:`~lambda_det.data.object_checks.check_objects` with the values of a config.
+
+    Raises:
+        InputError: see there.
+    """
+    if "annotations" not in images[0]:
+        return
+    names = tuple(cfg.DATASETS.TRAIN)
+    check_objects(
+        object_statistics(images),
+        f"DATASETS.TRAIN {names}",
+        resize=training_resize(cfg),
+        num_classes=_num_classes(cfg),
+        class_names=MetadataCatalog.get(names[0]).get("thing_classes") or (),
+        anchor_sizes=_anchor_sizes(cfg),
+    )
+
+
+def training_resize(cfg: CfgNode) -> TrainingResize:
+    """What the config's augmentations do to the size of an image."""
+    if cfg.INPUT.LSJ.ENABLED:
+        return TrainingResize(fit=(tuple(cfg.INPUT.LSJ.SCALE), tuple(cfg.INPUT.LSJ.SIZE)))
+    sides = cfg.INPUT.MIN_SIZE_TRAIN
+    sides = (sides,) if isinstance(sides, int) else tuple(sides)
+    return TrainingResize(short_sides=sides, longest=cfg.INPUT.MAX_SIZE_TRAIN)
+
+
+def _num_classes(cfg: CfgNode) -> int:
+    is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    return (cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS).NUM_CLASSES
+
+
+def _anchor_sizes(cfg: CfgNode) -> list[float]:
+    if cfg.MODEL.META_ARCHITECTURE not in _ANCHOR_BASED:
+        return []
+    return list(itertools.chain.from_iterable(cfg.MODEL.ANCHOR_GENERATOR.SIZES))

@@ -1,0 +1,204 @@
+"""Settings that train without an error and end in an AP of 0, told before the first iteration.
+
+What cannot be meant is an InputError, what is likely a mistake one warning that says what to do.
+The checks of the objects themselves are in :mod:`lambda_det.data.object_checks`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
+
+from lambda_det.checkpoint.images import IMAGENET, ImageFormat
+from lambda_det.engine.recipe import Recipe
+from lambda_det.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+DETECTRON2 = Recipe(base_lr=0.02, images_per_batch=16)
+"""Of detectron2's COCO baselines, with SGD of momentum 0.9."""
+
+_RESCALED = 4.0  # the batch of a recipe was changed by so much and its rate was not
+_FAR = 8.0  # times detectron2's rate for that batch; short schedules use up to 6
+_MEAN_TOLERANCE = 2.0  # grey levels; the channels' means are 7 and more apart
+
+
+def check_solver(
+    base_lr: float,
+    images_per_batch: int,
+    *,
+    max_iter: int,
+    warmup_iters: int,
+    recipe: Recipe | None = None,
+) -> None:
+    """Compare the learning rate of SGD with the batch, and the warm-up with the schedule.
+
+    A rate belongs to a batch: for k times the images it is k times as high (the linear scaling
+    rule, arXiv 1706.02677).
+
+    Args:
+        base_lr: ``SOLVER.BASE_LR``.
+        images_per_batch: ``SOLVER.IMS_PER_BATCH``.
+        max_iter: length of the training in iterations.
+        warmup_iters: length of the warm-up.
+        recipe: the batch that the rate was chosen for; None = not known.
+
+    Raises:
+        InputError: the rate is negative or not finite.
+    """
+    if not math.isfinite(base_lr) or base_lr < 0:
+        raise InputError(f"SOLVER.BASE_LR={base_lr}: expected a finite number, not below 0")
+    if base_lr == 0:
+        logger.warning("SOLVER.BASE_LR is 0: nothing will be learned")
+    if max_iter > 0 and warmup_iters >= max_iter:
+        logger.warning(
+            "SOLVER.WARMUP_ITERS %d is no shorter than SOLVER.MAX_ITER %d: the learning rate stays "
+            "below SOLVER.BASE_LR all the time; lower WARMUP_ITERS",
+            warmup_iters, max_iter,
+        )  # fmt: skip
+    if base_lr == 0 or images_per_batch < 1:
+        return
+    if recipe is not None:
+        suggested = recipe.rate_for(images_per_batch)
+        if not 1 / _RESCALED < base_lr / suggested < _RESCALED:
+            logger.warning(
+                "SOLVER.BASE_LR %g was chosen for SOLVER.IMS_PER_BATCH %d, which is now %d; for "
+                "that the linear scaling rule gives SOLVER.BASE_LR %.3g",
+                base_lr, recipe.images_per_batch, images_per_batch, suggested,
+            )  # fmt: skip
+            return
+    usual = DETECTRON2.rate_for(images_per_batch)
+    if base_lr / usual >= _FAR:
+        logger.warning(
+            "SOLVER.BASE_LR %g is high for SOLVER.IMS_PER_BATCH %d: %.3g times detectron2's %g for "
+            "%d images; if the loss grows or becomes NaN, set SOLVER.BASE_LR %.3g",
+            base_lr, images_per_batch, base_lr / usual, DETECTRON2.base_lr,
+            DETECTRON2.images_per_batch, usual,
+        )  # fmt: skip
+
+
+def check_pixels(images: ImageFormat) -> None:
+    """Are ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD`` those of images of 0 to 255 in ``INPUT.FORMAT``?
+
+    The order of the channels is only judged where mean or deviation are ImageNet's.
+
+    Raises:
+        InputError: a standard deviation is not positive, or a number not finite.
+    """
+    mean, std = images.pixel_mean, images.pixel_std
+    if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1.0) <= 0:
+        raise InputError(
+            f"MODEL.PIXEL_MEAN={list(mean)}, MODEL.PIXEL_STD={list(std)}: expected finite numbers, "
+            "standard deviations above 0"
+        )
+    if std and max(std) < 1 and max(mean) <= 1:
+        logger.warning(
+            "MODEL.PIXEL_MEAN %s and MODEL.PIXEL_STD %s are for pixels of 0 to 1, and images here "
+            "are 0 to 255: multiply both by 255",
+            list(mean), list(std),
+        )  # fmt: skip
+        return
+    if images.channel_order not in ("RGB", "BGR"):
+        return
+    for key, values, known in (
+        ("PIXEL_MEAN", mean, IMAGENET.in_order(images.channel_order).pixel_mean),
+        ("PIXEL_STD", std, IMAGENET.in_order(images.channel_order).pixel_std),
+    ):
+        tolerance = _MEAN_TOLERANCE if key == "PIXEL_MEAN" else 0.3  # deviations are 0.25 apart
+        if not _close(values, known, tolerance) and _close(values, known[::-1], tolerance):
+            logger.warning(
+                "MODEL.%s %s has its channels in the other order than INPUT.FORMAT %r: set it to "
+                "%s",
+                key, list(values), images.channel_order, list(known),
+            )  # fmt: skip
+
+
+def check_norms(model: nn.Module, images_per_process: int, num_processes: int) -> None:
+    """Do the model's norms normalise? To be called when its weights are there.
+
+    Args:
+        model: any network.
+        images_per_process: of one iteration.
+        num_processes: that train together.
+
+    Raises:
+        InputError: all FrozenBatchNorm layers are as they were made: they change nothing.
+    """
+    frozen, idle, single = 0, [], []
+    for name, module in model.named_modules():
+        if isinstance(module, (FrozenBatchNorm2d, TorchvisionFrozenBatchNorm2d)):
+            frozen += 1
+            if _changes_nothing(module):
+                idle.append(name)
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            together = isinstance(module, (nn.SyncBatchNorm, NaiveSyncBatchNorm))
+            if images_per_process * (num_processes if together else 1) < 2:
+                single.append(name)
+    if frozen and len(idle) == frozen:
+        raise InputError(
+            f"all {frozen} FrozenBN layers of the model (first: {idle[0]}) were never loaded: they "
+            "normalise nothing, and the network does not learn; give MODEL.WEIGHTS that hold their "
+            "statistics, or another norm (MODEL.LAMBDA_RESNET.NORM 'BN', 'SyncBN' or 'GN')"
+        )
+    if idle:
+        logger.warning(
+            "%d of %d FrozenBN layers were never loaded and normalise nothing (first: %s): set "
+            "MODEL.LAMBDA_RESNET.NORM 'BN', 'SyncBN' or 'GN'",
+            len(idle), frozen, idle[0],
+        )  # fmt: skip
+    if single:
+        logger.warning(
+            "%d BatchNorm layers (first: %s) have the statistics of a single image (%d per "
+            "process, %d processes): raise SOLVER.IMS_PER_BATCH to 2 per process, or take 'GN', or "
+            "'SyncBN' with several GPUs",
+            len(single), single[0], images_per_process, num_processes,
+        )  # fmt: skip
+
+
+def check_settings(cfg: CfgNode, config_file: str = "", overrides: Sequence[str] = ()) -> None:
+    """The checks of a config alone, before the model is built.
+
+    Args:
+        cfg: the whole config.
+        config_file, overrides: what it was made of; they tell which batch the rate was chosen for.
+
+    Raises:
+        InputError: see :func:`check_solver` and :func:`check_pixels`.
+    """
+    solver = cfg.SOLVER
+    check_solver(
+        solver.BASE_LR,
+        solver.IMS_PER_BATCH,
+        max_iter=solver.MAX_ITER,
+        warmup_iters=solver.WARMUP_ITERS,
+        recipe=Recipe.from_files(config_file, overrides),
+    )
+    check_pixels(ImageFormat.from_config(cfg))
+
+
+def check_model(cfg: CfgNode, model: nn.Module, num_processes: int) -> None:
+    """The checks of a model that has its weights.
+
+    Raises:
+        InputError: see :func:`check_norms`.
+    """
+    check_norms(model, cfg.SOLVER.IMS_PER_BATCH // num_processes, num_processes)
+
+
+def _close(values: Sequence[float], others: Sequence[float], tolerance: float) -> bool:
+    return len(values) == len(others) and all(
+        abs(a - b) <= tolerance for a, b in zip(values, others, strict=True)
+    )
+
+
+def _changes_nothing(norm: nn.Module) -> bool:
+    """Are its statistics and its affine map still those that it was made with?"""
+    made = ((norm.weight, 1.0), (norm.bias, 0.0), (norm.running_mean, 0.0), (norm.running_var, 1.0))
+    return all(bool(torch.all((tensor - value).abs() <= 2e-5)) for tensor, value in made)

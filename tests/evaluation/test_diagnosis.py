@@ -1,0 +1,141 @@
+"""The line that an AP of 0 gets, on real annotations and detections with a known mistake."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+
+import numpy as np
+import pytest
+from evaluation_helpers import truth_as_detections
+
+from lambda_det.evaluation import evaluate_files
+from lambda_det.evaluation.counting import count
+from lambda_det.evaluation.detections import Detections
+from lambda_det.evaluation.diagnosis import diagnose_zero, warn_of_zero
+from lambda_det.evaluation.ground_truth import GroundTruth
+
+
+@pytest.fixture
+def truth(real) -> dict:
+    return real["val2017"]
+
+
+def boxes_only(content: dict, change=lambda box, image: box) -> list[dict]:
+    """Every object found, its box changed by ``change``."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    return [
+        {
+            "image_id": a["image_id"],
+            "category_id": a["category_id"],
+            "bbox": [float(v) for v in change(np.array(a["bbox"]), sizes[a["image_id"]])],
+            "score": 0.9,
+        }
+        for a in content["annotations"]
+        if not a["iscrowd"]
+    ]
+
+
+def diagnosed(content: dict, entries: list[dict]) -> str:
+    ground_truth = GroundTruth(content, "truth.json")
+    detections = Detections(entries, ground_truth, "detections")
+    assert count(ground_truth, detections)["bbox"]["AP"] < 5
+    text = diagnose_zero(ground_truth, detections)
+    assert "\n" not in text
+    return text
+
+
+def test_no_detection(truth):
+    text = diagnosed(truth, [])
+    assert "there is no detection" in text and "SCORE_THRESH_TEST" in text
+
+
+def test_classes_in_another_order(truth):
+    ids = sorted(category["id"] for category in truth["categories"])
+    shifted = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    entries = boxes_only(truth)
+    most = max(ids, key=[e["category_id"] for e in entries].count)
+    for entry in entries:
+        entry["category_id"] = shifted[entry["category_id"]]
+    text = diagnosed(truth, entries)
+    assert "order of the classes" in text
+    assert "highest score 0.9; 100 % of the objects have a detection over them" in text
+    assert f"{names[most]!r} is found as {names[shifted[most]]!r}" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            lambda b, _: [b[0], b[1], b[0] + b[2], b[1] + b[3]],
+            "100 % if the boxes are read as corn",
+        ),
+        (lambda b, s: b / (s * 2), "100 % if the boxes are read as relative"),
+        (lambda b, _: b * 2.5, "if the boxes are divided by 2.5"),
+        (lambda b, _: b / 1.7, "if the boxes are divided by 0.588"),
+    ],
+    ids=["corners", "relative", "larger", "smaller"],
+)
+def test_boxes_in_another_form(truth, change, expected):
+    text = diagnosed(truth, boxes_only(truth, change))
+    assert expected in text and "x, y, width, height in pixels" in text
+
+
+def test_boxes_of_resized_images(truth):
+    """The factor is each image's own, but many images have one size."""
+    text = diagnosed(truth, boxes_only(truth, lambda b, s: b * 800 / min(s)))
+    assert "if the boxes are divided by 1." in text
+
+
+def test_a_model_that_knows_nothing(truth):
+    rng = np.random.default_rng(0)
+    entries = boxes_only(truth, lambda _, s: [*(rng.uniform(0, 0.9, 2) * s), 12, 9])
+    for entry in entries:
+        entry["score"] = 0.06
+    text = diagnosed(truth, entries)
+    assert "not trained for long enough" in text and "highest score 0.06" in text
+    assert "divided" not in text and "order of the classes" not in text
+
+
+def test_images_without_objects_and_detections_elsewhere(content):
+    empty = copy.deepcopy(content)
+    empty["annotations"] = [a for a in empty["annotations"] if a["iscrowd"]]
+    ground_truth = GroundTruth(empty, "truth.json")
+    entry = {"image_id": 11, "category_id": 2, "bbox": [0.0, 0.0, 3.0, 3.0], "score": 0.5}
+    detections = Detections([entry], ground_truth, "detections")
+    assert "no image has an object" in diagnose_zero(ground_truth, detections)
+    ground_truth = GroundTruth(content, "truth.json")
+    detections = Detections([entry], ground_truth, "detections")
+    assert "1 detections on 1 of 3 images" in diagnose_zero(ground_truth, detections)
+
+
+def test_the_line_comes_with_the_evaluation_and_only_at_zero(
+    content, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("lambda_det"), "propagate", True)
+    content["annotations"] = content["annotations"][:2]
+    annotations, predictions = tmp_path / "a.json", tmp_path / "p.json"
+    annotations.write_text(json.dumps(content))
+    right = truth_as_detections(content)
+    for entries, lines in (
+        (right, 0),
+        ([{**e, "category_id": 9 - e["category_id"]} for e in right], 1),
+    ):
+        predictions.write_text(json.dumps(entries))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            evaluate_files(str(annotations), str(predictions))
+        assert caplog.text.count("the box AP is 0") == lines
+        assert caplog.text.count("is the order of the classes") == lines
+
+
+def test_undefined_is_not_zero(content, caplog):
+    content["annotations"] = []
+    ground_truth = GroundTruth(content, "truth.json")
+    detections = Detections([], ground_truth, "detections")
+    results = count(ground_truth, detections)
+    warn_of_zero(results, ground_truth, detections, "detections")
+    warn_of_zero({}, ground_truth, detections, "detections")
+    assert not caplog.records
