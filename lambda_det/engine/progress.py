@@ -15,11 +15,18 @@ WINDOW = 20  # iterations that a median is taken over, as in detectron2
 
 
 class PeakGpuMemory(HookBase):
-    """``peak_gpu_memory_mib`` in the metrics: what this process has held on its GPU at most."""
+    """``peak_gpu_memory_mib`` in the metrics: what this process has held on its GPU at most.
+
+    Args:
+        device: MODEL.DEVICE; on a CPU nothing is noted, whatever GPU the machine has.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = torch.device(device)
 
     def after_step(self) -> None:
-        if torch.cuda.is_available() and (self.trainer.iter + 1) % WINDOW == 0:
-            peak = torch.cuda.max_memory_allocated() / 2**20
+        if self._device.type == "cuda" and (self.trainer.iter + 1) % WINDOW == 0:
+            peak = torch.cuda.max_memory_allocated(self._device) / 2**20
             self.trainer.storage.put_scalar("peak_gpu_memory_mib", peak, smoothing_hint=False)
 
 

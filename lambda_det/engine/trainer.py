@@ -48,7 +48,8 @@ class Trainer(DefaultTrainer):
         return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
 
     def build_hooks(self) -> list[HookBase]:
-        return [PeakGpuMemory(), *super().build_hooks()]  # before the hook that writes
+        # Before the hook that writes.
+        return [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]
 
     def build_writers(self) -> list[EventWriter]:
         return [

@@ -110,9 +110,9 @@ def _inference_ms(log: str) -> float | None:
 
 def _peak_gpu_memory(folder: str) -> float | None:
     """Of the first process, in MiB; None on a CPU."""
-    found = [line["peak_gpu_memory_mib"] for line in metrics_lines(folder)
-             if "peak_gpu_memory_mib" in line]  # fmt: skip
-    return max(found, default=None)
+    found = (line.get("peak_gpu_memory_mib") for line in metrics_lines(folder))
+    # 0 is what an earlier version wrote of a run on the CPU of a machine with a GPU.
+    return max(filter(None, found), default=None)
 
 
 def _coverage(log: str) -> float | None:

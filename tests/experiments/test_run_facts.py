@@ -45,6 +45,15 @@ def test_row(run: Run):
     assert losses(run.folder) == {20: 7.0, 40: 8.0}
 
 
+def test_no_gpu_memory_of_a_run_that_held_none(run: Run):
+    path = Path(run.folder, "metrics.json")
+    text = path.read_text()
+    for value in ("10.0", "11.0", "12.0"):
+        text = text.replace(f'memory_mib": {value}', 'memory_mib": 0.0')
+    path.write_text(text)
+    assert row_of(run, "finished")["peak_gpu_memory_mib"] is None
+
+
 def test_a_line_that_a_killed_run_has_cut_off_is_left_out(run: Run):
     path = Path(run.folder, "metrics.json")
     path.write_text(path.read_text().replace('"time": 9.0, "peak_gpu_memory_mib": 12.0}', '"tim'))
