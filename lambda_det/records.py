@@ -85,11 +85,17 @@ def rows_table(record: Mapping) -> str:
     rows = record["rows"]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [
-        "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
+        markdown_row([name.replace("_", " ") for name in columns]),
         "|" + "---|" * len(columns),
     ]
-    lines += ["| " + " | ".join(_cell(row.get(name)) for name in columns) + " |" for row in rows]
+    lines += [markdown_row([_cell(row.get(name)) for name in columns]) for row in rows]
     return "\n".join([*lines, "", provenance(record)])
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table; a ``|`` or a line break in a cell does not end the cell."""
+    texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
+    return "| " + " | ".join(texts) + " |"
 
 
 def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping], str]]) -> str:

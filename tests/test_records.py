@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.records import make_record, provenance, update_tables, write_json
+from lambda_det.records import make_record, provenance, rows_table, update_tables, write_json
 
 
 def test_record_has_the_schema() -> None:
@@ -30,6 +30,12 @@ def test_tables_are_made_between_their_markers(tmp_path) -> None:
     assert new.startswith("before\n<!-- a.json times -->\n1 ms\n`python x.py` (")
     assert new.endswith("\n<!-- end -->\nafter\n") and "old" not in new
     assert update_tables(new, str(tmp_path / "results"), views) == new
+
+
+def test_a_bar_in_a_cell_stays_in_it() -> None:
+    record = make_record("python x.py", [{"label": "a|b", "note|s": "two\nlines"}])
+    header, _, row = rows_table(record).splitlines()[:3]
+    assert header == r"| label | note\|s |" and row == r"| a\|b | two lines |"
 
 
 def test_missing_record_or_view_is_named(tmp_path) -> None:

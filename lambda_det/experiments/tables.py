@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.experiments.running import FAILED, FINISHED
-from lambda_det.records import provenance
+from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")
 DETAILS = {name.lower(): name for name in (*AP_METRICS, "AR100")}
@@ -224,4 +224,4 @@ def _budget(row: Mapping) -> str:
 
 def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return "\n".join(markdown_row(cells) for cells in lines)
