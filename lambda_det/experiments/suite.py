@@ -11,7 +11,7 @@
       DATASETS.COCO_FOLDER: "{output}/shapes"
       SOLVER.MAX_ITER: 100
     models:
-      resnet: {config: ../quick/x.yaml, label: R-50, overrides: {MODEL.MASK_ON: True}}
+      resnet: {config: ../quick/x.yaml, label: R-50, overrides: {MODEL.LAMBDA_RESNET.DEPTH: 50}}
       lambda: {config: ../quick/x.yaml}
 
 Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More that may be said:

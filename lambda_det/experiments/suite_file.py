@@ -23,7 +23,8 @@ _MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
 _SET_KEYS = {"label", "overrides", "prepare"}
 RESERVED = ("SEED", "OUTPUT_DIR")
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
-_BUDGET = ("SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER")
+_BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
+_BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -143,17 +144,16 @@ class SuiteFile:
             raise self.error(
                 f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: one dataset to judge by is needed"
             )
+        expected = _budget(reference)
         for name, cfg in others:
-            for node in _BUDGET:
-                expected = flat(reference[node], f"{node}.")
-                found = flat(cfg[node], f"{node}.")
-                for key in expected.keys() | found.keys():
-                    if expected.get(key) != found.get(key):
-                        raise self.error(
-                            f"{key} is {expected.get(key)!r} for model {first} and "
-                            f"{found.get(key)!r} for {name}; a comparison needs equal budgets and "
-                            "data"
-                        )
+            found = _budget(cfg)
+            for key in (*expected, *found):
+                if expected.get(key) != found.get(key):
+                    raise self.error(
+                        f"{key} is {expected.get(key)!r} for model {first} and "
+                        f"{found.get(key)!r} for {name}; a comparison needs equal budgets, data, "
+                        "tasks and devices"
+                    )
 
     def _read(self) -> dict:
         try:
@@ -167,3 +167,11 @@ class SuiteFile:
         if not isinstance(content, dict):
             raise self.error(f"its top level is no mapping of {', '.join(sorted(_KEYS))}")
         return content
+
+
+def _budget(cfg: CfgNode) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in flat(cfg).items()
+        if key.partition(".")[0] in _BUDGET or key in _BUDGET_OF_MODEL
+    }

@@ -58,7 +58,8 @@ def test_record_of_a_run_is_of_its_start_and_its_device(
     content, write_suite, output, fake_command, monkeypatch
 ):
     content["seeds"] = [1]
-    content["models"]["lambda"]["overrides"] = {"MODEL.DEVICE": "cuda"}
+    content["sets"] = {"slow": {}, "fast": {"overrides": {"MODEL.DEVICE": "cuda"}}}
+    del content["models"]["lambda"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
