@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class InputError(ValueError):
@@ -30,6 +31,19 @@ def one_line(error: BaseException) -> str:
 def is_input_error_of_a_worker(error: BaseException) -> bool:
     """Whether ``error`` carries the traceback of another process that ended in InputError."""
     return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """An OSError of the block (a full disk, no permission) becomes the line that names ``path``.
+
+    Raises:
+        InputError: in place of OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -14,7 +14,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO
 
 import torch
 
@@ -60,12 +61,28 @@ def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
         OSError: it cannot be written.
         ValueError: it holds NaN or infinity, which JSON has no words for.
     """
+    with _replacing(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent, allow_nan=False)
+        file.write("\n")
+
+
+def write_bytes(content: bytes, path: str) -> None:
+    """Write a file, at once or not at all; the folder is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _replacing(path, "wb") as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _replacing(path: str, mode: str, encoding: str | None = None) -> Iterator[IO]:
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     temporary = f"{path}.tmp"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=indent, allow_nan=False)
-            file.write("\n")
+        with open(temporary, mode, encoding=encoding) as file:
+            yield file
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -16,12 +16,12 @@ import sys
 
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
-from lambda_det.experiments import collect, execute, read_suite
+from lambda_det.experiments import collect, execute, read_suite, results_markdown
 from lambda_det.experiments.collect import comparison_record, published_rows
 from lambda_det.experiments.outputs import write_results
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
-from lambda_det.experiments.running import FINISHED, state_of
+from lambda_det.experiments.run_files import FINISHED, state_of
 from lambda_det.experiments.suite import Run, chosen_runs
 from lambda_det.records import write_json
 
@@ -85,10 +85,10 @@ def main(argv: list[str] | None = None) -> int:
         devices = device_groups(jobs, gpus)
         states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
-    text = write_results(args.output, suite, states, record)
+    print(results_markdown(record))  # first: a full disk shall not keep it back
+    write_results(args.output, suite, states, record)
     if args.record:
         write_json(record, os.path.join(PROJECT, "results", f"{args.record}.json"))
-    print(text)
     return 0 if all(states[run] == FINISHED for run in chosen) else 1
 
 

@@ -9,7 +9,7 @@ import os
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments import read_suite
 from lambda_det.experiments.kinds import kind_rows
-from lambda_det.experiments.running import state_of
+from lambda_det.experiments.run_files import state_of
 from lambda_det.records import make_record, rows_table, write_json
 
 

@@ -14,14 +14,15 @@ from lambda_det.experiments.processes import PROJECT
 from lambda_det.experiments.run_facts import (
     COST_COLUMNS,
     METRIC_COLUMNS,
+    built_config,
     row_of,
     train_size,
 )
-from lambda_det.experiments.running import FINISHED, load
+from lambda_det.experiments.run_files import FINISHED, finished_facts
 from lambda_det.experiments.statistics import paired_difference, spread
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.suite_file import flat
-from lambda_det.records import make_record, read_text
+from lambda_det.records import make_record
 
 PUBLISHED = Path(PROJECT) / "configs" / "published"
 _PUBLISHED_TABLE = "mask_rcnn"
@@ -106,13 +107,18 @@ def collect(
 def comparison_record(suite: Suite, collected: Mapping[str, object], command: str) -> dict:
     """The record: what :func:`collect` gave, with hardware, versions and commit of the runs."""
     record = make_record(command, collected["rows"], seeds=suite.seeds) | collected
-    finished = [load(run, "finished.json") for run in suite.runs]
+    states = [row["state"] for row in collected["runs"]]
+    finished = [
+        facts
+        for run, state in zip(suite.runs, states, strict=True)
+        if state == FINISHED and (facts := finished_facts(run)) is not None
+    ]
     origins: dict[str, dict] = {}
-    for facts in filter(None, finished):
+    for facts in finished:
         origin = {key: facts["record"][key] for key in ("commit", "hardware", "versions")}
         origins[str(origin)] = origin
     if origins:
-        record["date"] = max(facts["record"]["date"] for facts in finished if facts)
+        record["date"] = max(facts["record"]["date"] for facts in finished)
         record |= next(iter(origins.values()))
     if len(origins) > 1:
         record["origins"] = list(origins.values())
@@ -150,7 +156,7 @@ def _facts(
         if (run.set, run.model, state) != (set_name, model, FINISHED):
             continue
         cfg = suite.configs[set_name, model].clone()
-        built = CfgNode.load_cfg(read_text(run.folder, "config.yaml"))
+        built = built_config(run.folder)
         for node in ("ROI_HEADS", "RETINANET"):
             cfg.MODEL[node].NUM_CLASSES = built.MODEL[node].NUM_CLASSES
         return facts_of(cfg)

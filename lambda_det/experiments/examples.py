@@ -26,7 +26,7 @@ from lambda_det.evaluation.drawn_objects import (
     read_image,
 )
 from lambda_det.evaluation.ground_truth import GroundTruth
-from lambda_det.experiments.running import FINISHED
+from lambda_det.experiments.run_files import FINISHED
 from lambda_det.experiments.suite import Run, Suite
 
 SCORE = 0.5

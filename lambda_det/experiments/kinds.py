@@ -21,7 +21,7 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.detections import read_detections
 from lambda_det.experiments.examples import validation_set
-from lambda_det.experiments.running import FINISHED
+from lambda_det.experiments.run_files import FINISHED
 from lambda_det.experiments.statistics import spread
 from lambda_det.experiments.suite import Run, Suite
 

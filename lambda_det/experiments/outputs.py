@@ -6,11 +6,13 @@ import fcntl
 import os
 from collections.abc import Mapping
 
+from lambda_det.errors import writing
 from lambda_det.experiments import plots
 from lambda_det.experiments.report import html_report
+from lambda_det.experiments.run_files import open_to_write
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.tables import results_markdown
-from lambda_det.records import write_json
+from lambda_det.records import write_bytes, write_json
 
 
 def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
@@ -18,8 +20,8 @@ def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: 
     ``speed_accuracy.png``; return the text of the second.
 
     Raises:
-        InputError: a finished run's file is broken.
-        OSError: they cannot be written.
+        InputError: a finished run's file is broken, or one of them cannot be written; what was
+            there before stays then.
     """
     text = results_markdown(record)
     contents = {"results.md": text.encode()}
@@ -27,12 +29,15 @@ def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: 
     if draw is not None:
         contents["speed_accuracy.png"] = plots.png(draw)
     contents["report.html"] = html_report(suite, states, record).encode()
-    with open(os.path.join(output, "lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison writes the same files: wait for it
-        write_json(record, os.path.join(output, "results.json"))
+    path = os.path.join(output, "lock")
+    with open_to_write(path) as lock:
+        with writing(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison writes the same files: wait
+        path = os.path.join(output, "results.json")
+        with writing(path):
+            write_json(record, path)
         for name, content in contents.items():
             path = os.path.join(output, name)
-            with open(f"{path}.tmp", "wb") as file:
-                file.write(content)
-            os.replace(f"{path}.tmp", path)
+            with writing(path):
+                write_bytes(content, path)
     return text

@@ -10,10 +10,11 @@ import shlex
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, writing
 from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
 from lambda_det.experiments.run_facts import train_ms, train_size
-from lambda_det.experiments.running import FINISHED, Command, load, state_of, train_command
+from lambda_det.experiments.run_files import FINISHED, finished_facts, open_to_write, state_of
+from lambda_det.experiments.running import Command, train_command
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.records import make_record, read_text, write_json
 
@@ -92,7 +93,7 @@ def measure(
     ``train_ms_per_image``.
 
     Raises:
-        InputError: too few iterations, or a training fails.
+        InputError: too few iterations, a training fails, or the record cannot be written.
     """
     if iterations < LEAST_ITERATIONS:
         raise InputError(f"--measure {iterations}: at least {LEAST_ITERATIONS} are needed")
@@ -108,10 +109,11 @@ def measure(
         one = dataclasses.replace(
             run, overrides=run.overrides + words, folder=folder, gpus=1, resume=False
         )
-        os.makedirs(folder, exist_ok=True)
+        with writing(folder):
+            os.makedirs(folder, exist_ok=True)
         log_path = os.path.join(folder, "output.log")
         logger.info("%s: %d iterations of %d images (%s)", run.model, iterations, batch, log_path)
-        with open(log_path, "w", encoding="utf-8") as log:
+        with open_to_write(log_path) as log:
             status = subprocess.run(
                 tied(command(one)), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, env=environment_of(1, None),
@@ -127,7 +129,9 @@ def measure(
             "train_ms_per_image": round(milliseconds, 2),
         }
     record = make_record(f"python tools/compare.py --measure {iterations}", list(rows.values()))
-    write_json(record, os.path.join(output, THROUGHPUT_FILE))
+    path = os.path.join(output, THROUGHPUT_FILE)
+    with writing(path):
+        write_json(record, path)
     return record
 
 
@@ -159,7 +163,7 @@ def _known_times(suite: Suite, output: str) -> dict[tuple, _Time]:
                 times[key] = _time(found, row["gpus"], record["hardware"], path + shared)
     for run in suite.runs:
         if state_of(run) == FINISHED and (found := train_ms(run.folder)) is not None:
-            facts = load(run, "finished.json")
+            facts = finished_facts(run)
             key = _key(suite.configs[run.set, run.model])
             hardware = facts["record"]["hardware"]
             times[key] = _time(found, facts["gpus"], hardware, f"measured, {run.name}")

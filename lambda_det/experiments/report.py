@@ -19,7 +19,7 @@ from lambda_det.experiments.report_tables import (
     runs_table,
 )
 from lambda_det.experiments.run_facts import class_metrics, losses
-from lambda_det.experiments.running import FINISHED
+from lambda_det.experiments.run_files import FINISHED
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.tables import notes, sets_of, unfinished_runs
 from lambda_det.records import provenance

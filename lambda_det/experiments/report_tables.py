@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from lambda_det.experiments.page import details, gain, table
-from lambda_det.experiments.running import FAILED, FINISHED
+from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.experiments.tables import (
     COSTS,
     DETAILS,

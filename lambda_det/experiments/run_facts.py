@@ -8,12 +8,19 @@ import os
 import re
 import statistics
 
+import yaml
 from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
 from lambda_det.evaluation.records import iteration_times, metrics_lines
-from lambda_det.experiments.running import FAILED, FINISHED
+from lambda_det.experiments.run_files import (
+    FAILED,
+    FINISHED,
+    FINISHED_FILE,
+    failed_facts,
+    finished_facts,
+)
 from lambda_det.experiments.suite import Run
 from lambda_det.records import read_text
 
@@ -41,13 +48,15 @@ def row_of(run: Run, state: str) -> dict[str, object]:
     """
     row: dict[str, object] = {"model": run.model, "seed": run.seed, "state": state}
     if state == FAILED:
-        row["reason"] = _load(run.folder, "failed.json")["reason"]
+        row["reason"] = (failed_facts(run) or {"reason": "taken up anew since"})["reason"]
     if state != FINISHED:
         return row
-    for task, values in _load(run.folder, "inference", METRICS_FILE).items():
+    facts = finished_facts(run)
+    if facts is None:
+        raise InputError(f"{os.path.join(run.folder, FINISHED_FILE)} is gone or broken")
+    for task, values in _metrics(run.folder).items():
         for name in METRICS:
             row[f"{TASK_NAMES[task]}_{name.lower()}"] = values[name]
-    facts = _load(run.folder, "finished.json")
     log = _log(run.folder)
     row |= {
         "train_ms_per_image": train_ms(run.folder),
@@ -84,10 +93,9 @@ def losses(folder: str) -> dict[int, float]:
 
 def class_metrics(folder: str) -> dict[str, dict[str, dict]]:
     """Task (``box``, ``mask``) -> name of a class -> its metrics, of a finished run."""
-    content = _load(folder, "inference", METRICS_FILE)
     return {
         TASK_NAMES[task]: {entry["name"]: entry for entry in values.get(PER_CLASS, [])}
-        for task, values in content.items()
+        for task, values in _metrics(folder).items()
     }
 
 
@@ -99,7 +107,23 @@ def train_ms(folder: str) -> float | None:
     except InputError as error:
         logger.warning("%s", error)
         return None
-    return 1000 * seconds / CfgNode.load_cfg(read_text(folder, "config.yaml")).SOLVER.IMS_PER_BATCH
+    return 1000 * seconds / built_config(folder).SOLVER.IMS_PER_BATCH
+
+
+def built_config(folder: str) -> CfgNode:
+    """The config that a run was started with, as it has noted it.
+
+    Raises:
+        InputError: there is none, or it is none.
+    """
+    path = os.path.join(folder, "config.yaml")
+    try:
+        cfg = CfgNode.load_cfg(read_text(path))
+    except (yaml.YAMLError, AssertionError, AttributeError) as error:
+        raise InputError(f"{path}: is no config ({' '.join(str(error).split())})") from error
+    if "SOLVER" not in cfg:
+        raise InputError(f"{path}: is no config (it has no SOLVER)")
+    return cfg
 
 
 def _inference_ms(log: str) -> float | None:
@@ -131,8 +155,19 @@ def _log(folder: str) -> str:
         return ""
 
 
-def _load(*parts: str) -> dict:
+def _metrics(folder: str) -> dict[str, dict]:
+    """COCO's name of a task -> its metrics."""
+    path = os.path.join(folder, "inference", METRICS_FILE)
     try:
-        return json.loads(read_text(*parts))
+        content = json.loads(read_text(path))
+    except InputError:
+        raise
     except ValueError as error:
-        raise InputError(f"{os.path.join(*parts)}: is no JSON ({error})") from error
+        raise InputError(f"{path}: is no JSON ({error})") from error
+    known = isinstance(content, dict) and all(
+        task in TASK_NAMES and isinstance(values, dict) and values.keys() >= {*METRICS}
+        for task, values in content.items()
+    )
+    if not known:
+        raise InputError(f"{path}: does not hold the metrics of {' and '.join(TASK_NAMES)}")
+    return content

@@ -1,8 +1,4 @@
-"""Runs as processes: finished ones are skipped, begun ones started again, failed ones survived.
-
-What is known of a run lies in its folder: ``run.json`` (what it is), ``finished.json`` (written
-last, when its metrics are there), ``failed.json`` (how the last attempt ended), ``output.log``.
-"""
+"""Runs as processes: finished ones are skipped, begun ones started again, failed ones survived."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.experiments.processes import (
     PROJECT,
@@ -29,12 +25,24 @@ from lambda_det.experiments.processes import (
     stop,
     tied,
 )
+from lambda_det.experiments.run_files import (
+    FAILED,
+    FAILED_FILE,
+    FINISHED,
+    FINISHED_FILE,
+    RUN_FILE,
+    STARTED,
+    description,
+    open_to_write,
+    state_of,
+)
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.records import make_record, write_json
 
 logger = logging.getLogger(__name__)
 
-FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
+SET_ASIDE = "set_aside_"
+"""What a folder is called that keeps files of an earlier attempt which nobody can read."""
 
 Command = Callable[[Run], Sequence[str]]
 
@@ -43,28 +51,6 @@ def train_command(run: Run) -> list[str]:
     """``tools/train_net.py`` of this checkout."""
     tool = os.path.join(PROJECT, "tools", "train_net.py")
     return [sys.executable, "-W", "ignore", tool, *run.words]
-
-
-def state_of(run: Run) -> str:
-    """``"finished"``, ``"failed"``, ``"started"`` or ``"new"``.
-
-    Raises:
-        InputError: the folder holds a run with other settings.
-    """
-    known = load(run, "run.json")
-    if known is None:
-        return NEW
-    # Keys that only one of two versions of detectron2 has say nothing.
-    for key, value in run.settings.items():
-        if key in known["settings"] and known["settings"][key] != value:
-            raise InputError(
-                f"{run.folder} holds a run with {key} {known['settings'][key]!r}, the suite says "
-                f"{value!r}; take another --output or remove that folder"
-            )
-    for name in (FINISHED, FAILED):
-        if load(run, f"{name}.json") is not None:
-            return name
-    return STARTED
 
 
 def execute(
@@ -91,7 +77,8 @@ def execute(
         only: run no others; None is all.
 
     Raises:
-        InputError: ``jobs`` is below 1, a folder holds a run with other settings, or a command of
+        InputError: ``jobs`` is below 1, a folder holds a run with other settings or cannot be
+            written (then no other run is begun, but those that train end first), or a command of
             ``prepare`` fails.
     """
     if jobs < 1:
@@ -109,6 +96,8 @@ def execute(
         attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
         for done, (run, state) in enumerate(attempts, start=1):
             logger.info("%d of %d: %s %s", done, len(waiting), run.name, state)
+        if workers.errors:
+            raise workers.errors[0]
     finally:  # also on Ctrl-C
         workers.stop()
         pool.shutdown(cancel_futures=True)
@@ -125,14 +114,18 @@ class _Workers:
     devices: list[str]
     stopping: threading.Event = field(default_factory=threading.Event)
     processes: set[subprocess.Popen] = field(default_factory=set)
+    errors: list[InputError] = field(default_factory=list)
 
     def work(self, run: Run, state: str) -> str:
         """The state of a run after an attempt."""
-        if self.stopping.is_set():
+        if self.stopping.is_set() or self.errors:
             return state
         device = self.devices.pop() if self.devices else None
         try:
             return self._attempt(run, device)
+        except InputError as error:  # a full disk, say: raised when what trains has ended
+            self.errors.append(error)
+            return STARTED
         finally:
             if device is not None:
                 self.devices.append(device)
@@ -143,8 +136,9 @@ class _Workers:
             stop(process)
 
     def _attempt(self, run: Run, device: str | None) -> str:
-        os.makedirs(run.folder, exist_ok=True)
-        with open(os.path.join(run.folder, "lock"), "w", encoding="utf-8") as lock:
+        with writing(run.folder):
+            os.makedirs(run.folder, exist_ok=True)
+        with open_to_write(os.path.join(run.folder, "lock")) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -152,12 +146,13 @@ class _Workers:
                 return STARTED
             except OSError as error:
                 raise InputError(f"{lock.name} cannot be locked: {error.strerror}") from error
-            if load(run, "finished.json") is not None:  # by another comparison, since we looked
+            if state_of(run) == FINISHED:  # by another comparison, since we looked
                 return FINISHED
-            attempts = (load(run, "run.json") or {}).get("attempts", 0) + 1
-            _clear(run)
+            attempts = (description(run) or {}).get("attempts", 0) + 1
+            with writing(run.folder):
+                _clear(run)
             known = {"settings": run.settings, "seed": run.seed, "attempts": attempts}
-            write_json(known, os.path.join(run.folder, "run.json"))
+            _write(known, run, RUN_FILE)
             logger.info("%s ... (%s)", run.name, os.path.join(run.folder, "output.log"))
             return self._watch(run, device, lock.fileno(), attempts)
 
@@ -166,7 +161,7 @@ class _Workers:
         start = time.monotonic()
         resumed = os.path.isfile(os.path.join(run.folder, "last_checkpoint"))
         record = _record(run)  # of the code that is started, whatever becomes of the checkout
-        with open(log_path, "a", encoding="utf-8") as log:
+        with open_to_write(log_path, "a") as log:
             process = subprocess.Popen(
                 tied(self.command(run)),
                 stdin=subprocess.DEVNULL,
@@ -197,15 +192,21 @@ class _Workers:
         metrics = os.path.join(run.folder, "inference", METRICS_FILE)
         if process.returncode == 0 and os.path.isfile(metrics):
             facts["record"] = record
-            write_json(facts, os.path.join(run.folder, "finished.json"))
+            _write(facts, run, FINISHED_FILE)
             return FINISHED
         facts["reason"] = last_line(log_path) if process.returncode else f"no {metrics}"
-        write_json(facts, os.path.join(run.folder, "failed.json"))
         logger.error(
             "%s ended with status %d: %s (%s)",
             run.name, process.returncode, facts["reason"], log_path,
         )  # fmt: skip
+        _write(facts, run, FAILED_FILE)
         return FAILED
+
+
+def _write(facts: dict, run: Run, name: str) -> None:
+    path = os.path.join(run.folder, name)
+    with writing(path):
+        write_json(facts, path)
 
 
 def _record(run: Run) -> dict[str, object]:
@@ -215,21 +216,26 @@ def _record(run: Run) -> dict[str, object]:
     return record
 
 
-def load(run: Run, name: str) -> dict | None:
-    """A JSON file of a run's folder, None where it is not there."""
-    try:
-        with open(os.path.join(run.folder, name), encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
-        return None
-
-
 def _clear(run: Run) -> None:
-    """Remove what an earlier attempt left; of a run that is to be resumed only its verdict."""
-    for name in os.listdir(run.folder):
+    """Remove what an earlier attempt left; of a run that is to be resumed only its verdict.
+
+    Of a run that had finished, but with a ``finished.json`` that is broken, nothing is removed:
+    what would be is set aside.
+    """
+    found = os.listdir(run.folder)
+    names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
+    if run.resume:
+        names = [name for name in names if name in (FAILED_FILE, FINISHED_FILE)]
+    if FINISHED_FILE in names:
+        free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
+        aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")
+        logger.warning("%s: what an earlier attempt left is kept there", aside)
+        os.mkdir(aside)
+        for name in sorted(names, key=lambda name: name == FINISHED_FILE):  # the reason goes last
+            os.rename(os.path.join(run.folder, name), os.path.join(aside, name))
+        return
+    for name in names:
         path = os.path.join(run.folder, name)
-        if name == "lock" or (run.resume and name != "failed.json"):
-            continue
         if os.path.isdir(path):
             shutil.rmtree(path)
         else:

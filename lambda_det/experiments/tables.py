@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
-from lambda_det.experiments.running import FAILED, FINISHED
+from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")

@@ -15,6 +15,7 @@ from lambda_det.evaluation.metrics import METRICS
 from lambda_det.experiments.collect import count_model
 from lambda_det.experiments.run_facts import losses, row_of
 from lambda_det.experiments.suite import Run
+from lambda_det.records import make_record
 
 
 @pytest.fixture
@@ -23,7 +24,8 @@ def run(tmp_path: Path) -> Run:
     metrics = {"bbox": dict.fromkeys(METRICS, 5.0), "segm": dict.fromkeys(METRICS)}
     (tmp_path / "inference" / "metrics.json").write_text(json.dumps(metrics))
     facts = {"peak_host_memory_mib": 9.0, "last_attempt_s": 1, "jobs": 1, "gpus": 1}
-    (tmp_path / "finished.json").write_text(json.dumps(facts | {"resumed": False}))
+    facts |= {"resumed": False, "record": make_record("python x", [])}
+    (tmp_path / "finished.json").write_text(json.dumps(facts))
     (tmp_path / "config.yaml").write_text(
         "MODEL: {LAMBDA_RESNET: {VARIANT: se, DEPTH: 50}}\nSOLVER: {MAX_ITER: 60, IMS_PER_BATCH: 4}"
     )
@@ -83,7 +85,24 @@ def test_model_is_counted_as_it_is_built(project):
     assert not any("latency" in name for name in counted)
 
 
-def test_broken_file_is_named(run: Run):
-    Path(run.folder, "inference", "metrics.json").write_text("{")
-    with pytest.raises(InputError, match=r"inference/metrics.json: is no JSON"):
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("inference/metrics.json", "{", "metrics.json: is no JSON"),
+        (
+            "inference/metrics.json",
+            "[]",
+            "json: does not hold the metrics of bbox and segm",
+        ),
+        ("inference/metrics.json", '{"bbox": {"AP": 1}}', "metrics.json: does not hold"),
+        ("config.yaml", "a: [", "config.yaml: is no config"),
+        ("config.yaml", "", "config.yaml: is no config"),
+        ("config.yaml", "3", "config.yaml: is no config"),
+        ("finished.json", "{", "finished.json is gone or broken"),
+    ],
+)
+def test_broken_file_is_named(run: Run, name, text, words):
+    Path(run.folder, name).write_text(text)
+    with pytest.raises(InputError, match=words) as error:
         row_of(run, "finished")
+    assert "\n" not in str(error.value)

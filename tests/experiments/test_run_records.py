@@ -10,7 +10,7 @@ import pytest
 from lambda_det.errors import InputError
 from lambda_det.experiments import collect, comparison_tables, execute, read_suite
 from lambda_det.experiments.collect import comparison_record
-from lambda_det.experiments.running import FINISHED, state_of
+from lambda_det.experiments.run_files import FINISHED, state_of
 from lambda_det.experiments.suite import Run
 
 

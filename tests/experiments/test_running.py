@@ -22,7 +22,8 @@ from lambda_det.experiments import (
 )
 from lambda_det.experiments.collect import comparison_record
 from lambda_det.experiments.documents import VIEWS
-from lambda_det.experiments.running import FAILED, FINISHED, NEW, STARTED, state_of, train_command
+from lambda_det.experiments.run_files import FAILED, FINISHED, NEW, STARTED, state_of
+from lambda_det.experiments.running import train_command
 from lambda_det.experiments.suite import Run, chosen_runs
 
 

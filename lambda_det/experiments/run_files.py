@@ -1,0 +1,135 @@
+"""What is known of a run, from its folder, whole or broken: ``run.json`` (what it is),
+``finished.json`` (written last, when its metrics are there), ``failed.json`` (how the last attempt
+ended)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Callable
+from typing import TextIO
+
+from lambda_det.errors import InputError, writing
+from lambda_det.experiments.suite import Run
+
+logger = logging.getLogger(__name__)
+
+FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
+
+RUN_FILE, FINISHED_FILE, FAILED_FILE = "run.json", "finished.json", "failed.json"
+
+
+def state_of(run: Run) -> str:
+    """``"finished"``, ``"failed"``, ``"started"`` or ``"new"``.
+
+    A broken ``finished.json`` or ``failed.json`` is a warning, and the run counts as started.
+
+    Raises:
+        InputError: the folder holds a run with other settings, or one of which nobody knows any
+            more what it is.
+    """
+    known = description(run)
+    if known is None:
+        return NEW
+    # Keys that only one of two versions of detectron2 has say nothing.
+    for key, value in run.settings.items():
+        if key in known["settings"] and known["settings"][key] != value:
+            raise InputError(
+                f"{run.folder} holds a run with {key} {known['settings'][key]!r}, the suite says "
+                f"{value!r}; take another --output or remove that folder"
+            )
+    if finished_facts(run) is not None:
+        return FINISHED
+    return STARTED if failed_facts(run) is None else FAILED
+
+
+def description(run: Run) -> dict | None:
+    """``run.json``; None where there is none.
+
+    Raises:
+        InputError: it is broken.
+    """
+    try:
+        return _read(run, RUN_FILE, _check_description)
+    except _BrokenError as error:
+        raise InputError(
+            f"{error}: whose run lies there is not known; remove that folder or take another "
+            "--output"
+        ) from error
+
+
+def finished_facts(run: Run) -> dict | None:
+    """``finished.json``; None where there is none, or a broken one.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return _read_or_warn(run, FINISHED_FILE, _check_finished)
+
+
+def failed_facts(run: Run) -> dict | None:
+    """``failed.json`` likewise; its ``"reason"`` is a line."""
+    return _read_or_warn(run, FAILED_FILE, lambda facts: _check(facts, {"reason": str}))
+
+
+def open_to_write(path: str, mode: str = "w") -> TextIO:
+    """``open``.
+
+    Raises:
+        InputError: in place of OSError.
+    """
+    with writing(path):
+        return open(path, mode, encoding="utf-8")
+
+
+class _BrokenError(Exception):
+    """A file is not what was once written."""
+
+
+def _read_or_warn(run: Run, name: str, check: Callable[[dict], None]) -> dict | None:
+    try:
+        return _read(run, name, check)
+    except _BrokenError as error:
+        logger.warning("%s: the run counts as unfinished", error)
+        return None
+
+
+def _read(run: Run, name: str, check: Callable[[dict], None]) -> dict | None:
+    path = os.path.join(run.folder, name)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        check(content)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise _BrokenError(f"{path} is broken ({reason})") from error
+    return content
+
+
+def _check(facts: object, kinds: dict[str, type]) -> None:
+    if not isinstance(facts, dict):
+        raise TypeError("no JSON object")
+    for key, kind in kinds.items():
+        value = facts[key]
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise TypeError(f"{key!r} is {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key!r} is {value!r}")
+
+
+def _check_description(content: dict) -> None:
+    _check(content, {"settings": dict, "attempts": int})
+
+
+def _check_finished(facts: dict) -> None:
+    kinds = {"peak_host_memory_mib": float, "last_attempt_s": float, "jobs": int, "gpus": int}
+    _check(facts, kinds | {"resumed": bool, "record": dict})
+    record = facts["record"]
+    _check(record, {"date": str, "hardware": dict, "versions": dict})
+    _ = record["commit"], [record["hardware"][key] for key in ("cpu", "cores", "gpu")]
