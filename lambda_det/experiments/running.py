@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -18,6 +16,7 @@ from dataclasses import dataclass, field
 
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
+from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import (
     PROJECT,
     environment_of,
@@ -89,7 +88,7 @@ def execute(
     logger.info("%d runs, %d finished already", len(states), finished)
     if not waiting:
         return states
-    _prepare(suite, output)
+    prepare(suite, output)
     workers = _Workers(command, jobs, list(devices or []))
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
@@ -240,28 +239,3 @@ def _clear(run: Run) -> None:
             shutil.rmtree(path)
         else:
             os.unlink(path)
-
-
-def _prepare(suite: Suite, output: str) -> None:
-    os.makedirs(output, exist_ok=True)
-    with open(os.path.join(output, "lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison prepares: wait for it
-        marker = os.path.join(output, "prepared.json")
-        done = []
-        with contextlib.suppress(FileNotFoundError), open(marker, encoding="utf-8") as file:
-            done = json.load(file)
-        for command in suite.prepare:
-            if command in done:
-                continue
-            logger.info("$ %s", command)
-            result = subprocess.run(
-                command, shell=True, cwd=PROJECT, env=environment_of(1, None),
-                stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            )  # fmt: skip
-            if result.returncode:
-                said = (result.stderr or result.stdout).strip().splitlines() or ["no message"]
-                raise InputError(
-                    f"prepare: {command!r} ended with status {result.returncode}: {said[-1]}"
-                )
-            done.append(command)
-            write_json(done, marker)

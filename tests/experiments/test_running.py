@@ -158,19 +158,6 @@ def test_run_without_metrics_has_failed(content, write_suite, output):
         execute(suite, str(output), jobs=0)
 
 
-def test_prepare_runs_once_and_its_failure_is_a_line(content, write_suite, output, fake_command):
-    content["prepare"] = ["echo x >> {output}/prepared.txt"]
-    content["seeds"] = [1]
-    (output / "break").write_text("plain lambda")
-    for _ in range(2):
-        suite = read_suite(write_suite(content), str(output))
-        execute(suite, str(output), command=fake_command, jobs=2)
-    assert (output / "prepared.txt").read_text() == "x\n"
-    content["prepare"].append("echo no >&2; exit 3")
-    with pytest.raises(InputError, match=r"prepare: .*status 3: no"):
-        execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
-
-
 def test_each_job_has_a_device_of_its_own(content, write_suite, output):
     code = "import os, sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'])"
     suite = read_suite(write_suite(content), str(output))

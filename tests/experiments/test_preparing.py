@@ -1,0 +1,95 @@
+"""The commands before the first run: once, again where their data are gone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lambda_det.errors import InputError
+from lambda_det.experiments import execute, read_suite
+from lambda_det.experiments.preparing import prepare
+
+MAKE = "mkdir -p {output}/data/a && echo x > {output}/data/a/b && echo x > {output}/data/c"
+
+
+@pytest.fixture
+def prepared(content, write_suite, output) -> Callable[..., int]:
+    """Prepare with these commands -> how often one of them has been run so far."""
+
+    def run(*commands: str) -> int:
+        content["prepare"] = [f"echo x >> {output}/count && {command}" for command in commands]
+        prepare(read_suite(write_suite(content), str(output)), str(output))
+        return len((output / "count").read_text().splitlines())
+
+    return run
+
+
+def test_prepare_runs_once_and_its_failure_is_a_line(content, write_suite, output, fake_command):
+    content["prepare"] = ["echo x >> {output}/prepared.txt"]
+    content["seeds"] = [1]
+    (output / "break").write_text("plain lambda")
+    for _ in range(2):
+        suite = read_suite(write_suite(content), str(output))
+        execute(suite, str(output), command=fake_command, jobs=2)
+    assert (output / "prepared.txt").read_text() == "x\n"
+    content["prepare"].append("echo no >&2; exit 3")
+    with pytest.raises(InputError, match=r"prepare: .*status 3: no"):
+        execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+
+
+def test_what_is_there_is_not_prepared_again(prepared, output):
+    (output / "data" / "empty").mkdir(parents=True)
+    assert prepared(MAKE) == prepared(MAKE) == 1
+    assert prepared(MAKE, "true") == 2
+
+
+@pytest.mark.parametrize("gone", ["data", "data/a", "data/a/b", "data/c"])
+def test_what_is_gone_is_prepared_again(prepared, output, caplog, gone):
+    assert prepared(MAKE, "true") == 2
+    moved = output / "elsewhere"
+    (output / gone).rename(moved)
+    assert prepared(MAKE, "true") == 3  # the one that names it
+    assert f"{output}/data is gone, or a part of it: it is prepared again" in caplog.text
+    assert (output / "data" / "a" / "b").is_file() and (output / "data" / "c").is_file()
+
+
+def test_all_is_prepared_again_where_no_command_names_what_is_gone(prepared, output):
+    command = f"cd {output} && mkdir data && echo x > data/x"
+    assert prepared("true", command) == prepared("true", command) == 2
+    (output / "data").rename(output / "elsewhere")
+    assert prepared("true", command) == 4
+
+
+def test_data_that_no_command_has_made_are_not_missed(prepared):
+    assert prepared("true") == prepared("true") == 1
+
+
+def test_a_list_of_an_earlier_version_is_understood(prepared, output):
+    assert prepared(MAKE, "true") == 2
+    marker = output / "prepared.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text())["commands"]))
+    assert prepared(MAKE, "true") == 2
+    (output / "data").rename(output / "elsewhere")
+    assert prepared(MAKE, "true") == 3
+
+
+def test_a_broken_marker_is_a_line(prepared, output, caplog):
+    broken = ("", "{", "3", "[3]", '{"commands": []}', '{"commands": 1, "data": {}}')
+    assert prepared(MAKE) == 1
+    for times, text in enumerate(broken, start=2):
+        (output / "prepared.json").write_text(text)
+        caplog.clear()
+        assert prepared(MAKE) == times
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+        assert line.startswith(f"{output}/prepared.json is broken (") and "\n" not in line
+
+
+def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_path):
+    content["prepare"] = ["true"]
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    with pytest.raises(InputError, match=r"file/out: cannot be written \(Not a directory"):
+        prepare(read_suite(write_suite(content), out), out)
