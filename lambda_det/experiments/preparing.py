@@ -6,15 +6,17 @@ the runs read.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from lambda_det.errors import InputError, writing
-from lambda_det.experiments.processes import PROJECT, environment_of
+from lambda_det.experiments.processes import PROJECT, environment_of, tied
 from lambda_det.experiments.run_files import open_to_write
 from lambda_det.experiments.suite import Suite
 from lambda_det.records import read_text, write_json
@@ -22,6 +24,7 @@ from lambda_det.records import read_text, write_json
 logger = logging.getLogger(__name__)
 
 PREPARED_FILE = "prepared.json"
+_GRACE = 5  # seconds that a command has to end after a signal
 _MOST_NAMES = 50  # a folder with more holds pictures, which are not looked for one by one
 
 
@@ -30,7 +33,8 @@ def prepare(suite: Suite, output: str) -> None:
 
     Of a config key whose value is a path below ``output`` (``DATASETS.COCO_FOLDER``, say) it is
     known what was there when the commands had ended. Where that is gone, the commands that name the
-    path run again, or all of them where none does. Only one process prepares at a time.
+    path run again, or all of them where none does. Only one process prepares at a time. A command
+    ends with this process.
 
     Args:
         suite: of :func:`~lambda_det.experiments.suite.read_suite`.
@@ -132,10 +136,27 @@ def _is_there(path: str, names: Sequence[str]) -> bool:
 
 
 def _run(command: str) -> None:
-    result = subprocess.run(
-        command, shell=True, cwd=PROJECT, env=environment_of(1, None),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    process = subprocess.Popen(
+        tied(["/bin/sh", "-c", command]), cwd=PROJECT, env=environment_of(1, None), text=True,
+        errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,  # a group of its own, to be ended as a whole
     )  # fmt: skip
-    if result.returncode:
-        said = (result.stderr or result.stdout).strip().splitlines() or ["no message"]
-        raise InputError(f"prepare: {command!r} ended with status {result.returncode}: {said[-1]}")
+    try:
+        out, err = process.communicate()
+    except BaseException:  # a signal to us, whose handler raises
+        _end(process)
+        raise
+    if process.returncode:
+        said = (err or out).strip().splitlines() or ["no message"]
+        raise InputError(f"prepare: {command!r} ended with status {process.returncode}: {said[-1]}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a shell and what it has started: as Ctrl-C does, which lets a command remove what is half
+    written, and less and less politely."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_GRACE)  # until also those that it started have ended
+            return

@@ -1,8 +1,11 @@
-"""The commands before the first run: once, again where their data are gone."""
+"""The commands before the first run: once, again where their data are gone, ended with us."""
 
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,3 +96,31 @@ def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_pat
     out = str(tmp_path / "file" / "out")
     with pytest.raises(InputError, match=r"file/out: cannot be written \(Not a directory"):
         prepare(read_suite(write_suite(content), out), out)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_signal_ends_the_command_and_what_it_started(prepared, output, monkeypatch, patient):
+    """As tools/compare.py does it: the handler leaves."""
+    monkeypatch.setattr("lambda_det.experiments.preparing._GRACE", 0.3)
+    deaf = "" if patient else "trap '' INT TERM; "
+    inner = f"{deaf}echo $$ > {output}/pid; sleep 60; true"
+    here = threading.get_ident()
+
+    def leave() -> None:
+        while not (output / "pid").is_file() or not (output / "pid").read_text().strip():
+            time.sleep(0.01)
+        signal.pthread_kill(here, signal.SIGTERM)
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        threading.Thread(target=leave).start()
+        with pytest.raises(SystemExit):
+            prepared(f'sh -c "{inner.replace("$", chr(92) + "$")}"; true')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    stat = Path("/proc", (output / "pid").read_text().strip(), "stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"  # unclaimed
+    assert not (output / "prepared.json").exists()
