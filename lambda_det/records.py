@@ -54,6 +54,25 @@ def make_record(
     }
 
 
+def record_path(results: str, name: str, flag: str = "--record") -> str:
+    """Path of the record of that name in the folder ``results``.
+
+    Args:
+        results: folder of the records.
+        name: without ``.json``.
+        flag: of the command line, to be named in the error.
+
+    Raises:
+        InputError: the name is none that a marker in a document can have, or leads elsewhere.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name.endswith(".json"):
+        raise InputError(
+            f"{flag} {name!r}: a name of letters, digits, '_', '-' and '.' is needed that begins "
+            "with a letter or digit, without '.json'"
+        )
+    return os.path.join(results, f"{name}.json")
+
+
 def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
     """Write ``content`` as JSON, at once or not at all; the folder is made.
 

@@ -7,7 +7,14 @@ import json
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.records import make_record, provenance, rows_table, update_tables, write_json
+from lambda_det.records import (
+    make_record,
+    provenance,
+    record_path,
+    rows_table,
+    update_tables,
+    write_json,
+)
 
 
 def test_record_has_the_schema() -> None:
@@ -30,6 +37,16 @@ def test_tables_are_made_between_their_markers(tmp_path) -> None:
     assert new.startswith("before\n<!-- a.json times -->\n1 ms\n`python x.py` (")
     assert new.endswith("\n<!-- end -->\nafter\n") and "old" not in new
     assert update_tables(new, str(tmp_path / "results"), views) == new
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/a", ".a", "-a", "a b", "a.json", "a\n", "λ"]
+)
+def test_a_record_has_a_name_that_stays_in_its_folder(name) -> None:
+    with pytest.raises(InputError, match="--record .*a name of letters, digits") as error:
+        record_path("results", name)
+    assert "\n" not in str(error.value)
+    assert record_path("results", "a-1_b.c") == "results/a-1_b.c.json"
 
 
 def test_a_bar_in_a_cell_stays_in_it() -> None:

@@ -14,16 +14,16 @@ import shlex
 import signal
 import sys
 
-from lambda_det.errors import exit_on_input_error
+from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import collect, execute, read_suite, results_markdown
 from lambda_det.experiments.collect import comparison_record, published_rows
-from lambda_det.experiments.outputs import write_results
+from lambda_det.experiments.outputs import check_record, write_record, write_results
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
 from lambda_det.experiments.run_files import FINISHED, state_of
 from lambda_det.experiments.suite import Run, chosen_runs
-from lambda_det.records import write_json
+from lambda_det.records import record_path
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,7 +54,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--measure", type=int, metavar="N",
         help="train each model for N iterations on one device to know its time, then --plan",
     )  # fmt: skip
-    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    parser.add_argument(
+        "--record", metavar="NAME", help="also write results/NAME.json, when all runs have finished"
+    )
     parser.add_argument(
         "opts", nargs="*", metavar="KEY VALUE", help="config keys of every run, above the suite's"
     )
@@ -72,6 +74,11 @@ def main(argv: list[str] | None = None) -> int:
     published_rows(suite)  # a wrong name is known before days of training
     chosen = chosen_runs(suite, args.only)
     check_writable(os.path.join(args.output, "results.json"))
+    if args.record is not None:
+        if args.plan or args.measure is not None:
+            raise InputError(f"--record {args.record}: --plan and --measure have no results")
+        record_file = record_path(os.path.join(PROJECT, "results"), args.record)
+        check_record(record_file, suite)
     if args.measure is not None:
         measure(suite, args.output, chosen, args.measure)
     if args.plan or args.measure is not None:
@@ -87,8 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
     print(results_markdown(record))  # first: a full disk shall not keep it back
     write_results(args.output, suite, states, record)
-    if args.record:
-        write_json(record, os.path.join(PROJECT, "results", f"{args.record}.json"))
+    if args.record is not None:
+        write_record(record_file, states, record)
     return 0 if all(states[run] == FINISHED for run in chosen) else 1
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.pretrain_gain import GainExperiment, gain_rows, run_steps
-from lambda_det.records import make_record, rows_table, write_json
+from lambda_det.records import make_record, record_path, rows_table, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 PRETRAIN_CONFIG = PROJECT / "configs" / "pretrain" / "lambda_R_50_shapes_cpu.yaml"
@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--detection-keys", nargs="*", default=[], metavar="KEY VALUE")
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     args = parser.parse_args()
+    if args.record is not None:
+        record_file = record_path(str(PROJECT / "results"), args.record)
     python = [sys.executable, "-W", "ignore"]
     experiment = GainExperiment(
         output=args.output,
@@ -48,8 +50,8 @@ def main() -> None:
     record = make_record(command, gain_rows(experiment), seeds=args.seeds)
     write_json(record, str(Path(args.output) / "record.json"))
     print(rows_table(record))
-    if args.record:
-        write_json(record, str(PROJECT / "results" / f"{args.record}.json"))
+    if args.record is not None:
+        write_json(record, record_file)
 
 
 if __name__ == "__main__":

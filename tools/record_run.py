@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.records import row_of_run
 from lambda_det.experiments.documents import DOCUMENTS, document_with_tables
-from lambda_det.records import make_record, write_json
+from lambda_det.records import make_record, record_path, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -39,7 +39,7 @@ def main() -> int:
         row = row_of_run(args.run) | dict(note.split("=", 1) for note in args.note)
         with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
             seed = CfgNode.load_cfg(file).SEED
-        path = PROJECT / "results" / f"{args.name}.json"
+        path = Path(record_path(str(PROJECT / "results"), args.name, "--name"))
         write_json(make_record(args.command, [row], seeds=[seed]), str(path))
         print(path.relative_to(PROJECT))
     if not (args.readme or args.check):

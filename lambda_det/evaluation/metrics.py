@@ -73,15 +73,19 @@ def metrics_record(
     return record
 
 
-def check_writable(path: str) -> None:
+def check_writable(path: str, flag: str = "--output") -> None:
     """Make the folder of ``path``; better asked before an evaluation than after it.
+
+    Args:
+        path: of a file.
+        flag: of the command line, to be named in the error.
 
     Raises:
         InputError: no file can be written there.
     """
     # A device (/dev/null) or a pipe would be replaced by a file.
     if not os.path.basename(path) or (os.path.exists(path) and not os.path.isfile(path)):
-        raise InputError(f"--output {path} cannot be written: it names no file")
+        raise InputError(f"{flag} {path} cannot be written: it names no file")
     trial = f"{path}.tmp"  # as write_json makes it
     try:
         os.makedirs(os.path.dirname(trial) or ".", exist_ok=True)
@@ -89,7 +93,7 @@ def check_writable(path: str) -> None:
             pass
         os.unlink(trial)
     except OSError as error:
-        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error
+        raise InputError(f"{flag} {path} cannot be written: {error.strerror}") from error
 
 
 def metrics_table(

@@ -3,16 +3,58 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Mapping
 
-from lambda_det.errors import writing
+from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import plots
 from lambda_det.experiments.report import html_report
-from lambda_det.experiments.run_files import open_to_write
+from lambda_det.experiments.run_files import FINISHED, open_to_write
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.tables import results_markdown
-from lambda_det.records import write_bytes, write_json
+from lambda_det.records import read_text, write_bytes, write_json
+
+
+def check_record(path: str, suite: Suite) -> None:
+    """Better asked before days of training than after them.
+
+    Args:
+        path: of :func:`~lambda_det.records.record_path`.
+        suite: that is to be recorded there.
+
+    Raises:
+        InputError: the record of something else lies there, or none can be written.
+    """
+    check_writable(path, "--record")
+    if os.path.exists(path):
+        try:
+            known = json.loads(read_text(path))
+            other = known["suite"] != suite.name
+        except (ValueError, KeyError, TypeError):
+            other = True
+        if other:
+            raise InputError(
+                f"--record: {path} is no record of suite {suite.name!r}; take another name, or "
+                "remove it"
+            )
+
+
+def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
+    """Write the record of a comparison whose runs have all finished.
+
+    Raises:
+        InputError: a run is missing, or it cannot be written.
+    """
+    missing = [f"{run.name} ({state})" for run, state in states.items() if state != FINISHED]
+    if missing:
+        raise InputError(
+            f"--record: {path} is not written, {len(missing)} of {len(states)} runs are not "
+            f"finished: {', '.join(missing)}"
+        )
+    with writing(path):
+        write_json(record, path)
 
 
 def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:

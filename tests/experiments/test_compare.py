@@ -22,12 +22,13 @@ TINY = {
 
 
 @pytest.fixture
-def compare(project: Path, capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+def compare(project: Path, capsys, monkeypatch, tmp_path) -> Callable[..., tuple[int, str, str]]:
     """The tool in this process -> exit status, what it printed, what it said."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     spec = importlib.util.spec_from_file_location("compare", project / "tools" / "compare.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "PROJECT", str(tmp_path / "project"))  # whose results/ is written
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -59,8 +60,9 @@ def test_a_training_becomes_a_table(compare, content, write_suite, tmp_path):
     assert "2 iterations of 2 images (short side 64, at most" in text
     assert "AP in percent. One seed: the spread is unknown." in text  # and no gain over nothing
     assert str(tmp_path) not in record["command"] and "SOLVER.BASE_LR 0.01" in record["command"]
-    again = compare(*arguments, "--no-run")
+    again = compare(*arguments, "--no-run", "--record", "small")
     assert again[:2] == (0, text)
+    assert json.loads((tmp_path / "project" / "results" / "small.json").read_text()) == record
 
 
 def test_nothing_is_run_where_only_the_table_is_wanted(compare, content, write_suite, tmp_path):
@@ -68,6 +70,40 @@ def test_nothing_is_run_where_only_the_table_is_wanted(compare, content, write_s
     status, text, _ = compare("--suite", write_suite(content), "--output", out, "--no-run")
     assert status == 1 and "- plain seed 1, new" in text and "| λ-50 | 0/3 | – |" in text
     assert not (out / "runs").exists()
+
+
+def test_an_unfinished_comparison_is_not_recorded(compare, content, write_suite, tmp_path):
+    content["seeds"] = [1]
+    out = tmp_path / "out"
+    arguments = ["--suite", write_suite(content), "--output", out, "--no-run"]
+    status, text, said = compare(*arguments, "--record", "x")
+    assert status == 2 and "| λ-50 | 0/1 |" in text and (out / "results.md").is_file()
+    assert said.endswith("2 of 2 runs are not finished: plain seed 1 (new), lambda seed 1 (new)\n")
+    assert not list((tmp_path / "project" / "results").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--record", "../x"], "--record '../x': a name of letters"),
+        (["--record", ""], "--record '': a name of letters"),
+        (["--record", "x", "--plan"], "--record x: --plan and --measure have no results"),
+        (["--record", "x", "--measure", "40"], "--record x: --plan and --measure have no results"),
+        (["--record", "other"], "results/other.json is no record of suite 'small'"),
+        (["--record", "broken"], "results/broken.json is no record of suite 'small'"),
+    ],
+)
+def test_what_cannot_be_recorded_is_known_before_the_runs(
+    compare, content, write_suite, tmp_path, arguments, words
+):
+    results = tmp_path / "project" / "results"
+    results.mkdir(parents=True)
+    (results / "other.json").write_text('{"suite": "large"}')
+    (results / "broken.json").write_text("[")
+    out = tmp_path / "out"
+    status, _, said = compare("--suite", write_suite(content), "--output", out, *arguments)
+    assert status == 2 and words in said and said.count("\n") == 1
+    assert not (out / "runs").exists() and len(list(results.iterdir())) == 2
 
 
 def test_unknown_published_row_is_known_before_the_runs(compare, content, write_suite, tmp_path):
