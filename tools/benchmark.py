@@ -5,6 +5,11 @@
 
 times every back end of the position lambda, the forms of other implementations, whole layers, the
 3x3 convolution and squeeze-and-excitation at the feature maps of a detector.
+
+    python tools/benchmark.py backbones [--depth 101 152] [--size H W] [--output O.json]
+
+times training step and inference of whole backbones with FPN: R, SE, λ, and λ with its lambda
+layers in the forms of other implementations.
 """
 
 from __future__ import annotations
@@ -12,12 +17,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 
 import torch
 
+from lambda_det.analysis import backbone_report, layer_report
+from lambda_det.analysis.backbone_benchmark import Protocol as BackboneProtocol
+from lambda_det.analysis.backbone_benchmark import benchmark_backbones
+from lambda_det.analysis.backbone_forms import MODELS
 from lambda_det.analysis.layer_benchmark import Protocol, benchmark_layers
 from lambda_det.analysis.layer_forms import STAGES, shapes_of_image
-from lambda_det.analysis.layer_report import plot, text_tables
+from lambda_det.backbone.architectures import BLOCKS_PER_STAGE
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.records import make_record, write_json
@@ -29,9 +39,31 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_layers(commands)
+    _add_backbones(commands)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(arguments)
+    _check(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    measure, report = {
+        "layers": (_layers, layer_report),
+        "backbones": (_backbones, backbone_report),
+    }[args.command]
+    rows = measure(args, lambda line: print(line, file=sys.stderr, flush=True))
+    for row in rows:
+        row["threads"] = torch.get_num_threads()
+    print(report.text_tables(rows))
+    if args.output:
+        command = shlex.join(["python", "tools/benchmark.py", *arguments])
+        write_json(make_record(command, rows, seeds=[args.seed]), args.output)
+    if args.plot:
+        report.plot(rows, args.plot)
+    return 0
+
+
+def _add_layers(commands) -> None:
     layers = commands.add_parser("layers", help="lambda layers and what stands in their place")
-    layers.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
-    layers.add_argument("--dtype", default="float32", choices=DTYPES, help="(float32)")
     layers.add_argument(
         "--image", nargs=2, type=int, default=(800, 1344), metavar=("H", "W"), help="(800 1344)"
     )
@@ -42,15 +74,46 @@ def main(argv: list[str] | None = None) -> int:
     layers.add_argument("--forms", nargs="+", default=[], metavar="NAME", help="only these")
     layers.add_argument("--rounds", type=int, default=3, help="the best counts (3)")
     layers.add_argument("--repetitions", type=int, default=9, help="in a round (9)")
-    layers.add_argument("--threads", type=int, help="of PyTorch")
-    layers.add_argument("--seed", type=int, default=0, help="(0)")
-    layers.add_argument("--quick", action="store_true", help="a small image, few repetitions")
-    layers.add_argument("--output", metavar="O.json", help="record to write")
-    layers.add_argument("--plot", metavar="P.png", help="picture to write")
-    args = parser.parse_args(argv)
-    _check(args)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    _add_common(layers)
+
+
+def _add_backbones(commands) -> None:
+    backbones = commands.add_parser("backbones", help="whole backbones with FPN")
+    backbones.add_argument(
+        "--depth", nargs="+", type=int, default=[101], choices=BLOCKS_PER_STAGE, help="(101)"
+    )
+    backbones.add_argument(
+        "--size", nargs=2, type=int, default=(800, 1344), metavar=("H", "W"),
+        help="of the images, multiples of 32 (800 1344)",
+    )  # fmt: skip
+    backbones.add_argument("--batch", type=int, default=1, help="(1)")
+    backbones.add_argument(
+        "--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL",
+        help=f"among {', '.join(MODELS)} (all)",
+    )  # fmt: skip
+    backbones.add_argument(
+        "--repetitions", type=int, default=9, help="turns; slow models take part in a third (9)"
+    )
+    backbones.add_argument(
+        "--channels-last", action="store_true", help="memory layout of images and weights"
+    )
+    _add_common(backbones)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    command.add_argument(
+        "--dtype", default="float32", choices=DTYPES,
+        help="a half type means autocast around modules (float32)",
+    )  # fmt: skip
+    command.add_argument("--threads", type=int, help="of PyTorch")
+    command.add_argument("--seed", type=int, default=0, help="(0)")
+    command.add_argument("--quick", action="store_true", help="a small image, few repetitions")
+    command.add_argument("--output", metavar="O.json", help="record to write")
+    command.add_argument("--plot", metavar="P.png", help="picture to write")
+
+
+def _layers(args: argparse.Namespace, progress: Callable[[str], None]) -> list[dict]:
     if args.quick:
         args.image, args.stages, args.batch = (64, 96), ["res4"], [1]
         args.rounds, args.repetitions = 1, 2
@@ -63,34 +126,43 @@ def main(argv: list[str] | None = None) -> int:
         seed=args.seed,
     )
     shapes = shapes_of_image(*args.image, args.stages, args.batch)
-    rows = benchmark_layers(shapes, protocol, progress=lambda line: print(line, file=sys.stderr))
+    rows = benchmark_layers(shapes, protocol, progress)
     if not rows:
         raise InputError(f"--forms {' '.join(args.forms)}: none of these is there")
-    for row in rows:
-        row["threads"] = torch.get_num_threads()
-    print(text_tables(rows))
-    if args.output:
-        arguments = sys.argv[1:] if argv is None else argv
-        command = shlex.join(["python", "tools/benchmark.py", *arguments])
-        write_json(make_record(command, rows, seeds=[args.seed]), args.output)
-    if args.plot:
-        plot(rows, args.plot)
-    return 0
+    return rows
+
+
+def _backbones(args: argparse.Namespace, progress: Callable[[str], None]) -> list[dict]:
+    if args.quick:
+        args.size, args.batch, args.repetitions = (64, 96), 1, 2
+    if any(side % 32 for side in args.size):
+        raise InputError(f"--size {_words(args.size)}: expected multiples of 32, for the FPN")
+    protocol = BackboneProtocol(
+        size=tuple(args.size),
+        batch=args.batch,
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        channels_last=args.channels_last,
+        repetitions=args.repetitions,
+        models=tuple(args.models),
+        seed=args.seed,
+    )
+    return benchmark_backbones(args.depth, protocol, progress)
+
+
+def _words(values: Sequence[int] | int) -> str:
+    return " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
 
 
 def _check(args: argparse.Namespace) -> None:
     for path in filter(None, (args.output, args.plot)):
         check_writable(path)
-    for name in ("rounds", "repetitions"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} {getattr(args, name)}: expected 1 or more")
-    for name in ("image", "batch"):
-        if min(getattr(args, name)) < 1:
-            raise InputError(
-                f"--{name} {' '.join(map(str, getattr(args, name)))}: expected 1 or more"
-            )
-    if args.threads is not None and args.threads < 1:
-        raise InputError(f"--threads {args.threads}: expected 1 or more")
+    for name in ("rounds", "repetitions", "image", "size", "batch", "threads"):
+        values = getattr(args, name, None)
+        if values is None:
+            continue
+        if min(values if isinstance(values, Sequence) else [values]) < 1:
+            raise InputError(f"--{name} {_words(values)}: expected 1 or more")
     try:
         device = torch.device(args.device)
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lambda_det.analysis.backbone_report import backbones_table
 from lambda_det.analysis.family import architecture_table
 from lambda_det.analysis.layer_report import layers_table
 from lambda_det.evaluation.records import ap_table
@@ -15,6 +16,7 @@ DOCUMENTS = ("README.md", "MODEL_ZOO.md")
 VIEWS = {
     "ap": ap_table,
     "architectures": architecture_table,
+    "backbones": backbones_table,
     "comparison": comparison_tables,
     "layers": layers_table,
     "rows": rows_table,

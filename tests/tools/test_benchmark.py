@@ -1,4 +1,4 @@
-"""tools/benchmark.py layers: what it measures and writes, and what it refuses."""
+"""tools/benchmark.py: what it measures and writes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from lambda_det.analysis.backbone_report import backbones_table
 from lambda_det.analysis.layer_report import layers_table
 
 
@@ -67,3 +68,36 @@ def test_output_that_cannot_be_written(tool, tmp_path, capsys) -> None:
 def test_no_gpu(tool, capsys) -> None:
     assert tool("layers", "--device", "cuda") == 2
     assert "no GPU" in capsys.readouterr().err
+
+
+def test_backbones_writes_a_record(tool, tmp_path, capsys) -> None:
+    record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
+    arguments = ["--quick", "--depth", 26, "--models", "lambda", "lambda-conv2d"]
+    files = ["--output", record_file, "--plot", picture]
+    assert tool("backbones", *arguments, "--dtype", "bfloat16", "--channels-last", *files) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = json.loads(record_file.read_text())
+    assert record["command"].startswith("python tools/benchmark.py backbones --quick --depth 26")
+    assert [row["label"] for row in record["rows"]] == ["R-26", "λ-26", "λ-26, conv2d form"]
+    for row in record["rows"]:
+        assert (row["height"], row["width"], row["batch"]) == (64, 96, 1)
+        for step in ("train", "inference"):
+            assert 0 < row[f"{step}_q1_ms"] <= row[f"{step}_ms"] <= row[f"{step}_q3_ms"]
+            assert row[f"{step}_runs"] >= 1 and row[f"{step}_peak_mib"] is None
+        assert row["saved_mib"] > 0 and row["threads"] == torch.get_num_threads()
+    assert "channels last" in capsys.readouterr().out
+    assert "| λ-26 " in backbones_table(record)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "800", "1333"], ["--size 800 1333", "multiples of 32"]),
+        (["--repetitions", "0"], ["--repetitions 0", "1 or more"]),
+        (["--batch", "-1"], ["--batch -1", "1 or more"]),
+    ],
+)
+def test_wrong_arguments_of_backbones(tool, capsys, arguments, words) -> None:
+    assert tool("backbones", *arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in message for word in words)
