@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lambda_det.layers import lambda_first
 from lambda_det.layers.band_products import position_backward, position_forward
+from lambda_det.layers.memory_layout import is_channels_last
 from lambda_det.layers.precision import common_dtype, without_autocast
 
 
@@ -31,15 +32,10 @@ def _new_output(query: Tensor, value: Tensor) -> Tensor:
     batch, heads, _, height, width = query.shape
     channels = value.shape[2]
     dtype = common_dtype(query, value)
-    if _is_channels_last(value):
+    if is_channels_last(value):
         output = query.new_empty(batch, height, width, heads, channels, dtype=dtype)
         return output.permute(0, 3, 4, 1, 2)
     return query.new_empty(batch, heads, channels, height, width, dtype=dtype)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    """Whether (N, a, b, H, W) are (N, a * b, H, W) with channels last and not first as well."""
-    return not x.is_contiguous() and x.permute(0, 3, 4, 1, 2).is_contiguous()
 
 
 @torch.library.custom_op("lambda_det::position_lambda_banded", mutates_args=())

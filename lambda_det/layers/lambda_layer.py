@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.errors import InputError
+from lambda_det.layers.content_lambda import content_lambda
+from lambda_det.layers.memory_layout import guard_gradient
 from lambda_det.layers.norm import Norm, make_norm
 from lambda_det.layers.position_lambda import BACKEND_NAMES, position_lambda
-from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
+from lambda_det.layers.precision import at_least_float32, without_autocast
 
 KEY_NORMALIZERS = ("softmax", "l2", None)
 QUERY_NORMALIZERS = ("softmax", None)
@@ -188,9 +190,7 @@ class LambdaLayer(nn.Module):
         query = self.query_norm(self.query(x)).unflatten(1, (self.num_heads, self.query_depth))
         value = self.value_norm(self.value(x)).unflatten(1, (self.intra_depth, -1))
         for tensor in (query, value):
-            if tensor.requires_grad:
-                # PyTorch's BatchNorm on a CPU misreads an einsum's gradient when N, H or W is 1.
-                tensor.register_hook(Tensor.contiguous)
+            guard_gradient(tensor)
         if padding_mask is not None:  # a norm's bias has given values to the zeros of ``x``
             value = value.masked_fill(padding_mask[:, None, None], 0)
         if self.query_normalizer == "softmax":
@@ -198,23 +198,15 @@ class LambdaLayer(nn.Module):
 
         output = 0
         if self.content:
-            key = self.key(x).unflatten(1, (self.intra_depth, self.query_depth))
-            output = self._content_output(query, key, value, padding_mask)
+            key = self.key(x).unflatten(1, (self.intra_depth, self.query_depth)).flatten(-2)
+            with without_autocast(query):
+                weights = self._normalize_key(key.to(at_least_float32(key.dtype)), padding_mask)
+                output = content_lambda(query, weights, value)
         if self.position:
             output = output + position_lambda(query, value, self.embedding, backend=self.backend)
         if self.position_bias is not None:
             output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
         return output.to(query.dtype).reshape(x.shape[0], self.out_channels, height, width)
-
-    def _content_output(
-        self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None
-    ) -> Tensor:
-        """(N, h, v, H, W): every query applied to the one content lambda of its image."""
-        dtype = at_least_float32(common_dtype(query, key, value))
-        with without_autocast(query):
-            weights = self._normalize_key(key.to(dtype).flatten(-2), padding_mask)
-            content_lambda = torch.einsum("nukm,nuvm->nkv", weights, value.to(dtype).flatten(-2))
-            return torch.einsum("nhkyx,nkv->nhvyx", query.to(dtype), content_lambda)
 
     def _normalize_key(self, key: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalise (N, u, k, positions) over the positions that are part of the image."""
