@@ -7,10 +7,11 @@ from functools import partial
 
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
-from torchvision.ops import SqueezeExcitation, StochasticDepth
+from torchvision.ops import StochasticDepth
 
 from lambda_det.backbone.activations import activation_function
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
+from lambda_det.backbone.squeeze import SqueezeExcite
 from lambda_det.layers import LambdaLayer
 
 
@@ -82,7 +83,7 @@ class LambdaBottleneck(BottleneckBlock):
 
         self.se = None
         if se_ratio > 0:
-            self.se = SqueezeExcitation(out_channels, max(1, round(out_channels * se_ratio)))
+            self.se = SqueezeExcite(out_channels, max(1, round(out_channels * se_ratio)))
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0 else None
 
         # Starts every block as its shortcut. A FrozenBN's weight is a buffer that belongs to
@@ -96,6 +97,8 @@ class LambdaBottleneck(BottleneckBlock):
         out = self.activation(self.conv1(x))
         out = self.activation(self._middle(out))
         out = self.conv3(out)
+        if self.se is not None and self.drop_path is None:
+            return self.activation(self.se(out, self._shortcut(x), self.conv3.norm))
         if self.se is not None:
             out = self.se(out)
         if self.drop_path is not None:
