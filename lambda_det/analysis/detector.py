@@ -24,6 +24,7 @@ from lambda_det.analysis.memory import activation_bytes
 from lambda_det.analysis.parameters import classifier_form_parameters, count_parameters
 from lambda_det.analysis.parts import BOTTOM_UP_PARTS, PARTS
 from lambda_det.backbone import LambdaResNet
+from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
 from lambda_det.records import hardware
 
@@ -65,7 +66,7 @@ def analyze_config(
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
     try:
-        with torch.device("meta"):
+        with shapes_only():
             model = build_model(cfg)
     except KeyError as error:  # what detectron2's heads raise
         raise InputError(

@@ -16,6 +16,7 @@ together.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from lambda_det.analysis.flop_rules import ORDERS, WINDOWS, FlopRule, LambdaShap
 from lambda_det.analysis.flops import count_flops, lambda_layers, recorded_sizes, total_flops
 from lambda_det.analysis.published import PublishedTable, lambda_blocks_of
 from lambda_det.backbone import build_lambda_resnet
+from lambda_det.backbone.shapes_only import shapes_only
 
 NETWORKS = ("LCCC", "LLCC", "LLLC", "LLLL", "CLLL", "CCLL", "CCCL")
 """The paper's hybrids that have a lambda layer at all."""
@@ -68,9 +70,10 @@ class NetworkCost:
     layers: Sequence[tuple[LambdaShape, int, int]]
 
     @classmethod
+    @functools.cache  # two tables are searched over the same networks
     def of(cls, network: str) -> NetworkCost:
         """Of the ResNet-50 classifier with lambda layers in the stages marked L, at 224 x 224."""
-        with torch.device("meta"):
+        with shapes_only():
             model = build_lambda_resnet(
                 50,
                 "resnet",

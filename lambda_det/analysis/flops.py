@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -64,6 +64,13 @@ def count_flops(
     Raises:
         InputError: this PyTorch cannot count by module.
     """
+    return count_flops_by_rule(model, *inputs, rules=(rule,))[rule]
+
+
+def count_flops_by_rule(
+    model: nn.Module, *inputs: object, rules: Iterable[FlopRule]
+) -> dict[FlopRule, dict[str, Counter[str]]]:
+    """As :func:`count_flops`, by several rules from one forward."""
     if importlib.util.find_spec("torch.utils.module_tracker") is None:
         raise InputError(f"PyTorch {torch.__version__}: counting by module needs 2.4 or later")
     with (
@@ -82,8 +89,10 @@ def count_flops(
         if name == "Global" or "." in name
     }
     counts.setdefault("", Counter())
-    _count_lambda_layers(model, counts, sizes, rule)
-    return counts
+    by_rule = {rule: {name: Counter(ops) for name, ops in counts.items()} for rule in rules}
+    for rule, counted in by_rule.items():
+        _count_lambda_layers(model, counted, sizes, rule)
+    return by_rule
 
 
 class LambdaFlopCountAnalysis(FlopCountAnalysis):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
+from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_another
 from lambda_det.checkpoint.coverage import Coverage, measure, report
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
@@ -132,7 +133,7 @@ def convert(
 
 def _shapes_of(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Shapes of the network's tensors, and the names of those that are parameters."""
-    with torch.device("meta"):
+    with shapes_only():
         backbone = build_lambda_resnet(**architecture)
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     return shapes, [name for name, _ in backbone.named_parameters()]

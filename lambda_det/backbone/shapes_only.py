@@ -1,0 +1,40 @@
+"""Networks of which only names and shapes matter."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
+
+_DRAWING = frozenset(
+    (
+        Tensor.normal_,
+        Tensor.uniform_,
+        *(init.normal_, init.uniform_, init.kaiming_normal_, init.kaiming_uniform_),
+    )
+)
+
+
+class _NothingDrawnOnMeta(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _DRAWING:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """What is built inside is on the meta device, and its weights are not drawn.
+
+    ``torch.device("meta")`` alone saves the memory; PyTorch still works out what the random numbers
+    would look like that it does not draw, which is a third of the time.
+    """
+    with torch.device("meta"), _NothingDrawnOnMeta():
+        yield
