@@ -34,8 +34,7 @@ def config(**keys):
     return cfg
 
 
-def test_another_network_stays_another_network(tensors, tmp_path: Path, monkeypatch, caplog):
-    monkeypatch.setattr(logging.getLogger("lambda_det"), "propagate", True)
+def test_another_network_stays_another_network(tensors, tmp_path: Path, caplog):
     file, out = str(tmp_path / "in.pth"), str(tmp_path / "out.pth")
     trained = {"stride_in_1x1": True, "activation": "silu", "lambda_pool": 2}
     means = (10.0, 20.0, 30.0)

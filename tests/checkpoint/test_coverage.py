@@ -127,9 +127,8 @@ def test_broken_numbers_are_not_loaded(tmp_path: Path) -> None:
         load_weights(small(), save(tmp_path, state), cfg=config())
 
 
-def test_report_of_a_detector_is_logged(project: Path, tmp_path: Path, caplog, monkeypatch) -> None:
+def test_report_of_a_detector_is_logged(project: Path, tmp_path: Path, caplog) -> None:
     """A bare backbone's weights in a Mask R-CNN: all of the backbone, none of the heads."""
-    monkeypatch.setattr(logging.getLogger("lambda_det"), "propagate", True)
     cfg = config()
     cfg.merge_from_file(str(project / "configs/_base/mask_rcnn_fpn_cpu.yaml"))
     cfg.MODEL.BACKBONE.FREEZE_AT = 2

@@ -20,11 +20,6 @@ from lambda_det.checkpoint.writing import write_weights
 FORMATS = {"imagenet": IMAGENET, "msra": MSRA, "bgr": IMAGENET.in_order("BGR")}
 
 
-@pytest.fixture(autouse=True)
-def _records_reach_caplog(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("lambda_det"), "propagate", True)
-
-
 def network_input(pixels_rgb: Tensor, images: ImageFormat) -> Tensor:
     """What detectron2 feeds for an RGB picture of 0 ... 255."""
     pixels = pixels_rgb if images.channel_order == "RGB" else pixels_rgb.flip(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import sys
 
 import pytest
@@ -21,7 +20,6 @@ def run_tool(project, monkeypatch, capfd):
     spec.loader.exec_module(module)
 
     def run(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(logging, "raiseExceptions", False)
         monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, arguments)])
         monkeypatch.chdir(project)
         status = module.main()
