@@ -75,12 +75,13 @@ def test_gradient_is_the_slope(lambda_50: nn.Module, batch: int, training: bool)
     x = image(batch, 3, 65, 97).double().requires_grad_()
     weight = image(batch, 2048, 3, 4, seed=2).double()
     tensors = {"input": x, **dict(backbone.named_parameters())}
+    (backbone(x)["res5"] * weight).mean().backward()
     for chosen in ("input", "res4.2.conv1", "res4.2.lambda_layer", "res5.0.lambda_layer"):
         part = [tensor for name, tensor in tensors.items() if name.startswith(chosen)]
-        gradients = torch.autograd.grad((backbone(x)["res5"] * weight).mean(), part)
+        gradients = [tensor.grad for tensor in part]
         norm = sum(gradient.square().sum() for gradient in gradients).sqrt().item()
         ends = []
-        for distance in (1e-8, -2e-8, 1e-8):  # along the gradient: forth, back, home
+        for distance in (1e-8, -2e-8):  # along the gradient: forth, back
             with torch.no_grad():
                 for tensor, gradient in zip(part, gradients, strict=True):
                     tensor += distance / norm * gradient

@@ -12,6 +12,7 @@ from torch import nn
 
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
+from lambda_det.backbone.shapes_only import shapes_only
 
 SUBSETS = ["".join(letters) for letters in itertools.product("CL", repeat=4)]  # res2 ... res5
 
@@ -31,7 +32,7 @@ def from_config(letters: str) -> nn.Module:
         if letter == "L":
             words += [f"MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES{number}", "['all']"]
     cfg.merge_from_list(words)
-    with torch.device("meta"):
+    with shapes_only():
         return build_backbone(cfg)
 
 

@@ -61,17 +61,25 @@ def test_size_without_objects_is_undefined(real, size, backend):
         assert values["AP"] == pytest.approx(100, abs=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("seed", "split"), [(0, "val2017"), (1, "train2017"), (2, "val2017")])
-def test_random_predictions_as_pycocotools(real, seed, split, backend):
+@pytest.fixture(scope="module", params=[(0, "val2017"), (1, "train2017")], ids=str)
+def judged(request, real) -> tuple[dict, list[dict], dict[str, np.ndarray]]:
+    """Annotations, random detections, and pycocotools' own numbers for them."""
+    seed, split = request.param
     content = real[split]
     entries = random_detections(content, seed)
+    return content, entries, {task: judge(content, entries, task) for task in ("bbox", "segm")}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_random_predictions_as_pycocotools(judged, backend):
+    content, entries, expected = judged
     counts = np.unique([e["image_id"] for e in entries], return_counts=True)[1]
     assert counts.max() > 100 and any(a["iscrowd"] for a in content["annotations"])
     before = copy.deepcopy((content, entries))
     results = evaluate(content, entries, backend)
+    assert set(results) == set(expected)
     for task, values in results.items():
-        stats = judge(content, entries, task)
+        stats = expected[task]
         assert 0.02 < stats[0] < 0.9 and len(np.unique(stats)) == 12
         assert_same(values, stats)
     assert (content, entries) == before
@@ -86,17 +94,23 @@ def test_faster_coco_eval_does_not_encode_the_masks_again(content):
         assert annotation["rle"] is annotation["segmentation"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_each_class_as_pycocotools(real, backend):
+@pytest.fixture(scope="module")
+def judged_classes(real) -> tuple[dict, list[dict], dict[int, np.ndarray]]:
+    """The same for the masks of some categories."""
     content = real["val2017"]
     entries = random_detections(content, 3)
+    return content, entries, {i: judge(content, entries, "segm", [i]) for i in (1, 3, 62, 90)}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_each_class_as_pycocotools(judged_classes, backend):
+    content, entries, expected = judged_classes
     classes = evaluate(content, entries, backend)["segm"]["per_class"]
     assert [(c["id"], c["name"]) for c in classes] == [
         (c["id"], c["name"]) for c in content["categories"]
     ]
-    for category_id in (1, 3, 62, 90):
-        found = next(c for c in classes if c["id"] == category_id)
-        assert_same(found, judge(content, entries, "segm", [category_id]))
+    for category_id, stats in expected.items():
+        assert_same(next(c for c in classes if c["id"] == category_id), stats)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

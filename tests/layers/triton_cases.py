@@ -29,7 +29,7 @@ SMALL = [
     pytest.param(1, 3, 2, 4, 17, 3, 9, 5, 5, id="three-heads-u2"),
     pytest.param(1, 2, 1, 2, 2, 2, 3, 23, 23, id="image-within-scope"),
     pytest.param(2, 1, 1, 2, 5, 1, 18, 5, 23, id="one-row-23-columns"),
-    pytest.param(1, 2, 4, 2, 2, 9, 2, 3, 1, id="u4-one-column-window"),
+    pytest.param(1, 2, 4, 2, 2, 5, 2, 3, 1, id="u4-one-column-window"),
     pytest.param(1, 9, 1, 2, 2, 2, 9, 3, 3, id="two-groups-of-heads"),
     pytest.param(1, 1, 1, 2, 2, 2, 34, 3, 67, id="window-in-two-steps"),
     pytest.param(1, 1, 1, 2, 130, 2, 2, 3, 3, id="channels-in-parts"),
@@ -72,19 +72,20 @@ def results(inputs: tuple[Tensor, ...], backend: str, direction: Tensor | None =
     return [output.detach(), *gradients]
 
 
-def check(inputs: tuple[Tensor, ...], tolerance: float, got: list[Tensor] | None = None) -> None:
+def check(inputs: tuple[Tensor, ...], tolerance: float) -> list[Tensor]:
     """Output and all gradients, with the sum as written in float64 as the truth."""
     exact = tuple(tensor.detach().double().requires_grad_() for tensor in inputs)
     generator = torch.Generator().manual_seed(7)
     n, h, _, height, width = inputs[0].shape
     direction = torch.randn((n, h, inputs[1].shape[2], height, width), generator=generator)
     direction = direction.to(inputs[0]).double()
-    got = results(inputs, "triton", direction) if got is None else got
+    got = results(inputs, "triton", direction)
     expected = results(exact, "reference" if INTERPRETED else "conv", direction)
     for name, a, b in zip(("output", "query", "value", "embedding"), got, expected, strict=True):
         assert a.shape == b.shape, name
         error = ((a.double() - b).norm() / b.norm()).item()
         assert error <= tolerance, f"{name}: {error:.2g}"
+    return got
 
 
 @pytest.fixture
@@ -111,12 +112,11 @@ def test_kernels_are_not_defined_at_import() -> None:
 def test_equals_float64(dtype, n, h, u, k, v, height, width, rh, rw) -> None:
     inputs = tensors(n, h, u, k, v, height, width, rh, rw, dtype)
     assert triton_lambda.unsupported(*inputs) is None
-    output = position_lambda(*inputs, backend="triton")
+    output, *_ = check(inputs, TOLERANCE[dtype])
     assert output.dtype == dtype and output.shape == (n, h, v, height, width)
-    check(inputs, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(("size", "parts"), [(10**9, 1), (4600, 3), (1600, 9), (1, 15)])
+@pytest.mark.parametrize(("size", "parts"), [(4600, 3), (1600, 9), (1, 15)])
 def test_chunks(workspace, size: int, parts: int) -> None:
     inputs = tensors(3, 2, 1, 2, 3, 5, 6, 3, 3)
     row = 8 * 2 * 3 * 16 * 4  # eight shifts of one block, h, rh, width, bytes
@@ -128,7 +128,7 @@ def test_chunks(workspace, size: int, parts: int) -> None:
 
 
 def test_layout_in_memory_does_not_matter() -> None:
-    inputs = tensors(2, 2, 2, 3, 2, 4, 5, 3, 3)
+    inputs = tensors(2, 1, 2, 3, 2, 3, 5, 3, 3)
     expected = results(inputs, "triton")
     for order in ((0, 3, 4, 1, 2), (0, 1, 2, 4, 3), (4, 3, 2, 1, 0)):
         back = [order.index(axis) for axis in range(5)]
@@ -166,11 +166,10 @@ def test_only_the_inputs_are_saved() -> None:
 def test_half_embedding_gradient_is_not_rounded_to_the_values_type() -> None:
     query, value, _ = tensors(1, 1, 1, 2, 3, 4, 9, 3, 3, torch.float16)
     embedding = torch.randn(2, 1, 3, 3, device=DEVICE).half().float().requires_grad_()
-    got = results((query, value, embedding), "triton")
+    got = check((query, value, embedding), 2e-3)
     assert [t.dtype for t in got] == [torch.float16] * 3 + [torch.float32]
     rounded = got[3].half().float()
     assert not torch.equal(got[3], rounded)
-    check((query, value, embedding), 2e-3)
 
 
 def test_float16_does_not_overflow_on_the_way() -> None:
