@@ -25,7 +25,7 @@ ROWS = (
     ("data", "engine", "evaluation", "pretrain"),
     ("experiments",),
 )
-SHARED = {"errors", "compat", "records", "version"}
+SHARED = {"errors", "compat", "randomness", "records", "version"}
 
 
 def name_of(path: Path) -> str:

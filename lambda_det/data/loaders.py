@@ -1,26 +1,166 @@
-"""Data loaders: detectron2's, with our mapper."""
+"""Data loaders: detectron2's batches with our mapper, the training's in an exact order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterable, Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.utils import comm
+from torch import Generator as RandomGenerator
+from torch.utils.data import DataLoader, Dataset
 
 from lambda_det.data.mapper import LambdaDatasetMapper
+from lambda_det.data.order import Key, KeyStream, MakeSampler, sampler_maker, wide_images
 from lambda_det.data.training_images import training_images
+from lambda_det.errors import InputError
+from lambda_det.randomness import seeded
+
+logger = logging.getLogger(__name__)
+
+GRACE_S = 30
+"""Seconds that a worker goes on for after a SIGTERM, so that the iteration can be finished."""
 
 
-def build_train_loader(cfg: CfgNode) -> Iterable[list[dict]]:
+class TrainingLoader:
+    """Endless batches (lists of mapped images) of this process.
+
+    The order starts at the first batch that is asked for: until then ``seed`` and ``start`` may be
+    changed, as a resumed run does.
+
+    Args:
+        images: in detectron2's dataset format.
+        mapper: one image -> what the model takes; its randomness is numpy's, Python's and PyTorch's
+            global generators'.
+        make_sampler: seed -> endless indices.
+        batch_size: images per batch of this process.
+        group_by_aspect: whether a batch holds images of one kind, wider than high or not.
+        num_workers: processes that map images; 0 is this one.
+        seed: of order and augmentations.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[dict],
+        mapper,
+        make_sampler: MakeSampler,
+        *,
+        batch_size: int,
+        group_by_aspect: bool,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        self.seed, self.start, self.num_images = seed, 0, len(images)
+        self._dataset = _SeededImages(DatasetFromList(images, copy=False), mapper)
+        self._wide = wide_images(images) if group_by_aspect else None
+        self._make_sampler, self._batch_size = make_sampler, batch_size
+        self._num_workers = num_workers
+        self._running: Generator | None = None
+
+    def __iter__(self) -> Generator[list[dict], None, None]:
+        self._running = self._batches()
+        return self._running
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._running is not None:
+            self._running.close()
+
+    def _batches(self) -> Generator[list[dict], None, None]:
+        keys = KeyStream(
+            self._make_sampler, self._batch_size, self._wide, seed=self.seed, start=self.start
+        )
+        single = iter(
+            DataLoader(
+                self._dataset,
+                sampler=keys,
+                batch_size=None,  # single images are shared out among the workers, as in detectron2
+                num_workers=self._num_workers,
+                collate_fn=_as_it_is,
+                worker_init_fn=finish_before_ending,
+                generator=RandomGenerator(),  # of its own: the model's draws stay what they are
+            )
+        )
+        while True:
+            yield [next(single) for _ in range(self._batch_size)]
+
+
+class _SeededImages(Dataset):
+    """Mapped images by (index, seed); the seed alone decides the augmentation."""
+
+    def __init__(self, images: Dataset, mapper) -> None:
+        self._images, self._mapper = images, mapper
+
+    def __getitem__(self, key: Key) -> dict:
+        index, seed = key
+        with seeded(seed):
+            return self._mapper(self._images[index])
+
+
+def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoader:
     """An endless loader over ``DATASETS.TRAIN`` that gives lists of mapped images.
 
+    Args:
+        cfg: the config.
+        seed: of order and augmentations; None = ``SEED``, or one that is drawn if that is negative.
+
     Raises:
-        InputError: see :func:`~lambda_det.data.training_images.training_images`.
+        InputError: ``SOLVER.IMS_PER_BATCH`` is not a multiple of the number of processes, or
+            ``DATALOADER.SAMPLER_TRAIN`` is unknown.
     """
+    world, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    if total < 1 or total % world:
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH={total}: expected a multiple of the number of processes, {world}"
+        )
+    if seed is None:
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     images = training_images(cfg)
-    return build_detection_train_loader(cfg, mapper=LambdaDatasetMapper(cfg, True), dataset=images)
+    return TrainingLoader(
+        images,
+        LambdaDatasetMapper(cfg, True),
+        sampler_maker(cfg, images),
+        batch_size=total // world,
+        group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        seed=seed,
+    )
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
     """A loader that gives every image of ``dataset_name`` once, in order, in lists of one."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=LambdaDatasetMapper(cfg, False))
+    mapper = LambdaDatasetMapper(cfg, False)
+    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    loader.worker_init_fn = finish_before_ending
+    return loader
+
+
+def finish_before_ending(worker: int) -> None:
+    """``worker_init_fn``: leave it to the training what a signal means.
+
+    A terminal's Ctrl-C and a scheduler's SIGTERM reach the workers too; a training that is to
+    finish its iteration needs them meanwhile.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_in_time, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_in_time(training: int) -> None:
+    """Wait for SIGTERM. That of the training itself means at once, anybody else's in a while."""
+    sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+    end = time.monotonic() + GRACE_S
+    while sender != training and (left := end - time.monotonic()) > 0:
+        again = signal.sigtimedwait({signal.SIGTERM}, left)
+        sender = sender if again is None else again.si_pid
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _as_it_is(item: dict) -> dict:
+    return item

@@ -7,7 +7,6 @@ tensors and plain containers: ``torch.load(weights_only=True)`` reads them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 import torch
@@ -64,28 +63,8 @@ def checkpoint_content(
     return content if training is None else content | {"training": dict(training)}
 
 
-def save_atomically(content: Mapping[str, object], path: str) -> None:
-    """Write the file at once or not at all.
-
-    Raises:
-        InputError: it cannot be written, for example because the disk is full.
-    """
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"OUTPUT_DIR: {path} cannot be written ({reason})") from error
-
-
 def load_checkpoint(path: str) -> dict[str, object]:
-    """Read a file of :func:`save_atomically` that holds a training's state.
+    """Read a file that holds a training's state.
 
     Raises:
         InputError: it is not such a file.
@@ -99,29 +78,3 @@ def load_checkpoint(path: str) -> dict[str, object]:
             "remove it to start anew"
         ) from error
     return content
-
-
-def changed_keys(saved: str, cfg: CfgNode) -> list[str]:
-    """Lines ``KEY: old -> new`` of what differs from a saved config and changes the training.
-
-    Args:
-        saved: the config's dump, as in the metadata.
-    """
-    old, new = _flat(CfgNode.load_cfg(saved)), _flat(cfg)
-    relevant = ("PRETRAIN.", "MODEL.LAMBDA_RESNET.", "MODEL.PIXEL_", "SEED")
-    without_effect = ("PRETRAIN.LOG_PERIOD", "PRETRAIN.CHECKPOINT_PERIOD")
-    return [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key.startswith(relevant) and key not in without_effect and old.get(key) != new.get(key)
-    ]
-
-
-def _flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    keys: dict[str, object] = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode):
-            keys |= _flat(value, f"{prefix}{key}.")
-        else:  # YAML knows no tuples
-            keys[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return keys

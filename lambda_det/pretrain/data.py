@@ -16,7 +16,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset
 
 from lambda_det.errors import InputError
-from lambda_det.pretrain.randomness import IMAGE, ORDER, seed_of, seeded
+from lambda_det.randomness import IMAGE, ORDER, seed_of, seeded
 
 VAL_NAMES = ("val", "validation")
 

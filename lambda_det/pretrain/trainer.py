@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_classifier
+from lambda_det.checkpoint.atomic import save_atomically
+from lambda_det.engine.config_changes import changed_keys
 from lambda_det.errors import InputError
 from lambda_det.pretrain.checkpoint import (
     CHECKPOINT,
     FINAL_WEIGHTS,
-    changed_keys,
     checkpoint_content,
     load_checkpoint,
-    save_atomically,
 )
 from lambda_det.pretrain.data import (
     ImageFolder,
@@ -32,10 +32,14 @@ from lambda_det.pretrain.data import (
     build_val_loader,
 )
 from lambda_det.pretrain.metrics import MetricsFile, evaluate, sum_over_processes
-from lambda_det.pretrain.randomness import ITERATION, seed_everything
 from lambda_det.pretrain.recipe import build_ema, build_mixing, build_optimizer, build_scheduler
+from lambda_det.randomness import ITERATION, seed_everything
 
 logger = logging.getLogger(__name__)
+
+# Keys by which a resumed run differs from the one that it goes on with, and those that do not.
+RELEVANT = ("PRETRAIN.", "MODEL.LAMBDA_RESNET.", "MODEL.PIXEL_", "SEED")
+WITHOUT_EFFECT = ("PRETRAIN.LOG_PERIOD", "PRETRAIN.CHECKPOINT_PERIOD")
 
 
 class Pretrainer:
@@ -105,7 +109,7 @@ class Pretrainer:
                 f"({len(metadata['classes'])}, first {metadata['classes'][0]!r}) than the data's "
                 f"({len(self.data.classes)}, first {self.data.classes[0]!r})"
             )
-        for line in changed_keys(metadata["config"], self.cfg):
+        for line in changed_keys(metadata["config"], self.cfg, RELEVANT, WITHOUT_EFFECT):
             logger.warning("not the run that is resumed: %s", line)
         if state["images"] != len(self.data.train):
             logger.warning(

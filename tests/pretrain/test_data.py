@@ -25,7 +25,7 @@ from lambda_det.pretrain.data import (
     build_val_loader,
     read_image_folder,
 )
-from lambda_det.pretrain.randomness import seeded
+from lambda_det.randomness import seeded
 
 
 def order(num_images: int = 23, batch_size: int = 4, **changes) -> list[list[tuple[int, int]]]:

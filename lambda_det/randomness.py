@@ -1,7 +1,7 @@
 """Random numbers that depend on a key only, so that a resumed run draws what it would have drawn.
 
 Nothing of a generator's state has to be saved: what is random in an iteration is seeded by (seed,
-iteration, process), an image's augmentation by (seed, epoch, image).
+iteration, process), an image's augmentation by (seed, place of the image in the run's order).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from timm.utils import random_seed
 
 ORDER, IMAGE, ITERATION = range(3)
 """First number of the keys of three independent streams."""
@@ -25,7 +24,10 @@ def seed_of(*key: int) -> int:
 
 def seed_everything(*key: int) -> None:
     """Seed Python's, numpy's and PyTorch's (every device's) generators by ``key``."""
-    random_seed(seed_of(*key))
+    seed = seed_of(*key)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 @contextmanager
