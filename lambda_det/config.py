@@ -15,6 +15,9 @@ def add_lambda_config(cfg: CfgNode) -> None:
     # Folder in COCO layout to read in place of detectron2's own "coco" folder. Empty: the
     # environment variable LAMBDA_DET_COCO_FOLDER, and without it detectron2's usual place.
     _add(cfg.DATASETS, "COCO_FOLDER", "")
+    # How many of a run's model_0001234.pth stay in OUTPUT_DIR, the newest; 0 = all of them. More
+    # than one, so that a damaged one has another before it. model_final.pth is not counted.
+    _add(cfg.SOLVER, "CHECKPOINT_KEEP", 0)
 
 
 def get_cfg() -> CfgNode:

@@ -1,13 +1,17 @@
-"""detectron2's DefaultTrainer with our data and evaluator, and checks before iteration 0."""
+"""detectron2's DefaultTrainer with our data and evaluator, exact resume, and checks before
+iteration 0."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shlex
+import weakref
 from collections.abc import Mapping
 
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
@@ -15,11 +19,30 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
 from lambda_det.engine.checks import check_model
+from lambda_det.data.loaders import TrainingLoader
+from lambda_det.engine.checkpointing import RunCheckpointer
+from lambda_det.engine.interruption import (
+    INTERRUPTED_FILE,
+    Interruption,
+    StopWhenInterrupted,
+    TrainingInterrupted,
+)
 from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter
+from lambda_det.engine.run_state import (
+    METRICS_FILE,
+    cut_metrics_file,
+    restore_metrics,
+    restore_run_state,
+    run_state,
+)
 from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator
+from lambda_det.randomness import ITERATION, seed_everything
+from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
+
+_STATE = "lambda_det"  # our part of the trainer's state
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:
@@ -31,7 +54,14 @@ logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
 class Trainer(DefaultTrainer):
-    """``Trainer(cfg)``; ``resume_or_load(resume)``; ``train()``, as every detectron2 trainer."""
+    """``Trainer(cfg)``; ``resume_or_load(resume)``; ``train()``, as every detectron2 trainer.
+
+    A run that was killed, or ended by SIGTERM or SIGINT, and resumed is the run that nobody
+    disturbed: its checkpoints hold, with every version of detectron2, all that the next iteration
+    depends on, and what is random follows from the seed, the iteration and the image.
+    """
+
+    checkpointer_class: type[RunCheckpointer] = RunCheckpointer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -48,49 +78,137 @@ class Trainer(DefaultTrainer):
         return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
 
     def build_hooks(self) -> list[HookBase]:
-        # Before the hook that writes.
-        return [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]
+        # The end of detectron2's __init__: from here on its checkpointer is used.
+        self.checkpointer = self.checkpointer_class(
+            self.model,
+            self.cfg.OUTPUT_DIR,
+            keep=self.cfg.SOLVER.CHECKPOINT_KEEP,
+            trainer=weakref.proxy(self),
+        )
+        self._interruption = Interruption()
+        self._recent_metrics: Mapping[str, Mapping] = {}
+        built = [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]  # before the hook that writes
+        # Behind the hook that saves, and not only after minutes of evaluation.
+        place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
+        built[place : place + 1] = [
+            StopWhenInterrupted(self._interruption),
+            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
+        ]
+        return built
 
     def build_writers(self) -> list[EventWriter]:
         return [
             ProgressPrinter(self.max_iter),
-            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")),
+            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE)),
             TensorboardXWriter(self.cfg.OUTPUT_DIR),
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As detectron2's: the last checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
+        """As detectron2's: the last whole checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
 
         Raises:
-            InputError: the file cannot be read, or fills less than
-                MODEL.LAMBDA_RESNET.MIN_COVERAGE asks for. (What is frozen but was not in it is
-                an error too, when the training starts.)
+            InputError: no checkpoint can be read, or it is another network's; or MODEL.WEIGHTS
+                cannot be read, or fills less than MODEL.LAMBDA_RESNET.MIN_COVERAGE asks for. (What
+                is frozen but was not in it is an error too, when the training starts.)
         """
         weights = self.cfg.MODEL.WEIGHTS
-        if resume and self.checkpointer.has_checkpoint():
-            path = self.checkpointer.get_checkpoint_file()
-            try:
-                super().resume_or_load(resume=True)
-            except Exception as error:  # unpickling raises whatever the bytes happen to mean
-                raise InputError(
-                    f"--resume: the last checkpoint {path} cannot be read "
-                    f"({type(error).__name__}); remove {self.cfg.OUTPUT_DIR}/last_checkpoint to "
-                    "start anew, or write the name of an earlier one into it"
-                ) from error
+        if resume and (path := self.checkpointer.resume()) is not None:
+            self.start_iter = self.iter + 1
+            logger.info("resumed from %s, after iteration %d", path, self.start_iter)
         elif weights:
             load_weights(self.model, weights, cfg=self.cfg)
         else:
             logger.info("MODEL.WEIGHTS is empty: training from random weights")
 
+    def state_dict(self) -> dict[str, object]:
+        """The state of upstream's main version, which can read it, and ours beside it."""
+        return {
+            **TrainerBase.state_dict(self),
+            "_trainer": self._trainer.state_dict(),
+            _STATE: run_state(self),
+        }
+
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        """Take up a state of this class, or what a trainer of detectron2's has left of it."""
+        TrainerBase.load_state_dict(self, state_dict)
+        if "_trainer" in state_dict:
+            self._trainer.load_state_dict(state_dict["_trainer"])
+        else:
+            logger.warning("not an exact resume: the checkpoint holds no state of the optimiser")
+        state = state_dict.get(_STATE)
+        restore_run_state(self, state)
+        self._recent_metrics = state["metrics"] if state else {}
+
     def before_train(self) -> None:
         check_frozen_weights(self.model, self.cfg.MODEL.WEIGHTS)
         check_model(self.cfg, self.model, comm.get_world_size())
+        restore_metrics(self.storage, self._recent_metrics)
+        if comm.is_main_process():
+            self.checkpointer.remove_leftovers()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
+            if self.start_iter:
+                cut_metrics_file(self.cfg.OUTPUT_DIR, self.start_iter - 1)
         super().before_train()
 
+    def run_step(self) -> None:
+        if isinstance(self.data_loader, TrainingLoader):
+            # What the model draws (regions, dropped paths) depends on nothing before.
+            seed_everything(ITERATION, self.data_loader.seed, self.iter, comm.get_rank())
+        super().run_step()
+
+    def after_train(self) -> None:
+        self.iter = min(self.iter, self.max_iter)  # a finished run, resumed, counts one too many
+        try:
+            super().after_train()
+        except TrainingInterrupted:  # in the last evaluation, which the writers come after
+            for hook in self._hooks:
+                if isinstance(hook, hooks.PeriodicWriter):
+                    hook.after_train()
+            raise
+
     def train(self) -> Mapping[str, object] | None:
-        """Train, and return the results of the last evaluation."""
-        super().train()
+        """Train, and return the results of the last evaluation.
+
+        Raises:
+            TrainingInterrupted: SIGTERM or SIGINT came; the iteration is finished and saved.
+            InputError: a checkpoint cannot be written, an image cannot be read.
+        """
+        with self._interruption.installed():
+            try:
+                super().train()
+            except TrainingInterrupted as stop:
+                self._close_loader()  # before the save: its workers wait for half a minute only
+                self._save_interrupted(stop)
+                raise
+            finally:
+                self._close_loader()
         return getattr(self, "_last_eval_results", None)
+
+    def _evaluate(self) -> Mapping[str, object]:
+        with self._interruption.raising():
+            self._last_eval_results = self.test(self.cfg, self.model)
+        return self._last_eval_results
+
+    def _close_loader(self) -> None:
+        if isinstance(self.data_loader, TrainingLoader):
+            self.data_loader.close()
+
+    def _save_interrupted(self, stop: TrainingInterrupted) -> None:
+        done = min(self.iter + 1, self.max_iter)
+        if self.iter < self.max_iter:  # else the last checkpoint is there
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+        if comm.is_main_process():
+            facts = {"signal": stop.signal.name, "iteration": done, "max_iter": self.max_iter}
+            folder = self.cfg.OUTPUT_DIR
+            write_json(facts, os.path.join(folder, INTERRUPTED_FILE))
+            logger.warning(
+                "stopped by %s after iteration %d of %d, which is saved; to go on: "
+                "python tools/train_net.py --config-file %s --resume",
+                stop.signal.name, done, self.max_iter,
+                shlex.quote(os.path.join(folder, "config.yaml")),
+            )  # fmt: skip
+        comm.synchronize()  # none may end while process 0 still writes
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> str:

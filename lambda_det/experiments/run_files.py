@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from typing import TextIO
 
+from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.experiments.suite import Run
 
@@ -72,6 +73,12 @@ def finished_facts(run: Run) -> dict | None:
 def failed_facts(run: Run) -> dict | None:
     """``failed.json`` likewise; its ``"reason"`` is a line."""
     return _read_or_warn(run, FAILED_FILE, lambda facts: _check(facts, {"reason": str}))
+
+
+def interrupted_facts(run: Run) -> dict | None:
+    """What a training leaves that a signal has ended, likewise."""
+    kinds = {"signal": str, "iteration": int, "max_iter": int}
+    return _read_or_warn(run, INTERRUPTED_FILE, lambda facts: _check(facts, kinds))
 
 
 def open_to_write(path: str, mode: str = "w") -> TextIO:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.experiments.preparing import prepare
@@ -32,6 +33,7 @@ from lambda_det.experiments.run_files import (
     RUN_FILE,
     STARTED,
     description,
+    interrupted_facts,
     open_to_write,
     state_of,
 )
@@ -189,11 +191,17 @@ class _Workers:
             "gpus": run.gpus,
         }
         metrics = os.path.join(run.folder, "inference", METRICS_FILE)
-        if process.returncode == 0 and os.path.isfile(metrics):
+        # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
+        interrupted = interrupted_facts(run)
+        if process.returncode == 0 and os.path.isfile(metrics) and interrupted is None:
             facts["record"] = record
             _write(facts, run, FINISHED_FILE)
             return FINISHED
-        facts["reason"] = last_line(log_path) if process.returncode else f"no {metrics}"
+        if interrupted is not None:
+            done = f"{interrupted['iteration']} of {interrupted['max_iter']}"
+            facts["reason"] = f"stopped by {interrupted['signal']} after iteration {done}"
+        else:
+            facts["reason"] = last_line(log_path) if process.returncode else f"no {metrics}"
         logger.error(
             "%s ended with status %d: %s (%s)",
             run.name, process.returncode, facts["reason"], log_path,
@@ -224,7 +232,7 @@ def _clear(run: Run) -> None:
     found = os.listdir(run.folder)
     names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
     if run.resume:
-        names = [name for name in names if name in (FAILED_FILE, FINISHED_FILE)]
+        names = [name for name in names if name in (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE)]
     if FINISHED_FILE in names:
         free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
         aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")

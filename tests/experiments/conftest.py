@@ -16,7 +16,8 @@ from lambda_det.experiments.suite import Run
 
 # Writes what a training writes; its numbers follow from model and seed. Arguments: model, seed,
 # folder. Files beside runs/: "break" names models that fail, "wait" models that wait while it is
-# there, MODEL.json holds a model's detections. It imports nothing of ours, which takes seconds.
+# there, "stop" models that a signal ends, MODEL.json holds a model's detections. It imports nothing
+# of ours, which takes seconds.
 FAKE = """
 import json, pathlib, shutil, sys, time
 model, seed, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -42,6 +43,9 @@ classes = [{"id": 1, "name": "<ring>", "AP": ap - 5}, {"id": 2, "name": "disc", 
 (folder / "inference").mkdir()
 metrics = {"bbox": values | {"per_class": classes}}
 (folder / "inference" / "metrics.json").write_text(json.dumps(metrics))
+if named("stop"):
+    facts = {"signal": "SIGTERM", "iteration": 12, "max_iter": 20}
+    (folder / "interrupted.json").write_text(json.dumps(facts))
 if (root / f"{model}.json").is_file():
     shutil.copy(root / f"{model}.json", folder / "inference" / "coco_instances_results.json")
 """

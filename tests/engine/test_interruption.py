@@ -1,0 +1,119 @@
+"""Signals: to the process, to the workers of its loaders, through the process that started it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from lambda_det.data import loaders
+from lambda_det.data.loaders import TrainingLoader
+from lambda_det.engine.interruption import Interruption, TrainingInterrupted, passed_on
+
+IMAGES = [{"width": 10, "height": 9, "image_id": i} for i in range(5)]
+
+
+def status_of_a_fork(action) -> int:
+    """What a copy of this process ends with that does ``action``."""
+    child = os.fork()
+    if not child:
+        action()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_at_once(first):
+    def once() -> None:
+        interruption = Interruption()
+        with interruption.installed():
+            signal.raise_signal(first)
+            os._exit(7 if interruption.signum == first else 8)
+
+    def twice() -> None:
+        with Interruption().installed():
+            signal.raise_signal(first)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    assert status_of_a_fork(once) == 7
+    assert status_of_a_fork(twice) == -signal.SIGINT
+
+
+def test_a_signal_before_an_evaluation_ends_it_too():
+    interruption = Interruption()
+    with interruption.installed():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(TrainingInterrupted), interruption.raising():
+            raise AssertionError("it was begun")
+        signal.raise_signal(signal.SIGTERM)  # outside of it nothing is raised
+
+
+def _train(ready) -> None:
+    interruption = Interruption()
+    with interruption.installed():
+        ready.set()
+        while interruption.signum is None:
+            time.sleep(0.01)
+    os._exit(0 if interruption.signum == signal.SIGTERM else 9)
+
+
+def test_the_process_that_waits_hands_signals_on():
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    process = context.Process(target=_train, args=(ready,))
+    process.start()
+    with pytest.raises(TrainingInterrupted) as stop, passed_on():
+        assert ready.wait(30)
+        signal.raise_signal(signal.SIGINT)
+        process.join(30)
+    assert stop.value.code == 130 and process.exitcode == 0
+
+
+def test_workers_let_the_iteration_finish():
+    """Ctrl-C and SIGTERM of a whole group reach them; killed, they would stop the training."""
+    loader = TrainingLoader(
+        IMAGES, dict, lambda seed: _endless(),
+        batch_size=2, group_by_aspect=False, num_workers=1, seed=0,
+    )  # fmt: skip
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for name in ("INT", "TERM"):
+        subprocess.run(["kill", f"-{name}", str(worker.pid)], check=True)
+    for _ in range(5):
+        assert len(next(batches)) == 2
+    assert worker.is_alive()
+    loader.close()
+    assert not worker.is_alive()
+
+
+def _work(ready, grace: float) -> None:
+    loaders.GRACE_S = grace
+    loaders.finish_before_ending(0)
+    ready.set()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("sender", ["training", "scheduler"])
+def test_workers_do_not_outlive_the_training(sender):
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+    worker = context.Process(target=_work, args=(ready, 60 if sender == "training" else 0.2))
+    worker.start()
+    assert ready.wait(30)
+    if sender == "training":
+        worker.terminate()
+    else:
+        subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    worker.join(30)
+    assert worker.exitcode == -signal.SIGKILL
+
+
+def _endless():
+    while True:
+        yield from range(len(IMAGES))
