@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Kill a training again and again, resume it, and compare its end with an undisturbed run's."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from lambda_det.engine.setup import setup_console
+from lambda_det.errors import exit_on_input_error
+from lambda_det.experiments.chaos import remove_checkpoints, run_chaos
+from lambda_det.records import make_record, rows_table, write_json
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@exit_on_input_error
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", required=True, metavar="DIR", help="is made")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=0, help="default: five per kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
+    parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
+    args = parser.parse_args()
+    setup_console()
+    result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
+    command = shlex.join(["python", "tools/chaos.py", *sys.argv[1:]])
+    record = make_record(command, [result.row()], seeds=[args.seed])
+    record["hardware"]["gpu"] = None  # it has no part in it
+    print(rows_table(record))
+    if args.record:
+        write_json(record, str(PROJECT / "results" / f"{args.record}.json"))
+    if not args.keep:
+        remove_checkpoints(args.output)
+    print("the same" if result.same else "NOT the same as the undisturbed run")
+    return 0 if result.same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
