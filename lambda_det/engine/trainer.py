@@ -121,7 +121,7 @@ class Trainer(DefaultTrainer):
             logger.info("MODEL.WEIGHTS is empty: training from random weights")
 
     def state_dict(self) -> dict[str, object]:
-        """The state of upstream's main version, which can read it, and ours beside it."""
+        """In the form of upstream's main version, with our part beside it."""
         return {
             **TrainerBase.state_dict(self),
             "_trainer": self._trainer.state_dict(),
