@@ -22,6 +22,8 @@ from lambda_det.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
+PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
 # What yacs, fvcore and PyYAML raise for a file or a value that is not a config.
 _MERGE_ERRORS = (
     KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError,
@@ -110,14 +112,36 @@ def start_run(cfg: CfgNode, args: Namespace) -> None:
 
 
 def check_device(cfg: CfgNode) -> None:
-    """Raise InputError where MODEL.DEVICE is not there; turn off AMP on a CPU, with a warning."""
+    """Check MODEL.DEVICE and what depends on it; turn off AMP where it cannot be, and say so.
+
+    Raises:
+        InputError: a GPU is asked for and there is none, or ``SOLVER.AMP.PRECISION`` or
+            ``SOLVER.MAX_SKIPPED_STEPS`` is wrong.
+    """
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: PyTorch sees no GPU here; add MODEL.DEVICE cpu"
         )
-    if cfg.MODEL.DEVICE == "cpu" and cfg.SOLVER.AMP.ENABLED:
-        logger.warning("SOLVER.AMP.ENABLED needs a GPU: training in float32 on the CPU instead")
+    if cfg.SOLVER.MAX_SKIPPED_STEPS < 0:
+        raise InputError(
+            f"SOLVER.MAX_SKIPPED_STEPS={cfg.SOLVER.MAX_SKIPPED_STEPS}: expected 0 or more"
+        )
+    if cfg.SOLVER.AMP.PRECISION not in PRECISIONS:
+        raise InputError(
+            f"SOLVER.AMP.PRECISION={cfg.SOLVER.AMP.PRECISION!r}: "
+            f"expected one of {', '.join(PRECISIONS)}"
+        )
+    if cfg.MODEL.DEVICE == "cpu" and precision(cfg) is torch.float16:
+        logger.warning(
+            "SOLVER.AMP.ENABLED with PRECISION float16 needs a GPU: training in float32 on the CPU "
+            "instead (SOLVER.AMP.PRECISION bfloat16 works there)"
+        )
         cfg.SOLVER.AMP.ENABLED = False
+
+
+def precision(cfg: CfgNode) -> torch.dtype | None:
+    """The type that autocast computes in; None = no autocast."""
+    return PRECISIONS[cfg.SOLVER.AMP.PRECISION] if cfg.SOLVER.AMP.ENABLED else None
 
 
 def _reason(error: BaseException) -> str:

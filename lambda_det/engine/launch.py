@@ -1,0 +1,158 @@
+"""Several processes of one training: on GPUs (NCCL) or on a CPU (gloo), spawned or by torchrun.
+
+detectron2's own launcher wants a GPU in some versions, and waits without an end for processes that
+wait for one that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import connection
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+from lambda_det.compat import make_local_group
+from lambda_det.errors import InputError
+
+GRACE_S = 20
+"""Seconds that processes have to end by themselves after one of them has failed."""
+
+_INTERRUPTED = 130  # what a training ends with that Ctrl-C has stopped in good order
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class WorkerLostError(RuntimeError):
+    """A process of the training was killed; the text is one line."""
+
+
+def launch(
+    main: Callable[..., None],
+    processes: int = 1,
+    *,
+    device: str = "cuda",
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    args: Sequence[object] = (),
+) -> None:
+    """Call ``main(*args)`` in every process of a training, with a process group if it is several.
+
+    Under torchrun this process is one of them; otherwise ``processes`` are spawned on this machine.
+
+    Args:
+        main: picklable where processes are spawned.
+        processes: on this machine; on GPUs one for each.
+        device: ``MODEL.DEVICE``; "cpu" takes gloo and shares out the cores, any other takes NCCL.
+        num_machines, machine_rank, dist_url: as detectron2's ``launch``.
+        args: of ``main``.
+
+    Raises:
+        InputError: more processes than GPUs, or ``processes`` given under torchrun too.
+        WorkerLostError: a process was killed; the others have been ended.
+        torch.multiprocessing.ProcessRaisedException: ``main`` failed in a spawned process.
+    """
+    on_cpu = device == "cpu"
+    if all(name in os.environ for name in _TORCHRUN):
+        if processes > 1 or num_machines > 1:
+            raise InputError(
+                f"--num-gpus {processes}, --num-machines {num_machines}: torchrun has started the "
+                "processes; leave these out"
+            )
+        local, on_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        _check_gpus(on_machine, on_cpu, "torchrun --nproc-per-node")
+        _join_group(local, on_machine, on_cpu, "env://")
+        _call(main, args)
+        return
+    _check_gpus(processes, on_cpu, "--num-gpus")
+    if processes * num_machines == 1:
+        main(*args)
+        return
+    if dist_url == "auto":
+        if num_machines > 1:
+            raise InputError(
+                "--dist-url auto: is for one machine; give tcp://HOST:PORT of the first"
+            )
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    world = (num_machines * processes, machine_rank * processes)
+    context = multiprocessing.start_processes(
+        _worker,
+        args=(main, args, processes, on_cpu, dist_url, world),
+        nprocs=processes,
+        join=False,
+        start_method="spawn",
+    )
+    _wait(context)
+
+
+def _check_gpus(processes: int, on_cpu: bool, flag: str) -> None:
+    there = torch.cuda.device_count()
+    if processes > 1 and not on_cpu and processes > there:
+        raise InputError(
+            f"{flag} {processes}: PyTorch sees {there} GPUs here; MODEL.DEVICE cpu runs as many "
+            "processes on the CPU"
+        )
+
+
+def _worker(local, main, args, processes, on_cpu, dist_url, world) -> None:
+    size, first = world
+    _join_group(local, processes, on_cpu, dist_url, world_size=size, rank=first + local)
+    _call(main, args)
+
+
+def _join_group(local: int, on_machine: int, on_cpu: bool, url: str, **rank: int) -> None:
+    if on_cpu:
+        # Otherwise every process takes all the cores.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_machine))
+    else:
+        torch.cuda.set_device(local)
+    dist.init_process_group("gloo" if on_cpu else "nccl", init_method=url, **rank)
+    make_local_group(on_machine)
+    dist.barrier()
+
+
+def _call(main: Callable[..., None], args: Sequence[object]) -> None:
+    main(*args)
+    # Not after an error: another process may never come to it.
+    dist.destroy_process_group()
+
+
+def _wait(context: multiprocessing.ProcessContext) -> None:
+    """Wait for all processes; end them if one fails, for they wait for it."""
+    running = list(context.processes)
+    while running and not any(process.exitcode for process in context.processes):
+        connection.wait([process.sentinel for process in running])
+        running = [process for process in running if process.exitcode is None]
+    end = time.monotonic() + GRACE_S
+    while running and time.monotonic() < end:
+        connection.wait([process.sentinel for process in running], timeout=1)
+        running = [process for process in running if process.exitcode is None]
+    killed = [
+        (index, -process.exitcode)
+        for index, process in enumerate(context.processes)
+        if (process.exitcode or 0) < 0
+    ]
+    for process in running:
+        process.kill()  # it may wait in a collective operation, where it hears nothing else
+        process.join()
+    if killed:
+        index, number = killed[0]
+        raise WorkerLostError(
+            f"process {index} was killed ({signal.Signals(number).name}), the others have been "
+            "ended; --resume goes on from the last checkpoint"
+        )
+    if {process.exitcode for process in context.processes} == {_INTERRUPTED}:
+        raise SystemExit(_INTERRUPTED)
+    while not context.join():  # raises what a process raised
+        pass
+
+
+def _free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]

@@ -1,0 +1,125 @@
+"""Two processes on one CPU: started, in step, ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch.multiprocessing import ProcessRaisedException
+from torch.nn.parallel import DistributedDataParallel
+
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.engine import launch as launch_module
+from lambda_det.engine.launch import WorkerLostError, launch
+from lambda_det.errors import InputError, is_input_error_of_a_worker, one_line
+
+VARIABLES = {
+    "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+}  # fmt: skip
+
+
+def small_backbone(seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    backbone = build_lambda_resnet(
+        26, "lambda", norm="GN", out_features=("res3", "res4", "res5"), scope=7
+    ).double()
+    # The last norms start at zero, which would leave the blocks without gradients.
+    for parameter in backbone.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return backbone
+
+
+def gradients(module: torch.nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    outputs = module(images)
+    sum(output.square().mean() for output in outputs.values()).backward()
+    return {n.removeprefix("module."): p.grad for n, p in module.named_parameters()}
+
+
+def four_images() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(4, 3, 65, 97, generator=generator, dtype=torch.float64)
+
+
+def half_a_batch(folder: str) -> None:
+    rank = comm.get_rank()
+    assert comm.get_world_size() == 2 and comm.get_local_rank() == rank
+    assert comm.get_local_size() == 2 and dist.get_backend() == "gloo"
+    assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // 2)
+    # A seed of each process: DDP makes them start from the first one's weights. Every parameter is
+    # used, so that find_unused_parameters is not needed.
+    ddp = DistributedDataParallel(small_backbone(seed=rank))
+    found = gradients(ddp, four_images()[2 * rank : 2 * rank + 2])
+    torch.save(found, f"{folder}/{rank}.pth")
+
+
+def test_gradients_are_those_of_the_whole_batch(tmp_path) -> None:
+    launch(half_a_batch, 2, device="cpu", args=(str(tmp_path),))
+    expected = gradients(small_backbone(), four_images())
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pth", weights_only=True)
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert gradient.abs().max() > 0, name
+            torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-12)
+
+
+def one_dies() -> None:
+    if comm.get_rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)  # what waits for the other one in NCCL hears nothing either
+
+
+def test_a_killed_process_ends_the_others(monkeypatch) -> None:
+    monkeypatch.setattr(launch_module, "GRACE_S", 2)
+    start = time.monotonic()
+    with pytest.raises(WorkerLostError, match=r"^process 1 was killed \(SIGKILL\).*--resume"):
+        launch(one_dies, 2, device="cpu")
+    assert time.monotonic() - start < 60
+
+
+def one_is_wrong() -> None:
+    if comm.get_rank() == 0:
+        raise InputError("KEY=1: expected 2")
+    dist.barrier()
+
+
+def test_an_error_of_one_process_is_the_error_of_all() -> None:
+    with pytest.raises(ProcessRaisedException) as caught:
+        launch(one_is_wrong, 2, device="cpu")
+    assert is_input_error_of_a_worker(caught.value)
+    assert one_line(caught.value) == "KEY=1: expected 2"
+
+
+def test_one_of_torchrun(monkeypatch) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(launch_module._free_port()))
+    threads, seen = torch.get_num_threads(), []
+    try:
+        launch(lambda: seen.append((dist.get_backend(), comm.get_local_rank())), device="cpu")
+    finally:
+        torch.set_num_threads(threads)
+        comm._LOCAL_PROCESS_GROUP = None
+    assert seen == [("gloo", 0)] and not dist.is_initialized()
+    with pytest.raises(InputError, match=r"--num-gpus 2.*torchrun has started"):
+        launch(seen.append, 2, device="cpu")
+
+
+def test_a_single_process_needs_no_group() -> None:
+    launch(lambda value: print(json.dumps(value)), device="cpu", args=(1,))
+    assert not dist.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_more_processes_than_gpus() -> None:
+    with pytest.raises(InputError, match=r"--num-gpus 2: PyTorch sees 0 GPUs here; MODEL"):
+        launch(print, 2)
