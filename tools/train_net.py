@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from argparse import Namespace
 
-import torch
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+from torch.multiprocessing import ProcessRaisedException
 
 from lambda_det.engine import Trainer, evaluate_weights, setup_config
-from lambda_det.engine.interruption import STATUS, passed_on
+from lambda_det.engine.launch import WorkerLostError, launch
+from lambda_det.engine.setup import load_config
 from lambda_det.errors import (
     InputError,
     exit_on_input_error,
@@ -45,31 +44,26 @@ def run(args: Namespace) -> None:
 
 
 @exit_on_input_error
-def main() -> None:
+def main() -> int:
     args = default_argument_parser().parse_args()
-    if args.num_gpus > 1 and args.num_gpus > torch.cuda.device_count():
-        raise InputError(
-            f"--num-gpus {args.num_gpus}: PyTorch sees {torch.cuda.device_count()} GPUs here"
-        )
-    several = args.num_gpus * args.num_machines > 1
     try:
-        with passed_on() if several else contextlib.nullcontext():
-            launch(
-                run,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(args,),
-            )
-    except ProcessExitedException as error:
-        if error.exit_code in STATUS.values():  # the processes were interrupted, this one was not
-            sys.exit(error.exit_code)
-        raise
+        launch(
+            run,
+            args.num_gpus,
+            device=load_config(args.config_file, args.opts).MODEL.DEVICE,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (FloatingPointError, WorkerLostError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except ProcessRaisedException as error:
         if is_input_error_of_a_worker(error):
             raise InputError(one_line(error)) from error
         raise
+    return 0
 
 
 if __name__ == "__main__":

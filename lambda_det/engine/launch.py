@@ -15,9 +15,12 @@ from multiprocessing import connection
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing
+from detectron2.utils import comm
+from torch import multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.compat import make_local_group
+from lambda_det.engine.interruption import passed_on
 from lambda_det.errors import InputError
 
 GRACE_S = 20
@@ -54,6 +57,7 @@ def launch(
 
     Raises:
         InputError: more processes than GPUs, or ``processes`` given under torchrun too.
+        TrainingInterrupted: this process had a signal, which it has handed on.
         WorkerLostError: a process was killed; the others have been ended.
         torch.multiprocessing.ProcessRaisedException: ``main`` failed in a spawned process.
     """
@@ -87,7 +91,34 @@ def launch(
         join=False,
         start_method="spawn",
     )
-    _wait(context)
+    with passed_on():
+        _wait(context)
+
+
+def parallel(model: nn.Module) -> nn.Module:
+    """The model in ``DistributedDataParallel`` where there are several processes.
+
+    Raises:
+        InputError: the processes share a CPU and a norm is one that works on GPUs only.
+    """
+    if comm.get_world_size() == 1:
+        return model
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and any(type(module) is nn.SyncBatchNorm for module in model.modules()):
+        raise InputError(
+            "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'NaiveSyncBN', "
+            "'GN' or 'BN'"
+        )
+    return DistributedDataParallel(
+        model, device_ids=None if on_cpu else [comm.get_local_rank()], broadcast_buffers=False
+    )
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give all processes the running statistics of process 0; each has measured its own images'."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def _check_gpus(processes: int, on_cpu: bool, flag: str) -> None:

@@ -15,18 +15,21 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
-from lambda_det.engine.checks import check_model
 from lambda_det.data.loaders import TrainingLoader
+from lambda_det.engine.bad_step import write_bad_step
 from lambda_det.engine.checkpointing import RunCheckpointer
+from lambda_det.engine.checks import check_model
 from lambda_det.engine.interruption import (
     INTERRUPTED_FILE,
     Interruption,
     StopWhenInterrupted,
     TrainingInterrupted,
 )
+from lambda_det.engine.launch import parallel, share_buffers
 from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter
 from lambda_det.engine.run_state import (
     METRICS_FILE,
@@ -35,7 +38,9 @@ from lambda_det.engine.run_state import (
     restore_run_state,
     run_state,
 )
-from lambda_det.errors import InputError
+from lambda_det.engine.setup import precision
+from lambda_det.engine.step import TrainingStep
+from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
 from lambda_det.randomness import ITERATION, seed_everything
 from lambda_det.records import write_json
@@ -46,10 +51,11 @@ _STATE = "lambda_det"  # our part of the trainer's state
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], InputError))
+    one_line_errors = (InputError, FloatingPointError)
+    return not (record.exc_info and isinstance(record.exc_info[1], one_line_errors))
 
 
-# detectron2 logs the traceback of whatever stops a training; a wrong input is to be one line.
+# detectron2 logs the traceback of whatever stops a training; wrong input and NaN are one line.
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
@@ -62,6 +68,35 @@ class Trainer(DefaultTrainer):
     """
 
     checkpointer_class: type[RunCheckpointer] = RunCheckpointer
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # detectron2's own takes, by version, other steps and checkpoints, and no process group of
+        # CPUs; the parts and their order are the same.
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self._trainer = TrainingStep(
+            parallel(model),
+            self.build_train_loader(cfg),
+            optimizer,
+            precision=precision(cfg),
+            max_skipped=cfg.SOLVER.MAX_SKIPPED_STEPS,
+            on_bad_step=self._write_bad_step,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = self.checkpointer_class(
+            model,
+            cfg.OUTPUT_DIR,
+            keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            trainer=weakref.proxy(self),
+        )
+        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self._interruption = Interruption()
+        self._recent_metrics: Mapping[str, Mapping] = {}
+        self.register_hooks(self.build_hooks())
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode):
@@ -78,16 +113,8 @@ class Trainer(DefaultTrainer):
         return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
 
     def build_hooks(self) -> list[HookBase]:
-        # The end of detectron2's __init__: from here on its checkpointer is used.
-        self.checkpointer = self.checkpointer_class(
-            self.model,
-            self.cfg.OUTPUT_DIR,
-            keep=self.cfg.SOLVER.CHECKPOINT_KEEP,
-            trainer=weakref.proxy(self),
-        )
-        self._interruption = Interruption()
-        self._recent_metrics: Mapping[str, Mapping] = {}
-        built = [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]  # before the hook that writes
+        # Before the hook that writes.
+        built = [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]
         # Behind the hook that saves, and not only after minutes of evaluation.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built[place : place + 1] = [
@@ -185,7 +212,19 @@ class Trainer(DefaultTrainer):
                 self._close_loader()
         return getattr(self, "_last_eval_results", None)
 
+    def _write_bad_step(self, images, losses, random_states) -> str:
+        folder = os.path.join(self.cfg.OUTPUT_DIR, f"bad_step_{self.iter:07d}")
+        if comm.get_world_size() > 1:
+            folder += f"_process{comm.get_rank()}"
+        model = getattr(self.model, "module", self.model)
+        try:
+            write_bad_step(folder, self.cfg, model, images, losses, random_states)
+        except (OSError, RuntimeError) as error:  # the disk is full: torch.save has either
+            return f"; the step cannot be written to {folder} ({one_line(error)})"
+        return f"; to look into it: python tools/replay_step.py {shlex.quote(folder)}"
+
     def _evaluate(self) -> Mapping[str, object]:
+        share_buffers(self.model)  # all judge the network that process 0 saves
         with self._interruption.raising():
             self._last_eval_results = self.test(self.cfg, self.model)
         return self._last_eval_results
