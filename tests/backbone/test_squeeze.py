@@ -79,11 +79,12 @@ def test_second_derivative(behind: bool) -> None:
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("norm", ["BN", "eval", "affine", "GN", "offset"])
-def test_behind_a_norm(part_size, norm: str, layout) -> None:
+@pytest.mark.parametrize("size", [(2, 6, 5, 7), (1, 6, 5, 7), (2, 6, 1, 7), (1, 6, 7, 1)], ids=str)
+def test_behind_a_norm(part_size, size: tuple, norm: str, layout) -> None:
     ours, theirs = pair()
     module = nn.GroupNorm(3, 6).double() if norm == "GN" else batch_norm(affine=norm != "affine")
     module.train(norm != "eval")
-    x, shortcut, weight = inputs(2, 6, 5, 7, layout=layout)
+    x, shortcut, weight = inputs(*size, layout=layout)
     given = x + 1000 if norm == "offset" else x
     found = []
     for se in (ours, theirs):
