@@ -43,7 +43,7 @@ def test_tables_are_made_between_their_markers(tmp_path) -> None:
     "name", ["", ".", "..", "../x", "a/b", "a\\b", "/a", ".a", "-a", "a b", "a.json", "a\n", "λ"]
 )
 def test_a_record_has_a_name_that_stays_in_its_folder(name) -> None:
-    with pytest.raises(InputError, match="--record .*a name of letters, digits") as error:
+    with pytest.raises(InputError, match=r"--record .*a name of letters, digits") as error:
         record_path("results", name)
     assert "\n" not in str(error.value)
     assert record_path("results", "a-1_b.c") == "results/a-1_b.c.json"

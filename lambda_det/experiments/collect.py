@@ -19,6 +19,7 @@ from lambda_det.experiments.run_facts import (
     train_size,
 )
 from lambda_det.experiments.run_files import FINISHED, finished_facts
+from lambda_det.experiments.speed import SPEED_SETTINGS, speed_settings
 from lambda_det.experiments.statistics import paired_difference, spread
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.suite_file import flat
@@ -77,11 +78,12 @@ def collect(
                 "label": label,
                 "variant": node.get("VARIANT"),
                 "depth": node.get("DEPTH"),
-                "gpus": finished[0]["gpus"] if finished else suite.runs[0].gpus,
+                "gpus": _gpus(finished, suite.runs[0].gpus),
                 "over": None if over == model else over,
                 "finished": len(finished),
                 "planned": len(own),
                 **_budget(suite.configs[set_name, model]),
+                SPEED_SETTINGS: speed_settings(suite.configs[set_name, model]),
             }
             row.update(_facts(suite, set_name, model, states, facts_of))
             for column in (*METRIC_COLUMNS, *COST_COLUMNS):
@@ -132,6 +134,12 @@ def _budget(cfg: CfgNode) -> dict[str, object]:
         "base_lr": cfg.SOLVER.BASE_LR,
         "train_size": train_size(cfg),
     }
+
+
+def _gpus(finished: Sequence[Mapping], planned: int) -> int | None:
+    """That each run of a row trained on; None where they differ."""
+    numbers = {run["gpus"] for run in finished} or {planned}
+    return numbers.pop() if len(numbers) == 1 else None
 
 
 def _with_set(run: Run, row: dict) -> dict:

@@ -23,7 +23,8 @@ Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More
 ``gpus_per_run: 8``
     Each run trains on so many GPUs (default 1).
 ``throughput: ../../results/x.json``
-    A record of a comparison whose training times ``--plan`` estimates GPU hours from.
+    A record of a comparison, or of ``--measure``, whose training times ``--plan`` estimates hours
+    from, where all that decides the speed is the same (heads, images, batch on a GPU, precision …).
 ``sets: {name: {label: …, overrides: {…}, prepare: […]}}``
     Every model runs on every set, such as two datasets; the budget is equal within a set, and
     gains are within a set.

@@ -130,6 +130,8 @@ def notes(record: Mapping) -> list[str]:
         )
     if any(run.get("resumed") for run in runs):
         sentences.append("Some runs were resumed from a checkpoint.")
+    if len({run["gpus"] for run in runs if "gpus" in run}) > 1:
+        sentences.append("The runs were on different numbers of GPUs: no comparison of times.")
     if "origins" in record:
         sentences.append("The runs are from different machines, versions or commits.")
         if any(o["hardware"] != record["hardware"] for o in record["origins"]):
