@@ -202,7 +202,7 @@ def read_suite(
                 raise reader.error(f"models.{name}: {error}") from error
         reader.check_equal_budget({m: cfg for (s, m), cfg in configs.items() if s == set_name})
     return Suite(
-        name=str(content.get("name", os.path.splitext(os.path.basename(path))[0])),
+        name=reader.name(content.get("name", os.path.splitext(os.path.basename(path))[0])),
         seeds=seeds,
         labels=reader.labels("models", models),
         baselines=baselines,

@@ -36,6 +36,19 @@ def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
     return keys
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """A key that is there twice is an error, and not a model that is silently lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key, count in Counter(keys).items():
+            if count > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is there {count} times", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 class SuiteFile:
     """A suite file, and the line that a wrong one gets."""
 
@@ -52,6 +65,11 @@ class SuiteFile:
 
     def relative(self, path: str) -> str:
         return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
+
+    def name(self, name: object) -> str:
+        if not isinstance(name, str) or not name.strip() or "\n" in name:
+            raise self.error(f"name {name!r}; one line of text is needed")
+        return name
 
     def mapping(self, key: str, value: object) -> dict:
         if not isinstance(value, dict):
@@ -126,6 +144,11 @@ class SuiteFile:
 
     def labels(self, kind: str, entries: dict[str, dict]) -> dict[str, str]:
         labels = {name: str(entry.get("label", name)) for name, entry in entries.items()}
+        for name, label in labels.items():
+            if "label" not in entries[name]:
+                continue
+            if entries[name]["label"] is None or not label.strip() or "\n" in label:
+                raise self.error(f"label {label!r} of {name}; one line of text is needed")
         for label, count in Counter(labels.values()).items():
             if count > 1:  # tables and curves go by them
                 raise self.error(f"label {label!r} of {count} {kind}; each needs its own")
@@ -158,7 +181,7 @@ class SuiteFile:
     def _read(self) -> dict:
         try:
             with open(self.path, encoding="utf-8") as file:
-                content = yaml.safe_load(file)
+                content = yaml.load(file, _UniqueKeys)  # safe: it is a SafeLoader
         except OSError as error:
             raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -118,6 +118,11 @@ def test_config_is_relative_to_the_suite(content, write_suite, tmp_path):
         (["models", "lambda", "baseline"], "se", ["'se' of model lambda", "plain, lambda"]),
         (["models", "lambda", "label"], "R-50", ["label 'R-50' of 2 models"]),
         (["sets"], {"a": {"label": "b"}, "b": {}}, ["label 'b' of 2 sets"]),
+        (["sets"], {"a": {"label": ""}}, ["label '' of a", "one line"]),
+        (["models", "lambda", "label"], "a\nb", [r"label 'a\nb' of lambda", "one line"]),
+        (["models", "lambda", "label"], None, ["label 'None' of lambda"]),
+        (["name"], ["a"], ["name ['a']", "one line"]),
+        (["name"], "", ["name ''"]),
         (["resume"], "yes", ["resume 'yes'", "True or False"]),
         (["gpus_per_run"], 0, ["gpus_per_run 0"]),
         (["throughput"], [1], ["throughput [1]"]),
@@ -142,7 +147,14 @@ def test_wrong_suite(content, write_suite, path, value, texts):
         assert text in message
 
 
-@pytest.mark.parametrize(("text", "reason"), [("a: [", "not YAML"), ("- a", "no mapping")])
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [", "not YAML"),
+        ("- a", "no mapping"),
+        ("models:\n  a: {config: x}\n  a: {config: y}", "not YAML: key 'a' is there 2 times"),
+    ],
+)
 def test_wrong_file(write_suite, text, reason):
     with pytest.raises(InputError, match=reason):
         read_suite(write_suite(text), "out")
