@@ -22,7 +22,6 @@ from lambda_det.experiments.run_files import FINISHED, finished_facts
 from lambda_det.experiments.speed import SPEED_SETTINGS, speed_settings
 from lambda_det.experiments.statistics import paired_difference, spread
 from lambda_det.experiments.suite import Run, Suite
-from lambda_det.experiments.suite_file import flat
 from lambda_det.records import make_record
 
 PUBLISHED = Path(PROJECT) / "configs" / "published"
@@ -193,10 +192,9 @@ def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
 def _differences(suite: Suite) -> dict[str, dict[str, object]]:
     """Of the first set: every set has the same models."""
     first = next(iter(suite.sets))
-    configs = {model: flat(suite.configs[first, model]) for model in suite.labels}
+    configs = {run.model: run.settings for run in suite.runs if run.set == first}
     keys = dict.fromkeys(key for config in configs.values() for key in config)
     found = {key: {model: config.get(key) for model, config in configs.items()} for key in keys}
-    found.pop("OUTPUT_DIR", None)
     return {
         key: values
         for key, values in found.items()

@@ -80,6 +80,14 @@ def test_record_of_a_run_is_of_its_start_and_its_device(
     assert "Times and memory are of different hardware" in text
 
 
+def test_differences_name_no_path_of_this_machine(content, write_suite, output):
+    content["models"]["lambda"]["overrides"] = {"MODEL.WEIGHTS": "{output}/x.pth"}
+    suite = read_suite(write_suite(content), str(output))
+    found = collect(suite, dict.fromkeys(suite.runs, "new"))["differences"]
+    assert found["MODEL.WEIGHTS"] == {"plain": "", "lambda": "{output}/x.pth"}
+    assert "OUTPUT_DIR" not in found
+
+
 def test_gpus_are_those_that_trained(content, write_suite, output, fake_command):
     content["seeds"] = [1]
     suite = read_suite(write_suite(content), str(output))
