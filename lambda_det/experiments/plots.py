@@ -105,7 +105,8 @@ def loss_figure(
             axes.set_title(label, loc="left")
             axes.set_xlabel("iteration")
         axes.figure.axes[0].set_ylabel("total loss")
-        axes.legend(frameon=False)
+        # Where most models have a curve: the last set may not have begun.
+        max(figure.axes, key=lambda axes: len(axes.get_lines())).legend(frameon=False)
 
     return draw
 
@@ -172,6 +173,7 @@ def _save(draw: Callable[[Figure], None], kind: str, salt: str) -> bytes:
         ),
         "axes.grid": True, "grid.color": _GRID, "grid.alpha": 0.25, "axes.axisbelow": True,
         "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
+        "text.parse_math": False,  # a "$" in a label or a class name is that
         "font.size": 9, "svg.fonttype": "none", "svg.hashsalt": salt,
     }  # fmt: skip
     content = io.BytesIO()

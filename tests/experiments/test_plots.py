@@ -66,3 +66,20 @@ def test_losses_of_seeds_meet_where_all_were_logged():
     text = plots.svg(plots.loss_figure(curves, {"rows": rows}), "losses")
     assert ">hard</text>" in text and ">total loss</text>" in text
     assert ">se_50</text>" in text and ">lambda_50</text>" not in text
+
+
+def test_models_are_named_where_the_last_set_has_not_begun():
+    rows = [row("se", 50, 3), row("lambda", 50, 3)]
+    curves = {
+        "hard": {"se_50": [{20: 3.0, 40: 2.0}], "lambda_50": [{20: 4.0, 40: 3.0}]},
+        "easy": {"se_50": [{20: 3.0, 40: 2.0}], "lambda_50": []},
+    }
+    text = plots.svg(plots.loss_figure(curves, {"rows": rows}), "losses")
+    assert ">se_50</text>" in text and ">lambda_50</text>" in text
+
+
+def test_dollars_in_names_are_no_formula():
+    rows = [row("se", 50, 3, label=r"$5 for $\frac"), row("lambda", 50, 3)]
+    gains = {"box": {"se_50": {r"$\x$": [1.0, 2.0]}}}
+    text = plots.svg(plots.class_figure(gains, {"rows": rows}), "classes")
+    assert r">$\x$</text>" in text and r">$5 for $\frac</text>" in text
