@@ -44,7 +44,9 @@ def results_markdown(record: Mapping) -> str:
     if record["differences"]:
         parts.append("What the models do not share:\n\n" + _difference_table(record))
     if unfinished := unfinished_runs(record):
-        parts.append("Not finished:\n\n" + "\n".join(f"- {line}" for line in unfinished))
+        # A reason may end in "<module>", which Markdown takes for HTML and hides.
+        lines = (line.replace("<", "\\<") for line in unfinished)
+        parts.append("Not finished:\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join([*parts, provenance(record)]) + "\n"
 
 
@@ -119,6 +121,9 @@ def notes(record: Mapping) -> list[str]:
         gain = ""
     unknown = "" if several else " One seed: the spread is unknown."
     sentences.append(f"AP in percent{spread}{gain}.{unknown}")
+    if any(len(row.get(f"{t}_ap_gain", {}).get("values", ())) not in (0, row["finished"])
+           for row in rows for t in TASK_NAMES.values()):  # fmt: skip
+        sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
     if any("multiply_adds_billions" in row for row in rows):
         sentences.append("GMAC: 10⁹ multiply-adds of one image.")
     if any("published" in row for row in rows):

@@ -26,6 +26,20 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.replace(r"\|", "\0").strip("|").split("|")]
 
 
+def test_gains_of_fewer_seeds_are_told():
+    gain = {"mean": 3, "low": None, "high": None, "values": [3]}
+    rows = [row("plain", "R-50"), row("own", "λ-50", over="plain", finished=2, box_ap_gain=gain)]
+    assert "Some gains are of fewer seeds than the AP" in results_markdown(record(rows))
+    rows[1]["finished"] = 1
+    assert "fewer seeds" not in results_markdown(record(rows))
+
+
+def test_a_reason_is_no_html():
+    runs = [{"model": "plain", "seed": 1, "state": "failed", "reason": "error in <module>"}]
+    text = results_markdown(record([row("plain", "R-50")], runs=runs))
+    assert r"- plain seed 1, failed: error in \<module>" in text
+
+
 def test_bars_in_labels_and_values_end_no_cell():
     rows = [row("plain", "R|50", box_ap={"mean": 30, "sd": None, "values": [30]})]
     content = record(rows, differences={"MODEL.X": {"plain": "a|b"}})
