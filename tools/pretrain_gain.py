@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lambda_det.errors import exit_on_input_error
+from lambda_det.errors import exit_on_input_error, writing
 from lambda_det.experiments.pretrain_gain import GainExperiment, gain_rows, run_steps
 from lambda_det.records import make_record, record_path, rows_table, write_json
 
@@ -48,10 +48,11 @@ def main() -> None:
     run_steps(experiment.steps(), report=lambda line: print(line, flush=True))
     command = " ".join(["python", "tools/pretrain_gain.py", *sys.argv[1:]])
     record = make_record(command, gain_rows(experiment), seeds=args.seeds)
-    write_json(record, str(Path(args.output) / "record.json"))
     print(rows_table(record))
-    if args.record is not None:
-        write_json(record, record_file)
+    files = [str(Path(args.output) / "record.json")]
+    for path in [*files, record_file] if args.record is not None else files:
+        with writing(path):
+            write_json(record, path)
 
 
 if __name__ == "__main__":

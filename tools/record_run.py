@@ -11,7 +11,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.records import row_of_run
 from lambda_det.experiments.documents import DOCUMENTS, document_with_tables
 from lambda_det.records import make_record, record_path, write_json
@@ -40,7 +40,8 @@ def main() -> int:
         with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
             seed = CfgNode.load_cfg(file).SEED
         path = Path(record_path(str(PROJECT / "results"), args.name, "--name"))
-        write_json(make_record(args.command, [row], seeds=[seed]), str(path))
+        with writing(str(path)):
+            write_json(make_record(args.command, [row], seeds=[seed]), str(path))
         print(path.relative_to(PROJECT))
     if not (args.readme or args.check):
         return 0

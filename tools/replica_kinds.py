@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from lambda_det.errors import exit_on_input_error
+from lambda_det.errors import exit_on_input_error, writing
 from lambda_det.experiments import read_suite
 from lambda_det.experiments.kinds import kind_rows
 from lambda_det.experiments.run_files import state_of
@@ -28,9 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.output:
         command += f" --output results/{os.path.basename(args.output)}"
     record = make_record(command, kind_rows(suite, states), seeds=suite.seeds)
-    if args.output:
-        write_json(record, args.output)
     print(rows_table(record))
+    if args.output:
+        with writing(args.output):
+            write_json(record, args.output)
     return 0
 
 
