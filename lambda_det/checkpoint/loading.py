@@ -57,12 +57,13 @@ def load_weights(
     if is_ours and cfg is not None:
         _compare_with_config(source, cfg)
 
-    full_names = {_bare(name, prefix): name for name in model.state_dict()}
-    shapes = {bare: tuple(model.state_dict()[full].shape) for bare, full in full_names.items()}
+    state = model.state_dict()
+    full_names = {_bare(name, prefix): name for name in state}
+    shapes = {bare: tuple(state[full].shape) for bare, full in full_names.items()}
     tensors = {**source.others, **source.tensors}
     if backbone is None and not tensors.keys() & shapes.keys():
         # detectron2's own matching of names, for networks that are none of ours
-        tensors = align_and_update_state_dicts(model.state_dict(), tensors, c2_conversion=False)
+        tensors = align_and_update_state_dicts(state, tensors, c2_conversion=False)
     enlarge_embeddings(tensors, shapes)
     trainable = {_bare(name, prefix): parameter for name, parameter in model.named_parameters()}
     kept = last_norms_of_random_blocks(tensors, trainable) if rules.as_identity else []
