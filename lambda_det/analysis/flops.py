@@ -22,6 +22,8 @@ from fvcore.nn.jit_handles import (
     matmul_flop_jit,
 )
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambda_det.analysis.flop_rules import PLAIN, FlopRule, LambdaShape
@@ -77,6 +79,7 @@ def count_flops_by_rule(
         recorded_sizes(model) as sizes,
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
+        _NormsPassedOver(),
     ):
         model(*inputs)
     # PyTorch counts a multiply-add twice and puts the class of the model before every name. A
@@ -93,6 +96,15 @@ def count_flops_by_rule(
     for rule, counted in by_rule.items():
         _count_lambda_layers(model, counted, sizes, rule)
     return by_rule
+
+
+class _NormsPassedOver(TorchFunctionMode):
+    """Norms are not counted, and on the meta device they take a third of a forward."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is functional.batch_norm and args[0].is_meta:
+            return args[0]
+        return function(*args, **(kwargs or {}))
 
 
 class LambdaFlopCountAnalysis(FlopCountAnalysis):
