@@ -51,7 +51,10 @@ def _lambda_resnet() -> CfgNode:
     node.STRIDE_IN_1X1 = False  # True for weights of the MSRA ResNets
     node.ACTIVATION = "relu"  # "silu" for weights of timm
     node.LAMBDA_POOL = 3  # side of the pooling in a strided lambda block; 2 for weights of timm
-    node.MASK_PADDING = False  # keep batch padding out of lambda layers and SE (to come)
+    # Treat a batch's padding as outside of the image in networks with lambda layers or SE, whose
+    # features otherwise depend on the size of the batch everywhere in the image. Norms that
+    # measure (BN in training, GN) still count the padding. Plain ResNets are left as they are.
+    node.MASK_PADDING = False
 
     # What MODEL.WEIGHTS must fill. Lambda layers, their norm and SE may stay random where no file
     # holds them (True), and blocks with a random middle start as their shortcut (last norm at 0).

@@ -7,12 +7,15 @@ from lambda_det.backbone.build import (
     build_retinanet_lambda_resnet_fpn_backbone,
 )
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
+from lambda_det.backbone.padding import attach_image_sizes, share_image_sizes
 
 __all__ = [
     "LambdaResNet",
+    "attach_image_sizes",
     "build_classifier",
     "build_lambda_resnet",
     "build_lambda_resnet_backbone",
     "build_lambda_resnet_fpn_backbone",
     "build_retinanet_lambda_resnet_fpn_backbone",
+    "share_image_sizes",
 ]

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from lambda_det.backbone.activations import activation_function
+from lambda_det.backbone.masking import average_pool, fill_padding_, strided_mask
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
 from lambda_det.backbone.squeeze import SqueezeExcite
 from lambda_det.layers import LambdaLayer
+from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 
 
 class LambdaBottleneck(BottleneckBlock):
@@ -92,31 +94,37 @@ class LambdaBottleneck(BottleneckBlock):
         if isinstance(last_weight, nn.Parameter):
             nn.init.zeros_(last_weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        out = self.activation(self.conv1(x))
-        out = self.activation(self._middle(out))
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+
+        Where ``padding_mask`` (N, H, W) bool is True, ``x`` is not part of the image; what it holds
+        there does not reach the image's output.
+        """
+        out = self.conv1(x)
+        middle_mask = strided_mask(padding_mask, self.conv1.stride[0])
+        out = self.activation(fill_padding_(out, middle_mask))  # zero stays zero
+        out = self.activation(self._middle(out, middle_mask))
         out = self.conv3(out)
         if self.se is not None and self.drop_path is None:
             return self.activation(self.se(out, self._shortcut(x), self.conv3.norm))
         if self.se is not None:
-            out = self.se(out)
+            out = self.se(out, strided_mask(padding_mask, self.stride))
         if self.drop_path is not None:
             out = self.drop_path(out)
-        out += self._shortcut(x)
+        out += self._shortcut(x, padding_mask)
         return self.activation(out)
 
-    def _middle(self, x: Tensor) -> Tensor:
+    def _middle(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         if self.lambda_layer is None:
             return self.conv2(x)
-        x = self.lambda_layer(x)
+        x = self.lambda_layer(x, padding_mask)
         if self.lambda_pool is not None:
-            x = self.lambda_pool(x)
+            x = average_pool(self.lambda_pool, x, padding_mask)
         return x if self.lambda_norm is None else self.lambda_norm(x)
 
-    def _shortcut(self, x: Tensor) -> Tensor:
+    def _shortcut(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         if self.shortcut_pool is not None:
-            x = self.shortcut_pool(x)
+            x = average_pool(self.shortcut_pool, x, padding_mask)
         return x if self.shortcut is None else self.shortcut(x)
 
 

@@ -8,10 +8,11 @@ import re
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
+from lambda_det.backbone.padding import share_image_sizes
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ CONFIG_KEYS = {
     "se_ratio": "MODEL.LAMBDA_RESNET.SE_RATIO",
     "stride_in_1x1": "MODEL.LAMBDA_RESNET.STRIDE_IN_1X1",
     "activation": "MODEL.LAMBDA_RESNET.ACTIVATION",
+    "mask_padding": "MODEL.LAMBDA_RESNET.MASK_PADDING",
     "lambda_pool": "MODEL.LAMBDA_RESNET.LAMBDA_POOL",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
     "shared_embeddings": "MODEL.LAMBDA_RESNET.LAYER.SHARED_EMBEDDINGS",
@@ -48,15 +50,7 @@ CONFIG_KEYS = {
 
 
 def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
-    """Keyword arguments of :func:`build_lambda_resnet` that ``cfg`` describes.
-
-    Raises:
-        InputError: a key asks for what this version does not have.
-    """
-    if cfg.MODEL.LAMBDA_RESNET.MASK_PADDING:
-        raise InputError(
-            "MODEL.LAMBDA_RESNET.MASK_PADDING=True: not available in this version, set it to False"
-        )
+    """Keyword arguments of :func:`build_lambda_resnet` that ``cfg`` describes."""
     arguments = {
         argument: functools.reduce(getattr, key.split("."), cfg)
         for argument, key in CONFIG_KEYS.items()
@@ -94,10 +88,14 @@ def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lambda
             "lambda_det.add_lambda_config(cfg) before merging files"
         )
     _warn_of_ignored_keys(cfg)
+    arguments = lambda_resnet_arguments(cfg)
     try:
-        return build_lambda_resnet(in_channels=input_shape.channels, **lambda_resnet_arguments(cfg))
+        backbone = build_lambda_resnet(in_channels=input_shape.channels, **arguments)
     except InputError as error:
         raise _with_config_key(error) from error
+    if backbone.mask_padding:
+        _warn_of_unmasked_padding(cfg.MODEL.META_ARCHITECTURE)
+    return backbone
 
 
 def build_classifier(
@@ -177,4 +175,14 @@ def _warn_of_ignored_keys(cfg: CfgNode) -> None:
     if ignored:
         logger.warning(
             "ignored by a LambdaResNet, which reads MODEL.LAMBDA_RESNET: %s", ", ".join(ignored)
+        )
+
+
+def _warn_of_unmasked_padding(name: str) -> None:
+    """Warn of a meta-architecture that cannot tell the backbone the sizes of its images."""
+    if name in META_ARCH_REGISTRY and not share_image_sizes(META_ARCH_REGISTRY.get(name)):
+        logger.warning(
+            "MODEL.LAMBDA_RESNET.MASK_PADDING has no effect: MODEL.META_ARCHITECTURE=%r has no "
+            "method preprocess_image; call lambda_det.backbone.attach_image_sizes in its forward",
+            name,
         )

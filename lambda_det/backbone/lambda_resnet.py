@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
-import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from detectron2.layers import CNNBlockBase
@@ -20,10 +19,13 @@ from lambda_det.backbone.architectures import (
     se_stages_of,
 )
 from lambda_det.backbone.blocks import LambdaBottleneck
+from lambda_det.backbone.layer_arguments import check_layer_arguments, stage_layers
+from lambda_det.backbone.masking import Stage
 from lambda_det.backbone.norms import BackboneNorm, check_norm
+from lambda_det.backbone.padding import padding_mask, share_all_image_sizes
 from lambda_det.backbone.stems import STEM_CHANNELS, build_stem
 from lambda_det.errors import InputError
-from lambda_det.layers.lambda_layer import LambdaLayer, is_size, new_embedding
+from lambda_det.layers.squeeze_excitation import masked_mean
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,9 @@ class LambdaResNet(ResNet):
         freeze_at: number of stages to freeze, counted from the stem, see :meth:`freeze`.
         dropout: probability in front of the classifier.
         max_size: (H, W) of the largest image that the global scopes in it cover; None = any.
+        mask_padding: treat the padding of a batch as outside of the image, where
+            :mod:`lambda_det.backbone.padding` has attached the sizes of the images to the input.
+            Stem and blocks take a ``padding_mask``, see :mod:`lambda_det.backbone.masking`.
 
     Raises:
         InputError: an unknown feature, or ``freeze_at`` out of range.
@@ -58,6 +63,7 @@ class LambdaResNet(ResNet):
         freeze_at: int = 0,
         dropout: float = 0.0,
         max_size: tuple[int, int] | None = None,
+        mask_padding: bool = False,
     ) -> None:
         allowed = ["stem", *STAGES] + (["linear"] if num_classes is not None else [])
         if not out_features or isinstance(out_features, str):
@@ -75,10 +81,14 @@ class LambdaResNet(ResNet):
         self._loaded: set[str] = set()
         self._warning_hook = None
         self._max_size = max_size
+        self.mask_padding = mask_padding
         # None keeps all stages: ResNet would drop every stage that only the classifier needs.
         kept = None if num_classes is not None else list(out_features)
         super().__init__(stem, stages, num_classes=num_classes, out_features=kept)
         self._out_features = list(out_features)
+        for index, name in enumerate(self.stage_names):
+            self.stages[index] = Stage(*self.stages[index])
+            setattr(self, name, self.stages[index])
         if num_classes is not None:
             self._out_feature_channels["linear"] = num_classes
             self._out_feature_strides["linear"] = None
@@ -87,6 +97,10 @@ class LambdaResNet(ResNet):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) -> the features by name.
+
+        With ``mask_padding`` and norms that do not measure their input (BN in evaluation, FrozenBN)
+        the features of an image are those that it has alone. BN in training, GN and SyncBN still
+        count the padding. What the features hold in the padding has no meaning.
 
         Raises:
             InputError: an image, with its padding, is larger than a global scope covers.
@@ -97,7 +111,19 @@ class LambdaResNet(ResNet):
                 f"input of {height}x{width} with padding: scope='global' was built for at most "
                 f"max_size={tuple(self._max_size)} (MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE)"
             )
-        return super().forward(x)
+        batch, stride = x, self.stem.stride
+        mask_at = partial(padding_mask, batch) if self.mask_padding else lambda _stride: None
+        x = self.stem(x) if (mask := mask_at(1)) is None else self.stem(x, mask)
+        outputs = {"stem": x} if "stem" in self._out_features else {}
+        for name, stage in zip(self.stage_names, self.stages, strict=True):
+            x = stage(x, mask_at(stride))
+            stride = self._out_feature_strides[name]
+            if name in self._out_features:
+                outputs[name] = x
+        if "linear" in self._out_features:
+            pooled = self.avgpool(x if (mask := mask_at(stride)) is None else masked_mean(x, mask))
+            outputs["linear"] = self.linear(pooled.flatten(1))
+        return outputs
 
     def freeze(self, freeze_at: int = 0) -> LambdaResNet:
         """Freeze the stem (1), the stem and res2 (2), ... up to res5 (5); 0 freezes nothing.
@@ -169,6 +195,7 @@ def build_lambda_resnet(
     dropout: float = 0.0,
     shared_embeddings: bool = False,
     lambda_norm_qv: BackboneNorm | None = None,
+    mask_padding: bool = False,
     **lambda_layer_arguments,
 ) -> LambdaResNet:
     """A backbone of the family.
@@ -197,6 +224,9 @@ def build_lambda_resnet(
         shared_embeddings: one table of position embeddings for the layers of a stage that work at
             one resolution; a strided block's layer works before its pooling and keeps its own.
         lambda_norm_qv: norm of queries and values; None = ``norm``, ``""`` = none.
+        mask_padding: in a network with lambda layers or SE, see :class:`LambdaResNet`. Every
+            registered meta-architecture with a ``preprocess_image`` tells the sizes from then on,
+            see :mod:`lambda_det.backbone.padding`.
         **lambda_layer_arguments: of :class:`lambda_det.layers.LambdaLayer`: ``query_depth``,
             ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``, ``query_normalizer``,
             ``content``, ``position``, ``position_bias``, ``backend``, and ``max_size``: here the
@@ -211,7 +241,7 @@ def build_lambda_resnet(
     """
     flags = lambda_block_flags(depth, variant, lambda_blocks)
     se_stages = se_stages_of(variant, se_stages)
-    _check_layer_arguments(lambda_layer_arguments)
+    check_layer_arguments(lambda_layer_arguments)
     if not 0 < se_ratio <= 1:
         raise InputError(f"se_ratio={se_ratio}: expected a number above 0, up to 1")
     for name, rate in (("drop_path_rate", drop_path_rate), ("dropout", dropout)):
@@ -229,7 +259,7 @@ def build_lambda_resnet(
     for index, (name, num_blocks) in enumerate(zip(STAGES, BLOCKS_PER_STAGE[depth], strict=True)):
         out_channels = RES2_CHANNELS * 2**index
         strides = [1 if index == 0 else 2] + [1] * (num_blocks - 1)
-        layers = _stage_layers(
+        layers = stage_layers(
             flags[name], strides, stride, lambda_layer_arguments, shared=shared_embeddings
         )
         stages.append(
@@ -252,7 +282,11 @@ def build_lambda_resnet(
             )
         )
         channels, stride = out_channels, stride * strides[0]
-    is_global = lambda_layer_arguments.get("scope") == "global" and any(map(any, flags.values()))
+    has_lambda = any(map(any, flags.values()))
+    mask_padding = mask_padding and bool(has_lambda or se_stages or num_classes)
+    if mask_padding:
+        share_all_image_sizes()
+    is_global = lambda_layer_arguments.get("scope") == "global" and has_lambda
     return LambdaResNet(
         built_stem,
         stages,
@@ -261,38 +295,5 @@ def build_lambda_resnet(
         freeze_at=freeze_at,
         dropout=dropout,
         max_size=lambda_layer_arguments["max_size"] if is_global else None,
+        mask_padding=mask_padding,
     )
-
-
-def _check_layer_arguments(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError for what :class:`LambdaLayer` or this builder does not take, even where no
-    block has a lambda layer."""
-    known = inspect.signature(LambdaLayer).parameters.keys()
-    for name in arguments:
-        if name not in known - {"in_channels", "out_channels", "norm", "shared_embedding"}:
-            raise TypeError(f"build_lambda_resnet() got an unexpected keyword argument {name!r}")
-
-
-def _stage_layers(
-    flags: Sequence[bool],
-    strides: Sequence[int],
-    input_stride: int,
-    arguments: Mapping[str, object],
-    *,
-    shared: bool,
-) -> list[dict[str, object] | None]:
-    """Arguments of every block's lambda layer, None for a block without one."""
-    layers = []
-    tables: dict[int, nn.Parameter] = {}
-    stride = input_stride  # a strided block's layer works before the pooling
-    for has_layer, block_stride in zip(flags, strides, strict=True):
-        layer = dict(arguments)
-        if is_size(layer.get("max_size")):  # LambdaLayer refuses the others
-            layer["max_size"] = tuple(math.ceil(side / stride) for side in layer["max_size"])
-        if has_layer and shared and layer.get("position", True):
-            if stride not in tables:
-                tables[stride] = new_embedding(**layer)
-            layer["shared_embedding"] = tables[stride]
-        layers.append(layer if has_layer else None)
-        stride *= block_stride
-    return layers

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lambda_det.backbone.activations import activation_function
+from lambda_det.backbone.masking import fill_padding_, strided_mask
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
 from lambda_det.errors import InputError
 
@@ -32,11 +33,15 @@ class ResNetRSStem(CNNBlockBase):
         self.conv3 = _conv3x3(half, STEM_CHANNELS, stride=1, norm=norm)
         self.conv4 = _conv3x3(STEM_CHANNELS, STEM_CHANNELS, stride=2, norm=norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4))."""
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = self.activation(conv(x))
-        return x
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4)).
+
+        The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
+        """
+        mask = strided_mask(padding_mask, self.conv1.stride[0])
+        for conv in (self.conv1, self.conv2, self.conv3):
+            x = self.activation(fill_padding_(conv(x), mask))
+        return self.activation(self.conv4(x))
 
 
 class TieredStem(CNNBlockBase):
@@ -52,11 +57,15 @@ class TieredStem(CNNBlockBase):
         self.conv2 = _conv3x3(widths[0], widths[1], stride=1, norm=norm)
         self.conv3 = _conv3x3(widths[1], widths[2], stride=1, norm=norm)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4))."""
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = self.activation(conv(x))
-        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4)).
+
+        The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
+        """
+        mask = strided_mask(padding_mask, self.conv1.stride[0])
+        for conv in (self.conv1, self.conv2):
+            x = self.activation(fill_padding_(conv(x), mask))
+        return _max_pool(self.activation(self.conv3(x)), mask)
 
 
 class V1Stem(BasicStem):
@@ -68,9 +77,19 @@ class V1Stem(BasicStem):
         super().__init__(in_channels, STEM_CHANNELS, norm)
         self.activation = activation_function(activation)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4))."""
-        return F.max_pool2d(self.activation(self.conv1(x)), kernel_size=3, stride=2, padding=1)
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4)).
+
+        The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
+        """
+        mask = strided_mask(padding_mask, self.conv1.stride[0])
+        return _max_pool(self.activation(self.conv1(x)), mask)
+
+
+def _max_pool(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+    if padding_mask is not None:  # below every value of an activation, and finite
+        x = x.masked_fill(padding_mask[:, None], -1)
+    return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
 def _conv3x3(in_channels: int, out_channels: int, *, stride: int, norm: BackboneNorm) -> Conv2d:

@@ -1,0 +1,246 @@
+"""MASK_PADDING with detectron2's own meta-architectures, as they are."""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import pytest
+import torch
+from backbone_helpers import STRIDES, feature_size, randomise
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA, build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from lambda_det.backbone import share_image_sizes
+from lambda_det.engine.setup import load_config
+from lambda_det.layers import LambdaLayer
+from lambda_det.layers.squeeze_excitation import SqueezeExcitation
+
+BASE = "configs/_base/mask_rcnn_fpn.yaml"
+TINY = (
+    "MODEL.DEVICE cpu MODEL.LAMBDA_RESNET.DEPTH 26 MODEL.LAMBDA_RESNET.LAYER.SCOPE 5 "
+    "MODEL.FPN.OUT_CHANNELS 16 MODEL.RPN.PRE_NMS_TOPK_TEST 20 MODEL.RPN.POST_NMS_TOPK_TEST 5 "
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN 20 MODEL.RPN.POST_NMS_TOPK_TRAIN 5 MODEL.ROI_HEADS.NUM_CLASSES 3 "
+    "MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 16 MODEL.ROI_MASK_HEAD.NUM_CONV 1 "
+    "MODEL.RETINANET.NUM_CONVS 1 MODEL.RETINANET.NUM_CLASSES 3 "
+    "MODEL.RETINANET.SCORE_THRESH_TEST 0.0 MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0 "
+    "MODEL.SEM_SEG_HEAD.IN_FEATURES ['p2','p3','p4','p5'] MODEL.SEM_SEG_HEAD.CONVS_DIM 32 "
+    "TEST.DETECTIONS_PER_IMAGE 5 TEST.AUG.MIN_SIZES (40,56) TEST.AUG.MAX_SIZE 100 "
+    "INPUT.MIN_SIZE_TEST 50 INPUT.MAX_SIZE_TEST 100"
+).split()
+RETINANET = (
+    "MODEL.BACKBONE.NAME build_retinanet_lambda_resnet_fpn_backbone MODEL.FPN.IN_FEATURES "
+    "['res3','res4','res5'] MODEL.LAMBDA_RESNET.OUT_FEATURES ['res3','res4','res5'] "
+    "MODEL.ANCHOR_GENERATOR.SIZES [[32],[32],[32],[32],[32]] MODEL.ROI_HEADS.NUM_CLASSES 3"
+).split()
+SMALL_SIZE, LARGE_SIZE = (45, 61), (90, 130)
+
+
+def config(project, name: str, *overrides: str) -> CfgNode:
+    extra = RETINANET if name == "RetinaNet" else ["MODEL.MASK_ON", str(name != "ProposalNetwork")]
+    words = [*TINY, "MODEL.META_ARCHITECTURE", name, *extra, *overrides]
+    return load_config(str(project / BASE), words)
+
+
+def build(cfg: CfgNode) -> nn.Module:
+    torch.manual_seed(0)
+    model = build_model(cfg).eval()
+    randomise(model.backbone.bottom_up)
+    return model
+
+
+def picture(height: int, width: int) -> dict:
+    generator = torch.Generator().manual_seed(height)
+    pixels = (torch.rand(3, height, width, generator=generator) * 255).to(torch.uint8)
+    instances = Instances((height, width))
+    instances.gt_boxes = Boxes(torch.tensor([[3.0, 4.0, 30.0, 40.0]]))
+    instances.gt_classes = torch.tensor([1])
+    masks = torch.zeros(1, height, width, dtype=torch.bool)
+    masks[:, 5:30, 5:25] = True
+    instances.gt_masks = BitMasks(masks)
+    segments = torch.zeros(height, width, dtype=torch.long)
+    return {
+        "image": pixels,
+        "instances": instances,
+        "sem_seg": segments,
+        "height": height,
+        "width": width,
+    }
+
+
+class Recorder:
+    """The features of a detector's backbone, and what its gates and lambda layers have given."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.features: dict[str, Tensor] = {}
+        self.gates: list[Tensor] = []
+        self.masks: list[Tensor | None] = []
+        bottom_up = model.backbone.bottom_up
+        bottom_up.register_forward_hook(lambda _m, _i, output: self.features.update(output))
+        for module in bottom_up.modules():
+            if isinstance(module, SqueezeExcitation):
+                module.scale_activation.register_forward_hook(self._note_gate)
+            if isinstance(module, SqueezeExcitation | LambdaLayer):
+                module.register_forward_pre_hook(self._note_mask)
+
+    def _note_gate(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        self.gates.append(output)
+
+    def _note_mask(self, _module: nn.Module, inputs: tuple) -> None:
+        self.masks.append(inputs[1] if len(inputs) > 1 else None)
+
+    def run(self, call) -> dict[str, Tensor]:
+        """Features of the first image, cut to what is image."""
+        self.gates.clear(), self.masks.clear()
+        with torch.no_grad():
+            call()
+        cut = {name: feature_size(*SMALL_SIZE, STRIDES[name]) for name in self.features}
+        return {name: self.features[name][0, :, :h, :w] for name, (h, w) in cut.items()}
+
+
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return max(
+        ((first[name] - second[name]).abs().max() / first[name].abs().max()).item()
+        for name in first
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("GeneralizedRCNN", "lambda"),
+        ("GeneralizedRCNN", "se"),
+        ("PanopticFPN", "se"),
+        ("RetinaNet", "lambda"),
+    ],
+)
+def test_batch_mates_do_not_matter(project, name: str, variant: str) -> None:
+    model = build(config(project, name, "MODEL.LAMBDA_RESNET.VARIANT", variant))
+    recorder = Recorder(model)
+    small, large = picture(*SMALL_SIZE), picture(*LARGE_SIZE)
+    alone = recorder.run(lambda: model([small]))
+    gates = [gate[0] for gate in recorder.gates]
+    together = recorder.run(lambda: model([small, large]))
+    assert largest_difference(alone, together) < 1e-4
+    for gate, other in zip(gates, recorder.gates, strict=True):
+        torch.testing.assert_close(other[0], gate, rtol=1e-5, atol=1e-6)
+
+    model.backbone.bottom_up.mask_padding = False
+    alone = recorder.run(lambda: model([small]))
+    gates = [gate[0] for gate in recorder.gates]
+    together = recorder.run(lambda: model([small, large]))
+    assert largest_difference(alone, together) > 1e-2
+    assert max((a - b[0]).abs().max() for a, b in zip(gates, recorder.gates, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["GeneralizedRCNN", "PanopticFPN", "RetinaNet"])
+def test_training_masks_and_learns(project, name: str) -> None:
+    model = build(config(project, name)).train()
+    recorder = Recorder(model)
+    with EventStorage():
+        losses = model([picture(*SMALL_SIZE), picture(*LARGE_SIZE)])
+    assert recorder.masks and all(mask is not None and mask[0].any() for mask in recorder.masks)
+    sum(losses.values()).backward()
+    assert all(p.grad.isfinite().all() for p in model.backbone.parameters())
+
+
+def test_nothing_is_masked_where_images_fill_the_batch(project) -> None:
+    model = build(config(project, "GeneralizedRCNN"))
+    recorder = Recorder(model)
+    recorder.run(lambda: model([picture(*SMALL_SIZE)]))
+    assert any(mask is not None for mask in recorder.masks)
+    recorder.run(lambda: model([picture(64, 96), picture(64, 96)]))
+    assert recorder.masks and all(mask is None for mask in recorder.masks)
+    # A tensor that comes straight to the backbone after a padded batch has no sizes.
+    recorder.run(lambda: model([picture(*SMALL_SIZE), picture(*LARGE_SIZE)]))
+    recorder.run(lambda: model.backbone(torch.rand(2, 3, 96, 160)))
+    assert recorder.masks and all(mask is None for mask in recorder.masks)
+
+
+def test_copies_mask_by_themselves(project) -> None:
+    model = copy.deepcopy(build(config(project, "GeneralizedRCNN")))
+    recorder = Recorder(model)
+    recorder.run(lambda: model([picture(*SMALL_SIZE)]))
+    assert recorder.masks and all(mask is not None for mask in recorder.masks)
+
+
+def test_default_predictor_masks(project) -> None:
+    predictor = DefaultPredictor(config(project, "GeneralizedRCNN", "DATASETS.TEST", "()"))
+    recorder = Recorder(predictor.model)
+    recorder.run(lambda: predictor(picture(*SMALL_SIZE)["image"].permute(1, 2, 0).numpy()))
+    assert recorder.masks and all(mask is not None for mask in recorder.masks)
+
+
+def test_test_time_augmentation_masks(project) -> None:
+    cfg = config(project, "GeneralizedRCNN")
+    model = build(cfg)
+    recorder = Recorder(model)
+    recorder.run(lambda: GeneralizedRCNNWithTTA(cfg, model, batch_size=3)([picture(*SMALL_SIZE)]))
+    assert recorder.masks and all(mask is not None for mask in recorder.masks)
+
+
+def test_a_class_is_changed_once_and_only_where_asked() -> None:
+    class Images:
+        def __init__(self, tensor: Tensor, image_sizes: list) -> None:
+            self.tensor, self.image_sizes = tensor, image_sizes
+
+    class Own(nn.Module):
+        def preprocess_image(self, inputs: Tensor) -> Images:
+            """Pads."""
+            return Images(inputs, [(3, 4)])
+
+    class Heir(Own):
+        pass
+
+    original = Own.preprocess_image
+    assert share_image_sizes(Heir)
+    changed = Own.preprocess_image
+    assert changed is not original and "preprocess_image" not in vars(Heir)
+    assert share_image_sizes(Own) and Own.preprocess_image is changed
+    assert changed.__doc__ == "Pads." and changed.__name__ == "preprocess_image"
+    tensor = torch.zeros(1, 3, 8, 8)
+    assert Heir().preprocess_image(tensor).tensor is tensor
+    assert getattr(tensor, "lambda_det_image_sizes").tolist() == [[3, 4]]  # noqa: B009
+
+    assert not share_image_sizes(nn.Module)
+    assert not share_image_sizes(lambda cfg: None)
+
+
+def test_preprocessing_of_another_kind_is_left_alone() -> None:
+    class Own(nn.Module):
+        def preprocess_image(self, inputs: object) -> object:
+            return inputs
+
+    share_image_sizes(Own)
+    assert Own().preprocess_image([1, 2]) == [1, 2]
+
+
+def test_meta_architecture_that_tells_no_sizes_is_a_warning(project, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        build_model(config(project, "SemanticSegmentor"))
+    assert "SemanticSegmentor" in caplog.text and "MASK_PADDING" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        build_model(
+            config(project, "SemanticSegmentor", "MODEL.LAMBDA_RESNET.MASK_PADDING", "False")
+        )
+        build_model(config(project, "GeneralizedRCNN"))
+    assert "MASK_PADDING" not in caplog.text
+
+
+def test_off_is_off(project) -> None:
+    model = build(config(project, "GeneralizedRCNN", "MODEL.LAMBDA_RESNET.MASK_PADDING", "False"))
+    recorder = Recorder(model)
+    recorder.run(lambda: model([picture(*SMALL_SIZE), picture(*LARGE_SIZE)]))
+    assert recorder.masks and all(mask is None for mask in recorder.masks)
+
+
+def test_shipped_detectors_mask(project) -> None:
+    for path in sorted((project / "configs").glob("COCO-*/*.yaml")):
+        assert load_config(str(path)).MODEL.LAMBDA_RESNET.MASK_PADDING, path.name
+    names = {name for name, _ in META_ARCH_REGISTRY}
+    assert {"GeneralizedRCNN", "PanopticFPN", "RetinaNet"} <= names

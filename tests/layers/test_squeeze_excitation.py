@@ -1,0 +1,67 @@
+"""The gate of squeeze-and-excitation knows nothing of the padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from layer_helpers import corner_mask, image
+
+from lambda_det.layers.squeeze_excitation import SqueezeExcitation, masked_mean
+
+SIZE = (5, 7)
+SIZES = ([3, 5, 5], [7, 2, 7])  # 3x7, 5x2 and 5x7, padded to 5x7
+
+
+@pytest.fixture
+def layer() -> SqueezeExcitation:
+    torch.manual_seed(0)
+    return SqueezeExcitation(8, 3).double()
+
+
+def test_without_a_mask_it_is_torchvisions(layer: SqueezeExcitation) -> None:
+    theirs = torchvision.ops.SqueezeExcitation(8, 3).double()
+    theirs.load_state_dict(layer.state_dict())
+    x = image(2, 8, *SIZE)
+    assert torch.equal(layer(x), theirs(x))
+
+
+def test_mask_equals_the_images_alone(layer: SqueezeExcitation) -> None:
+    x = image(3, 8, *SIZE)
+    output = layer(x, corner_mask(*SIZES, SIZE))
+    for n, (height, width) in enumerate(zip(*SIZES, strict=True)):
+        alone = layer(x[n : n + 1, :, :height, :width])
+        torch.testing.assert_close(
+            output[n : n + 1, :, :height, :width], alone, rtol=1e-12, atol=1e-12
+        )
+        # Three of the images' rows and columns are missing: torchvision's gate differs.
+        if (height, width) != SIZE:
+            assert not torch.allclose(layer(x)[n : n + 1, :, :height, :width], alone, rtol=1e-4)
+
+
+def test_what_the_padding_holds_changes_nothing(layer: SqueezeExcitation) -> None:
+    x, mask = image(3, 8, *SIZE).requires_grad_(), corner_mask(*SIZES, SIZE)
+    valid = (~mask)[:, None].expand_as(x)
+    other = x.detach().masked_fill(mask[:, None], 1e6).requires_grad_()
+    outputs = layer(x, mask)[valid], layer(other, mask)[valid]
+    assert torch.equal(*outputs)
+    gradients = [
+        torch.autograd.grad(output.square().sum(), (tensor, *layer.parameters()))
+        for output, tensor in zip(outputs, (x, other), strict=True)
+    ]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+    assert not gradients[0][0][~valid].any()
+    broken = x.detach().masked_fill(mask[:, None], torch.nan)
+    assert torch.equal(layer(broken, mask)[valid], outputs[0])
+
+
+def test_image_that_is_padding_altogether_is_finite(layer: SqueezeExcitation) -> None:
+    mask = torch.ones(1, *SIZE, dtype=torch.bool)
+    assert layer(image(1, 8, *SIZE), mask).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mean_of_half_types_is_summed_in_float32(dtype: torch.dtype) -> None:
+    x = torch.full((1, 2, 64, 64), 100.0, dtype=dtype)
+    mask = corner_mask([50], [60], (64, 64))
+    assert torch.equal(masked_mean(x, mask), torch.full((1, 2, 1, 1), 100.0, dtype=dtype))
