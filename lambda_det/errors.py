@@ -11,11 +11,23 @@ from collections.abc import Callable, Iterator
 class InputError(ValueError):
     """A value, key or file given by the user is wrong.
 
-    The text is one line that names the key or file, the value, and what is allowed.
+    The text is one line that names the key or file, the value, and what is allowed. What a terminal
+    would obey or cannot show (line breaks, escape sequences in a file name) is written out.
     """
 
+    def __init__(self, text: object = "") -> None:
+        text = str(text)
+        # A data loader raises this error again, around the traceback of its worker.
+        super().__init__(text if _TRACEBACK in text else printable(text))
 
+
+_TRACEBACK = "Traceback (most recent call last)"
 _QUALIFIED_NAME = f"{InputError.__module__}.{InputError.__qualname__}: "
+
+
+def printable(text: str) -> str:
+    """``text`` with every character that is not to be seen as its Python escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:
@@ -25,7 +37,7 @@ def one_line(error: BaseException) -> str:
     the original text.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].removeprefix(_QUALIFIED_NAME)
+    return printable(lines[-1].removeprefix(_QUALIFIED_NAME))
 
 
 def is_input_error_of_a_worker(error: BaseException) -> bool:
@@ -47,10 +59,16 @@ def writing(path: str) -> Iterator[None]:
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2."""
+    """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2.
+
+    A terminal that lacks a letter gets its escape; nothing ends because of a name.
+    """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         try:
             return main(*args, **kwargs) or 0
         except InputError as error:

@@ -26,6 +26,9 @@ PREFIX = "coco_folder_"
 # What the names in detectron2's own configs mean when a folder is given.
 STOCK_SPLITS = {"coco_2017_train": "train2017", "coco_2017_val": "val2017"}
 
+# In one image of a training: a mask of each and its overlap with each of some 200 000 anchors.
+_MAX_OBJECTS = 10_000
+
 # COCO keeps annotations of other kinds beside the instances; they are not splits of ours.
 _OTHER_ANNOTATIONS = re.compile(r"^(captions|image_info|panoptic|person_keypoints|stuff)_")
 
@@ -214,6 +217,12 @@ def _check_trainable(cfg: CfgNode, summary: CocoSummary) -> None:
     """Is there something to learn, in the form that the model asks for?"""
     if summary.num_objects == 0:
         raise InputError(f"annotation file {summary.json_file} has no annotations to train on")
+    most, file_name = summary.most_objects
+    if most > _MAX_OBJECTS:
+        raise InputError(
+            f"annotation file {summary.json_file}: {file_name} has {most} objects; more than "
+            f"{_MAX_OBJECTS} in one image need more memory than machines have, cut it into parts"
+        )
     _check_masks(cfg, summary)
     if cfg.MODEL.MASK_ON and summary.rle is not None and cfg.INPUT.MASK_FORMAT == "polygon":
         raise InputError(

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from lambda_det.data.coco_values import check_annotation, check_image
+from lambda_det.data.rle import first_broken
+from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
@@ -26,7 +30,8 @@ class CocoSummary:
         json_file: path of the json.
         categories: ``(id, name)`` pairs sorted by id; the order is that of the contiguous ids.
         num_images: number of images listed.
-        num_objects: number of annotations that are not crowd regions.
+        num_objects: number of annotations to learn from: no crowds, no polygons of two points.
+        most_objects: the most of them in one image, and the image's file name.
         unmasked: file name of the first image with a non-crowd annotation without segmentation.
         rle: file name of the first image with a non-crowd annotation stored as RLE.
         unjudged: id of the first annotation that COCO's evaluation cannot use: no ``iscrowd`` or no
@@ -37,6 +42,7 @@ class CocoSummary:
     categories: tuple[tuple[int, str], ...]
     num_images: int
     num_objects: int
+    most_objects: tuple[int, str]
     unmasked: str | None
     rle: str | None
     unjudged: int | None
@@ -125,19 +131,15 @@ def parse_coco_json(json_file: str) -> dict:
 
 def _summarize(json_file: str, content: dict, image_root: str | None) -> CocoSummary:
     names = _check_categories(json_file, content["categories"])
-    files = _check_images(json_file, content["images"])
-    annotations = content["annotations"]
-    num_objects, unmasked, rle, unjudged = _check_annotations(json_file, annotations, names, files)
+    images = _check_images(json_file, content["images"])
+    found = _check_annotations(json_file, content["annotations"], names, images)
     if image_root is not None:
-        _check_files(json_file, files.values(), image_root)
+        _check_files(json_file, [image["file_name"] for image in images.values()], image_root)
     return CocoSummary(
         json_file=json_file,
         categories=tuple(sorted(names.items())),
-        num_images=len(files),
-        num_objects=num_objects,
-        unmasked=unmasked,
-        rle=rle,
-        unjudged=unjudged,
+        num_images=len(images),
+        **found,
     )
 
 
@@ -168,31 +170,44 @@ def _check_categories(json_file: str, categories: list) -> dict[int, str]:
                 f"annotation file {json_file}: category id {category_id} occurs twice "
                 f"({names[category_id]!r} and {category['name']!r})"
             )
-        names[category_id] = str(category["name"])
+        if not isinstance(category["name"], str):
+            raise InputError(
+                f"annotation file {json_file}: category id {category_id} has name "
+                f"{shown(category['name'])}; text is needed"
+            )
+        names[category_id] = category["name"]
     return names
 
 
-def _check_images(json_file: str, images: list) -> dict[int, str]:
-    files: dict[int, str] = {}
+def _check_images(json_file: str, images: list) -> dict[int, dict]:
+    found: dict[int, dict] = {}
     for index, entry in enumerate(images):
         image = _entry(json_file, "images", index, entry, _IMAGE_KEYS)
-        if image["id"] in files:
-            raise InputError(
-                f"annotation file {json_file}: image id {image['id']} occurs twice "
-                f"({files[image['id']]} and {image['file_name']})"
-            )
-        files[image["id"]] = image["file_name"]
-    if not files:
+        where = f"annotation file {json_file}: image id {shown(image['id'])}"
+        if image["id"] in found:
+            names = f"{found[image['id']]['file_name']} and {image['file_name']}"
+            raise InputError(f"{where} occurs twice ({names})")
+        check_image(where, image)
+        found[image["id"]] = image
+    if not found:
         raise InputError(f"annotation file {json_file}: images is empty")
-    return files
+    kinds = {type(image_id) for image_id in found}
+    if kinds not in ({int}, {str}):
+        raise InputError(
+            f"annotation file {json_file}: image ids are of several types "
+            f"({', '.join(sorted(kind.__name__ for kind in kinds))}); integers, or text, are needed"
+        )
+    return found
 
 
 def _check_annotations(
-    json_file: str, annotations: list, names: dict[int, str], files: dict[int, str]
-) -> tuple[int, str | None, str | None, int | None]:
-    """The summary's ``num_objects``, ``unmasked``, ``rle`` and ``unjudged``."""
+    json_file: str, annotations: list, names: dict[int, str], images: dict[int, dict]
+) -> dict[str, object]:
+    """The summary's ``num_objects``, ``most_objects``, ``unmasked``, ``rle`` and ``unjudged``."""
     seen: set[int] = set()
-    num_objects, unmasked, rle, unjudged = 0, None, None, None
+    objects: Counter[int] = Counter()
+    codes, owners = [], []
+    unmasked, rle, unjudged = None, None, None
     for index, entry in enumerate(annotations):
         annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
         image_id = annotation["image_id"]
@@ -200,31 +215,41 @@ def _check_annotations(
         if annotation["id"] in seen:
             raise InputError(f"{where} occurs twice")
         seen.add(annotation["id"])
-        if image_id not in files:
+        if image_id not in images:
             raise InputError(f"{where} has image_id {image_id!r}, which is not in images")
         if annotation["category_id"] not in names:
             raise InputError(
                 f"{where} has category_id {annotation['category_id']!r}, which is not in "
                 f"categories (ids {_some(sorted(names))})"
             )
-        box = annotation["bbox"]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-            raise InputError(f"{where} has bbox {box!r}; four numbers x, y, width, height needed")
-        if annotation.get("ignore"):
-            raise InputError(f'{where} has "ignore", which detectron2 does not support')
+        is_object, code = check_annotation(json_file, annotation, images[image_id], where)
+        if code is not None:
+            codes.append(code)
+            owners.append(annotation["id"])
         if unjudged is None and not (
-            _is_number(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
+            is_finite(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
         ):
             unjudged = annotation["id"]
-        if annotation.get("iscrowd"):
+        if not is_object:
             continue
-        num_objects += 1
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            unmasked = unmasked or files[image_id]
-        elif isinstance(segmentation, dict):
-            rle = rle or files[image_id]
-    return num_objects, unmasked, rle, unjudged
+        objects[image_id] += 1
+        if not annotation.get("segmentation"):
+            unmasked = unmasked or images[image_id]["file_name"]
+        elif code is not None:
+            rle = rle or images[image_id]["file_name"]
+    if (broken := first_broken(codes)) is not None:
+        raise InputError(
+            f"annotation file {json_file}: the segmentation of annotation id {owners[broken]} is "
+            "not one whole RLE of its image"
+        )
+    crowded, most = next(iter(objects.most_common(1)), (None, 0))
+    return {
+        "num_objects": sum(objects.values()),
+        "most_objects": (most, images[crowded]["file_name"] if most else ""),
+        "unmasked": unmasked,
+        "rle": rle,
+        "unjudged": unjudged,
+    }
 
 
 def _check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:
@@ -251,10 +276,6 @@ def _listing(directory: str) -> set[str]:
             return {entry.name for entry in entries}
     except OSError:
         return set()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _some(values: list[int], limit: int = 20) -> str:

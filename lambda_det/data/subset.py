@@ -38,6 +38,12 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
         raise InputError(f"--output {output}: exists already, name a folder that does not")
 
     images = [image for image in content["images"] if image["id"] in chosen]
+    for name in (image["file_name"] for image in images):
+        if os.path.isabs(name) or ".." in name.split("/"):  # its link would be made elsewhere
+            raise InputError(
+                f"annotation file {json_file}: file_name {name!r} leaves the folder of the images; "
+                "expected a name inside it"
+            )
     annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
     parent = os.path.dirname(os.path.abspath(output))
     os.makedirs(parent, exist_ok=True)

@@ -9,10 +9,10 @@ from collections.abc import Container, Sequence
 import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 
+from lambda_det.data.rle import compress, first_broken
+from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
-from lambda_det.evaluation.rle import compress, first_broken
-from lambda_det.evaluation.values import is_finite, shown
 
 logger = logging.getLogger(__name__)
 

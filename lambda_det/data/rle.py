@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lambda_det.evaluation.values import is_finite, shown
+from lambda_det.data.values import is_finite, shown
 
 _CHUNK = 20_000  # codes decoded at once; bounds the memory
-_REACH = 10  # how far a polygon may be from the origin, in longer sides of its image
+REACH = 10  # how far a polygon may be from the origin, in longer sides of its image
 
 
 def compress(
@@ -40,8 +40,8 @@ def compress(
                 raise ValueError("has a polygon that is not pairs of finite numbers x, y")
             # pycocotools walks every pixel of an edge, also outside of the image, in 32 bits:
             # 1e7 takes seconds and gigabytes, 1e9 is a segmentation fault.
-            if polygon and max(map(abs, polygon)) > _REACH * max(height, width):
-                raise ValueError(f"has a polygon that reaches beyond {_REACH} times its image")
+            if polygon and max(map(abs, polygon)) > REACH * max(height, width):
+                raise ValueError(f"has a polygon that reaches beyond {REACH} times its image")
         long = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not long or (len(long) < len(segmentation) and not skip_short_polygons):
             raise ValueError("has a polygon of less than three points")

@@ -6,8 +6,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
-from lambda_det.evaluation import rle
-from lambda_det.evaluation.rle import compress, first_broken
+from lambda_det.data import rle
+from lambda_det.data.rle import compress, first_broken
 
 
 def random_codes(count: int, seed: int) -> list[dict]:

@@ -1,0 +1,104 @@
+"""What the values of one image and of one annotation of a COCO json must be.
+
+Values that pass here stop neither detectron2's reader, nor pycocotools' C code (which believes what
+it is given), nor a training by a loss that is not a number.
+"""
+
+from __future__ import annotations
+
+import math
+
+from lambda_det.data.rle import REACH, compress
+from lambda_det.data.values import is_finite, shown
+from lambda_det.errors import InputError
+
+MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
+
+
+def check_image(where: str, image: dict) -> None:
+    """Raise InputError unless an image has a whole size and a name that a file can have.
+
+    Args:
+        where: begins the line.
+        image: with the keys ``file_name``, ``height`` and ``width``.
+    """
+    height, width = image["height"], image["width"]
+    if not all(type(side) is int and 0 < side < MAX_SIDE for side in (height, width)):
+        raise InputError(
+            f"{where} has height {shown(height)} and width {shown(width)}; whole numbers of "
+            f"pixels, below {MAX_SIDE}, are needed"
+        )
+    name = image["file_name"]
+    if not name or "\0" in name:
+        raise InputError(f"{where} has file_name {shown(name)}; the name of a file is needed")
+
+
+def check_annotation(
+    json_file: str, annotation: dict, image: dict, where: str
+) -> tuple[bool, dict | None]:
+    """Raise InputError for an annotation that could not be read, drawn or learned from.
+
+    Args:
+        json_file, where: begin the lines; ``where`` names the annotation as well.
+        annotation: with the keys ``id``, ``image_id``, ``category_id`` and ``bbox``.
+        image: the one that it lies in.
+
+    Returns:
+        Whether there is something to learn from it (it is no crowd, and its polygons, if it has
+        any, are not all too short), and its compressed RLE, not looked into yet, if it has one.
+    """
+    box = annotation["bbox"]
+    if not (
+        isinstance(box, list) and len(box) == 4 and all(map(is_finite, box)) and min(box[2:]) >= 0
+    ):
+        raise InputError(
+            f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height are needed, "
+            "width and height not negative"
+        )
+    area = annotation.get("area", 0)
+    if isinstance(area, (int, float)) and not (is_finite(area) and area >= 0):
+        raise InputError(
+            f"{where} has area {shown(area)}; a finite number, not negative, is needed"
+        )
+    if annotation.get("ignore", 0) != 0:
+        raise InputError(f'{where} has "ignore", which detectron2 does not support')
+    if annotation.get("iscrowd", 0) not in (0, 1):
+        raise InputError(f"{where} has 'iscrowd' {shown(annotation['iscrowd'])}; 0 or 1 is allowed")
+    keypoints = annotation.get("keypoints") or []
+    if not isinstance(keypoints, list) or not all(map(is_finite, keypoints)):
+        raise InputError(f"{where} has keypoints {shown(keypoints)}; finite numbers are needed")
+
+    segmentation = annotation.get("segmentation")
+    code, is_drawable = None, True
+    try:
+        if isinstance(segmentation, list):
+            is_drawable = not segmentation or _has_polygon(segmentation, image)
+        elif segmentation:
+            code = compress(segmentation, image["height"], image["width"])
+    except ValueError as error:
+        identity = f"annotation id {annotation['id']}"
+        raise InputError(
+            f"annotation file {json_file}: the segmentation of {identity} {error}"
+        ) from error
+    return is_drawable and not annotation.get("iscrowd"), code
+
+
+def _has_polygon(polygons: list, image: dict) -> bool:
+    """Whether one of them has the three points that detectron2 asks for."""
+    reach = REACH * max(image["height"], image["width"])
+    found = False
+    for polygon in polygons:
+        # By sum, min and max: a large json has millions of numbers.
+        if not isinstance(polygon, list) or not _is_finite_sum(polygon):
+            raise ValueError("has a polygon that is not pairs of finite numbers x, y")
+        if polygon and max(max(polygon), -min(polygon)) > reach:
+            raise ValueError(f"has a polygon that reaches beyond {REACH} times its image")
+        found = found or (len(polygon) >= 6 and len(polygon) % 2 == 0)
+    return found
+
+
+def _is_finite_sum(numbers: list) -> bool:
+    try:
+        return math.isfinite(sum(numbers))
+    except (TypeError, OverflowError):  # text, lists; integers that no float can hold
+        return False
