@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -58,10 +59,15 @@ def writing(path: str) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+# A full disk, quota or file, and a disk that is not to be written: nothing of ours is wrong.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2.
 
-    A terminal that lacks a letter gets its escape; nothing ends because of a name.
+    So does a disk that is full. A terminal that lacks a letter gets its escape; nothing ends
+    because of a name.
     """
 
     @functools.wraps(main)
@@ -73,6 +79,13 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
             return main(*args, **kwargs) or 0
         except InputError as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
+            return 2
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            name = error.filename or "a file"
+            line = printable(f"{name}: cannot be written ({error.strerror})")
+            print(f"error: {line}", file=sys.stderr)
             return 2
 
     return wrapped

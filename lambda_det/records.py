@@ -103,9 +103,11 @@ def _replacing(path: str, mode: str, encoding: str | None = None) -> Iterator[IO
         with open(temporary, mode, encoding=encoding) as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:  # from within a write
+            error.filename = path
         raise
 
 

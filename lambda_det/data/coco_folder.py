@@ -16,6 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
+from lambda_det.data.coco_checks import check_evaluable, check_trainable
 from lambda_det.data.coco_json import CocoSummary, read_coco_json
 from lambda_det.errors import InputError
 
@@ -25,9 +26,6 @@ ENVIRONMENT_VARIABLE = "LAMBDA_DET_COCO_FOLDER"
 PREFIX = "coco_folder_"
 # What the names in detectron2's own configs mean when a folder is given.
 STOCK_SPLITS = {"coco_2017_train": "train2017", "coco_2017_val": "val2017"}
-
-# In one image of a training: a mask of each and its overlap with each of some 200 000 anchors.
-_MAX_OBJECTS = 10_000
 
 # COCO keeps annotations of other kinds beside the instances; they are not splits of ours.
 _OTHER_ANNOTATIONS = re.compile(r"^(captions|image_info|panoptic|person_keypoints|stuff)_")
@@ -126,6 +124,8 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
     if folder:
         folder = _absolute(folder)
         cfg.DATASETS.COCO_FOLDER = folder
+        if not os.path.isdir(folder):
+            raise InputError(f"DATASETS.COCO_FOLDER {folder} is not a directory")
     splits: dict[str, str | None] = {}
     if not for_training:
         for name in cfg.DATASETS.TRAIN:
@@ -144,9 +144,9 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
             renamed = register_coco_folder(folder, split)
             summary = read_coco_json(*locate_split(folder, split))
         if name in cfg.DATASETS.TRAIN and for_training and summary is not None:
-            _check_trainable(cfg, summary)
+            check_trainable(cfg, summary)
         if name in cfg.DATASETS.TEST and summary is not None:
-            _check_evaluable(cfg, summary)
+            check_evaluable(cfg, summary)
         categories[renamed] = _categories_of(renamed)
     for key in ("TRAIN", "TEST"):
         names = cfg.DATASETS[key]
@@ -211,42 +211,6 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
             f"COCO's {len(known)}; name its folder by DATASETS.COCO_FOLDER instead"
         )
     return summary
-
-
-def _check_trainable(cfg: CfgNode, summary: CocoSummary) -> None:
-    """Is there something to learn, in the form that the model asks for?"""
-    if summary.num_objects == 0:
-        raise InputError(f"annotation file {summary.json_file} has no annotations to train on")
-    most, file_name = summary.most_objects
-    if most > _MAX_OBJECTS:
-        raise InputError(
-            f"annotation file {summary.json_file}: {file_name} has {most} objects; more than "
-            f"{_MAX_OBJECTS} in one image need more memory than machines have, cut it into parts"
-        )
-    _check_masks(cfg, summary)
-    if cfg.MODEL.MASK_ON and summary.rle is not None and cfg.INPUT.MASK_FORMAT == "polygon":
-        raise InputError(
-            f"annotation file {summary.json_file}: an annotation of {summary.rle} is stored as RLE,"
-            " but INPUT.MASK_FORMAT is 'polygon'; set it to 'bitmask'"
-        )
-
-
-def _check_evaluable(cfg: CfgNode, summary: CocoSummary) -> None:
-    """Can pycocotools judge predictions by it? Better asked now than after the training."""
-    if summary.unjudged is not None:
-        raise InputError(
-            f"annotation file {summary.json_file}: annotation id {summary.unjudged} has no number "
-            "'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
-        )
-    _check_masks(cfg, summary)
-
-
-def _check_masks(cfg: CfgNode, summary: CocoSummary) -> None:
-    if cfg.MODEL.MASK_ON and summary.unmasked is not None:
-        raise InputError(
-            f"annotation file {summary.json_file}: an annotation of {summary.unmasked} has no "
-            "segmentation, but MODEL.MASK_ON is True; set it to False for boxes only"
-        )
 
 
 def _categories_of(name: str) -> list:

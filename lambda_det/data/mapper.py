@@ -12,7 +12,9 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
+from lambda_det.data.images import read_image
 from lambda_det.data.jitter import large_scale_jitter
+from lambda_det.data.resizing import keep_one_pixel
 from lambda_det.errors import InputError
 
 
@@ -27,6 +29,8 @@ class LambdaDatasetMapper(DatasetMapper):
       mask cannot be used, is an :class:`InputError` that names the file.
     - Objects that a crop removes are dropped for both mask formats (detectron2 v0.5 stops on
       a polygon cropped to nothing), and an image without objects has an empty ``gt_masks``.
+    - 16-bit grey is scaled to 8 bits (Pillow clips it to white), and a long thin picture keeps a
+      pixel of its shorter side.
     - Coordinates stored as integers are transformed in floating point (fvcore's transforms write
       into the array that they are given, which cuts integers).
     """
@@ -55,6 +59,7 @@ class LambdaDatasetMapper(DatasetMapper):
                 scale=cfg.INPUT.LSJ.SCALE, size=cfg.INPUT.LSJ.SIZE, flip=flip
             )
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        arguments["augmentations"] = keep_one_pixel(arguments["augmentations"])
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -100,7 +105,7 @@ class LambdaDatasetMapper(DatasetMapper):
         """The image (H, W, 3) in ``image_format``, of the size that the json says."""
         path = dataset_dict["file_name"]
         try:
-            image = detection_utils.read_image(path, format=self.image_format)
+            image = read_image(path, self.image_format)
         except Exception as error:
             # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
             reason = " ".join(str(error).split()) or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
+from collections.abc import Container
 
 _MAX = sys.float_info.max
 
@@ -18,3 +19,11 @@ def is_finite(value: object) -> bool:
 def shown(value: object) -> str:
     """``repr``, cut where it is long."""
     return reprlib.repr(value)
+
+
+def is_in(key: object, known: Container) -> bool:
+    """``key in known``, of any value that JSON has; True is no 1."""
+    try:
+        return not isinstance(key, bool) and key in known
+    except TypeError:  # a list for an id
+        return False

@@ -18,6 +18,8 @@ from detectron2.utils.logger import setup_logger
 from lambda_det.config import get_cfg
 from lambda_det.data import configure_datasets
 from lambda_det.engine.checks import check_settings
+from lambda_det.engine.config_files import check_yaml
+from lambda_det.engine.config_values import check_values
 from lambda_det.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
@@ -41,14 +43,17 @@ def load_config(
         defaults: a config with every key, merged into; None = detectron2's and ours.
 
     Raises:
-        InputError: the file is missing or is not YAML, or a key or a value's type is wrong.
+        InputError: the file, or one that it is based on, is missing, is no YAML or names code; or
+            a key or a value's type is wrong.
     """
     cfg = get_cfg() if defaults is None else defaults
     if config_file:
         if not os.path.isfile(config_file):
             raise InputError(f"--config-file {config_file}: no such file")
+        check_yaml(config_file, cfg)
         try:
-            cfg.merge_from_file(config_file)
+            # detectron2's own default runs the code that a file's tags name.
+            cfg.merge_from_file(config_file, allow_unsafe=False)
         except _MERGE_ERRORS as error:
             raise InputError(f"--config-file {config_file}: {_reason(error)}") from error
     if len(overrides) % 2:
@@ -74,6 +79,7 @@ def setup_config(args: Namespace) -> CfgNode:
     """
     setup_console()
     cfg = load_config(args.config_file, args.opts)
+    check_values(cfg)
     check_device(cfg)
     configure_datasets(cfg, for_training=not args.eval_only)
     start_run(cfg, args)
@@ -118,6 +124,12 @@ def check_device(cfg: CfgNode) -> None:
         InputError: a GPU is asked for and there is none, or ``SOLVER.AMP.PRECISION`` or
             ``SOLVER.MAX_SKIPPED_STEPS`` is wrong.
     """
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise InputError(
+            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: PyTorch has no such device; expected cpu or cuda"
+        ) from error
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(
             f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: PyTorch sees no GPU here; add MODEL.DEVICE cpu"

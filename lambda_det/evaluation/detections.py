@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 
 from lambda_det.data.rle import compress, first_broken
-from lambda_det.data.values import is_finite, shown
+from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
 
@@ -129,13 +129,13 @@ class Detections:
         where = f"{self._source}: entry {index}"
         if not isinstance(entry, dict) or any(key not in entry for key in _REQUIRED):
             raise InputError(f"{where} lacks one of {', '.join(_REQUIRED)}")
-        if not _is_in(entry["image_id"], self._ground_truth.images):
+        if not is_in(entry["image_id"], self._ground_truth.images):
             raise InputError(
                 f"{where} has image_id {shown(entry['image_id'])}, which is not among the "
                 f"{len(self._ground_truth.images)} images of {self._ground_truth.source}; are "
                 "they of another dataset?"
             )
-        if not _is_in(entry["category_id"], categories):
+        if not is_in(entry["category_id"], categories):
             raise InputError(
                 f"{where} has category_id {shown(entry['category_id'])}, which is not among the "
                 f"{len(categories)} categories of {self._ground_truth.source}; are they of "
@@ -194,10 +194,3 @@ class Detections:
                 "pixels of these images?",
                 self._source, beyond, len(self._entries),
             )  # fmt: skip
-
-
-def _is_in(key: object, known: Container) -> bool:
-    try:
-        return not isinstance(key, bool) and key in known  # True is 1 to Python
-    except TypeError:  # a list for an id
-        return False

@@ -5,6 +5,7 @@ Masks are blended pixel by pixel: detectron2's ``Visualizer`` draws outlines and
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 
@@ -14,9 +15,12 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
+from lambda_det.data.rle import compress, first_broken
+from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
 
 _TILE = 400  # pixels, longer side of a drawn image
+_FAR = 10_000  # pixels; OpenCV draws nothing further away than fits into 32 bits
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -52,7 +56,7 @@ def draw_objects(image: np.ndarray, objects: list[DrawnObject]) -> np.ndarray:
         outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
     for shape in objects:
-        x, y, w, h = (value * scale for value in shape.box)
+        x, y, w, h = (min(max(value * scale, -_FAR), _FAR) for value in shape.box)
         cv2.rectangle(canvas, (round(x), round(y)), (round(x + w), round(y + h)), shape.colour, 2)
     for shape in objects:  # last, so that nothing hides them
         _put_label(canvas, shape.label, shape.box[0] * scale, shape.box[1] * scale, shape.colour)
@@ -80,11 +84,23 @@ def class_colours(coco: COCO) -> dict[int, tuple[int, int, int]]:
     }
 
 
+def _mask(segmentation: object, height: int, width: int) -> np.ndarray:
+    """(H, W) bool; ValueError for what is no mask of this size."""
+    code = compress(segmentation, height, width, skip_short_polygons=True)
+    if first_broken([code]) is not None:
+        raise ValueError("is not one whole RLE of its image")
+    return mask_util.decode(code).astype(bool)
+
+
 def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnObject:
+    image = coco.imgs[annotation["image_id"]]
+    mask = None
+    with contextlib.suppress(ValueError):  # polygons of two points; the rest was checked
+        mask = _mask(annotation.get("segmentation"), image["height"], image["width"])
     name = coco.cats[annotation["category_id"]]["name"]
     return DrawnObject(
         box=tuple(annotation["bbox"]),
-        mask=coco.annToMask(annotation).astype(bool) if annotation.get("segmentation") else None,
+        mask=mask,
         label=f"{name} (crowd)" if annotation.get("iscrowd") else name,
         colour=colours[annotation["category_id"]],
     )
@@ -96,14 +112,11 @@ def object_of_detection(
     mask = None
     if detection.get("segmentation"):
         try:
-            mask = mask_util.decode(detection["segmentation"]).astype(bool)
-        except (TypeError, KeyError, ValueError) as error:
-            raise InputError(f"predictions {path}: a segmentation is not COCO RLE") from error
-        if mask.shape != height_width:
+            mask = _mask(detection["segmentation"], *height_width)
+        except ValueError as error:
             raise InputError(
-                f"predictions {path}: a mask of image {detection['image_id']} has size "
-                f"{mask.shape}, the image {height_width} (height, width)"
-            )
+                f"predictions {path}: a segmentation of image {detection['image_id']} {error}"
+            ) from error
     name = coco.cats[detection["category_id"]]["name"]
     return DrawnObject(
         box=tuple(detection["bbox"]),
@@ -123,15 +136,19 @@ def detections_per_image(path: str, coco: COCO) -> dict[int, list[dict]]:
         keys = ("image_id", "category_id", "bbox", "score")
         if not isinstance(detection, dict) or any(key not in detection for key in keys):
             raise InputError(f"predictions {path}: entry {index} lacks one of {', '.join(keys)}")
-        numbers = (detection["score"], *detection["bbox"])
-        if len(numbers) != 5 or not all(isinstance(n, (int, float)) for n in numbers):
-            raise InputError(f"predictions {path}: entry {index} needs a score and a bbox of four")
-        if detection["image_id"] not in coco.imgs:
+        box = detection["bbox"]
+        is_box = isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))
+        if not is_box or not is_finite(detection["score"]):
+            raise InputError(
+                f"predictions {path}: entry {index} has score {shown(detection['score'])} and bbox "
+                f"{shown(box)}; a finite number, and four of them, are needed"
+            )
+        if not is_in(detection["image_id"], coco.imgs):
             raise InputError(
                 f"predictions {path}: image_id {detection['image_id']!r} of entry {index} is not "
                 "in the annotations"
             )
-        if detection["category_id"] not in coco.cats:
+        if not is_in(detection["category_id"], coco.cats):
             raise InputError(
                 f"predictions {path}: category_id {detection['category_id']!r} of entry {index} "
                 "is not in the annotations"
@@ -148,7 +165,7 @@ def read_json(path: str) -> object:
             return json.load(file)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 

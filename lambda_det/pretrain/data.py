@@ -15,6 +15,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset
 
+from lambda_det.data.images import eight_bits
 from lambda_det.errors import InputError
 from lambda_det.randomness import IMAGE, ORDER, seed_of, seeded
 
@@ -98,7 +99,7 @@ class SeededImages(Dataset):
         path, target = self.samples[index]
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                image = eight_bits(file).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = str(error).replace(f" {path!r}", "")
             raise InputError(f"{path}: cannot be read as an image ({reason})") from error

@@ -96,8 +96,8 @@ def test_jitter_only_in_training(one_image, mapper_of):
 
 
 def test_without_jitter_augmentations_are_detectron2s(mapper_of):
-    kinds = [type(a) for a in mapper_of().augmentations.augs]
-    assert kinds == [T.ResizeShortestEdge, T.RandomFlip]
+    resize, flip = mapper_of().augmentations.augs
+    assert repr(resize).startswith("ResizeShortestEdge(") and type(flip) is T.RandomFlip
     assert not mapper_of().recompute_boxes
     assert mapper_of("bitmask", ((0.1, 2.0), (64, 64))).recompute_boxes
 

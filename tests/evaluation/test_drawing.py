@@ -127,7 +127,7 @@ def test_no_predictions(files: dict[str, str]):
         ('[{"image_id": 2, "category_id": 4, "bbox": [0,0,1,1], "score": "x"}]', "entry 0"),
         (
             '[{"image_id": 2, "category_id": 4, "bbox": [0,0,1,1], "score": 1, "segmentation": 5}]',
-            "not COCO RLE",
+            "neither polygons nor RLE",
         ),
         (
             '[{"image_id": 2, "category_id": 4, "bbox": [0,0,1,1], "score": 1, '

@@ -1,0 +1,59 @@
+"""The line that a user sees: one line, printable, status 2; also for a full disk."""
+
+from __future__ import annotations
+
+import errno
+import io
+import sys
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from lambda_det.errors import InputError, exit_on_input_error, one_line, printable
+
+
+def test_what_a_terminal_would_obey_is_written_out() -> None:
+    error = InputError("image a\nb\x1b[2J\u202e\ud800é λ is not there")
+    assert str(error) == r"image a\nb\x1b[2J\u202e\ud800é λ is not there" == one_line(error)
+    assert printable("a|b c") == "a|b c"
+
+
+class _Broken(Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise InputError("image a\nb cannot be read")
+
+
+def test_the_line_of_a_worker_is_found() -> None:
+    with pytest.raises(InputError) as error:
+        list(DataLoader(_Broken(), num_workers=1))
+    assert one_line(error.value) == r"image a\nb cannot be read"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_full_disk_is_a_line(number: int, capsys) -> None:
+    @exit_on_input_error
+    def main() -> None:
+        raise OSError(number, "no room", "a\nb.json")
+
+    assert main() == 2
+    assert capsys.readouterr().err == "error: a\\nb.json: cannot be written (no room)\n"
+
+
+def test_other_errors_are_not_hidden() -> None:
+    @exit_on_input_error
+    def main() -> None:
+        raise FileNotFoundError(errno.ENOENT, "gone", "a")
+
+    with pytest.raises(FileNotFoundError):
+        main()
+
+
+def test_a_terminal_that_lacks_a_letter_gets_its_escape(monkeypatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    exit_on_input_error(lambda: print("λ"))()
+    stream.flush()
+    assert stream.buffer.getvalue() == b"\\u03bb\n"
