@@ -14,7 +14,6 @@ from lambda_det.backbone.masking import average_pool, fill_padding_, strided_mas
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
 from lambda_det.backbone.squeeze import SqueezeExcite
 from lambda_det.layers import LambdaLayer
-from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 
 
 class LambdaBottleneck(BottleneckBlock):
@@ -105,13 +104,15 @@ class LambdaBottleneck(BottleneckBlock):
         out = self.activation(fill_padding_(out, middle_mask))  # zero stays zero
         out = self.activation(self._middle(out, middle_mask))
         out = self.conv3(out)
-        if self.se is not None and self.drop_path is None:
-            return self.activation(self.se(out, self._shortcut(x), self.conv3.norm))
+        shortcut = self._shortcut(x, padding_mask)
         if self.se is not None:
-            out = self.se(out, strided_mask(padding_mask, self.stride))
+            mask = strided_mask(padding_mask, self.stride)
+            if self.drop_path is None:
+                return self.activation(self.se(out, shortcut, self.conv3.norm, padding_mask=mask))
+            out = self.se(out, padding_mask=mask)
         if self.drop_path is not None:
             out = self.drop_path(out)
-        out += self._shortcut(x, padding_mask)
+        out += shortcut
         return self.activation(out)
 
     def _middle(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import SqueezeExcitation
 
 from lambda_det.layers.lambda_first import leaves_python
 from lambda_det.layers.precision import at_least_float32
+from lambda_det.layers.squeeze_excitation import SqueezeExcitation, masked_mean
 
 _PART_BYTES = {"cpu": 2**20}
 """Device -> what is multiplied and summed at once: on a CPU it stays in the cache."""
@@ -25,7 +25,12 @@ class SqueezeExcite(SqueezeExcitation):
     """torchvision's, parameter names included, that also adds a residual branch to its shortcut."""
 
     def forward(
-        self, x: Tensor, shortcut: Tensor | None = None, norm: nn.Module | None = None
+        self,
+        x: Tensor,
+        shortcut: Tensor | None = None,
+        norm: nn.Module | None = None,
+        *,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Gate ``x``, and add it to ``shortcut``.
 
@@ -34,14 +39,15 @@ class SqueezeExcite(SqueezeExcitation):
             shortcut: (N, C, H, W). With it ``x`` is overwritten where no gradient needs it.
             norm: the module whose output ``x`` is. Where that is a BatchNorm in training, ``x`` is
                 not kept for the backward pass.
+            padding_mask: (N, H, W) bool, True where a position is not part of the image.
 
         Returns:
             (N, C, H, W) in the type of ``x``.
         """
         if leaves_python() or torch.compiler.is_compiling():  # these see and fuse the operators
-            gated = super().forward(x)
+            gated = super().forward(x, padding_mask=padding_mask)
             return gated if shortcut is None else gated + shortcut.to(gated.dtype)
-        gate = self._gate(x)
+        gate = self._gate(x, padding_mask)
         if shortcut is None:
             return x * gate
         gate, shortcut = gate.to(x.dtype), shortcut.to(x.dtype)
@@ -49,12 +55,19 @@ class SqueezeExcite(SqueezeExcitation):
             return x.mul_(gate).add_(shortcut)
         return _GatedSum.apply(x, gate, shortcut, *_kept_by(norm, x))
 
-    def _gate(self, x: Tensor) -> Tensor:
+    def _gate(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """(N, C, 1, 1)."""
+        return self.scale_activation(
+            self.fc2(self.activation(self.fc1(self._mean(x, padding_mask))))
+        )
+
+    @staticmethod
+    def _mean(x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        if padding_mask is not None:
+            return masked_mean(x, padding_mask)
         # The gradient of a sum is a view of one number for each channel, that of a mean is not.
         total = x.sum(dim=(2, 3), keepdim=True, dtype=at_least_float32(x.dtype))
-        mean = (total / (x.shape[2] * x.shape[3])).to(x.dtype)
-        return self.scale_activation(self.fc2(self.activation(self.fc1(mean))))
+        return (total / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
 def _kept_by(norm: nn.Module | None, x: Tensor) -> tuple[Tensor | float, ...]:

@@ -12,7 +12,7 @@ from lambda_det.layers.precision import at_least_float32
 class SqueezeExcitation(torchvision.ops.SqueezeExcitation):
     """torchvision's, with an optional mask for its average."""
 
-    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
         """Scale the channels of every image by a gate made from their averages.
 
         Args:

@@ -28,7 +28,7 @@ def test_without_a_mask_it_is_torchvisions(layer: SqueezeExcitation) -> None:
 
 def test_mask_equals_the_images_alone(layer: SqueezeExcitation) -> None:
     x = image(3, 8, *SIZE)
-    output = layer(x, corner_mask(*SIZES, SIZE))
+    output = layer(x, padding_mask=corner_mask(*SIZES, SIZE))
     for n, (height, width) in enumerate(zip(*SIZES, strict=True)):
         alone = layer(x[n : n + 1, :, :height, :width])
         torch.testing.assert_close(
@@ -43,7 +43,7 @@ def test_what_the_padding_holds_changes_nothing(layer: SqueezeExcitation) -> Non
     x, mask = image(3, 8, *SIZE).requires_grad_(), corner_mask(*SIZES, SIZE)
     valid = (~mask)[:, None].expand_as(x)
     other = x.detach().masked_fill(mask[:, None], 1e6).requires_grad_()
-    outputs = layer(x, mask)[valid], layer(other, mask)[valid]
+    outputs = layer(x, padding_mask=mask)[valid], layer(other, padding_mask=mask)[valid]
     assert torch.equal(*outputs)
     gradients = [
         torch.autograd.grad(output.square().sum(), (tensor, *layer.parameters()))
@@ -52,12 +52,12 @@ def test_what_the_padding_holds_changes_nothing(layer: SqueezeExcitation) -> Non
     assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
     assert not gradients[0][0][~valid].any()
     broken = x.detach().masked_fill(mask[:, None], torch.nan)
-    assert torch.equal(layer(broken, mask)[valid], outputs[0])
+    assert torch.equal(layer(broken, padding_mask=mask)[valid], outputs[0])
 
 
 def test_image_that_is_padding_altogether_is_finite(layer: SqueezeExcitation) -> None:
     mask = torch.ones(1, *SIZE, dtype=torch.bool)
-    assert layer(image(1, 8, *SIZE), mask).isfinite().all()
+    assert layer(image(1, 8, *SIZE), padding_mask=mask).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
