@@ -185,3 +185,14 @@ def test_compiles_into_one_graph_for_all_sizes() -> None:
 def test_traces_without_a_mask() -> None:
     graph = torch.jit.trace(build(**SMALL).float(), image(1, 3, 32, 64), strict=False)
     assert "conv" in str(graph.inlined_graph) and "masked_fill" not in str(graph.inlined_graph)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mask_in_a_trace_holds_for_other_sizes() -> None:
+    def mask(batch: Tensor, sizes: Tensor) -> Tensor:  # in a trace detectron2's sizes are tensors
+        return padding_mask(attach_image_sizes(batch * 1, [sizes[0], sizes[1]]), 4)
+
+    traced = torch.jit.trace(mask, (torch.zeros(2, 3, 64, 64), torch.tensor([[64, 64], [60, 9]])))
+    sizes = [(77, 61), (50, 128)]
+    expected = padding_mask(padded(sizes), 4)
+    assert torch.equal(traced(torch.zeros(2, 3, *CANVAS), torch.tensor(sizes)), expected)
