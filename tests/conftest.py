@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
 COCO_TINY_VARIABLE = "LAMBDA_DET_COCO_TINY"
@@ -28,6 +29,7 @@ def _loggers_as_imported() -> None:
             logger = logging.getLogger(name)
             logger.propagate, logger.disabled, logger.handlers = True, False, []
             logger.setLevel(logging.NOTSET)
+    setup_logger.cache_clear()  # it remembers what it has set up, and does not do it again
 
 
 @pytest.hookimpl(tryfirst=True)

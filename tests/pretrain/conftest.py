@@ -1,4 +1,4 @@
-"""A tiny ImageFolder and runs of a whole LambdaResNet-50 on it."""
+"""A tiny ImageFolder and runs of a whole LambdaResNet-26 on it."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ def detector(project: Path) -> torch.nn.Module:
     cfg = get_cfg()
     config = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
     cfg.merge_from_file(str(project / config))
+    cfg.MODEL.LAMBDA_RESNET.DEPTH = 26
     return build_model(cfg)
 
 
@@ -57,7 +58,7 @@ def test_the_checkpoint_too_can_be_loaded_and_holds_the_average(project, finishe
     assert not torch.equal(raw["stem.conv1.weight"], averaged["stem.conv1.weight"])
     metadata = final["metadata"]
     assert metadata["classes"] == ["ape", "bee", "cat"] and metadata["averaged"] is True
-    assert (metadata["depth"], metadata["variant"], metadata["stem"]) == (50, "lambda", "rs")
+    assert (metadata["depth"], metadata["variant"], metadata["stem"]) == (26, "lambda", "rs")
     assert metadata["pixel_mean"] == pytest.approx([123.675, 116.28, 103.53])
     assert "training" not in final and final["matching_heuristics"] is True
 
@@ -77,6 +78,7 @@ def evaluate_alone(project: Path, folder: Path, data: Path) -> dict[str, float]:
 
     cfg = load_config(str(project / CONFIG), defaults=get_pretrain_cfg())
     cfg.merge_from_list(["PRETRAIN.IMAGE_SIZE", 32, "DATALOADER.NUM_WORKERS", 0])
+    cfg.MODEL.LAMBDA_RESNET.DEPTH = 26
     model = build_classifier(cfg, 3)
     model.load_state_dict(torch.load(folder / "model_final.pth", weights_only=True)["model"])
     val = read_image_folder(str(data)).val
