@@ -7,7 +7,7 @@ import io
 import sys
 
 import pytest
-from torch.utils.data import DataLoader, Dataset
+from torch._utils import ExceptionWrapper
 
 from lambda_det.errors import InputError, exit_on_input_error, one_line, printable
 
@@ -18,17 +18,14 @@ def test_what_a_terminal_would_obey_is_written_out() -> None:
     assert printable("a|b c") == "a|b c"
 
 
-class _Broken(Dataset):
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> int:
-        raise InputError("image a\nb cannot be read")
-
-
 def test_the_line_of_a_worker_is_found() -> None:
+    try:
+        raise InputError("image a\nb cannot be read")
+    except InputError:
+        sent = ExceptionWrapper(where="in DataLoader worker process 0")  # as a data loader does
     with pytest.raises(InputError) as error:
-        list(DataLoader(_Broken(), num_workers=1))
+        sent.reraise()
+    assert "Traceback" in str(error.value)
     assert one_line(error.value) == r"image a\nb cannot be read"
 
 
