@@ -2,98 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
+from suite_helpers import fake_training, make_output, small_suite, write_file
 
-from lambda_det import get_cfg
-from lambda_det.evaluation.metrics import METRICS
 from lambda_det.experiments.suite import Run
-
-# Writes what a training writes; its numbers follow from model and seed. Arguments: model, seed,
-# folder. Files beside runs/: "break" names models that fail, "wait" models that wait while it is
-# there, "stop" models that a signal ends, MODEL.json holds a model's detections. It imports nothing
-# of ours, which takes seconds.
-FAKE = """
-import json, pathlib, shutil, sys, time
-model, seed, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-root = next(parent.parent for parent in folder.parents if parent.name == "runs")
-with open(root / "started.txt", "a") as file:
-    print(model, seed, file=file, flush=True)
-def named(name):
-    return (root / name).is_file() and model in (root / name).read_text()
-if named("break"):
-    sys.exit("error: no such thing")
-(folder / "last_checkpoint").write_text("x")
-while named("wait"):
-    time.sleep(0.02)
-shutil.copy(root / "config.yaml", folder)
-line = {"iteration": 19, "time": 0.2 + 0.1 * seed, "total_loss": 3 + seed}
-(folder / "metrics.json").write_text(json.dumps(line))
-timing = f"pure compute time: 0:00:01 (0.0{seed}00 s / img per device, on 1 devices)"
-(folder / "log.txt").write_text(f"Total inference {timing}")
-ap = {"plain": 30, "lambda": 33}[model] + seed + (seed == 2 and model == "lambda")
-ap += 10 * (folder.parents[1].name == "easy")
-values = json.loads((root / "values.json").read_text()) | {"AP": ap, "APl": None}
-classes = [{"id": 1, "name": "<ring>", "AP": ap - 5}, {"id": 2, "name": "disc", "AP": None}]
-(folder / "inference").mkdir()
-metrics = {"bbox": values | {"per_class": classes}}
-(folder / "inference" / "metrics.json").write_text(json.dumps(metrics))
-if named("stop"):
-    facts = {"signal": "SIGTERM", "iteration": 12, "max_iter": 20}
-    (folder / "interrupted.json").write_text(json.dumps(facts))
-if (root / f"{model}.json").is_file():
-    shutil.copy(root / f"{model}.json", folder / "inference" / "coco_instances_results.json")
-"""
 
 
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
-    """The folder of a comparison, with what the runs above need."""
-    folder = tmp_path / "out"
-    folder.mkdir()
-    cfg = get_cfg()
-    cfg.SOLVER.IMS_PER_BATCH = 4
-    (folder / "config.yaml").write_text(cfg.dump())
-    (folder / "values.json").write_text(json.dumps(dict.fromkeys(METRICS, 10.0)))
-    return folder
+    return make_output(tmp_path / "out")
 
 
 @pytest.fixture
 def content(project: Path) -> dict:
-    config = str(project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml")
-    return {
-        "name": "small",
-        "baseline": "plain",
-        "seeds": [1, 2, 3],
-        "overrides": {"SOLVER.MAX_ITER": 20, "DATASETS.COCO_FOLDER": "{output}/data"},
-        "models": {
-            "plain": {
-                "config": config,
-                "label": "R-50",
-                "overrides": {"MODEL.LAMBDA_RESNET.VARIANT": "resnet"},
-            },
-            "lambda": {"config": config, "label": "λ-50"},
-        },
-    }
+    return small_suite(project)
 
 
 @pytest.fixture
 def write_suite(tmp_path: Path) -> Callable[[object], str]:
-    def write(content: object) -> str:
-        path = tmp_path / "suite.yaml"
-        path.write_text(
-            content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
-        )
-        return str(path)
-
-    return write
+    return functools.partial(write_file, tmp_path / "suite.yaml")
 
 
 @pytest.fixture
 def fake_command() -> Callable[[Run], list[str]]:
-    return lambda run: [sys.executable, "-c", FAKE, run.model, str(run.seed), run.folder]
+    return fake_training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def experiment(project: Path, output: Path) -> GainExperiment:
         train_command=["train"],
         pretrain_config="p.yaml",
         detection_config=str(project / DETECTION),
-        detection_keys=["SOLVER.MAX_ITER", "200"],
+        detection_keys=["SOLVER.MAX_ITER", "200", "MODEL.LAMBDA_RESNET.DEPTH", "26"],
         seeds=(1, 2, 3),
     )
 
@@ -123,13 +124,19 @@ def finished(project, tmp_path) -> GainExperiment:
     (tmp_path / "pretrain" / "metrics.json").write_text(
         '{"iteration": 9, "val_top1": 50.0, "ema_top1": 60.0}\n{"iteration": 10, "loss": 1.0}\n'
     )
-    weights = build_lambda_resnet(50, "lambda", num_classes=10).state_dict()
-    content = {"model": weights, "matching_heuristics": True}
-    torch.save(content, tmp_path / "pretrain" / "model_final.pth")
     return gain
 
 
-def test_rows_and_table(finished):
+@pytest.fixture
+def weights(finished) -> dict[str, torch.Tensor]:
+    """What a pretraining leaves: the weights, which are in its file too."""
+    model = build_lambda_resnet(26, "lambda", num_classes=10)
+    content = {"model": model.state_dict(), "matching_heuristics": True}
+    torch.save(content, finished.weights)
+    return {name: value for name, value in model.named_parameters() if "linear" not in name}
+
+
+def test_rows_and_table(finished, weights):
     rows = gain_rows(finished)
     pretrained, random = rows
     assert pretrained["initialisation"] == "pretrained" and random["initialisation"] == "random"
@@ -147,19 +154,21 @@ def test_rows_and_table(finished):
     assert table.splitlines()[3].endswith("| – | – |")  # known of the pretrained row only
 
 
-def test_a_detector_that_finds_nothing_has_ap_0(finished, tmp_path):
+def test_a_detector_that_finds_nothing_has_ap_0(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("lambda_det.experiments.pretrain_gain.backbone_coverage", lambda _: 100.0)
     nothing = {task: {"AP": None, "AP50": None} for task in ("bbox", "segm")}
     path = tmp_path / "random_seed2" / "inference" / "metrics.json"
     path.write_text(json.dumps(nothing))
     assert gain_rows(finished)[1]["box_ap"]["values"] == [21, 0, 23]
 
 
-def test_weights_that_leave_the_backbone_random_are_refused(finished):
-    assert backbone_coverage(finished) == 100
+def test_weights_that_leave_the_backbone_random_are_refused(finished, weights):
     content = torch.load(finished.weights, weights_only=True)
     del content["model"]["res5.0.conv1.weight"]
     torch.save(content, finished.weights)
-    with pytest.raises(InputError, match=r"fills 96\.9 % of the backbone"):
+    share = 1 - weights["res5.0.conv1.weight"].numel() / sum(v.numel() for v in weights.values())
+    percent = math.floor(1000 * share) / 10
+    with pytest.raises(InputError, match=rf"fills {percent} % of the backbone"):
         backbone_coverage(finished)
 
 

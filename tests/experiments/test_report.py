@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from suite_helpers import fake_training, make_output, small_suite, write_file
 
 from lambda_det.experiments import collect, execute, read_suite
 from lambda_det.experiments.collect import comparison_record
@@ -37,25 +38,28 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture
-def results(content, write_suite, output, fake_command):
-    """Suite, states and page of two finished seeds, and a third that has failed for one model."""
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, project):
+    """Folder, suite, states and results.md of two finished seeds, and a third that has failed for
+    one model."""
+    folder = tmp_path_factory.mktemp("report")
+    output, content = make_output(folder / "out"), small_suite(project)
     content["seeds"] = [1, 2]
     content["models"]["lambda"]["label"] = "λ<50>"
     content["models"]["lambda"]["published"] = "LambdaResNet-101"
-    first = read_suite(write_suite(content), str(output))
-    execute(first, str(output), command=fake_command, jobs=4)
+    first = read_suite(write_file(folder / "suite.yaml", content), str(output))
+    execute(first, str(output), command=fake_training, jobs=4)
     content["seeds"] = [1, 2, 3]
     (output / "break").write_text("lambda")
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command, jobs=2)
+    suite = read_suite(write_file(folder / "suite.yaml", content), str(output))
+    states = execute(suite, str(output), command=fake_training, jobs=2)
     facts = {"parameters_millions": 20.0}
     record = comparison_record(suite, collect(suite, states, lambda cfg: facts), "python x")
-    return suite, states, write_results(str(output), suite, states, record)
+    return output, suite, states, write_results(str(output), suite, states, record)
 
 
-def test_page_is_whole_and_needs_nothing_from_elsewhere(results, output):
-    page = (output / "report.html").read_text()
+def test_page_is_whole_and_needs_nothing_from_elsewhere(results):
+    page = (results[0] / "report.html").read_text()
     parser = Tags()
     parser.feed(page)
     assert parser.open == []
@@ -68,7 +72,8 @@ def test_page_is_whole_and_needs_nothing_from_elsewhere(results, output):
     assert all(word in style for word in ("prefers-color-scheme: dark", "@media print"))
 
 
-def test_page_shows_the_numbers_and_names_what_is_missing(results, output):
+def test_page_shows_the_numbers_and_names_what_is_missing(results):
+    output = results[0]
     page = (output / "report.html").read_text()
     assert "<b>34.5 ± 2.1</b>" not in page and "<b>35.0 ± 1.4</b>" in page  # 34 and 36
     assert "<b>+3.5</b>" in page and "[−2.9, +9.9]" in page
@@ -84,11 +89,11 @@ def test_page_shows_the_numbers_and_names_what_is_missing(results, output):
     }
     assert "disc" not in texts  # whose AP is undefined
     assert (output / "speed_accuracy.png").read_bytes().startswith(b"\x89PNG")
-    assert results[2] == (output / "results.md").read_text()
+    assert results[3] == (output / "results.md").read_text()
 
 
 def test_gains_of_classes_are_paired_by_seed(results):
-    suite, states, _ = results
+    _, suite, states, _ = results
     assert class_gains(suite, states, "", "box") == {"lambda": {"<ring>": [3, 4]}}
     assert class_gains(suite, states, "", "mask") == {}
 

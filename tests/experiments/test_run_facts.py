@@ -77,7 +77,7 @@ def test_share_of_pretrained_weights_is_that_of_the_backbone(run: Run):
 
 def test_model_is_counted_as_it_is_built(project):
     path = str(project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml")
-    cfg = load_config(path, ["MODEL.ROI_HEADS.NUM_CLASSES", "3"])
+    cfg = load_config(path, ["MODEL.ROI_HEADS.NUM_CLASSES", "3", "MODEL.LAMBDA_RESNET.DEPTH", "26"])
     counted = count_model(cfg)
     parameters = sum(p.numel() for p in build_model(cfg).parameters())
     assert counted["parameters_millions"] == round(parameters / 1e6, 3)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from suite_helpers import fake_training
 
 from lambda_det.errors import InputError
 from lambda_det.experiments import (
@@ -24,7 +26,7 @@ from lambda_det.experiments.collect import comparison_record
 from lambda_det.experiments.documents import VIEWS
 from lambda_det.experiments.run_files import FAILED, FINISHED, NEW, STARTED, state_of
 from lambda_det.experiments.running import train_command
-from lambda_det.experiments.suite import Run, chosen_runs
+from lambda_det.experiments.suite import Run, Suite, chosen_runs
 
 
 def started(output: Path) -> list[str]:
@@ -167,15 +169,10 @@ def test_each_job_has_a_device_of_its_own(content, write_suite, output):
     assert set(said) <= {"4", "7"} and "7" in said
 
 
-DRIVER = """
-import signal, sys
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-sys.path[:0] = [{folder!r}]
-from conftest import FAKE
-from lambda_det.experiments import execute, read_suite
-command = lambda run: [sys.executable, "-c", FAKE, run.model, str(run.seed), run.folder]
-execute(read_suite({suite!r}, {output!r}), {output!r}, command=command, jobs=2)
-"""
+def drive(suite: Suite, output: str) -> None:
+    """A process of its own that compares, as tools/compare.py ends on a signal."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    execute(suite, output, command=fake_training, jobs=2)
 
 
 def wait_for(condition) -> None:
@@ -185,19 +182,21 @@ def wait_for(condition) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_killed_half_way_continues(content, write_suite, output, fake_command, name):
     content["seeds"] = [1]
-    path = write_suite(content)
+    suite = read_suite(write_suite(content), str(output))
     (output / "wait").write_text("lambda")
-    code = DRIVER.format(folder=str(Path(__file__).parent), suite=path, output=str(output))
-    driver = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code])
+    # A fork: a new interpreter takes seconds to import what is imported here.
+    driver = multiprocessing.get_context("fork").Process(target=drive, args=(suite, str(output)))
+    driver.start()
     lambda_, plain = output / "runs/lambda/seed1", output / "runs/plain/seed1"
     wait_for(lambda: (lambda_ / "last_checkpoint").is_file())
     wait_for(lambda: (plain / "finished.json").is_file())
-    driver.send_signal(getattr(signal, name))
-    assert driver.wait() != 0
-    suite = read_suite(path, str(output))
+    os.kill(driver.pid, getattr(signal, name))
+    driver.join(60)
+    assert driver.exitcode == {"SIGKILL": -9, "SIGTERM": 143}[name]
     states = {run.model: state_of(run) for run in suite.runs}
     assert states == {"plain": FINISHED, "lambda": STARTED}
     (output / "wait").unlink()
