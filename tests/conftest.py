@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import random
@@ -99,13 +98,6 @@ def quick_weights(_pools: tuple[Tensor, Tensor]) -> Iterator[None]:
         patch.setattr(Tensor, "normal_", normal_)
         patch.setattr(Tensor, "uniform_", uniform_)
         yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _files_without_checksums() -> None:
-    """PyTorch's checksum takes as long as the rest of torch.save; nothing here reads it."""
-    with contextlib.suppress(AttributeError):  # before PyTorch 2.6
-        torch.serialization.set_crc32_options(False)
 
 
 @pytest.fixture(scope="session")

@@ -70,13 +70,16 @@ _RULES: dict[str, Rule] = {
     ),
     "MODEL.PIXEL_MEAN": _COLOUR,
     "MODEL.PIXEL_STD": _COLOUR,
+    "SOLVER.AMP.PRECISION": _one_of("float16", "bfloat16"),
     "SOLVER.BASE_LR": _RATE,
+    "SOLVER.CHECKPOINT_KEEP": _NOT_NEGATIVE,
     "SOLVER.CHECKPOINT_PERIOD": _POSITIVE,
     "SOLVER.IMS_PER_BATCH": _POSITIVE,
     "SOLVER.LR_SCHEDULER_NAME": _one_of(
         "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
     ),
     "SOLVER.MAX_ITER": _POSITIVE,
+    "SOLVER.MAX_SKIPPED_STEPS": _NOT_NEGATIVE,
     "SOLVER.WARMUP_ITERS": _NOT_NEGATIVE,
     "SOLVER.WARMUP_METHOD": _one_of("linear", "constant"),
     "TEST.DETECTIONS_PER_IMAGE": (

@@ -181,7 +181,7 @@ class SuiteFile:
     def _read(self) -> dict:
         try:
             with open(self.path, encoding="utf-8") as file:
-                content = yaml.load(file, _UniqueKeys)  # safe: it is a SafeLoader
+                content = _UniqueKeys(file).get_single_data()
         except OSError as error:
             raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 
 import pytest
@@ -85,13 +86,15 @@ class Recorder:
             if isinstance(module, SqueezeExcitation):
                 module.scale_activation.register_forward_hook(self._note_gate)
             if isinstance(module, SqueezeExcitation | LambdaLayer):
-                module.register_forward_pre_hook(self._note_mask)
+                module.register_forward_pre_hook(self._note_mask, with_kwargs=True)
 
     def _note_gate(self, _module: nn.Module, _inputs: tuple, output: Tensor) -> None:
         self.gates.append(output)
 
-    def _note_mask(self, _module: nn.Module, inputs: tuple) -> None:
-        self.masks.append(inputs[1] if len(inputs) > 1 else None)
+    def _note_mask(self, module: nn.Module, inputs: tuple, named: dict) -> None:
+        self.masks.append(
+            inspect.signature(module.forward).bind(*inputs, **named).arguments.get("padding_mask")
+        )
 
     def run(self, call) -> dict[str, Tensor]:
         """Features of the first image, cut to what is image."""

@@ -145,8 +145,7 @@ def test_no_image_is_read_to_get_to_a_batch():
 def test_wrong_values(key, value, message, monkeypatch):
     cfg = config()
     cfg.merge_from_list([key, value])
-    monkeypatch.setattr("lambda_det.data.loaders.get_detection_dataset_dicts",
-                        lambda *args, **kwargs: IMAGES)  # fmt: skip
+    monkeypatch.setattr("lambda_det.data.loaders.training_images", lambda cfg: IMAGES)
     if "BATCH" in key:
         monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(InputError, match=message):
@@ -154,8 +153,7 @@ def test_wrong_values(key, value, message, monkeypatch):
 
 
 def test_a_seed_is_drawn_where_none_is_given(monkeypatch):
-    monkeypatch.setattr("lambda_det.data.loaders.get_detection_dataset_dicts",
-                        lambda *args, **kwargs: IMAGES)  # fmt: skip
+    monkeypatch.setattr("lambda_det.data.loaders.training_images", lambda cfg: IMAGES)
     monkeypatch.setattr("lambda_det.data.loaders.LambdaDatasetMapper",
                         lambda *args: SimpleNamespace())  # fmt: skip
     cfg = config()

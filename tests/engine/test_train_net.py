@@ -142,7 +142,7 @@ WRONG = {
         ["MODEL.LAMBDA_RESNET.NORM", "FrozenBN"],
         ["FrozenBN layers of the model", "MODEL.LAMBDA_RESNET.NORM 'BN'"],
     ),
-    "negative rate": (["SOLVER.BASE_LR", "-0.1"], ["SOLVER.BASE_LR=-0.1", "not below 0"]),
+    "negative rate": (["SOLVER.BASE_LR", "-0.1"], ["SOLVER.BASE_LR=-0.1", "not negative"]),
     "frozen random weights": (["MODEL.BACKBONE.FREEZE_AT", "2"], ["FREEZE_AT", "stem.conv1"]),
     "unknown key": (["MODEL.LAMBDA_RESNET.DEEPTH", "50"], ["MODEL.LAMBDA_RESNET.DEEPTH"]),
     "wrong type": (["MODEL.LAMBDA_RESNET.DEPTH", "deep"], ["MODEL.LAMBDA_RESNET.DEPTH"]),

@@ -14,7 +14,8 @@ from lambda_det.experiments.suite import Run
 
 # Writes what a training writes; its numbers follow from model and seed. Arguments: model, seed,
 # folder. Files beside runs/: "break" names models that fail, "wait" models that wait while it is
-# there, "stop" models that a signal ends, MODEL.json holds a model's detections. It imports nothing of ours, which takes seconds.
+# there, "stop" models that a signal ends, MODEL.json holds a model's detections. It imports nothing
+# of ours, which takes seconds.
 FAKE = """
 import json, pathlib, shutil, sys, time
 model, seed, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
