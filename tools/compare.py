@@ -92,8 +92,10 @@ def main(argv: list[str] | None = None) -> int:
         devices = device_groups(jobs, gpus)
         states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
-    print(results_markdown(record))  # first: a full disk shall not keep it back
-    write_results(args.output, suite, states, record)
+    try:
+        write_results(args.output, suite, states, record)
+    finally:  # a full disk does not keep the numbers back
+        print(results_markdown(record))
     if args.record is not None:
         write_record(record_file, states, record)
     return 0 if all(states[run] == FINISHED for run in chosen) else 1

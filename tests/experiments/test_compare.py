@@ -82,6 +82,16 @@ def test_an_unfinished_comparison_is_not_recorded(compare, content, write_suite,
     assert not list((tmp_path / "project" / "results").iterdir())
 
 
+def test_numbers_are_shown_though_they_cannot_be_written(compare, content, write_suite, tmp_path):
+    out = tmp_path / "out"
+    (out / "results.md").mkdir(parents=True)
+    status, text, said = compare("--suite", write_suite(content), "--output", out, "--no-run")
+    assert status == 2 and "| λ-50 | 0/3 |" in text
+    assert (
+        said.startswith(f"error: {out}/results.md: cannot be written (") and said.count("\n") == 1
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
