@@ -40,7 +40,8 @@ class _UniqueKeys(yaml.SafeLoader):
     """A key that is there twice is an error, and not a model that is silently lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
         for key, count in Counter(keys).items():
             if count > 1:
                 raise yaml.constructor.ConstructorError(
@@ -91,7 +92,7 @@ class SuiteFile:
 
     def baseline(self, name: str, entry: dict, default: object, models: dict) -> str:
         baseline = entry.get("baseline", default)
-        if baseline not in models:
+        if not isinstance(baseline, str) or baseline not in models:
             raise self.error(
                 f"baseline {baseline!r} of model {name}: expected one of the models "
                 f"{', '.join(models)}"
@@ -184,7 +185,7 @@ class SuiteFile:
                 content = _UniqueKeys(file).get_single_data()
         except OSError as error:
             raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 31st of June
             reason = " ".join(str(error).split())
             raise InputError(f"suite {self.path} is not YAML: {reason}") from error
         if not isinstance(content, dict):

@@ -94,6 +94,7 @@ def test_config_is_relative_to_the_suite(content, write_suite, tmp_path):
         (["models"], {}, ["models is empty"]),
         (["models"], ["a"], ["models is ['a']", "mapping"]),
         (["baseline"], "se", ["'se'", "plain, lambda"]),
+        (["baseline"], ["plain"], ["baseline ['plain']", "plain, lambda"]),
         (["seeds"], [], ["seeds []"]),
         (["seeds"], [1, 1], ["seeds [1, 1]", "different"]),
         (["seeds"], [-1], ["seeds [-1]"]),
@@ -152,6 +153,10 @@ def test_wrong_suite(content, write_suite, path, value, texts):
     [
         ("a: [", "not YAML"),
         ("- a", "no mapping"),
+        ("name: 2026-06-31", "not YAML: day"),
+        ("[" * 3000, "not YAML"),
+        ("name: !!map [a]", "not YAML"),
+        ("name: !!python/object/apply:os.system [ls]", "not YAML"),
         ("models:\n  a: {config: x}\n  a: {config: y}", "not YAML: key 'a' is there 2 times"),
     ],
 )
