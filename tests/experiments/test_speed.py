@@ -58,7 +58,8 @@ def test_a_time_counts_where_all_that_decides_it_is_the_same(suite_of, plan):
         ("MODEL.MASK_ON", "False"), ("MODEL.FPN.OUT_CHANNELS", "32"), ("MODEL.DEVICE", "cuda"),
         ("MODEL.ROI_BOX_HEAD.FC_DIM", "64"), ("MODEL.RPN.POST_NMS_TOPK_TRAIN", "50"),
         ("MODEL.BACKBONE.FREEZE_AT", "2"), ("SOLVER.IMS_PER_BATCH", "16"),
-        ("SOLVER.AMP.ENABLED", "True"), ("INPUT.MAX_SIZE_TRAIN", "96"),
+        ("SOLVER.AMP.ENABLED", "True"), ("SOLVER.AMP.PRECISION", "bfloat16"),
+        ("INPUT.MAX_SIZE_TRAIN", "96"),
         ("INPUT.LSJ.ENABLED", "True"), ("DATALOADER.NUM_WORKERS", "2"),
     ):  # fmt: skip
         assert plan(suite_of(key, value), rows).count("time unknown\n") == 2, key
