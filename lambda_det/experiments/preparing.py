@@ -57,6 +57,9 @@ def prepare(suite: Suite, output: str) -> None:
         data = _data(suite, output)
         again = _to_repeat(done, data, known, output)
         done = [command for command in done if command not in again]
+        if again:  # what a killed command leaves is not to be taken for the data
+            with writing(marker):
+                write_json({"commands": done, "data": known}, marker)
         for command in suite.prepare:
             if command in done:
                 continue

@@ -59,6 +59,18 @@ def test_what_is_gone_is_prepared_again(prepared, output, caplog, gone):
     assert (output / "data" / "a" / "b").is_file() and (output / "data" / "c").is_file()
 
 
+def test_what_a_broken_repetition_leaves_is_not_taken_for_the_data(prepared, output):
+    command = f"{MAKE} && test ! -f {output}/fail"
+    assert prepared(command) == 1
+    (output / "data").rename(output / "elsewhere")
+    (output / "fail").touch()
+    with pytest.raises(InputError, match="status 1"):
+        prepared(command)
+    assert (output / "data" / "c").is_file()  # as after a kill, it looks whole
+    (output / "fail").unlink()
+    assert prepared(command) == 3
+
+
 def test_all_is_prepared_again_where_no_command_names_what_is_gone(prepared, output):
     command = f"cd {output} && mkdir data && echo x > data/x"
     assert prepared("true", command) == prepared("true", command) == 2
