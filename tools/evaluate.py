@@ -11,7 +11,7 @@ import argparse
 import logging
 import sys
 
-from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation import evaluate_files, metrics_table
 from lambda_det.evaluation.counting import BACKENDS
 from lambda_det.evaluation.metrics import (
@@ -67,16 +67,23 @@ def main(argv: list[str] | None = None) -> int:
         logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
         logging.getLogger("lambda_det").setLevel(logging.INFO)
         results = {"": evaluate_files(args.annotations, args.predictions, backend=args.backend)}
-    if args.output is not None:
-        record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
-        write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
+    try:
+        if args.output is not None:
+            record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
+            with writing(args.output):
+                write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
+    finally:  # a full disk shall not keep the table back
+        print_tables(results, args)
+    return 0
+
+
+def print_tables(results: dict[str, dict], args: argparse.Namespace) -> None:
     for name, metrics in results.items():
         print(f"{name or args.predictions} (percent):")
         print(metrics_table(metrics))
         print(metrics_table(metrics, AR_METRICS))
         if args.per_class:
             print(per_class_table(metrics))
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tabulate import tabulate
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, printable
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AR_METRICS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -114,7 +114,7 @@ def per_class_table(results: Mapping[str, Mapping[str, object]]) -> str:
     rows: dict[int, list] = {}
     for values in results.values():
         for entry in values[PER_CLASS]:
-            row = rows.setdefault(entry["id"], [entry["name"]])
+            row = rows.setdefault(entry["id"], [printable(entry["name"])])
             row.extend(entry[name] for name in shown)
     headers = [f"{TASK_NAMES.get(task, task)} {name}" for task in results for name in shown]
     return _table(list(rows.values()), ["class", *headers])

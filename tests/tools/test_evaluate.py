@@ -83,6 +83,25 @@ def test_json_is_written_where_the_table_cannot_be(tool, files, tmp_path, monkey
     assert set(json.loads(output.read_text())) == {"bbox", "segm"}
 
 
+def test_table_is_printed_where_the_json_cannot_be(tool, files, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tool, "write_json", full)
+    assert tool.main(arguments(files, "--output", str(tmp_path / "o.json"))) == 2
+    printed = capsys.readouterr()
+    assert printed.out.count("100.0") == 2 * 8
+    assert "o.json: cannot be written (Permission denied)" in printed.err
+
+
+def test_a_class_name_sends_nothing_to_the_terminal(tool, files, capsys):
+    path = Path(files["annotations"])
+    path.write_text(path.read_text().replace('"two"', '"\\u001b[2J"'))
+    assert tool.main(arguments(files, "--per-class")) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and r"\x1b[2J" in out
+
+
 @pytest.mark.parametrize("name", ["", "new/", ".", "x" * 300, "annotations.json/o.json"])
 def test_output_that_cannot_be_written(tool, files, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
