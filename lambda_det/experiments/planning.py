@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 from lambda_det.errors import InputError, writing
+from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
 from lambda_det.experiments.run_facts import train_ms, train_size
 from lambda_det.experiments.run_files import FINISHED, open_to_write, state_of
@@ -108,10 +109,12 @@ def measure(
     ``train_ms_per_image``.
 
     Raises:
-        InputError: too few iterations, a training fails, or the record cannot be written.
+        InputError: too few iterations, a command of ``prepare`` or a training fails, or the record
+            cannot be written.
     """
     if iterations < LEAST_ITERATIONS:
         raise InputError(f"--measure {iterations}: at least {LEAST_ITERATIONS} are needed")
+    prepare(suite, output)
     rows: dict[Key, dict] = {}
     for run in runs:
         cfg = suite.configs[run.set, run.model]

@@ -43,6 +43,14 @@ def test_without_times_it_says_how_to_get_them(content, write_suite, output):
     assert "\n  launch lambda/seed1\n  # trains: python tools/train_net.py --config-file" in text
 
 
+def test_what_is_timed_finds_its_data(content, write_suite, output):
+    content |= {"seeds": [1], "prepare": ["mkdir {output}/data && echo x > {output}/data/x"]}
+    look = f"import os; assert os.path.isfile({str(output / 'data' / 'x')!r}); {TIMED.strip()}"
+    suite = read_suite(write_suite(content), str(output))
+    measure(suite, str(output), suite.runs, 40,
+            command=lambda run: [sys.executable, "-c", look, *run.words])  # fmt: skip
+
+
 def test_measured_times_become_hours(content, write_suite, output):
     content |= {"seeds": [1, 2], "gpus_per_run": 4}
     content["overrides"]["SOLVER.MAX_ITER"] = 900
