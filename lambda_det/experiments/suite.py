@@ -17,9 +17,8 @@
 Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More that may be said:
 
 ``resume: True``
-    A begun run goes on from its last checkpoint. False, the default, starts it again: detectron2
-    0.5 restores weights and iteration but not the optimiser, so what was resumed is not what would
-    have come out undisturbed.
+    A begun run goes on from its last checkpoint. False, the default, starts it again: time and
+    memory of a resumed run are those of its last attempt alone.
 ``gpus_per_run: 8``
     Each run trains on so many GPUs (default 1).
 ``throughput: ../../results/x.json``
