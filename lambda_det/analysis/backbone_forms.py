@@ -92,8 +92,10 @@ class PeerLayer(nn.Module):
         self.layer = layer
         self.position = position
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+    def forward(self, x: Tensor, padding_mask: None = None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W), of images without padding."""
+        if padding_mask is not None:
+            raise NotImplementedError("other implementations know no padding mask")
         layer = self.layer
         query = layer.query_norm(layer.query(x)).unflatten(1, (layer.num_heads, layer.query_depth))
         key = layer.key(x).unflatten(1, (layer.intra_depth, layer.query_depth))
