@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.analysis.parts import part_of
+from lambda_det.backbone.squeeze import as_kept
 
 
 def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Counter[str]:
@@ -49,7 +50,7 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
         handles.append(module.register_forward_pre_hook(enter(full_name)))
         handles.append(module.register_forward_hook(leave))
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, as_kept):
             outputs = model(*inputs)
     finally:
         for handle in handles:

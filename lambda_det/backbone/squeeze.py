@@ -70,15 +70,25 @@ class SqueezeExcite(SqueezeExcitation):
         return (total / (x.shape[2] * x.shape[3])).to(x.dtype)
 
 
+def as_kept(tensor: Tensor) -> Tensor:
+    """The unpack hook (``torch.autograd.graph.saved_tensors_hooks``) of those who only look on."""
+    return tensor
+
+
 def _kept_by(norm: nn.Module | None, x: Tensor) -> tuple[Tensor | float, ...]:
     """Of the BatchNorm that gave ``x``, in training: its input, weight, bias, the mean and
-    1 / standard deviation that it measured, and its epsilon. Nothing for any other ``norm``."""
+    1 / standard deviation that it measured, and its epsilon. Nothing for any other ``norm``, and
+    where hooks keep something else than the tensors: activation checkpointing would compute the
+    whole block again for each that is read."""
     if type(norm) is not nn.BatchNorm2d or not norm.affine:
         return ()
     node = x.grad_fn
     if type(node).__name__ not in _NORM_NODES or not getattr(node, "_saved_training", False):
         return ()
-    given, mean, scale = node._saved_input, node._saved_result1, node._saved_result2
+    raw = node._raw_saved_input, node._raw_saved_result1, node._raw_saved_result2
+    if any(getattr(kept, "unpack_hook", _kept_by) not in (None, as_kept) for kept in raw):
+        return ()
+    given, mean, scale = (kept.data for kept in raw)
     return given, norm.weight, norm.bias, mean, scale, norm.eps
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.ops import SqueezeExcitation
 
 from lambda_det.backbone import squeeze
-from lambda_det.backbone.squeeze import SqueezeExcite
+from lambda_det.backbone.blocks import LambdaBottleneck
+from lambda_det.backbone.squeeze import SqueezeExcite, as_kept
 
 
 def pair(channels: int = 6) -> tuple[SqueezeExcite, SqueezeExcitation]:
@@ -107,11 +111,51 @@ def test_output_of_a_norm_is_not_kept() -> None:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, as_kept):
         normed = norm(x)
         output = ours(normed, shortcut, norm).relu_()
     assert 2 * x.nbytes <= sum(kept.values()) < 2.02 * x.nbytes  # the norm's input, relu's output
     assert output.shape == x.shape
+
+
+def trained_block(run: Callable) -> tuple[list[Tensor], int]:
+    """All gradients of a block in training, and how often its last norm was computed."""
+    torch.manual_seed(0)
+    block = LambdaBottleneck(16, 16, bottleneck_channels=4, se_ratio=0.25).double()
+    nn.init.uniform_(block.conv3.norm.weight)
+    x = torch.randn(2, 16, 6, 7, dtype=torch.float64, requires_grad=True)
+    run(block, x).square().sum().backward()
+    gradients = [x.grad, *(parameter.grad for parameter in block.parameters())]
+    return gradients, int(block.conv3.norm.num_batches_tracked)
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["", "reentrant"])
+def test_checkpointing_computes_a_block_twice_and_no_more(reentrant: bool) -> None:
+    wanted, once = trained_block(lambda block, x: block(x))
+    found, twice = trained_block(lambda block, x: checkpoint(block, x, use_reentrant=reentrant))
+    assert (once, twice) == (1, 2)
+    for own, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_offloaded_is_not_read_back() -> None:
+    wanted, _ = trained_block(lambda block, x: block(x))
+
+    def offloaded(block: nn.Module, x: Tensor) -> Tensor:
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (t.clone(),), unpack):
+            output = block(x)
+        assert unpacked == []
+        return output
+
+    def unpack(packed: tuple[Tensor]) -> Tensor:
+        unpacked.append(packed)
+        return packed[0]
+
+    unpacked: list = []
+    found, _ = trained_block(offloaded)
+    assert unpacked
+    for own, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("frozen", ["x", "shortcut", "module"])
@@ -173,7 +217,7 @@ def test_nothing_but_its_input_is_kept() -> None:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, as_kept):
         output = ours(x, shortcut)
     assert x.nbytes <= sum(kept.values()) < 1.01 * x.nbytes
     assert output.shape == x.shape
