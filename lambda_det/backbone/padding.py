@@ -28,12 +28,14 @@ def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
     inherit the note.
 
     Args:
-        batch: (N, C, H, W), images in the upper left corner.
+        batch: (N, C, H, W), images in the upper left corner, zeros elsewhere.
         image_sizes: (height, width) of every image, as in detectron2's ``ImageList``.
 
     Returns:
-        ``batch``. Sizes that do not fit it are not noted.
+        ``batch``. Sizes that do not fit it are not noted; what was noted before is forgotten.
     """
+    if hasattr(batch, _ATTRIBUTE):  # a buffer that is filled again and again
+        delattr(batch, _ATTRIBUTE)
     if torch.jit.is_tracing():  # sizes are tensors, and the graph must hold for others
         sizes = torch.stack([torch.as_tensor(size, device=batch.device) for size in image_sizes])
         setattr(batch, _ATTRIBUTE, sizes)

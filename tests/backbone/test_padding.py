@@ -72,6 +72,14 @@ def test_sizes_that_do_not_fit_are_not_noted(sizes: list[tuple[int, int]]) -> No
     assert padding_mask(batch, 4) is None
 
 
+@pytest.mark.parametrize("sizes", [[CANVAS] * 3, [(97, 128)] * 3], ids=str)
+def test_sizes_of_an_earlier_batch_in_the_same_memory_are_forgotten(sizes: list) -> None:
+    batch = padded()
+    assert padding_mask(attach_image_sizes(batch, sizes), 4) is None
+    attach_image_sizes(batch, SIZES)
+    assert torch.equal(padding_mask(batch, 4), padding_mask(padded(), 4))
+
+
 def test_sizes_belong_to_their_tensor_alone() -> None:
     backbone, batch = build(**SMALL), padded()
     masked = backbone(batch)["res2"]
