@@ -168,7 +168,9 @@ def _recorded(backbone: LambdaResNet) -> Iterator[dict]:
             content = layer.forward(*inputs)
         finally:
             layer.position = position
-        record["contents"].append((content, record["height"] // inputs[0].shape[-2]))
+        # Rows are rounded up, strides are powers of two.
+        stride = 2 ** math.ceil(math.log2(record["height"] / inputs[0].shape[-2]))
+        record["contents"].append((content, stride))
 
     handles = [
         backbone.register_forward_pre_hook(note_height),
