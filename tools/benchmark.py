@@ -171,6 +171,12 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--device {args.device}: expected cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"--device {args.device}: PyTorch sees no GPU; expected cpu")
+    if device.index is not None and device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise InputError(
+                f"--device {args.device}: PyTorch sees {torch.cuda.device_count()} GPUs"
+            )
+        torch.cuda.set_device(device)  # whose end of work is waited for, whose memory is counted
 
 
 if __name__ == "__main__":

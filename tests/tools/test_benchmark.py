@@ -70,6 +70,18 @@ def test_no_gpu(tool, capsys) -> None:
     assert "no GPU" in capsys.readouterr().err
 
 
+def test_a_gpu_by_number_is_the_current_one(tool, monkeypatch, capsys) -> None:
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    for number in (1, 2):
+        # A size that is refused later, so that nothing is measured.
+        assert tool("backbones", "--size", 33, 33, "--device", f"cuda:{number}") == 2
+    assert chosen == ["cuda:1"]
+    assert "--device cuda:2: PyTorch sees 2 GPUs" in capsys.readouterr().err
+
+
 def test_backbones_writes_a_record(tool, tmp_path, capsys) -> None:
     record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
     arguments = ["--quick", "--depth", 26, "--models", "lambda", "lambda-conv2d"]
