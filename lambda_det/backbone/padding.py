@@ -25,7 +25,8 @@ def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
 
     For the forward of a meta-architecture of your own that :func:`share_image_sizes` does not know
     how to treat. A tensor that is made from ``batch`` (another type, another device) does not
-    inherit the note.
+    inherit the note; among these is what ``torch.utils.checkpoint`` hands a whole backbone in the
+    backward pass with ``use_reentrant=True`` (around blocks either way is right).
 
     Args:
         batch: (N, C, H, W), images in the upper left corner, zeros elsewhere.
