@@ -25,6 +25,8 @@ from lambda_det.evaluation import metrics_table
 
 logger = logging.getLogger("lambda_det")
 
+_NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
+
 
 def run(args: Namespace) -> None:
     """What every process does."""
@@ -62,6 +64,9 @@ def main() -> int:
     except ProcessRaisedException as error:
         if is_input_error_of_a_worker(error):
             raise InputError(one_line(error)) from error
+        if (line := one_line(error)).startswith(_NOT_FINITE):
+            print(f"error: {line.removeprefix(_NOT_FINITE)}", file=sys.stderr)
+            return 1
         raise
     return 0
 

@@ -15,6 +15,7 @@ from multiprocessing import connection
 
 import torch
 import torch.distributed as dist
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -50,16 +51,18 @@ def launch(
 
     Args:
         main: picklable where processes are spawned.
-        processes: on this machine; on GPUs one for each.
+        processes: on this machine; on GPUs one for each. 0 is this one, as 1 is.
         device: ``MODEL.DEVICE``; "cpu" takes gloo and shares out the cores, any other takes NCCL.
         num_machines, machine_rank, dist_url: as detectron2's ``launch``.
         args: of ``main``.
 
     Raises:
-        InputError: more processes than GPUs, or ``processes`` given under torchrun too.
+        InputError: more processes than GPUs, or fewer than none, or ``processes`` given under
+            torchrun too.
         TrainingInterrupted: this process had a signal, which it has handed on.
         WorkerLostError: a process was killed; the others have been ended.
-        torch.multiprocessing.ProcessRaisedException: ``main`` failed in a spawned process.
+        torch.multiprocessing.ProcessRaisedException: ``main`` failed in a spawned process; the
+            error is that of the first one which failed.
     """
     on_cpu = device == "cpu"
     if all(name in os.environ for name in _TORCHRUN):
@@ -74,6 +77,12 @@ def launch(
         _call(main, args)
         return
     _check_gpus(processes, on_cpu, "--num-gpus")
+    if processes < 0 or num_machines < 1:
+        raise InputError(
+            f"--num-gpus {processes}, --num-machines {num_machines}: expected 0 or more processes "
+            "on 1 or more machines"
+        )
+    processes = max(1, processes)  # "no GPU" is a process on the CPU
     if processes * num_machines == 1:
         main(*args)
         return
@@ -142,7 +151,9 @@ def _join_group(local: int, on_machine: int, on_cpu: bool, url: str, **rank: int
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_machine))
     else:
         torch.cuda.set_device(local)
-    dist.init_process_group("gloo" if on_cpu else "nccl", init_method=url, **rank)
+    dist.init_process_group(
+        "gloo" if on_cpu else "nccl", init_method=url, timeout=DEFAULT_TIMEOUT, **rank
+    )
     make_local_group(on_machine)
     dist.barrier()
 
@@ -155,18 +166,18 @@ def _call(main: Callable[..., None], args: Sequence[object]) -> None:
 
 def _wait(context: multiprocessing.ProcessContext) -> None:
     """Wait for all processes; end them if one fails, for they wait for it."""
-    running = list(context.processes)
-    while running and not any(process.exitcode for process in context.processes):
+    running, failed = list(context.processes), []
+    while running and not failed:
         connection.wait([process.sentinel for process in running])
         running = [process for process in running if process.exitcode is None]
+        failed = [i for i, process in enumerate(context.processes) if process.exitcode]
     end = time.monotonic() + GRACE_S
     while running and time.monotonic() < end:
         connection.wait([process.sentinel for process in running], timeout=1)
         running = [process for process in running if process.exitcode is None]
+    # Of those only that failed first: PyTorch aborts a process that has lost another one.
     killed = [
-        (index, -process.exitcode)
-        for index, process in enumerate(context.processes)
-        if (process.exitcode or 0) < 0
+        (i, -context.processes[i].exitcode) for i in failed if context.processes[i].exitcode < 0
     ]
     for process in running:
         process.kill()  # it may wait in a collective operation, where it hears nothing else
@@ -179,8 +190,24 @@ def _wait(context: multiprocessing.ProcessContext) -> None:
         )
     if {process.exitcode for process in context.processes} == {_INTERRUPTED}:
         raise SystemExit(_INTERRUPTED)
+    if failed:
+        _keep_first_error(context)
     while not context.join():  # raises what a process raised
         pass
+
+
+def _keep_first_error(context: multiprocessing.ProcessContext) -> None:
+    """Let ``context.join`` raise the first error: the others are of the lost connection to it."""
+
+    def moment(index: int) -> float:
+        try:
+            return os.stat(context.error_files[index]).st_mtime_ns
+        except (OSError, AttributeError):  # it has not raised, or PyTorch keeps no files yet
+            return float("inf")
+
+    wrong = [i for i, process in enumerate(context.processes) if process.exitcode]
+    first = min(wrong, key=moment)
+    context.sentinels = {context.processes[first].sentinel: first}
 
 
 def _free_port() -> int:

@@ -124,7 +124,9 @@ class TrainingStep(SimpleTrainer):
     def _leave_out(self, data, reason, losses, before, statistics) -> None:
         """Forget the step or end the training; ``losses`` None: another process's are bad."""
         if self.skipped >= self.max_skipped:
-            raise FloatingPointError(self._end(data, reason, losses, before))
+            line = "" if losses is None else self._end(data, reason, losses, before)
+            # All say what it is, and none ends (and has the others ended) while one still writes.
+            raise FloatingPointError(next(filter(None, comm.all_gather(line))))
         self.skipped += 1
         self.optimizer.zero_grad()
         for tensor, value in statistics:
@@ -137,10 +139,7 @@ class TrainingStep(SimpleTrainer):
         storage.put_scalar(SKIPPED, self.skipped, smoothing_hint=False)
 
     def _end(self, data, reason, losses, before) -> str:
-        line = f"iteration {get_event_storage().iter}: {reason}"
-        if losses is None:
-            return line
-        line += f" on {image_names(data)}"
+        line = f"iteration {get_event_storage().iter}: {reason} on {image_names(data)}"
         return line + self._on_bad_step(data, losses, before) if self._on_bad_step else line
 
     def _running_statistics(self) -> list[tuple[Tensor, Tensor]]:

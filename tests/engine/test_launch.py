@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -11,12 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.engine import launch as launch_module
 from lambda_det.engine.launch import WorkerLostError, launch
+from lambda_det.engine.step import TrainingStep
 from lambda_det.errors import InputError, is_input_error_of_a_worker, one_line
 
 VARIABLES = {
@@ -87,9 +90,32 @@ def test_a_killed_process_ends_the_others(monkeypatch) -> None:
 
 
 def one_is_wrong() -> None:
-    if comm.get_rank() == 0:
+    if comm.get_rank() == 1:  # so that the first one's error is of the lost connection
         raise InputError("KEY=1: expected 2")
     dist.barrier()
+
+
+class NanInProcess1(torch.nn.Linear):
+    """Its loss is finite in process 0 only."""
+
+    def forward(self, images):
+        value = float("nan") if comm.get_rank() == 1 else 1.0
+        return super().forward(torch.full((1, 1), value)).sum()
+
+
+def one_loss_is_not_finite() -> None:
+    model = NanInProcess1(1, 1)
+
+    def slowly(images, losses, random_states) -> str:
+        time.sleep(2)
+        return "; written"
+
+    step = TrainingStep(
+        model, [[{"file_name": f"{comm.get_rank()}.png"}]],
+        torch.optim.SGD(model.parameters(), lr=0.1), on_bad_step=slowly,
+    )  # fmt: skip
+    with EventStorage():
+        step.run_step()
 
 
 def test_an_error_of_one_process_is_the_error_of_all() -> None:
@@ -97,6 +123,33 @@ def test_an_error_of_one_process_is_the_error_of_all() -> None:
         launch(one_is_wrong, 2, device="cpu")
     assert is_input_error_of_a_worker(caught.value)
     assert one_line(caught.value) == "KEY=1: expected 2"
+
+
+def test_a_loss_of_one_process_is_told_when_the_step_is_written(
+    project, monkeypatch, capsys
+) -> None:
+    with pytest.raises(ProcessRaisedException) as caught:
+        launch(one_loss_is_not_finite, 2, device="cpu")
+    line = "iteration 0: the loss is not finite (total_loss nan) on 1.png; written"
+    assert one_line(caught.value) == f"FloatingPointError: {line}"
+
+    def fails(*args, **kwargs) -> None:
+        raise caught.value
+
+    monkeypatch.syspath_prepend(str(project / "tools"))
+    tool = importlib.import_module("train_net")
+    monkeypatch.setattr(tool, "launch", fails)
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    assert tool.main() == 1
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_no_gpu_is_one_process() -> None:
+    seen = []
+    launch(seen.append, 0, device="cpu", args=(1,))
+    assert seen == [1]
+    with pytest.raises(InputError, match="--num-gpus -1"):
+        launch(seen.append, -1, device="cpu", args=(1,))
 
 
 def test_one_of_torchrun(monkeypatch) -> None:
