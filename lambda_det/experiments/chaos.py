@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -229,18 +229,23 @@ def _compare(result: Chaos, calm: _Training, wild: _Training) -> None:
     if missing := expected.keys() - dict(seen).keys():
         raise InputError(f"{wild.folder}: iteration {min(missing)} was never computed")
     # Every time that an iteration was computed, and not only the last one.
-    result.loss_difference = max(abs(loss - expected[i]) for i, loss in seen)
+    result.loss_difference = _largest(abs(loss - expected[i]) for i, loss in seen)
     result.repeated = len(seen) - len(expected)
     steps = itertools.pairwise(seen)
     result.most_lost = max([0, *(before + 1 - now for (before, _), (now, _) in steps)])
     one, other = (_tensors(read_file(os.path.join(t.folder, FINAL)).data) for t in (calm, wild))
     if one.keys() != other.keys():
         raise InputError(f"{wild.folder}: another network than {calm.folder}'s")
-    result.weight_difference = max(
+    result.weight_difference = _largest(
         (tensor.double() - other[name].double()).abs().max().item()
         for name, tensor in one.items()
         if tensor.numel()
     )
+
+
+def _largest(differences: Iterable[float]) -> float:
+    """Python's ``max`` would pass over a NaN."""
+    return torch.tensor(list(differences), dtype=torch.float64).max().item()
 
 
 def _tensors(checkpoint: dict) -> dict[str, torch.Tensor]:

@@ -55,6 +55,15 @@ def test_weights_and_momenta_count(trained, weight, momentum):
     assert result.weight_difference == 0.25 and not result.same
 
 
+def test_nan_is_a_difference(trained):
+    losses = [(0, 3.0), (1, 2.0)]
+    calm, nan = trained("a", losses, 1.0), trained("b", losses, 1.0, float("nan"))
+    _compare(result := Chaos(2), calm, nan)
+    assert not result.same
+    _compare(result := Chaos(2), calm, trained("c", [(0, 3.0), (1, float("nan"))], 1.0))
+    assert not result.same
+
+
 def test_a_missing_iteration_is_an_error(trained):
     with pytest.raises(InputError, match="iteration 1 was never computed"):
         _compare(Chaos(2), trained("a", [(0, 1.0), (1, 1.0)], 1.0), trained("b", [(0, 1.0)], 1.0))
