@@ -27,7 +27,7 @@ def check_objects(
     source: str,
     *,
     resize: TrainingResize,
-    num_classes: int,
+    num_classes: int | None,
     class_names: Sequence[str] = (),
     anchor_sizes: Sequence[float] = (),
 ) -> None:
@@ -37,7 +37,7 @@ def check_objects(
         objects: all of them.
         source: name in messages, ``DATASETS.TRAIN ('a',)``.
         resize: what training does to the images.
-        num_classes: of the model's head.
+        num_classes: of the model's head; None = it does not tell classes apart.
         class_names: in the order of the contiguous ids; empty where not known.
         anchor_sizes: square roots of the anchors' areas, in pixels; empty without anchors.
 
@@ -53,7 +53,8 @@ def check_objects(
             f"{source}: no image has a usable object (crowd regions and objects whose polygons all "
             "have fewer than 3 points do not count)"
         )
-    _check_classes(objects, source, num_classes, class_names)
+    if num_classes is not None:
+        _check_classes(objects, source, num_classes, class_names)
     _check_sides(objects, source)
     relative = _check_relative(objects, source)
     _check_corners(objects, source)

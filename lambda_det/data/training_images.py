@@ -73,9 +73,12 @@ def training_resize(cfg: CfgNode) -> TrainingResize:
     return TrainingResize(short_sides=sides, longest=cfg.INPUT.MAX_SIZE_TRAIN)
 
 
-def _num_classes(cfg: CfgNode) -> int:
-    is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    return (cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS).NUM_CLASSES
+def _num_classes(cfg: CfgNode) -> int | None:
+    """Of the head; None where the network has none or it is not known to us."""
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        return cfg.MODEL.RETINANET.NUM_CLASSES
+    has_roi_heads = cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
+    return cfg.MODEL.ROI_HEADS.NUM_CLASSES if has_roi_heads else None
 
 
 def _anchor_sizes(cfg: CfgNode) -> list[float]:

@@ -72,6 +72,8 @@ def test_a_registered_dataset_without_metadata_is_checked(make_cfg):
         configure_datasets(cfg)
         with pytest.raises(InputError, match="class id 90, but the model has 80 classes"):
             build_train_loader(cfg)
+        cfg.MODEL.META_ARCHITECTURE = "ProposalNetwork"  # only tells objects from background
+        build_train_loader(cfg)
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.pop(name, None)
