@@ -83,7 +83,7 @@ def replay(
     model.train()
     torch.set_rng_state(step["random"]["cpu"])
     if cfg.MODEL.DEVICE.startswith("cuda") and "cuda" in step["random"]:
-        torch.cuda.set_rng_state(step["random"]["cuda"])
+        torch.cuda.set_rng_state(step["random"]["cuda"], cfg.MODEL.DEVICE)
     dtype = None if float32 else precision(cfg)
     autocast = (
         torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype)

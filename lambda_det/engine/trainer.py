@@ -59,6 +59,15 @@ def _is_no_input_error(record: logging.LogRecord) -> bool:
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
+class _Evaluation(hooks.EvalHook):
+    """detectron2's also evaluates when the last iteration has failed, where nobody else may come to
+    it: several processes would wait for each other."""
+
+    def after_train(self) -> None:
+        if self.trainer.iter >= self.trainer.max_iter:
+            super().after_train()
+
+
 class Trainer(DefaultTrainer):
     """``Trainer(cfg)``; ``resume_or_load(resume)``; ``train()``, as every detectron2 trainer.
 
@@ -119,7 +128,7 @@ class Trainer(DefaultTrainer):
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built[place : place + 1] = [
             StopWhenInterrupted(self._interruption),
-            hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
+            _Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         return built
 

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 
 from lambda_det.engine import Trainer
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
+from lambda_det.engine.run_state import restore_running_means, running_means
 from lambda_det.errors import InputError
 
 ITERATIONS = 4
@@ -136,6 +137,34 @@ def test_the_running_mean_of_dense_detectors_goes_on(make_trainer, taken_up, tmp
     means = content(folder)["trainer"]["lambda_det"]["running_means"]
     assert list(means) == [""] and means[""] != 100
     assert ignoring_folder(differences(content(folder), content(source))) == []
+
+
+def test_the_running_mean_has_a_name_for_any_number_of_processes():
+    model = torch.nn.Linear(1, 1)
+    model.loss_normalizer = 7.0
+    wrapped = torch.nn.DataParallel(model)  # as DistributedDataParallel: its .module
+    means = running_means(wrapped)
+    model.loss_normalizer = 1.0
+    restore_running_means(model, means)
+    assert model.loss_normalizer == 7.0
+    restore_running_means(wrapped, {"": 8.0})
+    assert model.loss_normalizer == 8.0
+
+
+class FailsAtLast(Trainer):
+    """As a loss that is not finite would end it."""
+
+    def run_step(self) -> None:
+        raise FloatingPointError("the loss is not finite")
+
+    def _evaluate(self) -> None:
+        raise AssertionError("a network that has failed is evaluated")
+
+
+def test_a_failed_last_iteration_is_not_evaluated(make_trainer, tmp_path):
+    trainer = make_trainer(tmp_path, "SOLVER.MAX_ITER", 1, cls=FailsAtLast)
+    with pytest.raises(FloatingPointError, match="the loss is not finite"):
+        trainer.train()
 
 
 def test_precise_statistics_go_on(make_trainer, taken_up, tmp_path):
