@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from lambda_det.data import configure_datasets, generate_shapes
 from lambda_det.engine import Trainer
@@ -27,6 +28,18 @@ SLIM = (
     "MODEL.RESNETS.STEM_OUT_CHANNELS 8 SOLVER.MAX_ITER 4 SOLVER.CHECKPOINT_PERIOD 1 "
     "MODEL.RESNETS.OUT_FEATURES ['res2','res3','res4','res5'] DATASETS.TEST ()"
 ).split()
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _files_with_checksums() -> Iterator[None]:
+    """A resume reads them; the other tests leave them out."""
+    if not hasattr(torch.serialization, "set_crc32_options"):  # before PyTorch 2.6
+        yield
+        return
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    yield
+    torch.serialization.set_crc32_options(before)
 
 
 @pytest.fixture(scope="session")

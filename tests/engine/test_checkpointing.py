@@ -57,6 +57,21 @@ def test_what_is_saved_comes_back(made, tmp_path):
     assert names(tmp_path) == ["last_checkpoint", "model_0000003.pth", "model_0000005.pth"]
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, "set_crc32_options"), reason="PyTorch always sums"
+)
+def test_files_without_sums_are_whole(made):
+    """As PyTorch writes them where it is told to."""
+    checkpointer, counter, save = made
+    torch.serialization.set_crc32_options(False)
+    try:
+        save(3)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    counter.number = 0
+    assert checkpointer.resume() is not None and counter.number == 3
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
 
