@@ -28,7 +28,8 @@ def main() -> int:
     args = parser.parse_args()
     setup_console()
     result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
-    command = shlex.join(["python", "tools/chaos.py", *sys.argv[1:]])
+    words = [f"output/{args.record}" if word == args.output else word for word in sys.argv[1:]]
+    command = shlex.join(["python", "tools/chaos.py", *words])
     record = make_record(command, [result.row()], seeds=[args.seed])
     record["hardware"]["gpu"] = None  # it has no part in it
     print(rows_table(record))
