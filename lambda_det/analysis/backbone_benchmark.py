@@ -117,6 +117,8 @@ def _benchmark_depth(depth: int, protocol: Protocol, progress: Callable[[str], N
         contestant.every = _SLOW if slow else 1
     for turn in range(protocol.repetitions):
         taking_part = [c for c in contestants if turn % c.every == 0]
+        first = turn % len(taking_part)  # behind another model's large step each time
+        taking_part = taking_part[first:] + taking_part[:first]
         progress(f"turn {turn + 1} of {protocol.repetitions}")
         for step in _STEPS:
             for contestant in taking_part:

@@ -80,7 +80,8 @@ def test_models_take_turns_and_slow_ones_fewer(two_models) -> None:
     names = ["resnet", "lambda", "lambda-conv2d"]
     all_three = [(name, step) for step in ("train", "inference") for name in names]
     two = [turn for turn in all_three if turn[0] != "lambda-conv2d"]
-    assert two_models[6:] == [*all_three, *two, *two, *all_three]
+    turned = [(name, step) for step in ("train", "inference") for name in names[1::-1]]
+    assert two_models[6:] == [*all_three, *turned, *two, *all_three]
     assert (base["train_runs"], peer["train_runs"], peer["inference_runs"]) == (4, 2, 2)
     assert base["train_ms"] == 10 and ours["train_ms"] == 20
     # Turn by turn: 20/10, 20/20, 30/10, 10/10 and 40/10, 30/10.
