@@ -46,7 +46,7 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "dev": ["hypothesis", "pytest>=7.4", "ruff"],
+        "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff"],
         "eval": ["faster-coco-eval>=1.6,<2"],
         "pretrain": ["safetensors", "timm>=1.0"],
     },

@@ -239,7 +239,7 @@ LIGHT = {
     "yaml": "PyYAML",
 }
 if sys.argv[1] == "dev":
-    LIGHT |= {name: name for name in ("hypothesis", "pytest", "ruff")}
+    LIGHT |= {name: name for name in ("hypothesis", "pytest", "ruff")} | {"xdist": "pytest-xdist"}
 
 missing = {}
 for name in (*HEAVY, *LIGHT):

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Environment, lint, tests. Arguments go to pytest: bash tools/test.sh tests/layers -k shift
+# The tests run in as many processes as there are cores, up to four; -n 0 takes one.
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" dev
@@ -7,7 +8,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" dev
 "$env_python" -m ruff check .
 "$env_python" -m ruff format --check .
 
-# The tensors of the tests are small: more threads than this only get into each other's way.
+# The tensors of the tests are small: cores help as processes, not as threads. A process takes about
+# 2 GB; the tests of a file stay together, because they share what takes long to make.
 cores=$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores < 4 ? cores : 4))}
-exec "$env_python" -m pytest "$@" < /dev/null
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$env_python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@" < /dev/null
