@@ -24,7 +24,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     suite = read_suite(args.suite, args.comparison)
     states = {run: state_of(run) for run in suite.runs}
-    command = f"python tools/replica_kinds.py --comparison output/{suite.name}"
+    command = "python tools/replica_kinds.py"
+    if args.suite != parser.get_default("suite"):
+        command += f" --suite {args.suite}"
+    command += f" --comparison output/{suite.name}"
     if args.output:
         command += f" --output results/{os.path.basename(args.output)}"
     record = make_record(command, kind_rows(suite, states), seeds=suite.seeds)
