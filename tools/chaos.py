@@ -11,7 +11,7 @@ from pathlib import Path
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.chaos import remove_checkpoints, run_chaos
-from lambda_det.records import make_record, rows_table, write_json
+from lambda_det.records import make_record, record_path, rows_table, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
+    path = record_path(str(PROJECT / "results"), args.record) if args.record else None
     setup_console()
     result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
     words = [f"output/{args.record}" if word == args.output else word for word in sys.argv[1:]]
@@ -33,8 +34,8 @@ def main() -> int:
     record = make_record(command, [result.row()], seeds=[args.seed])
     record["hardware"]["gpu"] = None  # it has no part in it
     print(rows_table(record))
-    if args.record:
-        write_json(record, str(PROJECT / "results" / f"{args.record}.json"))
+    if path:
+        write_json(record, path)
     if not args.keep:
         remove_checkpoints(args.output)
     print("the same" if result.same else "NOT the same as the undisturbed run")

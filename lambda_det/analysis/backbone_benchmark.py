@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lambda_det.analysis.backbone_forms import BASELINE, MODELS, build_model
 from lambda_det.analysis.memory import activation_bytes
+from lambda_det.layers.precision import autocast_to
 
 _SLOW = 3
 """How many times the baseline's training step makes a model a slow one."""
@@ -169,12 +170,12 @@ class Contestant:
         self.warm_up: dict[str, float] = {}
         self.times: dict[str, dict[int, float]] = {step: {} for step in _STEPS}
         is_half = protocol.dtype in (torch.bfloat16, torch.float16)
-        self._autocast = (images.device.type, protocol.dtype if is_half else None)
+        self._autocast = (protocol.dtype if is_half else None, images.device.type)
 
     def measure_memory(self) -> None:
         """Run each step, for the first time, and write down what it takes of memory."""
         self.model.train()
-        with self._types():
+        with autocast_to(*self._autocast):
             self.row["saved_mib"] = round(
                 activation_bytes(self.model, self.images).total() / 2**20, 1
             )
@@ -217,18 +218,14 @@ class Contestant:
             }
 
     def _training_step(self) -> None:
-        with self._types():
+        with autocast_to(*self._autocast):
             features = self.model(self.images)
             loss = sum(feature.mean(dtype=self.images.dtype) for feature in features.values())
         loss.backward()
 
     def _inference(self) -> None:
-        with torch.no_grad(), self._types():
+        with torch.no_grad(), autocast_to(*self._autocast):
             self.model(self.images)
-
-    def _types(self) -> contextlib.AbstractContextManager:
-        device, dtype = self._autocast
-        return contextlib.nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
 
     def _synchronize(self) -> None:
         if self.images.is_cuda:

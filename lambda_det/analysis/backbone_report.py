@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tabulate import tabulate
 
 from lambda_det.analysis.backbone_forms import BASELINE, MODELS
-from lambda_det.errors import InputError
+from lambda_det.analysis.pictures import new_figure, save_figure
 from lambda_det.records import provenance
 
 _STEPS = {"train": "train step", "inference": "inference"}
@@ -100,14 +100,10 @@ def plot(rows: Sequence[Mapping], path: str) -> None:
     Raises:
         InputError: matplotlib is not installed, or the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("--plot: needs matplotlib (pip install matplotlib)") from error
     groups = by_depth([row for row in rows if "train_ms" in row])
     most = max(map(len, groups), default=1)
     lines = max(1, len(groups))
-    figure = Figure(figsize=(13, (0.4 * most + 1.2) * lines), layout="constrained")
+    figure = new_figure(13, (0.4 * most + 1.2) * lines)
     axes = figure.subplots(lines, 3, squeeze=False)
     for line, group in zip(axes, groups, strict=False):
         names = [row["label"] for row in group]
@@ -121,10 +117,7 @@ def plot(rows: Sequence[Mapping], path: str) -> None:
             axis.set_yticks(range(len(group)), names, fontsize=8)
             axis.invert_yaxis()
         line[0].set_title(title(group[0]), fontsize=9, loc="left")
-    try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise InputError(f"--plot {path}: cannot be written ({error.strerror or error})") from error
+    save_figure(figure, path)
 
 
 def _times(axis, group: Sequence[Mapping], step: str) -> None:

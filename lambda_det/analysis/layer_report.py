@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tabulate import tabulate
 
 from lambda_det.analysis.layer_forms import PEER_FORMS
-from lambda_det.errors import InputError
+from lambda_det.analysis.pictures import new_figure, save_figure
 from lambda_det.records import provenance
 
 _HEADERS = [
@@ -91,25 +91,18 @@ def plot(rows: Sequence[Mapping], path: str) -> None:
     Raises:
         InputError: matplotlib is not installed, or the picture cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("--plot: needs matplotlib (pip install matplotlib)") from error
     shapes = by_shape([row for row in rows if "note" not in row])
     columns = min(3, len(shapes))
     lines = -(-len(shapes) // columns)
     most = max(map(len, shapes))
-    figure = Figure(figsize=(5 * columns, (0.3 * most + 1.2) * lines), layout="constrained")
+    figure = new_figure(5 * columns, (0.3 * most + 1.2) * lines)
     axes = figure.subplots(lines, columns, squeeze=False).flatten()
     for axis, shape in zip(axes, shapes, strict=False):
         _panel(axis, shape)
     for axis in axes[len(shapes) :]:
         axis.set_axis_off()
     axes[0].legend(loc="lower right", fontsize=8)
-    try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise InputError(f"--plot {path}: cannot be written ({error.strerror or error})") from error
+    save_figure(figure, path)
 
 
 def _panel(axis, shape: Sequence[Mapping]) -> None:

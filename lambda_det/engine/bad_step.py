@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.engine.setup import check_device, load_config, precision
 from lambda_det.errors import InputError
+from lambda_det.layers.precision import autocast_to
 
 CONFIG, WEIGHTS, STEP = "config.yaml", "model.pth", "step.pth"
 
@@ -85,11 +86,7 @@ def replay(
     if cfg.MODEL.DEVICE.startswith("cuda") and "cuda" in step["random"]:
         torch.cuda.set_rng_state(step["random"]["cuda"], cfg.MODEL.DEVICE)
     dtype = None if float32 else precision(cfg)
-    autocast = (
-        torch.autocast(torch.device(cfg.MODEL.DEVICE).type, dtype=dtype)
-        if dtype
-        else contextlib.nullcontext()
-    )
+    autocast = autocast_to(dtype, torch.device(cfg.MODEL.DEVICE).type)
     found: list[dict[str, object]] = []
     hooks = [
         module.register_forward_hook(_watch(name, found)) for name, module in model.named_modules()

@@ -123,6 +123,11 @@ def parallel(model: nn.Module) -> nn.Module:
     )
 
 
+def bare(model: nn.Module) -> nn.Module:
+    """What :func:`parallel` was given: its names do not depend on the number of processes."""
+    return getattr(model, "module", model)
+
+
 def share_buffers(model: nn.Module) -> None:
     """Give all processes the running statistics of process 0; each has measured its own images'."""
     if comm.get_world_size() > 1:

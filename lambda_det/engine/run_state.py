@@ -18,6 +18,7 @@ from torch import nn
 
 from lambda_det.data.loaders import TrainingLoader
 from lambda_det.engine.config_changes import changed_keys
+from lambda_det.engine.launch import bare
 
 if TYPE_CHECKING:
     from lambda_det.engine.trainer import Trainer
@@ -94,21 +95,16 @@ def running_means(model: nn.Module) -> dict[str, float]:
     """Module -> the mean number of objects that a dense detector divides its losses by."""
     return {
         name: float(module.__dict__[_RUNNING_MEAN])
-        for name, module in _bare(model).named_modules()
+        for name, module in bare(model).named_modules()
         if _RUNNING_MEAN in module.__dict__
     }
 
 
 def restore_running_means(model: nn.Module, means: Mapping[str, float]) -> None:
     """Set what :func:`running_means` returned."""
-    modules = dict(_bare(model).named_modules())
+    modules = dict(bare(model).named_modules())
     for name, value in means.items():
         setattr(modules[name], _RUNNING_MEAN, value)
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    # The names must not depend on the number of processes.
-    return getattr(model, "module", model)
 
 
 def recent_metrics(storage: EventStorage) -> State:

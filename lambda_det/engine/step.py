@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+
+from lambda_det.layers.precision import autocast_to
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class TrainingStep(SimpleTrainer):
         statistics = self._running_statistics() if self.max_skipped else []
 
         try:
-            with self._autocast():
+            with autocast_to(self.precision, self._device.type):
                 losses = self.model(data)
         except FloatingPointError as error:  # detectron2's, of proposals that are not finite
             if comm.get_world_size() > 1:  # the others wait for gradients: no going on together
@@ -108,11 +109,6 @@ class TrainingStep(SimpleTrainer):
         self.skipped = state_dict.get(SKIPPED, 0)
         if self._scaler and "grad_scaler" in state_dict:
             self._scaler.load_state_dict(state_dict["grad_scaler"])
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.precision is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=self.precision)
 
     def _any_bad(self, total: Tensor) -> bool:
         """Whether the loss of any process is not finite: they go on, or stop, together."""

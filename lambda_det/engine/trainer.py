@@ -29,7 +29,7 @@ from lambda_det.engine.interruption import (
     StopWhenInterrupted,
     TrainingInterrupted,
 )
-from lambda_det.engine.launch import parallel, share_buffers
+from lambda_det.engine.launch import bare, parallel, share_buffers
 from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter
 from lambda_det.engine.run_state import (
     METRICS_FILE,
@@ -225,9 +225,8 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(self.cfg.OUTPUT_DIR, f"bad_step_{self.iter:07d}")
         if comm.get_world_size() > 1:
             folder += f"_process{comm.get_rank()}"
-        model = getattr(self.model, "module", self.model)
         try:
-            write_bad_step(folder, self.cfg, model, images, losses, random_states)
+            write_bad_step(folder, self.cfg, bare(self.model), images, losses, random_states)
         except (OSError, RuntimeError) as error:  # the disk is full: torch.save has either
             return f"; the step cannot be written to {folder} ({one_line(error)})"
         return f"; to look into it: python tools/replay_step.py {shlex.quote(folder)}"

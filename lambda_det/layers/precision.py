@@ -25,6 +25,11 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
+def autocast_to(dtype: torch.dtype | None, device: str) -> AbstractContextManager:
+    """Autocast to ``dtype`` on a device type; None leaves things as they are."""
+    return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
+
+
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """A context in which autocast leaves the types of operations on ``tensor``'s device alone."""
     if tensor.is_meta:  # shapes only; autocast does not know the device

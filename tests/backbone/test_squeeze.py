@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -100,10 +101,9 @@ def test_behind_a_norm(part_size, size: tuple, norm: str, layout) -> None:
         torch.testing.assert_close(own, wanted, rtol=1e-9, atol=1e-9)
 
 
-def test_output_of_a_norm_is_not_kept() -> None:
-    ours, _ = pair()
-    norm = batch_norm()
-    x, shortcut, _ = inputs(2, 6, 50, 70)
+@contextlib.contextmanager
+def kept_storages() -> Iterator[dict[int, int]]:
+    """Address -> bytes of what autograd keeps from the block."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -112,6 +112,14 @@ def test_output_of_a_norm_is_not_kept() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, as_kept):
+        yield kept
+
+
+def test_output_of_a_norm_is_not_kept() -> None:
+    ours, _ = pair()
+    norm = batch_norm()
+    x, shortcut, _ = inputs(2, 6, 50, 70)
+    with kept_storages() as kept:
         normed = norm(x)
         output = ours(normed, shortcut, norm).relu_()
     assert 2 * x.nbytes <= sum(kept.values()) < 2.02 * x.nbytes  # the norm's input, relu's output
@@ -210,14 +218,7 @@ def test_traces_to_operators_of_pytorch() -> None:
 def test_nothing_but_its_input_is_kept() -> None:
     ours, _ = pair()
     x, shortcut, _ = inputs(2, 6, 50, 70)
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, as_kept):
+    with kept_storages() as kept:
         output = ours(x, shortcut)
     assert x.nbytes <= sum(kept.values()) < 1.01 * x.nbytes
     assert output.shape == x.shape
