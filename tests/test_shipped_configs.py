@@ -83,9 +83,10 @@ def test_is_short_and_has_a_folder_of_its_own(path: Path) -> None:
     assert folders.count(keys_of(path)["OUTPUT_DIR"]) == 1
 
 
-def test_readme_lists_every_config() -> None:
-    readme = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| `([\w./-]+\.yaml)` \|", readme, re.MULTILINE)
+def test_documents_list_every_config() -> None:
+    pages = ((CONFIGS.parent / "docs" / name) for name in ("training.md", "weights.md"))
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    listed = re.findall(r"^\| `([\w./-]+\.yaml)` \|", text, re.MULTILINE)
     pretraining = (CONFIGS / "pretrain").glob("*.yaml")  # built by tests/pretrain
     assert sorted(listed) == sorted(map(short, [*SHIPPED, *pretraining]))
 

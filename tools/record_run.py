@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Record a finished run in results/, or make the tables of README.md and MODEL_ZOO.md
-anew from the records."""
+"""Record a finished run in results/, or make the tables of the documents anew from the records."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.records import row_of_run
-from lambda_det.experiments.documents import DOCUMENTS, document_with_tables
+from lambda_det.experiments.documents import document_with_tables, documents
 from lambda_det.records import make_record, record_path, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -46,7 +45,7 @@ def main() -> int:
     if not (args.readme or args.check):
         return 0
     status = 0
-    for name in DOCUMENTS:
+    for name in documents(PROJECT):
         document = PROJECT / name
         new = document_with_tables(PROJECT, name)
         if args.check and new != document.read_text(encoding="utf-8"):

@@ -50,7 +50,7 @@ def analyze_config(
         A row of a record: ``height``, ``width``, ``parameters`` and, by part,
         ``parameters_by_part``, ``multiply_adds_by_part``, ``activation_mib_by_part`` (in training,
         float32); ``heads_not_counted``, names of modules whose multiply-adds are not among them;
-        ``latency_ms`` and ``latency_device``, where it was measured. See README.md, "Counting".
+        ``latency_ms`` and ``latency_device``, where it was measured. See docs/speed.md, "Counting".
 
     Raises:
         InputError: a size that is not positive, or a key of the config with a wrong value.

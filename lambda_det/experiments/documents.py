@@ -11,8 +11,6 @@ from lambda_det.evaluation.records import ap_table
 from lambda_det.experiments.tables import comparison_tables
 from lambda_det.records import rows_table, update_tables
 
-DOCUMENTS = ("README.md", "MODEL_ZOO.md")
-
 VIEWS = {
     "ap": ap_table,
     "architectures": architecture_table,
@@ -24,12 +22,18 @@ VIEWS = {
 """Word in a marker ``<!-- NAME.json VIEW -->`` -> what makes Markdown from the record."""
 
 
+def documents(project: Path) -> list[str]:
+    """The pages of a checkout, relative to its root: README.md, MODEL_ZOO.md and docs/."""
+    pages = sorted(path.relative_to(project).as_posix() for path in project.glob("docs/*.md"))
+    return ["README.md", "MODEL_ZOO.md", *pages]
+
+
 def document_with_tables(project: Path, name: str) -> str:
     """The text of a document with its tables made anew from ``results/``.
 
     Args:
         project: root of the checkout.
-        name: one of :data:`DOCUMENTS`.
+        name: one of :func:`documents`.
 
     Raises:
         InputError: the document names a record or a view that does not exist.
