@@ -47,6 +47,7 @@ setup(
     ],
     extras_require={
         "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff"],
+        "docs": ["myst-parser", "sphinx"],
         "eval": ["faster-coco-eval>=1.6,<2"],
         "pretrain": ["safetensors", "timm>=1.0"],
     },
