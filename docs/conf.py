@@ -1,4 +1,4 @@
-"""Sphinx's settings: ``sphinx-build -W docs output/html`` makes pages of the documents and docstrings.
+"""Sphinx: `sphinx-build -W docs output/html` makes pages of the documents and docstrings.
 
 Needs ``pip install -e ".[docs]"``.
 """
