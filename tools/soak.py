@@ -11,7 +11,7 @@ from pathlib import Path
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.soak import remove_run, run_soak
-from lambda_det.records import make_record, record_path, rows_table, write_json
+from lambda_det.records import figures_table, make_record, record_path, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +30,7 @@ def main() -> int:
     words = [f"output/{args.record}" if word == args.output else word for word in sys.argv[1:]]
     record = make_record(shlex.join(["python", "tools/soak.py", *words]), [row], seeds=[1])
     record["hardware"]["gpu"] = None  # it has no part in it
-    print(rows_table(record))
+    print(figures_table(record))
     if path:
         write_json(record, path)
     if not args.keep:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINTS, EVALUATIONS = 40, 10
 """How many of them are shared out over a training."""
-SAMPLE_S = 0.25
+SAMPLE_S = 0.1
 SAMPLES_FILE = "samples.jsonl"
 _ENDING_S = 10  # that worker processes may need to end after the training
 _TAIL = 1 << 16  # bytes, more than a line of metrics

@@ -12,9 +12,9 @@ from lambda_det.experiments.process_tree import Identity, Usage
 
 HORIZON = 100_000
 """Iterations that growth is projected over: more than the longest run of the paper's tables."""
-GROWTH = 0.05
-"""Share of its memory that a flat training may grow by over :data:`HORIZON`, at the upper end of
-the slope's 95 % interval."""
+GROWTH = 0.1
+"""Share of its memory that a flat training may grow by over :data:`HORIZON`, two standard errors
+above the slope."""
 HANDLES = 5
 """More handles, or threads, at most in the last quarter than in the second are not flat: that is
 fewer than one for every checkpoint of a quarter."""
@@ -46,7 +46,9 @@ class Series:
 
 
 def memory(samples: Sequence[Sample], which: Callable[[int], bool] = lambda place: True) -> Series:
-    """For every iteration that was seen, the median of its samples' sums, in KiB.
+    """For every iteration that was seen, the least of its samples' sums, in KiB.
+
+    The least, because what a moment in the midst of an iteration holds comes and goes.
 
     Args:
         samples: of the run.
@@ -56,7 +58,7 @@ def memory(samples: Sequence[Sample], which: Callable[[int], bool] = lambda plac
     for sample in samples:
         kib = [usage.rss_kib for place, usage in enumerate(sample.tree.values()) if which(place)]
         by_iteration.setdefault(sample.iteration, []).append(sum(kib))
-    return Series(list(by_iteration), [statistics.median(v) for v in by_iteration.values()])
+    return Series(list(by_iteration), [min(kib) for kib in by_iteration.values()])
 
 
 def slope(series: Series) -> tuple[float, float]:
