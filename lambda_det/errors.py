@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import os
+import select
 import sys
 from collections.abc import Callable, Iterator
 
@@ -63,11 +65,30 @@ def writing(path: str) -> Iterator[None]:
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
+_SIGPIPE = 141  # what a shell calls a command that its reader has left (128 + SIGPIPE)
+
+
+def _reader_has_gone() -> bool:
+    """Whether nobody reads the standard output any more (``| head``); then nothing more goes to it,
+    and Python does not complain of that at its end."""
+    try:
+        number = sys.stdout.fileno()
+        poll = select.poll()
+    except (OSError, AttributeError):  # no file, or a system without poll
+        return False
+    poll.register(number, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), number)
+    return True
+
+
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2.
 
-    So does a disk that is full. A terminal that lacks a letter gets its escape; nothing ends
-    because of a name.
+    So does a disk that is full. A reader that leaves (``| head``) ends the tool without a word. A
+    terminal that lacks a letter gets its escape; nothing ends because of a name.
     """
 
     @functools.wraps(main)
@@ -76,11 +97,15 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
         try:
-            return main(*args, **kwargs) or 0
+            status = main(*args, **kwargs) or 0
+            sys.stdout.flush()
+            return status
         except InputError as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
         except OSError as error:
+            if isinstance(error, BrokenPipeError) and _reader_has_gone():
+                return _SIGPIPE
             if error.errno not in _NO_ROOM:
                 raise
             name = error.filename or "a file"

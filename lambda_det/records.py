@@ -130,6 +130,15 @@ def rows_table(record: Mapping) -> str:
     return "\n".join([*lines, "", provenance(record)])
 
 
+def figures_table(record: Mapping) -> str:
+    """As :func:`rows_table`, with a line for each name: for many names and a row or two."""
+    rows = record["rows"]
+    lines = [markdown_row(["", *[""] * len(rows)]), "|" + "---|" * (len(rows) + 1)]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        lines.append(markdown_row([name.replace("_", " "), *[_cell(r.get(name)) for r in rows]]))
+    return "\n".join([*lines, "", provenance(record)])
+
+
 def markdown_row(cells: Sequence[str]) -> str:
     """A row of a Markdown table; a ``|`` or a line break in a cell does not end the cell."""
     texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
@@ -199,6 +208,8 @@ def hardware() -> dict[str, object]:
 def _cell(value: object) -> str:
     if value is None:
         return "–"
+    if isinstance(value, list):  # of findings: each is for a person to read, in the record
+        return str(len(value))
     if isinstance(value, Mapping) and "mean" in value:
         sd = value.get("sd")
         return f"{value['mean']:.2f}" + ("" if sd is None else f" ± {sd:.2f}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -37,6 +39,33 @@ def test_a_full_disk_is_a_line(number: int, capsys) -> None:
 
     assert main() == 2
     assert capsys.readouterr().err == "error: a\\nb.json: cannot be written (no room)\n"
+
+
+def test_a_reader_that_leaves_ends_a_tool_without_a_word(project) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(project / 'lambda_det')!r})\n"
+        "from errors import exit_on_input_error\n"
+        "@exit_on_input_error\n"
+        "def main():\n"
+        "    for line in range(LINES): print(line)\n"
+        "raise SystemExit(main())\n"
+    )
+    for lines in (100_000, 1):  # while it prints, and at its end
+        command = [sys.executable, "-c", code.replace("LINES", str(lines))]
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_broken_pipe_to_something_else_is_not_hidden(capsys) -> None:
+    @exit_on_input_error
+    def main() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        main()
 
 
 def test_other_errors_are_not_hidden() -> None:

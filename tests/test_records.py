@@ -8,6 +8,7 @@ import pytest
 
 from lambda_det.errors import InputError
 from lambda_det.records import (
+    figures_table,
     make_record,
     provenance,
     record_path,
@@ -53,6 +54,19 @@ def test_a_bar_in_a_cell_stays_in_it() -> None:
     record = make_record("python x.py", [{"label": "a|b", "note|s": "two\nlines"}])
     header, _, row = rows_table(record).splitlines()[:3]
     assert header == r"| label | note\|s |" and row == r"| a\|b | two lines |"
+
+
+def test_findings_are_counted_in_a_table() -> None:
+    rows = [{"findings": []}, {"findings": [{"case": 3}, {"case": 4}]}]
+    lines = rows_table(make_record("python x.py", rows)).splitlines()
+    assert lines[2:4] == ["| 0 |", "| 2 |"]
+
+
+def test_many_figures_stand_below_each_other() -> None:
+    rows = [{"a_b": 1, "c": "x|y"}, {"c": 2.5}]
+    lines = figures_table(make_record("python x.py", rows)).splitlines()
+    assert lines[:4] == ["|  |  |  |", "|---|---|---|", "| a b | 1 | – |", r"| c | x\|y | 2.5 |"]
+    assert lines[5].startswith("`python x.py` (")
 
 
 def test_missing_record_or_view_is_named(tmp_path) -> None:

@@ -87,9 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.no_run:
         states = {run: state_of(run) for run in suite.runs}
     else:
-        gpus = suite.runs[0].gpus
-        jobs = default_jobs(gpus) if args.jobs is None else args.jobs
-        devices = device_groups(jobs, gpus)
+        gpus, device = suite.runs[0].gpus, suite.runs[0].settings["MODEL.DEVICE"]
+        jobs = default_jobs(gpus, device) if args.jobs is None else args.jobs
+        devices = device_groups(jobs, gpus, device)
         states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
     try:

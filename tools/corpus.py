@@ -7,11 +7,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from lambda_det.errors import exit_on_input_error
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "corpus"))
 
 from corpus_table import CASES, PAGE, outcomes, page
 
 
+@exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether it is up to date")

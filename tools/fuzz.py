@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides the cases (0)")
     parser.add_argument("--output", metavar="JSON", help="record to write")
     args = parser.parse_args(argv)
-    if not args.minutes > 0:
-        raise InputError(f"--minutes {args.minutes}: expected a number above 0")
+    if not 0 < args.minutes < float("inf"):
+        raise InputError(f"--minutes {args.minutes}: expected a finite number above 0")
     if args.output:
         check_writable(args.output)
     rows = fuzz(60 * args.minutes, args.seed)

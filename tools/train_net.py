@@ -60,7 +60,7 @@ def main() -> int:
         )
     except (FloatingPointError, WorkerLostError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "status", 1)
     except ProcessRaisedException as error:
         if is_input_error_of_a_worker(error):
             raise InputError(one_line(error)) from error

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
+from detectron2.structures import (
+    BitMasks,
+    Boxes,
+    Instances,
+    Keypoints,
+    PolygonMasks,
+    RotatedBoxes,
+)
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
@@ -21,7 +28,10 @@ from lambda_det.layers.precision import autocast_to
 
 CONFIG, WEIGHTS, STEP = "config.yaml", "model.pth", "step.pth"
 
-_WRAPPED = {"boxes": Boxes, "bitmasks": BitMasks, "keypoints": Keypoints}
+# Rotated boxes are Boxes too, and come first.
+_WRAPPED = {
+    "rotated_boxes": RotatedBoxes, "boxes": Boxes, "bitmasks": BitMasks, "keypoints": Keypoints,
+}  # fmt: skip
 
 
 def write_bad_step(
@@ -79,7 +89,7 @@ def replay(
     try:
         model.load_state_dict(read_file(os.path.join(folder, WEIGHTS)).data["model"])
         images = [_unplain(image) for image in step["images"]]
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise InputError(f"{folder}: holds no training step ({type(error).__name__})") from error
     model.train()
     torch.set_rng_state(step["random"]["cpu"])

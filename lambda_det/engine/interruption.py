@@ -105,8 +105,10 @@ class StopWhenInterrupted(HookBase):
 
 
 @contextlib.contextmanager
-def passed_on() -> Iterator[None]:
+def passed_on() -> Iterator[list[int]]:
     """In the process that starts trainings and waits for them: hand its signals on to them.
+
+    Gives the list of those that came, as they come.
 
     Raises:
         TrainingInterrupted: after the block, if there was such a signal.
@@ -122,7 +124,7 @@ def passed_on() -> Iterator[None]:
 
     earlier = {signum: signal.signal(signum, hand_on) for signum in STATUS}
     try:
-        yield
+        yield noted
     finally:
         for signum, handler in earlier.items():
             signal.signal(signum, handler)

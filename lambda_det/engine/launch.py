@@ -32,7 +32,21 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADD
 
 
 class WorkerLostError(RuntimeError):
-    """A process of the training was killed; the text is one line."""
+    """A process of the training was killed; the text is one line.
+
+    Args:
+        text: the line.
+        status: exit status for it.
+    """
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def launch(
@@ -52,19 +66,26 @@ def launch(
     Args:
         main: picklable where processes are spawned.
         processes: on this machine; on GPUs one for each. 0 is this one, as 1 is.
-        device: ``MODEL.DEVICE``; "cpu" takes gloo and shares out the cores, any other takes NCCL.
+        device: ``MODEL.DEVICE``; "cpu" takes gloo and shares out the cores, unless OMP_NUM_THREADS
+            says how many a process takes; any other takes NCCL.
         num_machines, machine_rank, dist_url: as detectron2's ``launch``.
         args: of ``main``.
 
     Raises:
         InputError: more processes than GPUs, or fewer than none, or ``processes`` given under
-            torchrun too.
+            torchrun too; no such machine; or several processes and one device of a number.
         TrainingInterrupted: this process had a signal, which it has handed on.
-        WorkerLostError: a process was killed; the others have been ended.
+        WorkerLostError: a process was killed, or had a signal before it could finish an iteration;
+            the others have been ended.
         torch.multiprocessing.ProcessRaisedException: ``main`` failed in a spawned process; the
             error is that of the first one which failed.
     """
     on_cpu = device == "cpu"
+    if num_machines < 1 or not 0 <= machine_rank < num_machines:
+        raise InputError(
+            f"--num-machines {num_machines}, --machine-rank {machine_rank}: expected 1 or more "
+            "machines, and a rank from 0 to one less"
+        )
     if all(name in os.environ for name in _TORCHRUN):
         if processes > 1 or num_machines > 1:
             raise InputError(
@@ -72,17 +93,16 @@ def launch(
                 "processes; leave these out"
             )
         local, on_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        _check_device(device, int(os.environ["WORLD_SIZE"]))
         _check_gpus(on_machine, on_cpu, "torchrun --nproc-per-node")
         _join_group(local, on_machine, on_cpu, "env://")
         _call(main, args)
         return
-    _check_gpus(processes, on_cpu, "--num-gpus")
-    if processes < 0 or num_machines < 1:
-        raise InputError(
-            f"--num-gpus {processes}, --num-machines {num_machines}: expected 0 or more processes "
-            "on 1 or more machines"
-        )
+    if processes < 0:
+        raise InputError(f"--num-gpus {processes}: expected 0 or more processes")
     processes = max(1, processes)  # "no GPU" is a process on the CPU
+    _check_device(device, processes * num_machines)
+    _check_gpus(processes, on_cpu, "--num-gpus")
     if processes * num_machines == 1:
         main(*args)
         return
@@ -93,15 +113,15 @@ def launch(
             )
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     world = (num_machines * processes, machine_rank * processes)
-    context = multiprocessing.start_processes(
-        _worker,
-        args=(main, args, processes, on_cpu, dist_url, world),
-        nprocs=processes,
-        join=False,
-        start_method="spawn",
-    )
-    with passed_on():
-        _wait(context)
+    with passed_on() as noted:
+        context = multiprocessing.start_processes(
+            _worker,
+            args=(main, args, processes, on_cpu, dist_url, world),
+            nprocs=processes,
+            join=False,
+            start_method="spawn",
+        )
+        _wait(context, noted)
 
 
 def parallel(model: nn.Module) -> nn.Module:
@@ -144,6 +164,15 @@ def _check_gpus(processes: int, on_cpu: bool, flag: str) -> None:
         )
 
 
+def _check_device(device: str, processes: int) -> None:
+    kind, _, number = device.partition(":")
+    if processes > 1 and number:
+        raise InputError(
+            f"MODEL.DEVICE={device!r}: is one device for {processes} processes; take {kind}, and "
+            "each has its own"
+        )
+
+
 def _worker(local, main, args, processes, on_cpu, dist_url, world) -> None:
     size, first = world
     _join_group(local, processes, on_cpu, dist_url, world_size=size, rank=first + local)
@@ -152,8 +181,7 @@ def _worker(local, main, args, processes, on_cpu, dist_url, world) -> None:
 
 def _join_group(local: int, on_machine: int, on_cpu: bool, url: str, **rank: int) -> None:
     if on_cpu:
-        # Otherwise every process takes all the cores.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // on_machine))
+        _share_cores(on_machine)
     else:
         torch.cuda.set_device(local)
     dist.init_process_group(
@@ -163,14 +191,27 @@ def _join_group(local: int, on_machine: int, on_cpu: bool, url: str, **rank: int
     dist.barrier()
 
 
+def _share_cores(processes: int) -> None:
+    """Otherwise each of these processes takes all the cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    # torchrun's own default is 1, whatever the machine has.
+    if not said or (said == "1" and "TORCHELASTIC_RUN_ID" in os.environ):
+        torch.set_num_threads(max(1, cores() // processes))
+
+
 def _call(main: Callable[..., None], args: Sequence[object]) -> None:
     main(*args)
     # Not after an error: another process may never come to it.
     dist.destroy_process_group()
 
 
-def _wait(context: multiprocessing.ProcessContext) -> None:
-    """Wait for all processes; end them if one fails, for they wait for it."""
+def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) -> None:
+    """Wait for all processes; end them if one fails, for they wait for it.
+
+    Args:
+        context: the processes.
+        signals: those that were handed on to them so far, as they come.
+    """
     running, failed = list(context.processes), []
     while running and not failed:
         connection.wait([process.sentinel for process in running])
@@ -189,6 +230,12 @@ def _wait(context: multiprocessing.ProcessContext) -> None:
         process.join()
     if killed:
         index, number = killed[0]
+        if signals and number == signal.SIGTERM:  # a training would have finished its iteration
+            raise WorkerLostError(
+                f"stopped by {signal.Signals(signals[0]).name} before the first iteration or "
+                "behind the last one: nothing more is saved; to go on: the same with --resume",
+                128 + signals[0],
+            )
         raise WorkerLostError(
             f"process {index} was killed ({signal.Signals(number).name}), the others have been "
             "ended; --resume goes on from the last checkpoint"

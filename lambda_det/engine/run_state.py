@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from detectron2.utils import comm
@@ -51,7 +51,7 @@ def run_state(trainer: Trainer) -> State:
         "images": loader.num_images if is_ours else None,
         "processes": comm.get_world_size(),
         "config": trainer.cfg.dump(),
-        "running_means": running_means(trainer.model),
+        "running_means": trainer.running_means or [running_means(trainer.model)],
         "metrics": recent_metrics(storage) if storage else {},
     }
 
@@ -80,7 +80,7 @@ def restore_run_state(trainer: Trainer, state: State | None) -> None:
                 logger.warning(
                     "not the run that is resumed: %d %s instead of %d", count, name, state[name]
                 )
-        restore_running_means(trainer.model, state["running_means"])
+        restore_running_means(trainer.model, _own(state["running_means"]))
     for loader in ours:
         if state is not None and state["seed"] is not None:
             loader.seed = state["seed"]
@@ -100,6 +100,15 @@ def running_means(model: nn.Module) -> dict[str, float]:
     }
 
 
+def running_means_of_all(model: nn.Module) -> list[dict[str, float]]:
+    """:func:`running_means` of every process, which each measures on its own images.
+
+    To be called by all of them; empty, without asking the others, where the model has none.
+    """
+    means = running_means(model)
+    return comm.all_gather(means) if means else []
+
+
 def restore_running_means(model: nn.Module, means: Mapping[str, float]) -> None:
     """Set what :func:`running_means` returned."""
     modules = dict(bare(model).named_modules())
@@ -107,12 +116,28 @@ def restore_running_means(model: nn.Module, means: Mapping[str, float]) -> None:
         setattr(modules[name], _RUNNING_MEAN, value)
 
 
+def _own(means: Sequence[Mapping[str, float]] | Mapping[str, float]) -> Mapping[str, float]:
+    """This process's; by turns where there are more processes than there were."""
+    if isinstance(means, Mapping):  # of an earlier version: process 0's
+        return means
+    return means[comm.get_rank() % len(means)]
+
+
 def recent_metrics(storage: EventStorage) -> State:
-    """The last values of what was measured in the current iteration, to take medians over."""
+    """The last values of what was measured in the current iteration, to take medians over.
+
+    Where that was left out because of its loss, the last losses are those of the one before.
+    """
     hints, result = storage.smoothing_hints(), {}
-    for name, history in storage.histories().items():
+    histories = storage.histories()
+    losses = histories["total_loss"].values() if "total_loss" in histories else []
+    last_loss = losses[-1][1] if losses else storage.iter
+    for name, history in histories.items():
         values = history.values()[-WINDOW:]
-        if name not in _TIMES and values and values[-1][1] == storage.iter:
+        if name in _TIMES or not values:
+            continue
+        # Evaluations are not smoothed: an earlier one's would be written once more.
+        if values[-1][1] == storage.iter or (hints[name] and values[-1][1] == last_loss):
             result[name] = {
                 "smooth": hints[name],
                 "values": [[float(v), int(i)] for v, i in values],

@@ -30,13 +30,14 @@ from lambda_det.engine.interruption import (
     TrainingInterrupted,
 )
 from lambda_det.engine.launch import bare, parallel, share_buffers
-from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter
+from lambda_det.engine.progress import LazyWriter, PeakGpuMemory, ProgressPrinter, ShortHistories
 from lambda_det.engine.run_state import (
     METRICS_FILE,
     cut_metrics_file,
     restore_metrics,
     restore_run_state,
     run_state,
+    running_means_of_all,
 )
 from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
@@ -105,6 +106,7 @@ class Trainer(DefaultTrainer):
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
+        self.running_means: list[dict[str, float]] = []
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -123,7 +125,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # Before the hook that writes.
-        built = [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]
+        own = [PeakGpuMemory(self.cfg.MODEL.DEVICE), ShortHistories()]
+        built = [*own, *super().build_hooks()]
         # Behind the hook that saves, and not only after minutes of evaluation.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built[place : place + 1] = [
@@ -136,7 +139,7 @@ class Trainer(DefaultTrainer):
         return [
             ProgressPrinter(self.max_iter),
             JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE)),
-            TensorboardXWriter(self.cfg.OUTPUT_DIR),
+            LazyWriter(lambda: TensorboardXWriter(self.cfg.OUTPUT_DIR)),
         ]
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -192,6 +195,7 @@ class Trainer(DefaultTrainer):
             # What the model draws (regions, dropped paths) depends on nothing before.
             seed_everything(ITERATION, self.data_loader.seed, self.iter, comm.get_rank())
         super().run_step()
+        self.running_means = running_means_of_all(self.model)
 
     def after_train(self) -> None:
         self.iter = min(self.iter, self.max_iter)  # a finished run, resumed, counts one too many

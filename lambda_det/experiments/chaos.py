@@ -21,24 +21,20 @@ import torch
 
 from lambda_det.checkpoint.atomic import TEMPORARY
 from lambda_det.checkpoint.reading import read_file
-from lambda_det.data import generate_shapes
 from lambda_det.engine.checkpointing import FINAL
 from lambda_det.errors import InputError
 from lambda_det.experiments.chaos_run import LOSSES_FILE
-from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
+from lambda_det.experiments.processes import last_line
+from lambda_det.experiments.tiny_training import CONFIG, TINY, make_pictures, start_training
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 PERIOD = 3  # iterations from one checkpoint to the next
 SLOW_S = 0.6  # that a write is made to last
 DEADLINE_S = 300  # for an event of a training
 
 _TINY = (
-    "INPUT.MIN_SIZE_TRAIN (64,) INPUT.MAX_SIZE_TRAIN 64 SOLVER.IMS_PER_BATCH 2 SEED 1 "
-    "MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_BOX_HEAD.CONV_DIM 32 "
-    "MODEL.ROI_BOX_HEAD.NUM_CONV 1 MODEL.ROI_MASK_HEAD.CONV_DIM 32 MODEL.ROI_MASK_HEAD.NUM_CONV 1 "
-    f"DATASETS.TEST () SOLVER.CHECKPOINT_PERIOD {PERIOD} SOLVER.CHECKPOINT_KEEP 3"
+    f"{TINY} DATASETS.TEST () SOLVER.CHECKPOINT_PERIOD {PERIOD} SOLVER.CHECKPOINT_KEEP 3"
 ).split()
 
 KINDS = ("write", "step", "write", "term", "write", "start", "damage", "step", "write", "step")
@@ -105,7 +101,7 @@ def run_chaos(output: str, kills: int, *, iterations: int = 0, seed: int = 0) ->
     start = time.monotonic()
     result = Chaos(iterations or 5 * kills)
     data = os.path.join(output, "shapes")
-    generate_shapes(data, num_train=12, num_val=1, seed=0)
+    make_pictures(data)
     calm, wild = (_Training(os.path.join(output, n), data, result.iterations)
                   for n in ("undisturbed", "killed"))  # fmt: skip
     calm.finish()
@@ -199,14 +195,10 @@ class _Training:
         os.makedirs(self.folder, exist_ok=True)
         command = [
             sys.executable, "-W", "ignore", "-m", "lambda_det.experiments.chaos_run",
-            "--config-file", os.path.join(PROJECT, CONFIG), "--resume",
+            "--config-file", CONFIG, "--resume",
             "--slow-write", str(slow_s), *self._words, "DATALOADER.NUM_WORKERS", str(workers),
         ]  # fmt: skip
-        with open(self._log, "a", encoding="utf-8") as log:
-            return subprocess.Popen(
-                tied(command), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                env=environment_of(1, None),
-            )  # fmt: skip
+        return start_training(command, self._log)
 
     def _wait(self, process: subprocess.Popen, event: Callable[[], bool]) -> None:
         end = time.monotonic() + DEADLINE_S

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from lambda_det.engine.launch import cores
 from lambda_det.errors import InputError
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -28,23 +29,31 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
+    """Runs at a time: as many as the GPUs allow; without GPUs, or on the CPU, one for every four
+    cores.
 
-
-def default_jobs(gpus_per_run: int) -> int:
-    """Runs at a time: as many as the GPUs allow; without GPUs one for every four cores."""
-    gpus = torch.cuda.device_count()
+    Args:
+        gpus_per_run: processes of a run.
+        device: MODEL.DEVICE of the runs.
+    """
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
     return max(1, gpus // gpus_per_run if gpus else cores() // 4)
 
 
-def device_groups(jobs: int, gpus_per_run: int) -> list[str] | None:
+def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[str] | None:
     """CUDA_VISIBLE_DEVICES for each job, the GPUs in turn; None where all share what is there.
+
+    Args:
+        jobs: runs at a time.
+        gpus_per_run: that one trains on.
+        device: MODEL.DEVICE of the runs; on the CPU no GPU is asked for.
 
     Raises:
         InputError: a run is to have more GPUs than there are.
     """
+    if device == "cpu":
+        return None
     count = torch.cuda.device_count()
     if gpus_per_run > 1 and gpus_per_run > count:
         raise InputError(f"gpus_per_run {gpus_per_run}: PyTorch sees {count} GPUs here")

@@ -4,16 +4,19 @@ ended)."""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from lambda_det.config import get_cfg
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.experiments.suite import Run
+from lambda_det.experiments.suite_file import flat
 
 logger = logging.getLogger(__name__)
 
@@ -34,16 +37,42 @@ def state_of(run: Run) -> str:
     known = description(run)
     if known is None:
         return NEW
-    # Keys that only one of two versions of detectron2 has say nothing.
-    for key, value in run.settings.items():
-        if key in known["settings"] and known["settings"][key] != value:
-            raise InputError(
-                f"{run.folder} holds a run with {key} {known['settings'][key]!r}, the suite says "
-                f"{value!r}; take another --output or remove that folder"
-            )
+    _check_settings(run, known)
     if finished_facts(run) is not None:
         return FINISHED
     return STARTED if failed_facts(run) is None else FAILED
+
+
+def _check_settings(run: Run, known: Mapping) -> None:
+    # A key that one side does not know (it is new, or another version of detectron2 has it) was
+    # then, or is now, what it is by default.
+    then, default = known["settings"], default_settings()
+    for key, value in run.settings.items():
+        was = then[key] if key in then else default.get(key)
+        if was != value:
+            raise InputError(
+                f"{run.folder} holds a run with {key} {was!r}, the suite says "
+                f"{value!r}; take another --output or remove that folder"
+            )
+    for key in known.get("changed", ()):  # not in what earlier versions have written
+        if key not in run.settings:
+            raise InputError(
+                f"{run.folder} holds a run with {key} {then[key]!r}, which this version of "
+                "detectron2 or of this package does not know; take another --output or remove "
+                "that folder"
+            )
+
+
+def changed_settings(run: Run) -> list[str]:
+    """Keys of the run that are not what they are by default."""
+    default = default_settings()
+    return [key for key, value in run.settings.items() if default.get(key) != value]
+
+
+@functools.cache
+def default_settings() -> dict[str, object]:
+    """Every key and its default, as JSON has it."""
+    return json.loads(json.dumps(flat(get_cfg()), default=str))
 
 
 def description(run: Run) -> dict | None:
@@ -132,6 +161,8 @@ def _check(facts: object, kinds: dict[str, type]) -> None:
 
 def _check_description(content: dict) -> None:
     _check(content, {"settings": dict, "attempts": int})
+    if unknown := set(content.get("changed", ())) - content["settings"].keys():
+        raise ValueError(f"'changed' names {min(map(str, unknown))!r}")
 
 
 def _check_finished(facts: dict) -> None:

@@ -32,6 +32,7 @@ from lambda_det.experiments.run_files import (
     FINISHED_FILE,
     RUN_FILE,
     STARTED,
+    changed_settings,
     description,
     interrupted_facts,
     open_to_write,
@@ -152,7 +153,10 @@ class _Workers:
             attempts = (description(run) or {}).get("attempts", 0) + 1
             with writing(run.folder):
                 _clear(run)
-            known = {"settings": run.settings, "seed": run.seed, "attempts": attempts}
+            known = {
+                "settings": run.settings, "changed": changed_settings(run), "seed": run.seed,
+                "attempts": attempts,
+            }  # fmt: skip
             _write(known, run, RUN_FILE)
             logger.info("%s ... (%s)", run.name, os.path.join(run.folder, "output.log"))
             return self._watch(run, device, lock.fileno(), attempts)

@@ -92,8 +92,11 @@ _add("a folder", lambda path: path.mkdir(), "is a folder, expected a checkpoint 
 _add("not there", lambda path: None, "w.pth: no such file")
 
 
-@case("of another model, for a training", "not one of its tensors fits the model",
-      left=LEFT_BY_A_START | {"out/metrics.json", "out/events.out.tfevents"})  # fmt: skip
+@case(
+    "of another model, for a training",
+    "not one of its tensors fits the model",
+    left=LEFT_BY_A_START | {"out/metrics.json"},
+)
 def other_model(folder: Path) -> Command:
     write_folder(folder)
     torch.save({"model": {"other": torch.zeros(3)}}, folder / "w.pth")

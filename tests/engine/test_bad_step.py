@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, RotatedBoxes
 from detectron2.utils.events import EventStorage
 
 from lambda_det.engine.bad_step import _plain, _unplain, replay, write_bad_step
@@ -41,6 +41,15 @@ def test_a_batch_survives_being_plain() -> None:
             found.gt_masks.crop_and_resize(boxes, sides),
             given.gt_masks.crop_and_resize(boxes, sides),
         )
+
+
+def test_rotated_boxes_stay_rotated(tmp_path) -> None:
+    instances = Instances((64, 80))
+    instances.gt_boxes = RotatedBoxes(torch.tensor([[20.0, 30.0, 10.0, 15.0, 45.0]]))
+    torch.save(_plain([{"instances": instances}]), tmp_path / "step.pth")
+    (back,) = _unplain(torch.load(tmp_path / "step.pth", weights_only=True))
+    boxes = back["instances"].gt_boxes
+    assert type(boxes) is RotatedBoxes and torch.equal(boxes.tensor, instances.gt_boxes.tensor)
 
 
 def test_replays_the_losses_and_names_the_module(project, tiny_overrides, tmp_path) -> None:

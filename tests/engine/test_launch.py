@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.engine import launch as launch_module
-from lambda_det.engine.launch import WorkerLostError, launch
+from lambda_det.engine.launch import WorkerLostError, cores, launch
 from lambda_det.engine.step import TrainingStep
 from lambda_det.errors import InputError, is_input_error_of_a_worker, one_line
 
@@ -55,7 +56,7 @@ def half_a_batch(folder: str) -> None:
     rank = comm.get_rank()
     assert comm.get_world_size() == 2 and comm.get_local_rank() == rank
     assert comm.get_local_size() == 2 and dist.get_backend() == "gloo"
-    assert torch.get_num_threads() == max(1, (os.cpu_count() or 1) // 2)
+    assert torch.get_num_threads() == max(1, cores() // 2)
     # A seed of each process: DDP makes them start from the first one's weights. Every parameter is
     # used, so that find_unused_parameters is not needed.
     ddp = DistributedDataParallel(small_backbone(seed=rank))
@@ -63,7 +64,8 @@ def half_a_batch(folder: str) -> None:
     torch.save(found, f"{folder}/{rank}.pth")
 
 
-def test_gradients_are_those_of_the_whole_batch(tmp_path) -> None:
+def test_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launch(half_a_batch, 2, device="cpu", args=(str(tmp_path),))
     expected = gradients(small_backbone(), four_images())
     for rank in range(2):
@@ -150,6 +152,70 @@ def test_no_gpu_is_one_process() -> None:
     assert seen == [1]
     with pytest.raises(InputError, match="--num-gpus -1"):
         launch(seen.append, -1, device="cpu", args=(1,))
+
+
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_a_machine_that_is_not_there(rank) -> None:
+    with pytest.raises(InputError, match=rf"^--num-machines 2, --machine-rank {rank}: expected"):
+        launch(print, 1, device="cpu", num_machines=2, machine_rank=rank)
+
+
+def test_no_machine(project, monkeypatch, capsys) -> None:
+    monkeypatch.syspath_prepend(str(project / "tools"))
+    words = ["train_net.py", "--num-machines", "0", "MODEL.DEVICE", "cpu"]
+    monkeypatch.setattr("sys.argv", words)
+    assert importlib.import_module("train_net").main() == 2
+    assert "error: --num-machines 0, --machine-rank 0: expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("device", "kind"), [("cuda:1", "cuda"), ("cpu:0", "cpu")])
+def test_one_device_for_several_processes(device, kind, monkeypatch) -> None:
+    line = rf"^MODEL.DEVICE='{device}': is one device for 2 processes; take {kind}"
+    with pytest.raises(InputError, match=line):
+        launch(print, 2, device=device)
+    with pytest.raises(InputError, match=line):
+        launch(print, 1, device=device, num_machines=2)
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=line):
+        launch(print, device=device)
+
+
+def test_a_share_of_the_cores_that_may_be_used(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launch_module._share_cores(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    launch_module._share_cores(2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    launch_module._share_cores(2)
+    assert threads == [3]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # then that 1 is torchrun's
+    launch_module._share_cores(2)
+    assert threads == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("signals", "status", "line"),
+    [([signal.SIGTERM], 143, "stopped by SIGTERM before the first iteration"),
+     ([signal.SIGINT], 130, "stopped by SIGINT before the first iteration"),
+     ([], 1, "process 0 was killed")],
+)  # fmt: skip
+def test_a_signal_before_the_training_can_hear_it(signals, status, line) -> None:
+    read, write = os.pipe()
+    os.close(write)  # as that of a process which has ended
+    ended = [SimpleNamespace(exitcode=-signal.SIGTERM, sentinel=read)]
+    try:
+        with pytest.raises(WorkerLostError, match=line) as lost:
+            launch_module._wait(SimpleNamespace(processes=ended), signals)
+    finally:
+        os.close(read)
+    assert lost.value.status == status
 
 
 def test_one_of_torchrun(monkeypatch) -> None:

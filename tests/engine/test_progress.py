@@ -5,9 +5,54 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 
-from lambda_det.engine.progress import WINDOW, PeakGpuMemory
+from lambda_det.engine.progress import (
+    KEPT,
+    WINDOW,
+    LazyWriter,
+    PeakGpuMemory,
+    ShortHistories,
+    progress_line,
+)
+
+
+def test_a_long_training_keeps_the_last_values_only():
+    hook = ShortHistories()
+    with EventStorage() as storage:
+        for iteration in range(3 * KEPT + 5):
+            storage.put_scalars(total_loss=float(iteration), loss_cls=1.0)
+            hook.trainer = SimpleNamespace(iter=iteration, storage=storage)
+            before = progress_line(storage, 10**6)
+            hook.after_step()
+            assert progress_line(storage, 10**6) == before
+            assert all(len(h.values()) < 2 * KEPT for h in storage.histories().values())
+            storage.step()
+        values = storage.history("total_loss").values()
+        assert values == [(float(i), i) for i in range(2 * KEPT, 3 * KEPT + 5)]
+        assert storage.history("total_loss").global_avg() == pytest.approx((3 * KEPT + 4) / 2)
+
+
+class Counting(EventWriter):
+    def __init__(self) -> None:
+        self.done = ["made"]
+
+    def write(self) -> None:
+        self.done.append("write")
+
+    def close(self) -> None:
+        self.done.append("close")
+
+
+def test_a_lazy_writer_is_made_to_write():
+    made = []
+    writer = LazyWriter(lambda: made.append(Counting()) or made[0])
+    writer.close()
+    assert made == []
+    for _ in range(2):
+        writer.write()
+    writer.close()
+    assert [one.done for one in made] == [["made", "write", "write", "close"]]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "cpu"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lambda_det.errors import InputError
-from lambda_det.experiments import chaos
+from lambda_det.experiments import tiny_training
 from lambda_det.experiments.chaos import Chaos, _compare, _Training, run_chaos
 
 
@@ -71,10 +71,11 @@ def test_a_missing_iteration_is_an_error(trained):
 
 def test_a_training_that_ends_by_itself_is_not_a_kill(tmp_path, monkeypatch):
     training = _Training(str(tmp_path / "run"), "data", 3)
-    monkeypatch.setattr(chaos, "tied", lambda command: [sys.executable, "-c", "print('done')"])
+    python = [sys.executable, "-c"]
+    monkeypatch.setattr(tiny_training, "tied", lambda command: [*python, "print('done')"])
     with pytest.raises(InputError, match=r"ended by itself with 0 .*before its kill.*done"):
         training.kill("write", random.Random(0))
-    monkeypatch.setattr(chaos, "tied", lambda c: [sys.executable, "-c", "raise SystemExit(3)"])
+    monkeypatch.setattr(tiny_training, "tied", lambda c: [*python, "raise SystemExit(3)"])
     with pytest.raises(InputError, match="ended with 3"):
         training.finish()
 

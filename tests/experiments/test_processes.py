@@ -17,6 +17,9 @@ def test_devices_in_turn(monkeypatch):
     assert device_groups(6, 1) == ["0", "1", "2", "3", "4", "0"]
     assert device_groups(3, 2) == ["0,1", "2,3", "0,1"]
     assert device_groups(3, 5) is None
+    monkeypatch.setattr("lambda_det.experiments.processes.cores", lambda: 13)
+    assert default_jobs(1, "cpu") == 3  # the GPUs have no part in it
+    assert device_groups(3, 1, "cpu") is None and device_groups(3, 9, "cpu") is None
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9,8,7,6,5")
     assert device_groups(2, 2) == ["9,8", "7,6"]
     with pytest.raises(InputError, match="gpus_per_run 8: PyTorch sees 5"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -85,6 +86,40 @@ def test_a_resumed_run_keeps_its_checkpoint_beside_a_broken_verdict(
     assert execute(suite, str(output), command=command)[suite.runs[0]] == FINISHED
     assert "last_checkpoint" in seen[0] and "finished.json" not in seen[0]
     assert os.listdir(folder / "set_aside_1") == ["finished.json"]
+
+
+@pytest.mark.parametrize("key", ["SOLVER.MAX_SKIPPED_STEPS", "SOLVER.MOMENTUM"])
+def test_a_key_that_a_run_did_not_know_was_at_its_default(
+    finished, content, write_suite, output, key
+):
+    for run in finished.runs:
+        path = Path(run.folder, "run.json")
+        known = json.loads(path.read_text())
+        known["settings"].pop(key)
+        path.write_text(json.dumps(known))
+        assert state_of(run) == FINISHED
+    default = finished.runs[0].settings[key]
+    content["overrides"][key] = default + 1
+    (run, *_) = read_suite(write_suite(content), str(output)).runs
+    line = rf"holds a run with {key} {default}, the suite says {default + 1}; take another"
+    with pytest.raises(InputError, match=line):
+        state_of(run)
+
+
+def test_a_key_that_nobody_knows_any_more(finished):
+    run = finished.runs[0]
+    path = Path(run.folder, "run.json")
+    known = json.loads(path.read_text())
+    assert "SOLVER.MAX_ITER" in known["changed"] and "SOLVER.GAMMA" not in known["changed"]
+    known["settings"]["MODEL.GONE"] = 3
+    path.write_text(json.dumps(known))
+    assert state_of(run) == FINISHED  # it was what it is by default
+    path.write_text(json.dumps(known | {"changed": ["MODEL.GONE"]}))
+    with pytest.raises(InputError, match=r"holds a run with MODEL.GONE 3, which this version"):
+        state_of(run)
+    path.write_text(json.dumps(known | {"changed": ["MODEL.OTHER"]}))
+    with pytest.raises(InputError, match=r"run.json is broken \('changed' names 'MODEL.OTHER'\)"):
+        state_of(run)
 
 
 def test_a_verdict_without_a_description_is_set_aside(finished, output, fake_command):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -37,6 +38,14 @@ def test_steps_change_a_copy_and_survive_what_is_gone() -> None:
         repr(changed(value, random_steps(value, rng))) != repr(value) for _ in range(99)
     )
     assert different > 60
+
+
+@pytest.mark.parametrize("minutes", ["inf", "nan", "0", "-1"])
+def test_a_run_has_an_end(project, monkeypatch, capsys, minutes: str) -> None:
+    monkeypatch.syspath_prepend(str(project / "tools"))
+    tool = importlib.import_module("fuzz")
+    assert tool.main(["--minutes", minutes]) == 2
+    assert "expected a finite number above 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
