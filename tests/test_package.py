@@ -21,11 +21,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ROWS = (
     ("layers",),
     ("backbone",),
-    ("config", "checkpoint", "analysis"),
+    ("config", "configs", "checkpoint", "analysis"),
     ("data", "engine", "evaluation", "pretrain"),
     ("experiments",),
 )
-SHARED = {"errors", "compat", "randomness", "records", "version"}
+SHARED = {"errors", "compat", "randomness", "records", "version", "project"}
 
 
 def name_of(path: Path) -> str:
