@@ -1,11 +1,35 @@
 """Packaging of lambda_det. The tool settings (lint, tests) are in pyproject.toml."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+
+# What a wheel carries of the folders beside the package (lambda_det/project.py finds it).
+SHIPPED = {"configs": ("**/*.yaml", "**/*.py"), "tools": ("*.py",)}
+# Tools that read the tests, write the documents, or come before there is a lambda_det to run.
+CHECKOUT_ONLY = {"corpus.py", "fuzz.py", "install_detectron2.py", "record_run.py"}
+
+
+class BuildWithConfigs(build_py):
+    """Copies configs and tools into the built package. An editable one reads the checkout's."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        folder = Path(self.build_lib) / "lambda_det" / "shipped"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
+        for name, patterns in SHIPPED.items():
+            for path in (path for pattern in patterns for path in (ROOT / name).glob(pattern)):
+                if path.name not in CHECKOUT_ONLY:
+                    copy = folder / path.relative_to(ROOT)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, copy)
 
 
 def read_version() -> str:
@@ -29,6 +53,9 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["lambda_det", "lambda_det.*"]),
+    package_data={"lambda_det": ["py.typed"]},
+    cmdclass={"build_py": BuildWithConfigs},
+    entry_points={"console_scripts": ["lambda_det = lambda_det.__main__:main"]},
     python_requires=">=3.10",
     # Left to the user on purpose, because pip would replace a working installation by another:
     #   torch, torchvision: their builds must match each other and the CUDA driver;

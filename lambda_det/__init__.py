@@ -18,8 +18,9 @@ except ModuleNotFoundError as error:
 import lambda_det.backbone  # noqa: F401  (registers the backbones)
 from lambda_det.checkpoint.addresses import register_addresses
 from lambda_det.config import add_lambda_config, get_cfg
+from lambda_det.configs import get_config
 from lambda_det.version import __version__
 
 register_addresses()  # timm:// and torchvision:// for MODEL.WEIGHTS
 
-__all__ = ["__version__", "add_lambda_config", "get_cfg"]
+__all__ = ["__version__", "add_lambda_config", "get_cfg", "get_config"]

@@ -16,9 +16,10 @@ from lambda_det.analysis.paper_tables import compare_with_paper, comparison_text
 from lambda_det.analysis.published import load_published
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.project import ROOT
 from lambda_det.records import make_record, write_json
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "configs" / "published"
+PUBLISHED = ROOT / "configs" / "published"
 
 
 @exit_on_input_error

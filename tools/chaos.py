@@ -6,14 +6,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from pathlib import Path
 
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.chaos import remove_checkpoints, run_chaos
+from lambda_det.project import results_folder
 from lambda_det.records import make_record, record_path, rows_table, write_json
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @exit_on_input_error
@@ -26,7 +24,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
-    path = record_path(str(PROJECT / "results"), args.record) if args.record else None
+    path = record_path(str(results_folder()), args.record) if args.record else None
     setup_console()
     result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
     words = [f"output/{args.record}" if word == args.output else word for word in sys.argv[1:]]

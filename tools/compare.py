@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 
+from lambda_det.configs import find_suite
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import collect, execute, read_suite, results_markdown
@@ -23,6 +24,7 @@ from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
 from lambda_det.experiments.run_files import FINISHED, state_of
 from lambda_det.experiments.suite import Run, chosen_runs
+from lambda_det.project import results_folder, tool_words
 from lambda_det.records import record_path
 
 
@@ -66,6 +68,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
+    args.suite = find_suite(args.suite)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -77,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.record is not None:
         if args.plan or args.measure is not None:
             raise InputError(f"--record {args.record}: --plan and --measure have no results")
-        record_file = record_path(os.path.join(PROJECT, "results"), args.record)
+        record_file = record_path(str(results_folder()), args.record)
         check_record(record_file, suite)
     if args.measure is not None:
         measure(suite, args.output, chosen, args.measure)
@@ -121,7 +124,7 @@ def command_of(args: argparse.Namespace, name: str, run: Run | None = None) -> s
     words += ["--only", run.key] if run else []
     words += ["--jobs", str(args.jobs)] if args.jobs else []
     words += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
-    return shlex.join(["python", "tools/compare.py", *words, *args.opts])
+    return shlex.join([*tool_words("compare"), *words, *args.opts])
 
 
 if __name__ == "__main__":

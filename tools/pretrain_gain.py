@@ -12,11 +12,11 @@ from pathlib import Path
 
 from lambda_det.errors import exit_on_input_error, writing
 from lambda_det.experiments.pretrain_gain import GainExperiment, gain_rows, run_steps
+from lambda_det.project import ROOT, results_folder
 from lambda_det.records import make_record, record_path, rows_table, write_json
 
-PROJECT = Path(__file__).resolve().parent.parent
-PRETRAIN_CONFIG = PROJECT / "configs" / "pretrain" / "lambda_R_50_shapes_cpu.yaml"
-DETECTION_CONFIG = PROJECT / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+PRETRAIN_CONFIG = ROOT / "configs" / "pretrain" / "lambda_R_50_shapes_cpu.yaml"
+DETECTION_CONFIG = ROOT / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 
 
 @exit_on_input_error
@@ -31,13 +31,13 @@ def main() -> None:
     parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
     args = parser.parse_args()
     if args.record is not None:
-        record_file = record_path(str(PROJECT / "results"), args.record)
+        record_file = record_path(str(results_folder()), args.record)
     python = [sys.executable, "-W", "ignore"]
     experiment = GainExperiment(
         output=args.output,
-        dataset_command=[*python, str(PROJECT / "tools" / "make_shapes_dataset.py")],
-        pretrain_command=[*python, str(PROJECT / "tools" / "pretrain.py")],
-        train_command=[*python, str(PROJECT / "tools" / "train_net.py")],
+        dataset_command=[*python, str(ROOT / "tools" / "make_shapes_dataset.py")],
+        pretrain_command=[*python, str(ROOT / "tools" / "pretrain.py")],
+        train_command=[*python, str(ROOT / "tools" / "train_net.py")],
         pretrain_config=str(PRETRAIN_CONFIG),
         detection_config=str(DETECTION_CONFIG),
         pretrain_keys=args.pretrain_keys,

@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from lambda_det.config import get_cfg
+from lambda_det.configs import find_config
 from lambda_det.data import configure_datasets
 from lambda_det.engine.checks import check_settings
 from lambda_det.engine.config_files import check_yaml
@@ -38,7 +39,7 @@ def load_config(
     """The defaults, then the file, then ``KEY VALUE`` pairs.
 
     Args:
-        config_file: path of a YAML file, or "".
+        config_file: path of a YAML file, name of a shipped config, or "".
         overrides: keys and values by turns.
         defaults: a config with every key, merged into; None = detectron2's and ours.
 
@@ -47,6 +48,7 @@ def load_config(
             a key or a value's type is wrong.
     """
     cfg = get_cfg() if defaults is None else defaults
+    config_file = find_config(config_file)
     if config_file:
         if not os.path.isfile(config_file):
             raise InputError(f"--config-file {config_file}: no such file")
@@ -78,6 +80,7 @@ def setup_config(args: Namespace) -> CfgNode:
         InputError: a file, key or value is wrong; the line names it.
     """
     setup_console()
+    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_config(args.config_file, args.opts)
     check_values(cfg)
     check_device(cfg)

@@ -43,6 +43,7 @@ from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
+from lambda_det.project import tool_words
 from lambda_det.randomness import ITERATION, seed_everything
 from lambda_det.records import write_json
 
@@ -233,7 +234,7 @@ class Trainer(DefaultTrainer):
             write_bad_step(folder, self.cfg, bare(self.model), images, losses, random_states)
         except (OSError, RuntimeError) as error:  # the disk is full: torch.save has either
             return f"; the step cannot be written to {folder} ({one_line(error)})"
-        return f"; to look into it: python tools/replay_step.py {shlex.quote(folder)}"
+        return f"; to look into it: {shlex.join([*tool_words('replay_step'), folder])}"
 
     def _evaluate(self) -> Mapping[str, object]:
         share_buffers(self.model)  # all judge the network that process 0 saves
@@ -255,8 +256,8 @@ class Trainer(DefaultTrainer):
             write_json(facts, os.path.join(folder, INTERRUPTED_FILE))
             logger.warning(
                 "stopped by %s after iteration %d of %d, which is saved; to go on: "
-                "python tools/train_net.py --config-file %s --resume",
-                stop.signal.name, done, self.max_iter,
+                "%s --config-file %s --resume",
+                stop.signal.name, done, self.max_iter, shlex.join(tool_words("train_net")),
                 shlex.quote(os.path.join(folder, "config.yaml")),
             )  # fmt: skip
         comm.synchronize()  # none may end while process 0 still writes

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from lambda_det.analysis.detector import analyze_config
 from lambda_det.analysis.published import load_published
 from lambda_det.errors import InputError
-from lambda_det.experiments.processes import PROJECT
 from lambda_det.experiments.run_facts import (
     COST_COLUMNS,
     METRIC_COLUMNS,
@@ -22,9 +20,10 @@ from lambda_det.experiments.run_files import FINISHED, finished_facts
 from lambda_det.experiments.speed import SPEED_SETTINGS, speed_settings
 from lambda_det.experiments.statistics import paired_difference, spread
 from lambda_det.experiments.suite import Run, Suite
+from lambda_det.project import ROOT
 from lambda_det.records import make_record
 
-PUBLISHED = Path(PROJECT) / "configs" / "published"
+PUBLISHED = ROOT / "configs" / "published"
 _PUBLISHED_TABLE = "mask_rcnn"
 
 

@@ -27,6 +27,7 @@ from lambda_det.experiments.speed import (
     speed_settings,
 )
 from lambda_det.experiments.suite import Run, Suite
+from lambda_det.project import tool_words
 from lambda_det.records import make_record, write_json
 
 logger = logging.getLogger(__name__)
@@ -163,4 +164,4 @@ def _hours(value: float) -> str:
 
 def _training(run: Run) -> str:
     words = [word.replace(PROJECT + os.sep, "") for word in run.words]
-    return shlex.join(["python", "tools/train_net.py", *words])
+    return shlex.join([*tool_words("train_net"), *words])

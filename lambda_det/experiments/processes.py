@@ -13,9 +13,10 @@ import torch
 
 from lambda_det.engine.launch import cores
 from lambda_det.errors import InputError
+from lambda_det.project import IN_CHECKOUT, ROOT
 
-PROJECT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-"""The root of the checkout."""
+PROJECT = str(ROOT)
+"""The root of the checkout, or what stands for it in an installed wheel."""
 
 # Linux sends a process SIGTERM when the one that started it ends (PR_SET_PDEATHSIG is 1). Asked for
 # by the new process itself, before it becomes the command: after a fork of a process with threads
@@ -73,7 +74,8 @@ def environment_of(jobs: int, device: str | None) -> dict[str, str]:
     the cores."""
     environment = dict(os.environ)
     paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    environment["PYTHONPATH"] = os.pathsep.join([PROJECT, *map(os.path.abspath, paths)])
+    own = [PROJECT] if IN_CHECKOUT else []  # a wheel is found as it was by this process
+    environment["PYTHONPATH"] = os.pathsep.join([*own, *map(os.path.abspath, paths)])
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
     if jobs > 1:  # else each of them starts a thread for every core

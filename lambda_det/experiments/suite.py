@@ -32,7 +32,8 @@ Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More
 ``models.NAME.published``
     Name of a row of ``configs/published/coco.yaml`` to show beside it.
 
-``config`` and ``throughput`` are relative to the suite file; ``{output}`` is the comparison's
+``config`` and ``throughput`` are relative to the suite file (a ``config`` that is no file there is
+the name of a shipped one); ``{output}`` is the comparison's
 folder, ``{python}`` the running interpreter; in commands both are quoted for the shell, in which
 they run in the root of the checkout.
 """
@@ -45,6 +46,7 @@ from dataclasses import dataclass, field
 
 from detectron2.config import CfgNode
 
+from lambda_det.configs import find_suite
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.experiments.suite_file import RESERVED, SuiteFile
@@ -149,7 +151,7 @@ def read_suite(
     """Read a suite file and plan its runs below ``output``.
 
     Args:
-        path: of the suite file.
+        path: of the suite file, or the name of a shipped suite.
         output: folder of the comparison.
         overrides: KEY VALUE words for every run, above the suite's own.
         gpus_per_run: in place of the suite's.
@@ -158,6 +160,7 @@ def read_suite(
         InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
             config does not load, or the models differ in more than the model.
     """
+    path = find_suite(path)
     reader = SuiteFile(path, os.path.abspath(output))
     content = reader.content
     models = reader.mapping("models", content.get("models"))
@@ -192,7 +195,7 @@ def read_suite(
         of_set = reader.words(f"sets.{set_name}.overrides", set_entry.get("overrides"))
         for name, entry in models.items():
             own = reader.words(f"models.{name}.overrides", entry.get("overrides"))
-            config = reader.relative(entry["config"])
+            config = reader.config(name, entry["config"])
             words = (*shared, *of_set, *own, *overrides)
             plans[set_name, name] = config, words
             try:

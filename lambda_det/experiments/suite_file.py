@@ -13,6 +13,7 @@ from collections.abc import Callable
 import yaml
 from detectron2.config import CfgNode
 
+from lambda_det.configs import config_path
 from lambda_det.errors import InputError
 
 _KEYS = {
@@ -66,6 +67,13 @@ class SuiteFile:
 
     def relative(self, path: str) -> str:
         return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
+
+    def config(self, model: str, config: str) -> str:
+        path = self.relative(config)
+        try:
+            return path if os.path.lexists(path) else config_path(config)
+        except InputError as error:
+            raise self.error(f"models.{model}: {path}: no such file, and {error}") from error
 
     def name(self, name: object) -> str:
         if not isinstance(name, str) or not name.strip() or "\n" in name:

@@ -8,6 +8,7 @@ from argparse import Namespace
 import torch
 from timm.utils import init_distributed_device
 
+from lambda_det.configs import find_config
 from lambda_det.engine.setup import check_device, load_config, setup_console, start_run
 from lambda_det.errors import InputError
 from lambda_det.pretrain.checkpoint import CHECKPOINT
@@ -29,6 +30,7 @@ def pretrain(args: Namespace) -> dict[str, float]:
     Raises:
         InputError: a file, a key or a value is wrong; the line names it.
     """
+    args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_config(args.config_file, args.opts, defaults=get_pretrain_cfg())
     check_device(cfg)
     check_pretrain_config(cfg, int(os.environ.get("WORLD_SIZE", 1)))

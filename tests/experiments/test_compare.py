@@ -28,7 +28,8 @@ def compare(project: Path, capsys, monkeypatch, tmp_path) -> Callable[..., tuple
     spec = importlib.util.spec_from_file_location("compare", project / "tools" / "compare.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "PROJECT", str(tmp_path / "project"))  # whose results/ is written
+    monkeypatch.setattr(module, "PROJECT", str(tmp_path / "project"))
+    monkeypatch.setattr(module, "results_folder", lambda: tmp_path / "project" / "results")
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
