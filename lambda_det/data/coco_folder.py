@@ -7,6 +7,7 @@ The classes, their contiguous ids and their number come from its json, never fro
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import re
@@ -59,6 +60,39 @@ def register_coco_folder(root: str, split: str) -> str:
         thing_dataset_id_to_contiguous_id=summary.contiguous_ids,
     )
     return name
+
+
+def register_splits(root: str) -> list[str]:
+    """Register every split of a folder that is not registered yet, without reading a json.
+
+    For scripts that know nothing of :func:`configure_datasets`. The checks and the classes of
+    :func:`register_coco_folder` come when a dataset is first asked for.
+
+    Returns:
+        ``coco_folder_<split>`` of every split with a json and images; none where there is no such
+        folder.
+    """
+    names = []
+    for split in folder_splits(root):
+        with contextlib.suppress(InputError):
+            json_file, image_root = locate_split(root, split)
+            names.append(PREFIX + split)
+            if PREFIX + split not in DatasetCatalog:
+                read = functools.partial(_read, PREFIX + split, json_file, image_root)
+                DatasetCatalog.register(PREFIX + split, read)
+                MetadataCatalog.get(PREFIX + split).set(
+                    json_file=json_file, image_root=image_root, evaluator_type="coco"
+                )
+    return names
+
+
+def _read(name: str, json_file: str, image_root: str) -> list[dict]:
+    summary = read_coco_json(json_file, image_root)
+    MetadataCatalog.get(name).set(
+        thing_classes=summary.class_names,
+        thing_dataset_id_to_contiguous_id=summary.contiguous_ids,
+    )
+    return load_coco_json(json_file, image_root, name)
 
 
 def locate_split(root: str, split: str) -> tuple[str, str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 
 import yaml
 from detectron2.config import CfgNode
 
+from lambda_det.engine.config_numbers import TAG, read_yaml
 from lambda_det.errors import InputError
 
 BASE_KEY = "_BASE_"
@@ -31,7 +35,7 @@ def check_yaml(path: str, known: CfgNode, chain: tuple[str, ...] = ()) -> None:
         raise InputError(f"{name}: is based on itself")
     try:
         with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+            content = read_yaml(file)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
     except yaml.constructor.ConstructorError as error:
@@ -51,12 +55,68 @@ def check_yaml(path: str, known: CfgNode, chain: tuple[str, ...] = ()) -> None:
     for key, value in content.items():
         if isinstance(known.get(key), CfgNode) and not isinstance(value, dict):
             raise InputError(f"{name}: {key}={value!r}: expected keys and values")
-    bases = content.get(BASE_KEY, [])
-    for base in bases if isinstance(bases, list) else [bases]:
+    for base in _bases(content):
         if not isinstance(base, str):
             raise InputError(f"{name}: {BASE_KEY} {base!r} is not the name of a file")
-        base = os.path.expanduser(base)
-        if not base.startswith(("http://", "https://")):
-            # relative to the file that names it, as detectron2 has it
-            base = os.path.join(os.path.dirname(path), base)
-            check_yaml(base, known, (*chain, os.path.realpath(path)))
+        if _is_local(base):
+            check_yaml(_beside(path, base), known, (*chain, os.path.realpath(path)))
+
+
+@contextlib.contextmanager
+def as_plain_yaml(path: str) -> Iterator[str]:
+    """A file with the content of ``path`` that detectron2's own reader takes without its ``eval``.
+
+    Args:
+        path: of a file that :func:`check_yaml` has let pass.
+
+    Yields:
+        ``path`` itself, or a copy of it and of the files that it is based on, for as long as the
+        block runs, where one of them has numbers to work out.
+    """
+    chain = dict.fromkeys(_chain(path))
+    if not any(_has_tag(file) for file in chain):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="lambda_det_config_") as folder:
+        names = {file: os.path.join(folder, f"{n}.yaml") for n, file in enumerate(chain)}
+        for file, copy in names.items():
+            content = _read(file)
+            if BASE_KEY in content:
+                content[BASE_KEY] = [
+                    names[_beside(file, base)] if _is_local(base) else base
+                    for base in _bases(content)
+                ]
+            with open(copy, "w", encoding="utf-8") as target:
+                yaml.safe_dump(content, target)
+        yield names[path]
+
+
+def _chain(path: str) -> Iterator[str]:
+    """The file and all that it is based on, as :func:`_beside` spells them."""
+    yield path
+    for base in filter(_is_local, _bases(_read(path))):
+        yield from _chain(_beside(path, base))
+
+
+def _read(path: str) -> dict:
+    with open(path, encoding="utf-8") as file:
+        return read_yaml(file)
+
+
+def _has_tag(path: str) -> bool:
+    with open(path, encoding="utf-8") as file:
+        return any(TAG in (getattr(event, "tag", None) or "") for event in yaml.parse(file))
+
+
+def _bases(content: dict) -> list:
+    bases = content.get(BASE_KEY, [])
+    return bases if isinstance(bases, list) else [bases]
+
+
+def _is_local(base: str) -> bool:
+    return not base.startswith(("http://", "https://"))
+
+
+def _beside(path: str, base: str) -> str:
+    """A base's path: relative to the file that names it, as detectron2 has it."""
+    return os.path.join(os.path.dirname(path), os.path.expanduser(base))

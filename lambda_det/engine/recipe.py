@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import yaml
 
+from lambda_det.engine.config_numbers import read_yaml
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -55,7 +57,7 @@ def _layers(config_file: str) -> list[Mapping]:
     if not config_file:
         return []
     with open(config_file, encoding="utf-8") as file:
-        content = yaml.safe_load(file) or {}
+        content = read_yaml(file) or {}
     base = content.get("_BASE_")
     layers = []
     if base:

@@ -19,7 +19,7 @@ from lambda_det.config import get_cfg
 from lambda_det.configs import find_config
 from lambda_det.data import configure_datasets
 from lambda_det.engine.checks import check_settings
-from lambda_det.engine.config_files import check_yaml
+from lambda_det.engine.config_files import as_plain_yaml, check_yaml
 from lambda_det.engine.config_values import check_values
 from lambda_det.errors import InputError, one_line
 
@@ -55,7 +55,8 @@ def load_config(
         check_yaml(config_file, cfg)
         try:
             # detectron2's own default runs the code that a file's tags name.
-            cfg.merge_from_file(config_file, allow_unsafe=False)
+            with as_plain_yaml(config_file) as plain:
+                cfg.merge_from_file(plain, allow_unsafe=False)
         except _MERGE_ERRORS as error:
             raise InputError(f"--config-file {config_file}: {_reason(error)}") from error
     if len(overrides) % 2:

@@ -1,0 +1,139 @@
+"""detectron2's DefaultTrainer, DefaultPredictor and test-time augmentation, as they are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultPredictor, DefaultTrainer
+from detectron2.evaluation import COCOEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+
+from lambda_det.backbone import LambdaResNet
+from lambda_det.engine import Trainer
+from lambda_det.layers import LambdaLayer
+
+pytestmark = [
+    pytest.mark.usefixtures("quick_weights"),
+    pytest.mark.filterwarnings("ignore"),  # what the versions of detectron2 say of PyTorch's calls
+]
+MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
+
+
+class StockTrainer(DefaultTrainer):
+    """The one thing that detectron2 wants every project to write."""
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        # The keyword is one that all versions have; the fast evaluator is compiled.
+        return COCOEvaluator(dataset_name, output_dir=cfg.OUTPUT_DIR, use_fast_impl=False)
+
+
+def train(cls: type, cfg, folder: Path, iterations: int, *, resume: bool = False, **more: object):
+    cfg = cfg.clone()
+    words = ["OUTPUT_DIR", folder, "SOLVER.MAX_ITER", iterations]
+    words += [word for pair in more.items() for word in pair]
+    cfg.merge_from_list([str(word) if isinstance(word, Path) else word for word in words])
+    folder.mkdir(exist_ok=True)
+    trainer = cls(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.train()
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def cfg(stock_config, stock_datasets):
+    train_set, test_set = stock_datasets
+    return stock_config(
+        MASK_RCNN, "DATASETS.TRAIN", f"('{train_set}',)", "DATASETS.TEST", f"('{test_set}',)"
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(cfg, tmp_path_factory) -> Path:
+    """A folder in which DefaultTrainer has trained two iterations and evaluated."""
+    folder = tmp_path_factory.mktemp("stock") / "run"
+    trainer = train(StockTrainer, cfg, folder, 2)
+    assert isinstance(trainer.model.backbone.bottom_up, LambdaResNet)
+    results = trainer._last_eval_results
+    assert set(results) >= {"bbox", "segm"}
+    return folder
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(path, weights_only=False)["model"]
+    return {name: torch.as_tensor(value) for name, value in content.items()}
+
+
+def test_default_trainer_trains_checkpoints_and_evaluates(cfg, trained) -> None:
+    after = weights(trained / "model_final.pth")
+    assert any(name.endswith("lambda_layer.embedding") for name in after)
+    assert all(value.isfinite().all() for value in after.values())
+    text = (trained / "metrics.json").read_text()
+    assert "total_loss" in text and (trained / "coco_instances_results.json").is_file()
+
+
+def test_default_trainer_resumes_its_own_checkpoint(cfg, trained, tmp_path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    trainer = train(StockTrainer, cfg, tmp_path / "run", 3, resume=True, **{"DATASETS.TEST": "()"})
+    assert trainer.start_iter == 2
+    before, after = (weights(folder / "model_final.pth") for folder in (trained, tmp_path / "run"))
+    # The number of batches is a buffer that both versions of BatchNorm count up.
+    counter = next(name for name in before if name.endswith("num_batches_tracked"))
+    assert (int(before[counter]), int(after[counter])) == (2, 3)
+
+
+def test_each_trainer_goes_on_from_the_others_checkpoint(cfg, trained, tmp_path) -> None:
+    no_test = {"DATASETS.TEST": "()"}
+    shutil.copytree(trained, tmp_path / "run")
+    ours = train(Trainer, cfg, tmp_path / "run", 3, resume=True, **no_test)
+    assert ours.start_iter == 2
+    theirs = train(StockTrainer, cfg, tmp_path / "run", 4, resume=True, **no_test)
+    assert theirs.start_iter == 3
+    after = weights(tmp_path / "run" / "model_final.pth")
+    counter = next(name for name in after if name.endswith("num_batches_tracked"))
+    assert int(after[counter]) == 4
+
+
+def test_default_predictor_gives_the_models_detections(cfg, trained, picture: np.ndarray) -> None:
+    cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
+    predictor = DefaultPredictor(cfg)
+    instances = predictor(picture)["instances"]
+    assert 0 < len(instances) <= 5 and instances.pred_masks.shape[1:] == (64, 80)
+    # The same weights by hand, in a model of our own making: the file was really read.
+    model = build_model(cfg).eval()
+    model.load_state_dict(weights(trained / "model_final.pth"), strict=False)
+    image = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()
+    with torch.no_grad():
+        expected = model([{"image": image, "height": 64, "width": 80}])[0]["instances"]
+    torch.testing.assert_close(instances.scores, expected.scores)
+    torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_time_augmentation_sees_every_size(cfg, trained, picture: np.ndarray) -> None:
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model).load(str(trained / "model_final.pth"))
+    sizes = []
+    layer = next(m for m in model.modules() if isinstance(m, LambdaLayer))
+    layer.register_forward_hook(lambda _m, inputs, _o: sizes.append(tuple(inputs[0].shape)))
+    image = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    augmented = GeneralizedRCNNWithTTA(cfg, model, batch_size=1)  # a batch is padded to one size
+    with torch.no_grad():
+        output = augmented([{"image": image, "height": 64, "width": 80}])
+    instances = output[0]["instances"]
+    assert len(instances) and instances.pred_masks.shape[1:] == (64, 80)
+    assert len({size[-2:] for size in sizes}) == 2  # of TEST.AUG.MIN_SIZES
+
+
+def test_the_stock_checkpointer_loads_all_of_a_backbone(cfg, trained) -> None:
+    model = build_model(cfg)
+    DetectionCheckpointer(model).load(str(trained / "model_final.pth"))
+    state, file = model.state_dict(), weights(trained / "model_final.pth")
+    assert state.keys() == file.keys()
+    for name, value in file.items():
+        torch.testing.assert_close(state[name], value, rtol=0, atol=0)
