@@ -53,7 +53,7 @@ def load_weights(
     rules = LoadingRules() if is_ours else LoadingRules(min_coverage=0.0)
     if is_ours and cfg is not None:
         rules = LoadingRules.from_config(cfg)
-    source = _read(path)
+    source = read_weights(path)
     if is_ours and cfg is not None:
         _compare_with_config(source, cfg)
 
@@ -114,7 +114,12 @@ def local_file(path: str) -> str:
     return local
 
 
-def _read(path: str) -> Source:
+def read_weights(path: str) -> Source:
+    """The file ``MODEL.WEIGHTS``, read and translated.
+
+    Raises:
+        InputError: it cannot be read; the line names the key.
+    """
     local = path
     try:
         local = local_file(path)

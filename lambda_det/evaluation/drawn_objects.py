@@ -20,6 +20,7 @@ from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
 
 _TILE = 400  # pixels, longer side of a drawn image
+_UNIT = 1000  # pixels, longer side from which on lines and letters grow with the picture
 _FAR = 10_000  # pixels; OpenCV draws nothing further away than fits into 32 bits
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -41,10 +42,18 @@ class DrawnObject:
     colour: tuple[int, int, int]
 
 
-def draw_objects(image: np.ndarray, objects: list[DrawnObject]) -> np.ndarray:
-    """A copy of ``image`` (H, W, 3) BGR, scaled to the tile's size, with the objects on it."""
+def draw_objects(
+    image: np.ndarray, objects: list[DrawnObject], *, longest: float | None = _TILE
+) -> np.ndarray:
+    """A copy of ``image`` (H, W, 3) BGR with the objects on it, scaled to a longer side.
+
+    Args:
+        image: uint8.
+        objects: the later ones are drawn over the earlier ones; no label is hidden by an object.
+        longest: pixels of the longer side; None = the size that it has.
+    """
     height, width = image.shape[:2]
-    scale = _TILE / max(height, width)
+    scale = 1.0 if longest is None else longest / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     for shape in objects:
@@ -55,33 +64,61 @@ def draw_objects(image: np.ndarray, objects: list[DrawnObject]) -> np.ndarray:
         canvas[inside] = (0.5 * canvas[inside] + 0.5 * np.array(shape.colour)).astype(np.uint8)
         outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
+    unit = max(1.0, max(size) / _UNIT)  # lines and letters of a large picture are larger
     for shape in objects:
         x, y, w, h = (min(max(value * scale, -_FAR), _FAR) for value in shape.box)
-        cv2.rectangle(canvas, (round(x), round(y)), (round(x + w), round(y + h)), shape.colour, 2)
-    for shape in objects:  # last, so that nothing hides them
-        _put_label(canvas, shape.label, shape.box[0] * scale, shape.box[1] * scale, shape.colour)
+        corners = (round(x), round(y)), (round(x + w), round(y + h))
+        cv2.rectangle(canvas, *corners, shape.colour, round(2 * unit))
+    plates: list[tuple[int, int, int, int]] = []
+    for shape in reversed(objects):  # last, so that nothing hides them, and the best place first
+        box = [min(max(value * scale, -_FAR), _FAR) for value in shape.box]
+        plates.append(_put_label(canvas, shape, box, unit, plates))
     return canvas
 
 
 def _put_label(
-    canvas: np.ndarray, label: str, x: float, y: float, colour: tuple[int, int, int]
-) -> None:
-    """Dark or light text on a plate at the box's upper left corner, kept inside the canvas."""
-    (width, height), base = cv2.getTextSize(label, _FONT, 0.42, 1)
-    left = int(min(max(0, x), max(0, canvas.shape[1] - width - 4)))
-    top = int(min(max(0, y - height - base - 2), canvas.shape[0] - height - base - 2))
-    cv2.rectangle(canvas, (left, top), (left + width + 3, top + height + base + 1), colour, -1)
-    text = (0, 0, 0) if np.dot(colour, (0.11, 0.59, 0.3)) > 120 else (255, 255, 255)
-    cv2.putText(canvas, label, (left + 2, top + height + 1), _FONT, 0.42, text, 1, cv2.LINE_AA)
+    canvas: np.ndarray,
+    shape: DrawnObject,
+    box: list[float],
+    unit: float,
+    plates: list[tuple[int, int, int, int]],
+) -> tuple[int, int, int, int]:
+    """Dark or light text on a plate at a corner of the box, inside the canvas and where no other
+    label is, if there is such a place; returns the plate's left, top, right, bottom."""
+    size, thick = 0.42 * unit, max(1, round(unit))
+    (width, height), base = cv2.getTextSize(shape.label, _FONT, size, thick)
+    width, tall = width + 4, height + base + 2
+    x, y, w, h = box
+    places = []
+    for top in (y - tall, y, y + h, y + h - tall):
+        for left in (x, x + w - width):
+            left = int(min(max(0, left), max(0, canvas.shape[1] - width)))
+            upper = int(min(max(0, top), max(0, canvas.shape[0] - tall)))
+            places.append((left, upper, left + width, upper + tall))
+    plate = next((p for p in places if not any(_overlap(p, other) for other in plates)), places[0])
+    left, top, right, bottom = plate
+    cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), shape.colour, -1)
+    text = (0, 0, 0) if np.dot(shape.colour, (0.11, 0.59, 0.3)) > 120 else (255, 255, 255)
+    at = (left + 2, top + height + 1)
+    cv2.putText(canvas, shape.label, at, _FONT, size, text, thick, cv2.LINE_AA)
+    return plate
+
+
+def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def class_colours(coco: COCO) -> dict[int, tuple[int, int, int]]:
     """detectron2's colours but the dark ones, by class; what is in the images plays no part."""
-    table = [colour for colour in colormap(rgb=False, maximum=255) if colour.max() > 150]
     return {
-        category_id: tuple(int(v) for v in table[(7 * index) % len(table)])
-        for index, category_id in enumerate(sorted(coco.cats))
+        category_id: colour_of_class(index) for index, category_id in enumerate(sorted(coco.cats))
     }
+
+
+def colour_of_class(index: int) -> tuple[int, int, int]:
+    """B, G, R of the class with a contiguous number."""
+    table = [colour for colour in colormap(rgb=False, maximum=255) if colour.max() > 150]
+    return tuple(int(v) for v in table[(7 * index) % len(table)])
 
 
 def _mask(segmentation: object, height: int, width: int) -> np.ndarray:

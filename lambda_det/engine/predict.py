@@ -1,0 +1,289 @@
+"""Predictions for pictures and videos: drawn, and as COCO results."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from lambda_det.checkpoint.heads import number_of_classes
+from lambda_det.data.images import read_image
+from lambda_det.data.inputs import InputFile, OutputNames, find_inputs
+from lambda_det.engine.predict_video import VIDEO_ENDING, predict_video
+from lambda_det.engine.predictor import Predictor
+from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.class_names import (
+    ClassNames,
+    classes_of_annotations,
+    classes_of_config,
+    classes_of_file,
+    numbered,
+)
+from lambda_det.evaluation.instances import at_least, coco_results, drawing
+from lambda_det.records import write_bytes, write_json
+
+logger = logging.getLogger(__name__)
+
+PREDICTIONS_FILE = "predictions.json"
+IMAGES_FILE = "images.json"
+
+
+@dataclass
+class Predicted:
+    """What a run did.
+
+    Attributes:
+        images: of ``images.json``: id, file_name, width, height and, if drawn, picture.
+        videos: the json of each.
+        num_objects: at or above the threshold, in pictures and frames.
+        failed: path -> the reason why nothing was predicted.
+    """
+
+    images: list[dict] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+    num_objects: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A picture to do."""
+
+    file: InputFile
+    image_id: int
+    picture: str | None
+    size: tuple[int, int] | None  # width, height that the annotations say
+
+
+def predict_files(
+    cfg: CfgNode,
+    named: Sequence[str],
+    output: str,
+    *,
+    score_threshold: float = 0.5,
+    batch_size: int = 8,
+    pictures: bool = True,
+    recursive: bool = False,
+    classes: str | None = None,
+    annotations: str | None = None,
+) -> Predicted:
+    """Predict on files, and write pictures, videos and json into a folder.
+
+    ``predictions.json`` holds what was found in pictures, in COCO's results format, and
+    ``images.json`` their ids and the categories; a video has a json of its own with its frames.
+    What cannot be read is logged in one line, and the others are done.
+
+    Args:
+        cfg: a checked config that is not frozen; the number of classes is set to the weights'.
+        named: files, folders and globs, see :func:`~lambda_det.data.inputs.find_inputs`.
+        output: the folder, made if it is not there.
+        score_threshold: lowest score that is drawn and written.
+        batch_size: pictures at once.
+        pictures: whether to draw.
+        recursive: folders with their sub-folders.
+        classes: file with names, see :func:`~lambda_det.evaluation.class_names.classes_of_file`.
+        annotations: a COCO json that gives the classes and the ids of the pictures.
+
+    Raises:
+        InputError: an argument or a config value is wrong, weights cannot be used, or the folder
+            cannot be written.
+    """
+    if not 0 <= score_threshold <= 1:
+        raise InputError(f"--score-threshold {score_threshold}: 0 to 1 is allowed")
+    if batch_size < 1:
+        raise InputError(f"--batch {batch_size}: at least 1 is needed")
+    if classes and annotations:
+        raise InputError("--classes and --annotations: the annotations name the classes; give one")
+    files = find_inputs(named, recursive=recursive)
+    with writing(f"--output {output}"):
+        os.makedirs(output, exist_ok=True)
+    names, listed = _classes(cfg, classes, annotations)
+    jobs, videos = _plan(files, output, pictures, listed, annotations)
+    predictor = Predictor(cfg)
+    done = Predicted()
+    with logging_redirect_tqdm():
+        if jobs:
+            _predict_pictures(predictor, jobs, names, done, output, score_threshold, batch_size)
+        for file, (json_name, *video_name) in videos:
+            try:
+                done.num_objects += predict_video(
+                    predictor,
+                    file.path,
+                    os.path.join(output, json_name),
+                    os.path.join(output, video_name[0]) if video_name else None,
+                    names,
+                    score_threshold=score_threshold,
+                    batch_size=batch_size,
+                )
+                done.videos.append(json_name)
+            except InputError as error:
+                _note(done, file.path, str(error))
+    return done
+
+
+def _classes(
+    cfg: CfgNode, classes: str | None, annotations: str | None
+) -> tuple[ClassNames, list[dict] | None]:
+    """The classes, set in the config, and the annotations' images."""
+    count = number_of_classes(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    listed = None
+    if annotations:
+        names, listed = classes_of_annotations(annotations)
+    elif classes:
+        names = classes_of_file(classes)
+    else:
+        names = classes_of_config(cfg, count)
+        if names is None:
+            is_retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+            head = cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS
+            names = numbered(head.NUM_CLASSES if count is None else count)
+            logger.warning(
+                "the data of the config are not here, or have another number of classes than the "
+                "weights: the classes are called class 0 to class %d; --classes FILE names them",
+                len(names) - 1,
+            )
+    if count is not None and count != len(names):
+        raise InputError(
+            f"{names.source} has {len(names)} classes, MODEL.WEIGHTS={cfg.MODEL.WEIGHTS!r} tells "
+            f"{count} apart"
+        )
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(names)
+    return names, listed
+
+
+def _plan(
+    files: Sequence[InputFile],
+    output: str,
+    pictures: bool,
+    listed: list[dict] | None,
+    annotations: str | None,
+) -> tuple[list[_Job], list[tuple[InputFile, list[str]]]]:
+    """Ids of the pictures and names of all that will be written."""
+    names = OutputNames(output, files, (PREDICTIONS_FILE, IMAGES_FILE))
+    jobs, videos = [], []
+    entries = None if listed is None else _ListedImages(listed, annotations)
+    for file in files:
+        if file.is_video:
+            endings = [".json", VIDEO_ENDING.get(os.path.splitext(file.path)[1].lower(), ".mp4")]
+            videos.append((file, names.of(file, *endings[: 1 + pictures])))
+            continue
+        is_jpeg = file.path.lower().endswith((".jpg", ".jpeg"))
+        picture = names.of(file, ".jpg" if is_jpeg else ".png")[0] if pictures else None
+        image_id, size = len(jobs) + 1, None
+        if entries is not None:
+            image_id, size = entries.of(file.path)
+        jobs.append(_Job(file, image_id, picture, size))
+    return jobs, videos
+
+
+class _ListedImages:
+    """A COCO json's images by the file that a path means."""
+
+    def __init__(self, listed: list[dict], source: str) -> None:
+        self._source = source
+        self._number = len(listed)
+        self._by_name: dict[str, list[dict]] = {}
+        for image in listed:
+            name = os.path.basename(image["file_name"])
+            self._by_name.setdefault(name, []).append(image)
+
+    def of(self, path: str) -> tuple[int, tuple[int, int]]:
+        """The id, width and height of the image whose ``file_name`` the path ends in."""
+        absolute = os.path.abspath(path)
+        fitting = [
+            image
+            for image in self._by_name.get(os.path.basename(path), ())
+            if absolute.endswith(os.sep + os.path.normpath(image["file_name"]))
+        ]
+        if not fitting:
+            raise InputError(
+                f"--input {path}: is not among the {self._number} images of --annotations "
+                f"{self._source}"
+            )
+        image = max(fitting, key=lambda image: len(image["file_name"]))
+        return image["id"], (image["width"], image["height"])
+
+
+def _predict_pictures(
+    predictor: Predictor,
+    jobs: Sequence[_Job],
+    classes: ClassNames,
+    done: Predicted,
+    output: str,
+    threshold: float,
+    batch_size: int,
+) -> None:
+    images: dict[int, np.ndarray] = {}  # that wait to be drawn
+    results: dict[int, list[dict]] = {}
+    rows: dict[int, dict] = {}
+
+    def readable() -> Iterator[tuple[int, np.ndarray]]:
+        for index, job in enumerate(jobs):
+            try:
+                image = _read(job, predictor.cfg.INPUT.FORMAT)
+            except InputError as error:
+                _note(done, job.file.path, str(error))
+                bar.update()
+                continue
+            images[index] = image
+            yield index, image
+
+    # disable=None: no bar in a file.
+    with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
+        for index, found in predictor.stream(readable(), batch_size):
+            job, image = jobs[index], images.pop(index)
+            found = at_least(found, threshold)
+            results[index] = coco_results(found, job.image_id, classes)
+            rows[index] = {
+                "id": job.image_id,
+                "file_name": job.file.path,
+                "width": image.shape[1],
+                "height": image.shape[0],
+            }
+            if job.picture is not None:
+                drawn = drawing(predictor.to_bgr(image), found, classes)
+                _write_picture(drawn, os.path.join(output, job.picture))
+                rows[index]["picture"] = job.picture
+            bar.update()
+    done.images = [rows[index] for index in sorted(rows)]
+    entries = [entry for index in sorted(results) for entry in results[index]]
+    done.num_objects += len(entries)
+    with writing(f"--output {output}"):
+        write_json(entries, os.path.join(output, PREDICTIONS_FILE), indent=None)
+        content = {"images": done.images, "categories": classes.categories}
+        write_json(content, os.path.join(output, IMAGES_FILE))
+
+
+def _read(job: _Job, image_format: str) -> np.ndarray:
+    path = job.file.path
+    try:
+        image = read_image(path, image_format)
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"image {path} cannot be read: {reason}") from error
+    width_height = image.shape[1::-1]
+    if job.size not in (None, width_height):
+        raise InputError(
+            f"image {path} is {width_height[0]} x {width_height[1]} pixels (width x height), but "
+            f"the annotations say {job.size[0]} x {job.size[1]}"
+        )
+    return image
+
+
+def _write_picture(image: np.ndarray, path: str) -> None:
+    content = cv2.imencode(os.path.splitext(path)[1], image)[1].tobytes()
+    with writing(path):
+        write_bytes(content, path)
+
+
+def _note(done: Predicted, path: str, reason: str) -> None:
+    done.failed[path] = reason
+    logger.error("%s", reason)

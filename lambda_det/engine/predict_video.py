@@ -1,0 +1,180 @@
+"""Predictions for the frames of a video, read and written one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from lambda_det.engine.predictor import Predictor
+from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.class_names import ClassNames
+from lambda_det.evaluation.instances import at_least, coco_results, drawing
+from lambda_det.records import write_json
+
+logger = logging.getLogger(__name__)
+
+VIDEO_ENDING = {".avi": ".avi", ".mkv": ".mkv", ".mov": ".mov"}
+"""Ending of the video that is written, by that of the input; others become ``.mp4``."""
+
+_CODEC = {".avi": "MJPG"}  # else MPEG-4, which every build of OpenCV's with FFmpeg has
+_USUAL_RATE = 25.0  # frames a second, where the file does not say
+
+
+def predict_video(
+    predictor: Predictor,
+    path: str,
+    output_json: str,
+    output_video: str | None,
+    classes: ClassNames,
+    *,
+    score_threshold: float = 0.5,
+    batch_size: int = 8,
+) -> int:
+    """Predict on every frame and return the number of objects found in all of them.
+
+    The json: ``video`` (the path), ``width``, ``height``, ``frames_per_second``, ``categories`` and
+    ``frames``, a list with ``frame`` (from 0), ``time_s`` and ``instances`` (COCO results without
+    ``image_id``). The video that is written has the same size and rate, without sound.
+
+    Args:
+        predictor: the detector.
+        path: the video.
+        output_json, output_video: written when complete; None = no video.
+        classes: of the detector.
+        score_threshold: lowest score that is drawn and written.
+        batch_size: frames at once.
+
+    Raises:
+        InputError: the video cannot be read, or none can be written.
+    """
+    with _quiet():
+        capture = cv2.VideoCapture(path)
+        try:
+            frames = _frames(capture)
+            first = next(frames, None)
+            if first is None:
+                raise InputError(f"video {path} cannot be read: OpenCV finds no frame in it")
+            rate = capture.get(cv2.CAP_PROP_FPS)
+            if not (math.isfinite(rate) and rate > 0):
+                logger.warning("video %s does not say its rate: %g is taken", path, _USUAL_RATE)
+                rate = _USUAL_RATE
+            announced = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+            height, width = first.shape[:2]
+            rows: list[dict] = []
+            with (
+                _written(output_video, rate, (width, height)) as write,
+                tqdm(total=announced or None, unit="frame", disable=None) as bar,
+            ):
+                for batch in _batches(first, frames, batch_size):
+                    for frame, found in zip(
+                        batch, predictor.predict([predictor.from_bgr(f) for f in batch]),
+                        strict=True,
+                    ):  # fmt: skip
+                        found = at_least(found, score_threshold)
+                        rows.append(_row(len(rows), rate, coco_results(found, 0, classes)))
+                        if write is not None:
+                            write(drawing(frame, found, classes, same_size=True))
+                        bar.update()
+        finally:
+            capture.release()
+    if len(rows) < announced:
+        logger.warning("video %s: %d of its %d frames were there", path, len(rows), announced)
+    content = {
+        "video": path,
+        "width": width,
+        "height": height,
+        "frames_per_second": rate,
+        "categories": classes.categories,
+        "frames": rows,
+    }
+    with writing(output_json):
+        write_json(content, output_json, indent=None)
+    return sum(len(row["instances"]) for row in rows)
+
+
+def _row(number: int, rate: float, entries: list[dict]) -> dict:
+    for entry in entries:
+        del entry["image_id"]
+    return {"frame": number, "time_s": round(number / rate, 6), "instances": entries}
+
+
+def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    while capture.isOpened():
+        there, frame = capture.read()
+        if not there:
+            return
+        yield frame
+
+
+def _batches(
+    first: np.ndarray, frames: Iterator[np.ndarray], size: int
+) -> Iterator[list[np.ndarray]]:
+    batch = [first]
+    for frame in frames:
+        if len(batch) == size:
+            yield batch
+            batch = []
+        batch.append(frame)
+    yield batch
+
+
+@contextlib.contextmanager
+def _written(path: str | None, rate: float, size: tuple[int, int]):
+    """A function that writes a frame (None without a path); the file is whole, or is not there."""
+    if path is None:
+        yield None
+        return
+    stem, ending = os.path.splitext(path)
+    codec = _CODEC.get(ending, "mp4v")
+    temporary = f"{stem}.tmp{ending}"
+    even = tuple(side - side % 2 or side for side in size)
+    if even != size:
+        logger.warning(
+            "%s: video codecs want even sides, so %d x %d pixels are cut to %d x %d", path,
+            *size, *even,
+        )  # fmt: skip
+    with writing(path):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(temporary, "wb"):  # OpenCV does not say why it cannot
+            pass
+    writer = cv2.VideoWriter(temporary, cv2.VideoWriter_fourcc(*codec), rate, even)
+    try:
+        if not writer.isOpened():
+            raise InputError(
+                f"{path}: this OpenCV cannot write {codec} video of {even[0]} x {even[1]} pixels; "
+                "--no-pictures writes the json alone"
+            )
+        yield lambda frame: writer.write(np.ascontiguousarray(frame[: even[1], : even[0]]))
+        writer.release()
+        os.replace(temporary, path)
+    finally:
+        writer.release()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """FFmpeg and OpenCV print what they think of a file; what matters is said in one line.
+
+    (The first capture of a process settles it for FFmpeg.)
+    """
+    name = "OPENCV_FFMPEG_LOGLEVEL"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "-8")
+    logging_of = getattr(getattr(cv2, "utils", None), "logging", None)
+    level = logging_of.setLogLevel(0) if logging_of is not None else None
+    try:
+        yield
+    finally:
+        if level is not None:
+            logging_of.setLogLevel(level)
+        if before is None:
+            os.environ.pop(name, None)

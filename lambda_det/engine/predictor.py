@@ -1,0 +1,123 @@
+"""A detector with its weights, for pictures: as detectron2's DefaultPredictor, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data import transforms as T
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from PIL import Image
+
+from lambda_det.checkpoint import load_weights
+from lambda_det.data.resizing import keep_one_pixel
+from lambda_det.errors import InputError
+
+Key = TypeVar("Key")
+
+_WAITING = 4  # batches' worth of pictures of all sizes that may wait for companions
+
+
+class Predictor:
+    """``Predictor(cfg)`` loads ``MODEL.WEIGHTS``; pictures are resized by ``INPUT.*_TEST``.
+
+    A picture's result is the one it has alone: only pictures that are padded to the same size share
+    a batch, because padding reaches every lambda layer's keys (and the heads of any network).
+
+    Args:
+        cfg: a checked config.
+
+    Raises:
+        InputError: MODEL.WEIGHTS is empty, cannot be read or does not fill the whole model.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        if not cfg.MODEL.WEIGHTS:
+            raise InputError(
+                "MODEL.WEIGHTS is empty: predicting needs the weights of a trained model "
+                "(--weights FILE)"
+            )
+        self.cfg = cfg.clone()
+        self.model = build_model(self.cfg).eval()
+        load_weights(self.model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
+        self._resize = T.AugmentationList(
+            keep_one_pixel(detection_utils.build_augmentation(self.cfg, is_train=False))
+        )
+        backbone = getattr(self.model, "backbone", None)
+        self._multiple = max(1, getattr(backbone, "size_divisibility", 0))
+
+    def from_bgr(self, frame: np.ndarray) -> np.ndarray:
+        """A frame (H, W, 3) of OpenCV in the model's ``INPUT.FORMAT``."""
+        rgb = Image.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
+        return detection_utils.convert_PIL_to_numpy(rgb, self.cfg.INPUT.FORMAT)
+
+    def to_bgr(self, image: np.ndarray) -> np.ndarray:
+        """The inverse of :meth:`from_bgr`, to draw on."""
+        if self.cfg.INPUT.FORMAT == "BGR":
+            return image
+        if self.cfg.INPUT.FORMAT == "YUV-BT.601":
+            image = detection_utils.convert_image_to_rgb(image, self.cfg.INPUT.FORMAT)
+        if image.shape[2] == 1:  # grey
+            image = np.repeat(image, 3, axis=2)
+        return np.ascontiguousarray(image[:, :, ::-1].round().clip(0, 255).astype(np.uint8))
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Detections in pixels of the pictures as they came, on the CPU, best first.
+
+        Args:
+            images: each (H, W, C) uint8 in ``INPUT.FORMAT``, all padded to the same size.
+
+        Raises:
+            InputError: the model gives no instances.
+        """
+        return self._of_inputs([self._prepare(image) for image in images])
+
+    def stream(
+        self, images: Iterable[tuple[Key, np.ndarray]], batch_size: int
+    ) -> Iterator[tuple[Key, Instances]]:
+        """:meth:`predict` of many pictures of any size, in batches, in whatever order is ready.
+
+        Args:
+            images: pictures by what names them; read as they are needed.
+            batch_size: at most so many at once.
+
+        Raises:
+            InputError: the model gives no instances.
+        """
+        waiting: dict[tuple[int, int], list[tuple[Key, dict]]] = {}
+        for key, image in images:
+            prepared = self._prepare(image)
+            size = tuple(
+                -(-side // self._multiple) * self._multiple for side in prepared["image"].shape[1:]
+            )
+            waiting.setdefault(size, []).append((key, prepared))
+            if len(waiting[size]) == batch_size:
+                yield from self._of_batch(waiting.pop(size))
+            elif sum(map(len, waiting.values())) >= _WAITING * batch_size:
+                yield from self._of_batch(waiting.pop(next(iter(waiting))))
+        while waiting:
+            yield from self._of_batch(waiting.pop(next(iter(waiting))))
+
+    def _prepare(self, image: np.ndarray) -> dict:
+        resized = T.AugInput(image)
+        self._resize(resized)
+        tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
+        return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
+
+    def _of_batch(self, batch: list[tuple[Key, dict]]) -> Iterator[tuple[Key, Instances]]:
+        keys, inputs = zip(*batch, strict=True)
+        return zip(keys, self._of_inputs(inputs), strict=True)
+
+    def _of_inputs(self, inputs: Sequence[dict]) -> list[Instances]:
+        with torch.no_grad():
+            outputs = self.model(list(inputs))
+        if any("instances" not in output for output in outputs):
+            raise InputError(
+                f"MODEL.META_ARCHITECTURE={self.cfg.MODEL.META_ARCHITECTURE!r}: gives no instances"
+            )
+        return [output["instances"].to("cpu") for output in outputs]

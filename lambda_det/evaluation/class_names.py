@@ -1,0 +1,138 @@
+"""Names and json ids of a detector's classes, from wherever they are to be had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from lambda_det.data import configure_datasets
+from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.errors import InputError
+from lambda_det.evaluation.drawn_objects import read_json
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a detector in the order of its scores.
+
+    Attributes:
+        names: of the classes.
+        ids: their ``category_id`` in a json.
+        source: where they come from, for messages.
+    """
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def categories(self) -> list[dict]:
+        """As a COCO json lists them."""
+        pairs = zip(self.ids, self.names, strict=True)
+        return [{"id": number, "name": name} for number, name in pairs]
+
+
+def numbered(count: int) -> ClassNames:
+    """``class 0``, ``class 1``, ...: of a detector nothing more is known of."""
+    return ClassNames(tuple(f"class {i}" for i in range(count)), tuple(range(count)), "")
+
+
+def classes_of_file(path: str) -> ClassNames:
+    """Classes in a text file, one a line, or in a json: a list of names, names by id, or a COCO json.
+
+    Raises:
+        InputError: the file cannot be read or names no classes.
+    """
+    if not path.lower().endswith(".json"):
+        try:
+            with open(path, encoding="utf-8") as file:
+                names = [line.strip() for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+            raise InputError(f"--classes {path}: {reason}") from error
+        return _checked(dict(enumerate(names)), path)
+    content = read_json(path)
+    if isinstance(content, dict) and isinstance(content.get("categories"), list):
+        content = content["categories"]
+    if isinstance(content, list) and content and isinstance(content[0], Mapping):
+        try:
+            named = {entry["id"]: entry["name"] for entry in content}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"--classes {path}: a category has no id or name") from error
+        return _checked(named, path)
+    if isinstance(content, list):
+        return _checked(dict(enumerate(content)), path)
+    if isinstance(content, dict):
+        try:
+            return _checked({int(key): name for key, name in content.items()}, path)
+        except ValueError as error:
+            raise InputError(f"--classes {path}: its keys must be ids, whole numbers") from error
+    raise InputError(f"--classes {path}: expected a list of names, or names by id")
+
+
+def classes_of_annotations(path: str) -> tuple[ClassNames, list[dict]]:
+    """Classes and list of images of a COCO json; its images need not be there.
+
+    Raises:
+        InputError: it cannot be read or is not in COCO's instances format.
+    """
+    content = parse_coco_json(path)
+    summary = summarize_coco(content, path)
+    ids = tuple(number for number, _ in summary.categories)
+    return ClassNames(tuple(summary.class_names), ids, path), content["images"]
+
+
+def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:
+    """Classes of the first test or training set of a config that names them.
+
+    Args:
+        cfg: the config; not changed. Its data need not be there.
+        count: how many there must be, None = any; a set with more or less is another's.
+    """
+    trial = cfg.clone()
+    trial.defrost()
+    for names in (cfg.DATASETS.TEST, cfg.DATASETS.TRAIN):
+        for name in names:
+            trial.DATASETS.TRAIN, trial.DATASETS.TEST = (), (name,)
+            try:
+                configure_datasets(trial, for_training=False)
+                registered = trial.DATASETS.TEST[0]
+            except InputError:
+                if cfg.DATASETS.COCO_FOLDER:  # the name may mean a split of a folder that is gone
+                    continue
+                registered = name
+            classes = _registered(registered)
+            if classes is not None and count in (None, len(classes)):
+                return classes
+    return None
+
+
+def _registered(name: str) -> ClassNames | None:
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes")
+    if not names:
+        return None
+    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+    ids = {index: number for number, index in (to_contiguous or {}).items()}
+    return ClassNames(
+        tuple(names), tuple(ids.get(index, index) for index in range(len(names))), name
+    )
+
+
+def _checked(names: Mapping[object, object], path: str) -> ClassNames:
+    for number, name in names.items():
+        if type(number) is not int or not isinstance(name, str) or not name:
+            raise InputError(
+                f"--classes {path}: class {number!r} is named {name!r:.60}; ids are whole numbers, "
+                "names are text"
+            )
+    if not names:
+        raise InputError(f"--classes {path}: names no class")
+    ids = sorted(names)
+    return ClassNames(tuple(names[number] for number in ids), tuple(ids), path)

@@ -1,0 +1,64 @@
+"""What the words of a command line stand for, and what is written for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lambda_det.data.inputs import InputFile, OutputNames, find_inputs
+from lambda_det.errors import InputError
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for name in ("b.JPG", "a.png", "notes.txt", ".c.png", "film.mp4", "below/a.png", ".git/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def places(*words: Path | str, recursive: bool = False) -> list[str]:
+    return [file.place for file in find_inputs([*map(str, words)], recursive=recursive)]
+
+
+def test_a_folder_gives_what_ends_like_a_picture_or_video(tree: Path):
+    assert places(tree) == ["a.png", "b.JPG", "film.mp4"]
+    assert places(tree, recursive=True) == ["a.png", "b.JPG", "film.mp4", "below/a.png"]
+    assert [file.is_video for file in find_inputs([str(tree)])] == [False, False, True]
+
+
+def test_a_glob(tree: Path):
+    assert places(tree / "*") == ["a.png", "b.JPG", "film.mp4"]
+    assert places(tree / "**" / "*.png") == ["a.png", "a.png"]
+
+
+def test_a_file_of_any_ending_and_each_file_once(tree: Path):
+    words = (tree / "notes.txt", tree / "*.png", tree / "below" / ".." / "a.png")
+    assert places(*words) == ["notes.txt", "a.png"]
+
+
+def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tree: Path):
+    (tree / "a[1].png").write_bytes(b"")
+    assert places(tree / "a[1].png") == ["a[1].png"]
+
+
+@pytest.mark.parametrize("word", ["nothing.png", "*.bmp", ".git/..//below/../.git"])
+def test_a_word_for_nothing_is_one_line(tree: Path, word: str):
+    with pytest.raises(InputError, match="--input"):
+        find_inputs([str(tree / "below" / word)])
+
+
+def test_names_that_clash_are_numbered():
+    files = [InputFile(path, Path(path).name) for path in ("x/a.png", "y/A.jpg", "z/a.png")]
+    names = OutputNames("out", files, ["predictions.json"])
+    assert [names.of(file, ".png") for file in files] == [["a.png"], ["A_2.png"], ["a_3.png"]]
+    video = InputFile("predictions.mp4", "predictions.mp4")
+    assert names.of(video, ".json", ".mp4") == ["predictions_2.json", "predictions_2.mp4"]
+
+
+def test_an_input_is_never_overwritten(tree: Path):
+    files = find_inputs([str(tree / "a.png")])
+    with pytest.raises(InputError, match="a.png in it is an input"):
+        OutputNames(str(tree), files).of(files[0], ".png")
+    assert OutputNames(str(tree), files).of(files[0], ".jpg") == ["a.jpg"]

@@ -1,0 +1,268 @@
+"""Predictions on pictures and videos, as detectron2's predictor and our evaluation have them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultPredictor
+from detectron2.modeling import build_model
+from PIL import Image
+
+from lambda_det.data import configure_datasets
+from lambda_det.engine.evaluate import evaluate_config
+from lambda_det.engine.predict import IMAGES_FILE, PREDICTIONS_FILE, Predicted, predict_files
+from lambda_det.engine.predictor import Predictor
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
+from lambda_det.evaluation import evaluate_files
+
+CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+Run = Callable[..., Predicted]
+
+
+@pytest.fixture(scope="module")
+def overrides(
+    project: Path,
+    shapes_folder: Path,
+    tiny_overrides: tuple,
+    quick_weights: None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[str]:
+    """Of a detector with random weights whose scores differ from each other."""
+    words = [*tiny_overrides, "DATASETS.COCO_FOLDER", str(shapes_folder)]
+    cfg = load_config(str(project / CONFIG), words)
+    configure_datasets(cfg, for_training=False)
+    torch.manual_seed(3)
+    model = build_model(cfg)
+    with torch.no_grad():
+        for module in model.backbone.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.fill_(0.3)  # the last of a block is 0: lambda layers would not count
+        for parameter in model.roi_heads.box_predictor.cls_score.parameters():
+            parameter.mul_(200)
+        model.proposal_generator.rpn_head.objectness_logits.weight.mul_(100)
+    weights = tmp_path_factory.mktemp("weights") / "w.pth"
+    torch.save({"model": model.state_dict()}, weights)
+    return [*words, "MODEL.WEIGHTS", str(weights)]
+
+
+@pytest.fixture
+def cfg(project: Path, overrides: list[str]) -> CfgNode:
+    return load_config(str(project / CONFIG), overrides)
+
+
+@pytest.fixture(scope="module")
+def predictor(project: Path, overrides: list[str]) -> Predictor:
+    cfg = load_config(str(project / CONFIG), overrides)
+    configure_datasets(cfg, for_training=False)
+    return Predictor(cfg)
+
+
+@pytest.fixture
+def run(cfg: CfgNode, predictor: Predictor, tmp_path: Path, monkeypatch) -> Run:
+    """predict_files into tmp_path/out with the network that is there already."""
+    monkeypatch.setattr("lambda_det.engine.predict.Predictor", lambda cfg: predictor)
+
+    def run(*named: Path | str, **options) -> Predicted:
+        options = {"score_threshold": 0.0, **options}
+        return predict_files(cfg, [*map(str, named)], str(tmp_path / "out"), **options)
+
+    return run
+
+
+def picture(seed: int, height: int, width: int) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+def boxes_by_score(instances) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    order = instances.scores.argsort(descending=True)
+    masks = instances.pred_masks[order]
+    return instances.scores[order], instances.pred_boxes.tensor[order], masks
+
+
+def test_the_same_as_detectron2s_predictor(predictor: Predictor):
+    image = picture(0, 90, 131)
+    (ours,) = predictor.predict([predictor.from_bgr(image)])
+    theirs = DefaultPredictor(predictor.cfg)(image)["instances"]
+    assert len(ours) == len(theirs) > 5
+    assert torch.equal(ours.pred_classes, theirs.pred_classes)
+    for one, other in zip(boxes_by_score(ours), boxes_by_score(theirs), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_batch_gives_what_each_picture_gives_alone(predictor: Predictor):
+    sizes = [(90, 131), (64, 64), (131, 90), (60, 64), (90, 131), (40, 200), (64, 60)]
+    images = {index: picture(index, *size) for index, size in enumerate(sizes)}
+    batches = []
+    original = predictor._of_inputs
+    predictor._of_inputs = lambda inputs: batches.append(len(inputs)) or original(inputs)
+    try:
+        together = dict(predictor.stream(images.items(), 3))
+    finally:
+        del predictor._of_inputs
+    assert sorted(together) == sorted(images) and max(batches) > 1
+    for index, image in images.items():
+        (alone,) = predictor.predict([image])
+        scores, boxes, _ = boxes_by_score(together[index])
+        expected, expected_boxes, _ = boxes_by_score(alone)
+        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(boxes, expected_boxes, atol=1e-2, rtol=0)
+
+
+def test_few_pictures_wait_for_companions(predictor: Predictor, monkeypatch):
+    monkeypatch.setattr(predictor, "_prepare", lambda size: {"image": torch.zeros(3, 32 * size, 1)})
+    monkeypatch.setattr(predictor, "_of_inputs", lambda inputs: [None] * len(inputs))
+    read, most = 0, 0
+
+    def images():
+        nonlocal read
+        for size in range(1, 30):
+            read += 1
+            yield size, size
+
+    for given, _ in enumerate(predictor.stream(images(), 2)):
+        most = max(most, read - given)
+    assert given == 28 and most <= 8
+
+
+def test_formats_and_back(predictor: Predictor):
+    image = picture(1, 20, 31)
+    for form in ("BGR", "RGB", "L", "YUV-BT.601"):
+        other = object.__new__(Predictor)
+        other.cfg = predictor.cfg.clone()
+        other.cfg.defrost()
+        other.cfg.INPUT.FORMAT = form
+        back = other.to_bgr(other.from_bgr(image))
+        assert back.shape == image.shape and back.dtype == np.uint8
+        if form != "L":
+            assert np.abs(back.astype(int) - image).max() <= 1
+
+
+def test_the_json_has_the_ap_of_an_evaluation(
+    run: Run, project: Path, shapes_folder: Path, overrides: list[str], tmp_path: Path
+):
+    annotations = shapes_folder / "annotations/instances_val2017.json"
+    done = run(shapes_folder / "val2017", annotations=str(annotations), pictures=False)
+    assert [image["id"] for image in done.images] == [1, 2, 3] and done.num_objects > 10
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {PREDICTIONS_FILE, IMAGES_FILE}
+    ours = evaluate_files(str(annotations), str(tmp_path / "out" / PREDICTIONS_FILE))
+    words = [*overrides, "OUTPUT_DIR", str(tmp_path / "eval")]
+    (theirs,) = evaluate_config(str(project / CONFIG), words).values()
+    for task in ("bbox", "segm"):
+        # Batches of several may differ in the last digits.
+        assert ours[task]["AP"] == pytest.approx(theirs[task]["AP"], abs=1e-6)
+        assert ours[task]["AR100"] == pytest.approx(theirs[task]["AR100"], abs=1e-6)
+
+
+def test_each_kind_of_picture_among_broken_ones(run: Run, tmp_path: Path):
+    image, folder = picture(2, 40, 70), tmp_path / "in"
+    (folder / "below").mkdir(parents=True)
+    rgb = Image.fromarray(image[:, :, ::-1])
+    rgb.save(folder / "a.png")
+    rgb.convert("CMYK").save(folder / "cmyk.jpg")
+    rgb.convert("L").save(folder / "grey.png")
+    Image.fromarray(image[:, :, 0].astype(np.uint16) * 256).save(folder / "deep.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by a quarter
+    rgb.save(folder / "turned.jpg", exif=turned)
+    rgb.save(folder / "below" / "a.png")
+    (folder / "broken.jpg").write_bytes((folder / "turned.jpg").read_bytes()[:400])
+    (folder / "empty.png").write_bytes(b"")
+    done = run(folder, recursive=True)
+    assert [Path(path).name for path in done.failed] == ["broken.jpg", "empty.png"]
+    sizes = {Path(row["picture"]).as_posix(): (row["width"], row["height"]) for row in done.images}
+    assert sizes == {
+        "a.png": (70, 40), "cmyk.jpg": (70, 40), "deep.png": (70, 40), "grey.png": (70, 40),
+        "turned.jpg": (40, 70), "below/a.png": (70, 40),
+    }  # fmt: skip
+    out = tmp_path / "out"
+    for name, (width, height) in sizes.items():
+        drawn = cv2.imread(str(out / name))
+        assert max(drawn.shape) == 400 and (drawn.shape[1] > drawn.shape[0]) == (width > height)
+    entries, images = read(out / PREDICTIONS_FILE), read(out / IMAGES_FILE)
+    assert images["images"] == done.images and len(entries) == done.num_objects
+    assert {entry["image_id"] for entry in entries} <= {row["id"] for row in done.images}
+    by_id = {row["id"]: [row["height"], row["width"]] for row in done.images}
+    assert all(entry["segmentation"]["size"] == by_id[entry["image_id"]] for entry in entries)
+    assert not [path for path in out.rglob("*") if "tmp" in path.name]
+
+
+def test_the_threshold_holds_for_what_is_written(run: Run, shapes_folder: Path, tmp_path: Path):
+    one = shapes_folder / "val2017/000000000001.jpg"
+    run(one, pictures=False)
+    scores = [entry["score"] for entry in read(tmp_path / "out" / PREDICTIONS_FILE)]
+    middle = sorted(scores)[len(scores) // 2]
+    run(one, score_threshold=middle)
+    kept = [entry["score"] for entry in read(tmp_path / "out" / PREDICTIONS_FILE)]
+    assert sorted(kept) == sorted(score for score in scores if score >= middle)
+
+
+def test_pictures_of_one_name(run: Run, tmp_path: Path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "a.png"), picture(len(folder), 40, 50))
+    done = run(tmp_path / "x", tmp_path / "y/a.png")
+    assert [row["picture"] for row in done.images] == ["a.png", "a_2.png"]
+
+
+def test_annotations_and_pictures_that_do_not_fit(run: Run, shapes_folder: Path, tmp_path: Path):
+    annotations = str(shapes_folder / "annotations/instances_val2017.json")
+    cv2.imwrite(str(tmp_path / "other.png"), picture(0, 40, 50))
+    with pytest.raises(InputError, match=r"other.png: is not among the 3 images"):
+        run(tmp_path / "other.png", annotations=annotations)
+    cv2.imwrite(str(tmp_path / "000000000002.jpg"), picture(0, 40, 50))
+    done = run(tmp_path / "000000000002.jpg", annotations=annotations)
+    (reason,) = done.failed.values()
+    assert "is 50 x 40 pixels" in reason and "annotations say" in reason
+
+
+def test_class_names_of_files_and_of_nothing(
+    run: Run, cfg: CfgNode, log: pytest.LogCaptureFixture, shapes_folder: Path, tmp_path: Path
+):
+    one = shapes_folder / "val2017/000000000001.jpg"
+    cfg.DATASETS.COCO_FOLDER = ""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    run(one, pictures=False)
+    count = len(read(tmp_path / "out" / IMAGES_FILE)["categories"])
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == count < 80  # as the weights say
+    assert f"class 0 to class {count - 1}" in log.text
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefgh"[:count]))
+    run(one, classes=str(names))
+    categories = read(tmp_path / "out" / IMAGES_FILE)["categories"]
+    assert [entry["name"] for entry in categories] == list("abcdefgh"[:count])
+    names.write_text("only one")
+    with pytest.raises(InputError, match=rf"names.txt has 1 classes.*tells {count} apart"):
+        run(one, classes=str(names))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score_threshold": 1.5}, "--score-threshold 1.5"),
+        ({"batch_size": 0}, "--batch 0"),
+        ({"classes": "a", "annotations": "b"}, "give one"),
+    ],
+)
+def test_wrong_options(run: Run, shapes_folder: Path, options: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        run(shapes_folder / "val2017", **options)
+
+
+def test_without_weights_nothing_is_predicted(cfg: CfgNode, shapes_folder: Path, tmp_path: Path):
+    cfg.MODEL.WEIGHTS = ""
+    with pytest.raises(InputError, match=r"MODEL\.WEIGHTS is empty"):
+        predict_files(cfg, [str(shapes_folder / "val2017")], str(tmp_path / "out"))
+    assert not [*(tmp_path / "out").iterdir()]
