@@ -55,6 +55,9 @@ def _lambda_resnet() -> CfgNode:
     # features otherwise depend on the size of the batch everywhere in the image. Norms that
     # measure (BN in training, GN) still count the padding. Plain ResNets are left as they are.
     node.MASK_PADDING = False
+    # Stages, such as ["res2", "res3", "res4", "res5"], whose blocks keep only their input in
+    # training and are computed again in the backward pass: less memory, more time, same numbers.
+    node.ACTIVATION_CHECKPOINTING = []
 
     # What MODEL.WEIGHTS must fill. Lambda layers, their norm and SE may stay random where no file
     # holds them (True), and blocks with a random middle start as their shortcut (last norm at 0).

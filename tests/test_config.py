@@ -34,6 +34,7 @@ def value_of(cfg: CfgNode, key: str) -> Any:
 DESIGN_KEYS = [
     *("VARIANT", "DEPTH", "STEM", "NORM", "OUT_FEATURES", "SE_STAGES", "SE_RATIO"),
     *("STRIDE_IN_1X1", "MASK_PADDING", "ACTIVATION", "LAMBDA_POOL"),
+    "ACTIVATION_CHECKPOINTING",
     *("PARTIAL_INIT", "PARTIAL_INIT_AS_IDENTITY", "MIN_COVERAGE"),
     *(f"LAMBDA_BLOCKS.RES{i}" for i in range(2, 6)),
     *(f"LAYER.{key}" for key in ("QUERY_DEPTH", "NUM_HEADS", "INTRA_DEPTH", "SCOPE", "MAX_SIZE")),
@@ -60,6 +61,7 @@ def test_defaults_are_those_of_the_builder_and_the_layer() -> None:
         "SE_RATIO": 0.25,
         "STRIDE_IN_1X1": False,
         "MASK_PADDING": False,
+        "ACTIVATION_CHECKPOINTING": [],
         "ACTIVATION": "relu",
         "LAMBDA_POOL": 3,
         "PARTIAL_INIT": False,
@@ -132,6 +134,7 @@ MERGES: list[tuple[str, Any, str]] = [
     ("SE_RATIO", 0.0625, "0.0625"),
     ("STRIDE_IN_1X1", True, "True"),
     ("MASK_PADDING", True, "True"),
+    ("ACTIVATION_CHECKPOINTING", ["res3"], "['res3']"),
     ("ACTIVATION", "silu", "silu"),
     ("LAMBDA_POOL", 2, "2"),
     ("PARTIAL_INIT", True, "True"),

@@ -49,8 +49,9 @@ def analyze_config(
     Returns:
         A row of a record: ``height``, ``width``, ``parameters`` and, by part,
         ``parameters_by_part``, ``multiply_adds_by_part``, ``activation_mib_by_part`` (in training,
-        float32); ``heads_not_counted``, names of modules whose multiply-adds are not among them;
-        ``latency_ms`` and ``latency_device``, where it was measured. See docs/speed.md, "Counting".
+        float32); ``activation_checkpointing``, its stages; ``heads_not_counted``, names of modules
+        whose multiply-adds are not among them; ``latency_ms`` and ``latency_device``, where it was
+        measured. See docs/speed.md, "Counting".
 
     Raises:
         InputError: a size that is not positive, or a key of the config with a wrong value.
@@ -97,6 +98,9 @@ def analyze_config(
         "parameters_by_part": _in_order(parameters),
         "multiply_adds_by_part": _in_order(_multiply_adds(backbone, image)) | of_heads,
         "heads_not_counted": not_counted,
+        "activation_checkpointing": list(cfg.MODEL.LAMBDA_RESNET.ACTIVATION_CHECKPOINTING)
+        if own
+        else [],
         "activation_mib_by_part": {
             part: round(count / MIB, 2)
             for part, count in _in_order(
@@ -130,6 +134,7 @@ def report(row: dict) -> str:
     counts = row["parameters"]
     form = counts["classifier_form"]
     latency, missing = row["latency_ms"], row["heads_not_counted"]
+    again = row["activation_checkpointing"]
     return "\n".join(
         [
             f"one image of {row['height']} x {row['width']}",
@@ -138,6 +143,14 @@ def report(row: dict) -> str:
             f" + neck {counts['neck'] / 1e6:.3f} + heads {counts['heads'] / 1e6:.3f}"
             + (f"; backbone as a 1000-way classifier: {form / 1e6:.3f} M" if form else ""),
             "GMAC: 10^9 multiply-adds (fvcore's FLOPs); activations: what training keeps, float32",
+            *(
+                [
+                    f"activation checkpointing of {', '.join(again)}: what is kept are the blocks' "
+                    "inputs; what one block needs inside comes on top while it is computed again"
+                ]
+                if again
+                else []
+            ),
             *([f"multiply-adds not counted: {', '.join(missing)}"] if missing else []),
             f"latency of backbone and neck: {latency['median']:.1f} ms (median of "
             f"{latency['runs']}, {latency['min']:.1f} to {latency['max']:.1f}), "

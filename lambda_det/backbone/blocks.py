@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+import torch
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -99,6 +100,35 @@ class LambdaBottleneck(BottleneckBlock):
         Where ``padding_mask`` (N, H, W) bool is True, ``x`` is not part of the image; what it holds
         there does not reach the image's output.
         """
+        if torch.jit.is_scripting():
+            assert padding_mask is None, "TorchScript: padding masks are not supported"
+            return self._by_operators(x)
+        else:
+            return self._residual(x, padding_mask)
+
+    def _by_operators(self, x: Tensor) -> Tensor:
+        """In the language of TorchScript, for images without padding."""
+        out = self.activation(self.conv1(x))
+        if self.lambda_layer is None:
+            out = self.conv2(out)
+        else:
+            out = self.lambda_layer(out)
+            if self.lambda_pool is not None:
+                out = self.lambda_pool(out)
+            if self.lambda_norm is not None:
+                out = self.lambda_norm(out)
+        out = self.conv3(self.activation(out))
+        if self.se is not None:
+            out = self.se(out)
+        if self.drop_path is not None:
+            out = self.drop_path(out)
+        if self.shortcut_pool is not None:
+            x = self.shortcut_pool(x)
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        return self.activation(out + x)
+
+    def _residual(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         out = self.conv1(x)
         middle_mask = strided_mask(padding_mask, self.conv1.stride[0])
         out = self.activation(fill_padding_(out, middle_mask))  # zero stays zero

@@ -30,6 +30,7 @@ CONFIG_KEYS = {
     "stride_in_1x1": "MODEL.LAMBDA_RESNET.STRIDE_IN_1X1",
     "activation": "MODEL.LAMBDA_RESNET.ACTIVATION",
     "mask_padding": "MODEL.LAMBDA_RESNET.MASK_PADDING",
+    "activation_checkpointing": "MODEL.LAMBDA_RESNET.ACTIVATION_CHECKPOINTING",
     "lambda_pool": "MODEL.LAMBDA_RESNET.LAMBDA_POOL",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
     "shared_embeddings": "MODEL.LAMBDA_RESNET.LAYER.SHARED_EMBEDDINGS",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lambda_det.backbone.recomputation import computed_twice
+
 
 def strided_mask(padding_mask: Tensor | None, stride: int) -> Tensor | None:
     """The mask behind a layer with that stride, which reads position ``stride * i`` for i."""
@@ -39,10 +41,22 @@ def average_pool(pool: nn.AvgPool2d, x: Tensor, padding_mask: Tensor | None) -> 
 class Stage(nn.Sequential):
     """Blocks after one another, each told which positions of its input are padding."""
 
+    checkpointing = False
+    """Whether training computes the inside of a block again for the backward pass."""
+
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        if padding_mask is None:
-            return super().forward(x)
+        if torch.jit.is_scripting():
+            assert padding_mask is None, "TorchScript: padding masks are not supported"
+            for block in self:
+                x = block(x)
+            return x
+        else:
+            return self._one_by_one(x, padding_mask)
+
+    def _one_by_one(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        twice = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self:
-            x = block(x, padding_mask)
+            inputs = (x,) if padding_mask is None else (x, padding_mask)
+            x = computed_twice(block, *inputs) if twice else block(*inputs)
             padding_mask = strided_mask(padding_mask, block.stride)
         return x

@@ -6,12 +6,14 @@ tensors of that size that nobody needs in a forward, four in a backward, and kee
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambda_det.layers.lambda_first import leaves_python
 from lambda_det.layers.precision import at_least_float32
+from lambda_det.layers.recording import plain_operators
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation, masked_mean
 
 _PART_BYTES = {"cpu": 2**20}
@@ -28,8 +30,7 @@ class SqueezeExcite(SqueezeExcitation):
         self,
         x: Tensor,
         shortcut: Tensor | None = None,
-        norm: nn.Module | None = None,
-        *,
+        norm: Any = None,  # TorchScript has no type for a module
         padding_mask: Tensor | None = None,
     ) -> Tensor:
         """Gate ``x``, and add it to ``shortcut``.
@@ -44,9 +45,26 @@ class SqueezeExcite(SqueezeExcitation):
         Returns:
             (N, C, H, W) in the type of ``x``.
         """
-        if leaves_python() or torch.compiler.is_compiling():  # these see and fuse the operators
-            gated = super().forward(x, padding_mask=padding_mask)
-            return gated if shortcut is None else gated + shortcut.to(gated.dtype)
+        if torch.jit.is_scripting():
+            return self._by_operators(x, shortcut, padding_mask)
+        else:
+            return self._in_few_passes(x, shortcut, norm, padding_mask)
+
+    def _by_operators(
+        self, x: Tensor, shortcut: Tensor | None, padding_mask: Tensor | None
+    ) -> Tensor:
+        gated = x * self._scale(x if padding_mask is None else masked_mean(x, padding_mask))
+        return gated if shortcut is None else gated + shortcut.to(gated.dtype)
+
+    def _in_few_passes(
+        self,
+        x: Tensor,
+        shortcut: Tensor | None,
+        norm: nn.Module | None,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
+        if plain_operators() or torch.compiler.is_compiling():  # these see and fuse the operators
+            return self._by_operators(x, shortcut, padding_mask)
         gate = self._gate(x, padding_mask)
         if shortcut is None:
             return x * gate

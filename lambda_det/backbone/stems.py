@@ -39,8 +39,9 @@ class ResNetRSStem(CNNBlockBase):
         The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
         """
         mask = strided_mask(padding_mask, self.conv1.stride[0])
-        for conv in (self.conv1, self.conv2, self.conv3):
-            x = self.activation(fill_padding_(conv(x), mask))
+        x = self.activation(fill_padding_(self.conv1(x), mask))
+        x = self.activation(fill_padding_(self.conv2(x), mask))
+        x = self.activation(fill_padding_(self.conv3(x), mask))
         return self.activation(self.conv4(x))
 
 
@@ -63,8 +64,8 @@ class TieredStem(CNNBlockBase):
         The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
         """
         mask = strided_mask(padding_mask, self.conv1.stride[0])
-        for conv in (self.conv1, self.conv2):
-            x = self.activation(fill_padding_(conv(x), mask))
+        x = self.activation(fill_padding_(self.conv1(x), mask))
+        x = self.activation(fill_padding_(self.conv2(x), mask))
         return _max_pool(self.activation(self.conv3(x)), mask)
 
 

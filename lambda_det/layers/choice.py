@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lambda_det.layers.band_products import WIDEST_TILE
-from lambda_det.layers.lambda_first import leaves_python
+from lambda_det.layers.recording import is_fixed
 
 # Milliseconds on one thread, fitted to 33 shapes on 1 and 2 threads of an AMD EPYC 9004 with
 # PyTorch 2.14 (float32; k 8 to 32, h 1 to 16, windows 1 to 49 x 83, 4 x 4 to 100 x 168, batch 1 to
@@ -33,21 +33,20 @@ def choose_backend(query: Tensor, value: Tensor, embedding: Tensor, there: set[s
     """The back end to take.
 
     On a CPU, whichever of ``"conv"`` and ``"banded"`` is expected to be faster, as it stands with
-    gradients: a training step costs the convolution far more. A graph that leaves Python
-    (``torch.jit.trace``, ``torch.export``) gets ``"conv"``, whose operators are PyTorch's own. On
-    any other device ``"conv"``.
+    gradients: a training step costs the convolution far more. A graph that is compiled for any size
+    gets ``"banded"`` there, whatever the sizes that come. On any other device ``"conv"``.
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`, the embedding
             cropped to the image.
         there: names of the back ends that can run.
     """
-    if leaves_python():
-        return "conv"
     # On a GPU the convolution, too: "triton" is tested with Triton's interpreter, but has not been
     # timed (tools/benchmark.py layers --device cuda), so it is taken on request only.
     if query.is_cuda or "banded" not in there:
         return "conv"
+    if not all(is_fixed(query.shape[axis]) for axis in (0, 3, 4)):
+        return "banded"
     tensors = (query, value, embedding)
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     conv, banded = expected_ms(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lambda_det.layers.lambda_first import leaves_python
 from lambda_det.layers.memory_layout import is_channels_last
 from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
+from lambda_det.layers.recording import plain_operators
 
 
 def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
@@ -22,10 +22,9 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         (N, h, v, H, W), channels last where the queries' are, otherwise contiguous; in the common
         type but at least float32, as the sums are.
     """
-    if leaves_python():  # operators that are counted right: of a broadcast product fvcore's is not
+    if plain_operators():
         dtype = at_least_float32(common_dtype(query, weights, value))
-        lambdas = torch.einsum("nukm,nuvm->nkv", weights.to(dtype), value.to(dtype).flatten(-2))
-        return torch.einsum("nhkyx,nkv->nhvyx", query.to(dtype), lambdas)
+        return apply_content(query.to(dtype), weights.to(dtype), value.to(dtype))
     # All of u at once: positions of every set side by side.
     keys = weights.transpose(1, 2).flatten(2)
     values = value.flatten(-2).transpose(1, 2).flatten(2)
@@ -36,6 +35,13 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         output = output.unflatten(1, (*query.shape[-2:], query.shape[1]))
         return output.permute(0, 3, 4, 1, 2)
     return _product(lambdas[:, None], query.flatten(-2)).unflatten(-1, query.shape[-2:])
+
+
+def apply_content(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
+    """Two einsums, for tensors of one type; TorchScript can compile it, and fvcore counts it right,
+    which it does not for a broadcast product."""
+    lambdas = torch.einsum("nukm,nuvm->nkv", weights, value.flatten(-2))
+    return torch.einsum("nhkyx,nkv->nhvyx", query, lambdas)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lambda_det.layers.precision import at_least_float32, common_dtype
+from lambda_det.layers.recording import plain_operators
 
 LAMBDA_BYTES = 8 * 2**20
 """Most memory for lambdas that are not kept, where those of one v need no more."""
@@ -36,26 +37,26 @@ def conv(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     with_gradient = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (query, value, embedding)
     )
-    if with_gradient or leaves_python():
-        return torch.einsum("nhkyx,nvkyx->nhvyx", query, _lambdas(value, embedding))
+    if with_gradient or plain_operators():
+        return apply_all(query, value, embedding)
     one_value = query[:, 0].numel() * query.element_size()
     parts = value.split(max(1, LAMBDA_BYTES // max(1, one_value)), dim=2)
     return torch.cat([_apply(query, _lambdas(part, embedding)) for part in parts], dim=2)
 
 
-def leaves_python() -> bool:
-    """Whether ``torch.jit.trace`` or ``torch.export`` is recording, for use without this code."""
-    exporting = getattr(torch.compiler, "is_exporting", bool)  # PyTorch 2.7
-    return torch.jit.is_tracing() or exporting()
+def apply_all(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
+    """The convolution and one einsum; TorchScript can compile it."""
+    return torch.einsum("nhkyx,nvkyx->nhvyx", query, _lambdas(value, embedding))
 
 
 def _lambdas(value: Tensor, embedding: Tensor) -> Tensor:
     """(N, v, k, H, W)."""
     batch, intra_depth, depth, height, width = value.shape
-    rows, columns = embedding.shape[-2:]
     folded = value.transpose(1, 2).reshape(batch * depth, intra_depth, height, width)
-    lambdas = F.conv2d(folded, embedding, padding=(rows // 2, columns // 2))
-    return lambdas.unflatten(0, (batch, depth))
+    # Odd windows: on either side half of what is not the middle.
+    padding = [embedding.shape[2] // 2, embedding.shape[3] // 2]
+    lambdas = F.conv2d(folded, embedding, padding=padding)
+    return lambdas.reshape(batch, depth, embedding.shape[0], height, width)
 
 
 def _apply(query: Tensor, lambdas: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lambda_det.layers.recording import is_known, leaves_python
+
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether (N, a * b, H, W) would have its channels last, and not first as well."""
@@ -18,8 +20,10 @@ def guard_gradient(x: Tensor) -> None:
     channels last and for channels first at once, which those of an einsum or of a permuted tensor
     can when N, H or W is 1. Elsewhere this does nothing, and nothing is copied.
     """
+    if not (x.requires_grad and x.device.type == "cpu") or leaves_python():
+        return
     sizes = x.shape[0], *x.shape[-2:]
-    if x.requires_grad and x.device.type == "cpu" and 1 in sizes:
+    if any(is_known(size == 1) for size in sizes):
         x.register_hook(_last if is_channels_last(x) else Tensor.contiguous)
 
 

@@ -17,6 +17,7 @@ from lambda_det.errors import InputError
 from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.lambda_first import conv, reference
 from lambda_det.layers.precision import common_dtype, without_autocast
+from lambda_det.layers.recording import is_known, plain_operators
 
 
 def position_lambda(
@@ -32,7 +33,8 @@ def position_lambda(
         backend: ``"reference"`` (the sum as written), ``"conv"`` (one conv2d), ``"banded"`` (query
             x embedding first; saves its inputs only; PyTorch 2.4 or later), ``"triton"`` (the same
             as CUDA kernels; ``"conv"`` with one line in the log where they cannot run) or
-            ``"auto"`` (picks one, see :func:`lambda_det.layers.choice.choose_backend`).
+            ``"auto"`` (picks one, see :func:`lambda_det.layers.choice.choose_backend`). Traced,
+            exported and under ``torch.func`` every one is computed as ``"conv"``.
 
     Returns:
         (N, h, v, H, W) in the common type of query and value. Sums are taken in at least float32;
@@ -46,7 +48,10 @@ def position_lambda(
     if backend not in BACKEND_NAMES:
         allowed = ", ".join(repr(name) for name in BACKEND_NAMES)
         raise InputError(f"backend={backend!r}: expected one of {allowed}")
-    embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
+    if plain_operators() and BACKENDS[backend if backend != "auto" else "conv"] is not None:
+        backend = "conv"  # on the whole window: what is outside of the image is zero
+    else:
+        embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
     if backend == "auto":
         there = {name for name, function in BACKENDS.items() if function is not None}
         backend = choose_backend(query, value, embedding, there)
@@ -87,8 +92,8 @@ def _crop_to_image(embedding: Tensor, *, height: int, width: int) -> Tensor:
     This also slices the relative table of a global scope for a smaller input.
     """
     rows, columns = embedding.shape[-2:]
-    cut_y = max(0, rows // 2 - (height - 1))
-    cut_x = max(0, columns // 2 - (width - 1))
+    cut_y = rows // 2 - (height - 1) if is_known(height - 1 < rows // 2) else 0
+    cut_x = columns // 2 - (width - 1) if is_known(width - 1 < columns // 2) else 0
     return embedding[..., cut_y : rows - cut_y, cut_x : columns - cut_x]
 
 

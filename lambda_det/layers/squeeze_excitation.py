@@ -12,7 +12,7 @@ from lambda_det.layers.precision import at_least_float32
 class SqueezeExcitation(torchvision.ops.SqueezeExcitation):
     """torchvision's, with an optional mask for its average."""
 
-    def forward(self, x: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Scale the channels of every image by a gate made from their averages.
 
         Args:
@@ -24,10 +24,9 @@ class SqueezeExcitation(torchvision.ops.SqueezeExcitation):
             (N, C, H, W), the padding scaled as well.
         """
         if padding_mask is None:
-            return super().forward(x)
+            return x * self._scale(x)
         # Averaged already: the pooling in torchvision's part of the work keeps it as it is.
-        scale = self.fc1(self.avgpool(masked_mean(x, padding_mask)))
-        return x * self.scale_activation(self.fc2(self.activation(scale)))
+        return x * self._scale(masked_mean(x, padding_mask))
 
 
 def masked_mean(x: Tensor, padding_mask: Tensor) -> Tensor:

@@ -84,6 +84,23 @@ def test_config(tool, project, tmp_path, capsys) -> None:
     assert row["latency_device"] and row["changes"] == ["MODEL.FPN.OUT_CHANNELS", "64"]
 
 
+def test_activation_checkpointing(tool, project, tmp_path, capsys) -> None:
+    config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
+    rows = []
+    for stages in ("[]", "['res3']"):
+        status = tool(
+            "--config-file", config, "--size", 64, 64, "--output", tmp_path / "a.json",
+            "MODEL.LAMBDA_RESNET.ACTIVATION_CHECKPOINTING", stages,
+        )  # fmt: skip
+        assert status == 0
+        output = capsys.readouterr().out
+        assert ("activation checkpointing of res3: " in output) == (stages != "[]")
+        rows += json.loads((tmp_path / "a.json").read_text())["rows"]
+    plain, again = (row["activation_mib_by_part"] for row in rows)
+    assert again["res3"] < 0.4 * plain["res3"] and again["res5"] == plain["res5"]
+    assert [row["activation_checkpointing"] for row in rows] == [[], ["res3"]]
+
+
 def test_stock_backbone(tool, project, tmp_path, capsys) -> None:
     config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
     status = tool(

@@ -1,0 +1,47 @@
+"""Activation checkpointing: a block keeps its input alone and is computed again in the backward.
+
+PyTorch's checkpoint repeats the random numbers and autocast. It does not know that a norm notes
+what it has seen, and that a second look at the same batch must not be noted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def computed_twice(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """``block(*inputs)``, of which autograd keeps the inputs only.
+
+    Values and gradients are those of ``block(*inputs)``; so are the buffers of the block (running
+    statistics, counters), once the backward pass is over.
+    """
+    if torch.compiler.is_compiling():  # what a graph notes in a buffer it notes once
+        return checkpoint(block, *inputs, use_reentrant=False)
+
+    def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
+        return contextlib.nullcontext(), _buffers_put_back(block)
+
+    return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextlib.contextmanager
+def _buffers_put_back(block: nn.Module) -> Iterator[None]:
+    """Inside, the block works on copies of its buffers: what it writes is forgotten."""
+    originals = [
+        (module, name, buffer)
+        for module in block.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    for module, name, buffer in originals:
+        module._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in originals:
+            module._buffers[name] = buffer

@@ -1,0 +1,190 @@
+"""Activation checkpointing: the same numbers from less memory, and norms that note a batch once."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from backbone_helpers import image, randomise
+from detectron2.layers import NaiveSyncBatchNorm
+from torch import Tensor, nn
+
+from lambda_det.analysis.memory import activation_bytes
+from lambda_det.backbone import attach_image_sizes, build_lambda_resnet
+from lambda_det.backbone.recomputation import computed_twice
+from lambda_det.backbone.shapes_only import shapes_only
+from lambda_det.compat import make_local_group
+from lambda_det.errors import InputError
+
+ALL = ("res2", "res3", "res4", "res5")
+PAIR = {"lambda_blocks": {"res2": [2], "res3": [], "res4": [], "res5": []}}
+SMALL = PAIR | {"out_features": ("res2", "res3"), "scope": 5, "query_depth": 4}
+
+
+def step(backbone: nn.Module, x: Tensor, sizes=None) -> list[Tensor]:
+    """Loss, gradients and buffers behind one forward and backward pass."""
+    torch.manual_seed(3)
+    if sizes is not None:
+        x = attach_image_sizes(x.clone(), sizes)
+    loss = sum(output.double().square().mean() for output in backbone(x).values())
+    loss.backward()
+    gradients = [p.grad for p in backbone.parameters() if p.grad is not None]
+    return [loss.detach(), *gradients, *backbone.buffers()]
+
+
+def pair(**arguments) -> tuple[nn.Module, nn.Module]:
+    """Without and with checkpointing, of the same weights."""
+    plain = build_lambda_resnet(26, "lambda", **(SMALL | arguments))
+    randomise(plain)
+    again = copy.deepcopy(plain)
+    for stage in again.stages:
+        stage.checkpointing = True
+    return plain.train(), again.train()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"drop_path_rate": 0.5},
+        {"mask_padding": True},
+        {"freeze_at": 2},
+        {"norm": "GN"},
+        {"se_stages": ()},
+        {"norm": lambda channels: nn.BatchNorm2d(channels, momentum=None)},
+    ],
+    ids=["SE", "drop path", "mask padding", "frozen", "GN", "no SE", "cumulative BN"],
+)
+def test_the_same_numbers(arguments: dict) -> None:
+    # Of SE the order of one sum differs: what its norm keeps is not read here.
+    exact = "se_stages" in arguments or arguments.get("norm") == "GN"
+    plain, again = (network.double() for network in pair(**arguments))
+    x = image(2, 3, 37, 50).double()
+    sizes = [(37, 41), (30, 50)] if "mask_padding" in arguments else None
+    for _step in range(2):
+        wanted, found = step(plain, x, sizes), step(again, x, sizes)
+        assert len(wanted) == len(found) > 10
+        for own, other in zip(found, wanted, strict=True):
+            tolerance = 0 if exact else 1e-9
+            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
+
+
+def test_a_norm_counts_a_batch_once_and_keeps_its_buffers() -> None:
+    _, again = pair()
+    before = {name: id(buffer) for name, buffer in again.named_buffers()}
+    step(again, image(2, 3, 33, 40))
+    counters = {n: b for n, b in again.named_buffers() if n.endswith("num_batches_tracked")}
+    assert len(counters) > 10 and all(counter == 1 for counter in counters.values())
+    assert {name: id(buffer) for name, buffer in again.named_buffers()} == before
+
+
+def test_an_error_in_the_second_pass_leaves_the_buffers() -> None:
+    class Failing(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            output = super().forward(x)
+            if self.num_batches_tracked == 2:
+                raise RuntimeError("second pass")
+            return output.relu()
+
+    norm = Failing(3)
+    buffer, output = norm.running_mean, computed_twice(norm, image(2, 3, 4, 4).requires_grad_())
+    with pytest.raises(RuntimeError, match="second pass"):
+        output.sum().backward()
+    assert norm.running_mean is buffer and norm.num_batches_tracked == 1
+
+
+def test_autocast_is_repeated() -> None:
+    plain, again = pair(se_stages=())
+    x = image(2, 3, 33, 40)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted, found = plain(x)["res3"], again(x)["res3"]
+    assert wanted.dtype == torch.bfloat16 and torch.equal(found, wanted)
+    for output in (wanted, found):
+        output.float().square().sum().backward()
+    for own, other in zip(again.parameters(), plain.parameters(), strict=True):
+        assert own.grad is other.grad is None or torch.equal(own.grad, other.grad)
+
+
+def test_off_without_a_backward_pass(monkeypatch) -> None:
+    _, again = pair()
+    monkeypatch.setattr("lambda_det.backbone.masking.computed_twice", None)
+    x = image(1, 3, 32, 32)
+    again.eval()(x)
+    with torch.no_grad():
+        again.train()(x)
+    with pytest.raises(TypeError):
+        again(x)
+
+
+def test_names_of_the_state_dict() -> None:
+    with shapes_only():
+        names = [
+            list(build_lambda_resnet(26, "lambda", **options).state_dict())
+            for options in ({}, {"activation_checkpointing": ALL})
+        ]
+    assert names[0] == names[1]
+
+
+def test_memory_that_is_kept() -> None:
+    with shapes_only():
+        kept = {
+            stages: activation_bytes(
+                build_lambda_resnet(50, "lambda", activation_checkpointing=stages).train(),
+                torch.empty(1, 3, 128, 128),
+                prefix="backbone",
+            )
+            for stages in ((), ("res3",), ALL)
+        }
+    res3 = kept[("res3",)]
+    assert {part for part in kept[()] if res3[part] < 0.9 * kept[()][part]} == {"res3"}
+    # Of res3 the inputs of its four blocks: of 32 x 32 x 256 (res2's output) and 16 x 16 x 512.
+    assert res3["res3"] <= 4 * (32 * 32 * 256 + 3 * 16 * 16 * 512)
+    totals = [kept[stages].total() - kept[stages]["stem"] for stages in (ALL, ())]
+    assert totals[0] < 0.3 * totals[1]
+
+
+@pytest.mark.parametrize("stages", ["res2", ["res6"], 3], ids=str)
+def test_wrong_stages(stages) -> None:
+    with pytest.raises(InputError, match="activation_checkpointing"):
+        build_lambda_resnet(26, "lambda", activation_checkpointing=stages)
+
+
+def _steps_of_a_process(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    make_local_group(2)
+    x = image(2, 3, 7, 8, seed=rank)
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = nn.parallel.DistributedDataParallel(_Network(checkpointing))
+        for _step in range(2):
+            network(x).square().sum().backward()
+        state = [*network.module.buffers(), *(p.grad for p in network.parameters())]
+        torch.save(state, f"{folder}/{checkpointing}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+class _Network(nn.Module):
+    def __init__(self, checkpointing: bool) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(3, 4, 3), NaiveSyncBatchNorm(4), nn.Conv2d(4, 2, 1))
+        self.checkpointing = checkpointing
+
+    def forward(self, x: Tensor) -> Tensor:
+        return computed_twice(self.block, x) if self.checkpointing else self.block(x)
+
+
+def test_two_processes_with_norms_over_both(tmp_path) -> None:
+    mp.spawn(_steps_of_a_process, (str(tmp_path),), nprocs=2)
+    states = [
+        torch.load(tmp_path / f"{checkpointing}-{rank}.pt")
+        for checkpointing in (False, True)
+        for rank in (0, 1)
+    ]
+    assert states[0][0].norm() > 0  # a running mean
+    for state in states[1:]:
+        for own, other in zip(state, states[0], strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-6)
