@@ -15,6 +15,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from lambda_det.checkpoint.reading import read_file
+from lambda_det.engine.accumulation import mean_losses, split
 from lambda_det.engine.gradients import names_not_finite
 from lambda_det.engine.setup import check_device, load_config, precision
 from lambda_det.errors import InputError
@@ -94,15 +95,19 @@ def replay(
     ]
     losses: Mapping[str, Tensor] = {}
     # detectron2 raises where proposals are not finite.
-    with contextlib.suppress(FloatingPointError), EventStorage(), autocast:
-        losses = model(images)
+    with contextlib.suppress(FloatingPointError), EventStorage():
+        parts = []
+        for part in split(images, cfg.SOLVER.ACCUMULATE):
+            with autocast:
+                parts.append(model(part))
+            total = sum(parts[-1].values())
+            if torch.isfinite(total):
+                total.backward()
+        losses = mean_losses(parts)
     for hook in hooks:
         hook.remove()
-    total = sum(losses.values())
-    if losses and torch.isfinite(total):
-        total.backward()
-        names = names_not_finite(model)
-        found += [{"module": name, "type": "gradient", "max_input": None} for name in names]
+    names = names_not_finite(model) if all(map(torch.isfinite, losses.values())) else []
+    found += [{"module": name, "type": "gradient", "max_input": None} for name in names]
     return found, {name: float(loss) for name, loss in losses.items()}, step["losses"]
 
 

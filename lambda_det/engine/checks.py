@@ -125,7 +125,7 @@ def check_norms(model: nn.Module, images_per_process: int, num_processes: int) -
 
     Args:
         model: any network.
-        images_per_process: of one iteration.
+        images_per_process: of one forward pass.
         num_processes: that train together.
 
     Raises:
@@ -189,7 +189,8 @@ def check_model(cfg: CfgNode, model: nn.Module, num_processes: int) -> None:
     Raises:
         InputError: see :func:`check_norms`.
     """
-    check_norms(model, cfg.SOLVER.IMS_PER_BATCH // num_processes, num_processes)
+    images = cfg.SOLVER.IMS_PER_BATCH // num_processes // cfg.SOLVER.ACCUMULATE
+    check_norms(model, images, num_processes)
 
 
 def _close(values: Sequence[float], others: Sequence[float], tolerance: float) -> bool:

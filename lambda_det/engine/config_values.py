@@ -70,6 +70,7 @@ _RULES: dict[str, Rule] = {
     ),
     "MODEL.PIXEL_MEAN": _COLOUR,
     "MODEL.PIXEL_STD": _COLOUR,
+    "SOLVER.ACCUMULATE": _POSITIVE,
     "SOLVER.AMP.PRECISION": _one_of("float16", "bfloat16"),
     "SOLVER.BASE_LR": _RATE,
     "SOLVER.CHECKPOINT_KEEP": _NOT_NEGATIVE,

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from lambda_det.engine.accumulation import mean_losses, measured_once, split, without_sharing
 from lambda_det.engine.gradients import any_not_finite, described, names_not_finite
 from lambda_det.engine.launch import bare
 from lambda_det.layers.precision import autocast_to
@@ -45,6 +46,7 @@ class TrainingStep(SimpleTrainer):
             these are left out, with the running statistics. The next one ends the training.
         on_bad_step: called when the training is to end, in the processes that have such a loss,
             and in all of them where only the gradient, which they share, is bad.
+        accumulate: parts that a batch is taken in; losses and gradients are the mean over them.
     """
 
     def __init__(
@@ -56,11 +58,12 @@ class TrainingStep(SimpleTrainer):
         precision: torch.dtype | None = None,
         max_skipped: int = 0,
         on_bad_step: BadStep | None = None,
+        accumulate: int = 1,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self.precision = precision
         self.max_skipped, self.skipped = max_skipped, 0
-        self._on_bad_step = on_bad_step
+        self._on_bad_step, self._parts = on_bad_step, accumulate
         self._device = next(model.parameters()).device
         self._scaler = _grad_scaler() if precision is torch.float16 else None
         # To go on without an iteration all must know before the gradients are shared.
@@ -82,7 +85,7 @@ class TrainingStep(SimpleTrainer):
         statistics = self._running_statistics() if self.max_skipped else []
 
         try:
-            losses = self._forward(data)
+            losses = self._backward(data)
         except FloatingPointError as error:  # detectron2's, of proposals that are not finite
             if comm.get_world_size() > 1 and not self._tells_others:
                 # The others wait for gradients: no going on together.
@@ -91,9 +94,6 @@ class TrainingStep(SimpleTrainer):
             self._leave_out(data, str(error), values, before, statistics)
             return
         total = sum(losses.values())
-        self.optimizer.zero_grad()
-        (self._scaler.scale(total) if self._scaler else total).backward()
-
         # Behind the backward pass, so that a GPU need not wait in the middle of the iteration.
         bad_loss, bad_gradient = self._any_bad(total)
         if bad_loss or bad_gradient:
@@ -125,6 +125,23 @@ class TrainingStep(SimpleTrainer):
         self.skipped = state_dict.get(SKIPPED, 0)
         if self._scaler and "grad_scaler" in state_dict:
             self._scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _backward(self, images: Sequence[Mapping]) -> dict[str, Tensor]:
+        """Leave the gradients of the images' losses, and return these.
+
+        Raises:
+            FloatingPointError: see :meth:`_forward`.
+        """
+        self.optimizer.zero_grad()
+        found = []
+        with measured_once(self._parts):
+            for number, part in enumerate(split(images, self._parts), start=1):
+                with without_sharing(self.model, unless=number == self._parts):
+                    losses = self._forward(part)
+                    total = sum(losses.values()) / self._parts
+                    (self._scaler.scale(total) if self._scaler else total).backward()
+                found.append({name: loss.detach() for name, loss in losses.items()})
+        return mean_losses(found)
 
     def _forward(self, images: Sequence[Mapping]) -> dict[str, Tensor]:
         """The losses of images.

@@ -20,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
 from lambda_det.data.loaders import TrainingLoader
+from lambda_det.engine.accumulation import number_of_parts
 from lambda_det.engine.bad_step import write_bad_step
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_model
@@ -85,6 +86,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        parts = number_of_parts(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = TrainingStep(
@@ -94,6 +96,7 @@ class Trainer(DefaultTrainer):
             precision=precision(cfg),
             max_skipped=cfg.SOLVER.MAX_SKIPPED_STEPS,
             on_bad_step=self._write_bad_step,
+            accumulate=parts,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.checkpointer_class(

@@ -6,11 +6,13 @@ import contextlib
 import json
 
 import torch
+import torch.distributed as dist
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from lambda_det.engine.accumulation import without_sharing
 from lambda_det.engine.launch import launch, parallel
 from lambda_det.engine.step import TrainingStep, _heads_wait_for_others
 
@@ -41,6 +43,29 @@ def batches(rank: int):
         yield [{"image": row, "file_name": f"{number}-{rank}"} | said for row in x]
 
 
+def in_parts(model: nn.Module, path: str) -> None:
+    """Take the four images of a process in two parts, and note what was shared when."""
+    model.load_state_dict(parallel(Proposer()).state_dict())
+    images = [image for number in (0, 2) for image in list(batches(comm.get_rank()))[number]]
+    shared = []
+    model.register_comm_hook(shared, note_sharing)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with EventStorage():
+        TrainingStep(model, [images], optimizer, accumulate=2).run_step()
+    with without_sharing(model, unless=False):
+        model(images)["loss_a"].backward()
+    torch.save({"model": model.module.state_dict(), "shared": len(shared)}, path)
+
+
+def note_sharing(shared, bucket):
+    shared.append(1)
+    return (
+        dist.all_reduce(bucket.buffer() / 2, async_op=True)
+        .get_future()
+        .then(lambda future: future.value()[0])
+    )
+
+
 def left_out(folder: str) -> None:
     rank = comm.get_rank()
     model = parallel(Proposer())
@@ -51,6 +76,7 @@ def left_out(folder: str) -> None:
             step.iter = storage.iter = iteration
             step.run_step()
     torch.save(model.module.state_dict(), f"{folder}/{rank}.pth")
+    in_parts(model, f"{folder}/{rank}.parts.pth")
     # One more than is allowed ends all of them, with the line of the process that has it.
     step = TrainingStep(model, [list(batches(rank))[1]], optimizer, max_skipped=1)
     step.skipped = 1
@@ -79,6 +105,17 @@ def test_left_out_by_all(tmp_path) -> None:
             torch.testing.assert_close(found[name], value)
         line = json.loads((tmp_path / f"{rank}.json").read_text())
         assert line == "iteration 0: Predicted boxes contain NaN. on 1-1, 1-1, 1-1, 1-1"
+
+    # In parts: the update of all eight images at once, and one exchange of gradients.
+    expected = Proposer()
+    images = [i for rank in range(2) for n in (0, 2) for i in list(batches(rank))[n]]
+    expected(images)["loss_a"].backward()
+    torch.optim.SGD(expected.parameters(), lr=0.1).step()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.parts.pth", weights_only=True)
+        assert found["shared"] == 1
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(found["model"][name], value)
 
 
 def test_norms_that_would_wait_for_a_process_without_proposals() -> None:
