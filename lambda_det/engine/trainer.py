@@ -21,7 +21,9 @@ from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
 from lambda_det.data.loaders import TrainingLoader
 from lambda_det.engine.accumulation import number_of_parts
+from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.bad_step import write_bad_step
+from lambda_det.engine.best import BestCheckpoint
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_model
 from lambda_det.engine.interruption import (
@@ -106,6 +108,8 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self._average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
+        self._best = BestCheckpoint(cfg, self.checkpointer)
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
         self.register_hooks(self.build_hooks())
@@ -126,7 +130,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # Before the hook that writes.
-        built = [PeakGpuMemory(self.cfg.MODEL.DEVICE), *super().build_hooks()]
+        average = self._average if self.cfg.SOLVER.EMA_DECAY else None
+        built = [PeakGpuMemory(self.cfg.MODEL.DEVICE), average, *super().build_hooks()]
         # Behind the hook that saves, and not only after minutes of evaluation.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built[place : place + 1] = [
@@ -181,6 +186,8 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         check_frozen_weights(self.model, self.cfg.MODEL.WEIGHTS)
         check_model(self.cfg, self.model, comm.get_world_size())
+        if self.start_iter:
+            self._best.resume()
         restore_metrics(self.storage, self._recent_metrics)
         if comm.is_main_process():
             self.checkpointer.remove_leftovers()
@@ -236,8 +243,12 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> Mapping[str, object]:
         share_buffers(self.model)  # all judge the network that process 0 saves
-        with self._interruption.raising():
-            self._last_eval_results = self.test(self.cfg, self.model)
+        with self._average.applied() as averaged:
+            with self._interruption.raising():
+                self._last_eval_results = self.test(self.cfg, self.model)
+            self._best.offer(self._last_eval_results, min(self.iter, self.max_iter - 1))
+        if averaged:
+            self.storage.put_scalar("ema_decay", averaged, smoothing_hint=False)
         return self._last_eval_results
 
     def _close_loader(self) -> None:
