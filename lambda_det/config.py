@@ -16,6 +16,14 @@ def add_lambda_config(cfg: CfgNode) -> None:
     _add(cfg.SOLVER.AMP, "PRECISION", "float16")
     # Iterations of a run that may have a NaN or infinite loss: left out and counted. 0: stop at it.
     _add(cfg.SOLVER, "MAX_SKIPPED_STEPS", 0)
+    # Parts that a process takes its images of an update in, one after the other, for less memory;
+    # SOLVER.IMS_PER_BATCH stays the images of one update. 1: all at once.
+    _add(cfg.SOLVER, "ACCUMULATE", 1)
+    # Of a moving average of the weights (0.9998), which is evaluated in their place; 0 = none.
+    _add(cfg.SOLVER, "EMA_DECAY", 0.0)
+    # "segm/AP", "bbox/AP50", "DATASET/segm/AP": the weights with the best such evaluation stay in
+    # model_best.pth. Without a dataset it is the first one's. "": none.
+    _add(cfg.TEST, "BEST_METRIC", "")
     # Folder in COCO layout to read in place of detectron2's own "coco" folder. Empty: the
     # environment variable LAMBDA_DET_COCO_FOLDER, and without it detectron2's usual place.
     _add(cfg.DATASETS, "COCO_FOLDER", "")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a training step again whose loss was not finite, and say which modules it begins in."""
+"""Run a training step again whose loss or gradient was not finite, and say where it begins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training step whose loss is not finite: written to disk, and run again to look into it."""
+"""A training step whose loss or gradient is not finite: written, and run again to look into it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from lambda_det.checkpoint.reading import read_file
+from lambda_det.engine.accumulation import mean_losses, split
+from lambda_det.engine.gradients import names_not_finite
 from lambda_det.engine.setup import check_device, load_config, precision
 from lambda_det.errors import InputError
 from lambda_det.layers.precision import autocast_to
@@ -67,7 +69,7 @@ def write_bad_step(
 def replay(
     folder: str, *, float32: bool = False, overrides: Sequence[str] = ()
 ) -> tuple[list[dict[str, object]], dict[str, float], dict[str, float]]:
-    """Run the forward pass of a step that :func:`write_bad_step` wrote.
+    """Run a step that :func:`write_bad_step` wrote, forward and, of finite losses, backward.
 
     Args:
         folder: what it wrote.
@@ -76,8 +78,8 @@ def replay(
 
     Returns:
         The modules whose output is not finite although their input is, in the order they ran (name,
-        type, largest input); the losses now; the losses then. Losses are empty where the step did
-        not come to them.
+        type, largest input), then the parameters whose gradients are not (name, "gradient", None);
+        the losses now; the losses then. Losses are empty where the step did not come to them.
 
     Raises:
         InputError: a file is missing or broken, or the network is another one.
@@ -103,10 +105,19 @@ def replay(
     ]
     losses: Mapping[str, Tensor] = {}
     # detectron2 raises where proposals are not finite.
-    with contextlib.suppress(FloatingPointError), EventStorage(), torch.no_grad(), autocast:
-        losses = model(images)
+    with contextlib.suppress(FloatingPointError), EventStorage():
+        parts = []
+        for part in split(images, cfg.SOLVER.ACCUMULATE):
+            with autocast:
+                parts.append(model(part))
+            total = sum(parts[-1].values())
+            if torch.isfinite(total):
+                total.backward()
+        losses = mean_losses(parts)
     for hook in hooks:
         hook.remove()
+    names = names_not_finite(model) if all(map(torch.isfinite, losses.values())) else []
+    found += [{"module": name, "type": "gradient", "max_input": None} for name in names]
     return found, {name: float(loss) for name, loss in losses.items()}, step["losses"]
 
 

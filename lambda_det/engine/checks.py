@@ -17,6 +17,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from lambda_det.checkpoint.images import IMAGENET, ImageFormat
+from lambda_det.engine.best import check_best_metric
 from lambda_det.engine.recipe import Recipe
 from lambda_det.errors import InputError
 
@@ -125,7 +126,7 @@ def check_norms(model: nn.Module, images_per_process: int, num_processes: int) -
 
     Args:
         model: any network.
-        images_per_process: of one iteration.
+        images_per_process: of one forward pass.
         num_processes: that train together.
 
     Raises:
@@ -170,8 +171,10 @@ def check_settings(cfg: CfgNode, config_file: str = "", overrides: Sequence[str]
         config_file, overrides: what it was made of; they tell which batch the rate was chosen for.
 
     Raises:
-        InputError: see :func:`check_solver` and :func:`check_pixels`.
+        InputError: see :func:`check_solver`, :func:`check_pixels` and
+            :func:`~lambda_det.engine.best.check_best_metric`.
     """
+    check_best_metric(cfg)
     solver = cfg.SOLVER
     check_solver(
         solver.BASE_LR,
@@ -189,7 +192,8 @@ def check_model(cfg: CfgNode, model: nn.Module, num_processes: int) -> None:
     Raises:
         InputError: see :func:`check_norms`.
     """
-    check_norms(model, cfg.SOLVER.IMS_PER_BATCH // num_processes, num_processes)
+    images = cfg.SOLVER.IMS_PER_BATCH // num_processes // cfg.SOLVER.ACCUMULATE
+    check_norms(model, images, num_processes)
 
 
 def _close(values: Sequence[float], others: Sequence[float], tolerance: float) -> bool:

@@ -70,10 +70,15 @@ _RULES: dict[str, Rule] = {
     ),
     "MODEL.PIXEL_MEAN": _COLOUR,
     "MODEL.PIXEL_STD": _COLOUR,
+    "SOLVER.ACCUMULATE": _POSITIVE,
     "SOLVER.AMP.PRECISION": _one_of("float16", "bfloat16"),
     "SOLVER.BASE_LR": _RATE,
     "SOLVER.CHECKPOINT_KEEP": _NOT_NEGATIVE,
     "SOLVER.CHECKPOINT_PERIOD": _POSITIVE,
+    "SOLVER.EMA_DECAY": (
+        "a number from 0 (no average) on and below 1",
+        lambda value: _is_number(value) and 0 <= value < 1,
+    ),
     "SOLVER.IMS_PER_BATCH": _POSITIVE,
     "SOLVER.LR_SCHEDULER_NAME": _one_of(
         "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
@@ -118,6 +123,11 @@ def check_values(cfg: CfgNode) -> None:
         raise InputError(
             f"INPUT.MIN_SIZE_TRAIN={sizes!r}: expected the smallest and the largest size, because "
             "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
+        )
+    if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
+        raise InputError(
+            f"SOLVER.EMA_DECAY={cfg.SOLVER.EMA_DECAY}: expected 0, because TEST.PRECISE_BN "
+            "measures statistics of the last weights, not of their average"
         )
     sampler = cfg.DATALOADER.SAMPLER_TRAIN
     if not (sampler.endswith("TrainingSampler") and hasattr(samplers, sampler)):

@@ -20,7 +20,10 @@ from detectron2.utils.logger import setup_logger
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
 from lambda_det.data.loaders import TrainingLoader
+from lambda_det.engine.accumulation import number_of_parts
+from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.bad_step import write_bad_step
+from lambda_det.engine.best import BestCheckpoint
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_model
 from lambda_det.engine.interruption import (
@@ -87,6 +90,7 @@ class Trainer(DefaultTrainer):
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        parts = number_of_parts(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer = TrainingStep(
@@ -96,6 +100,7 @@ class Trainer(DefaultTrainer):
             precision=precision(cfg),
             max_skipped=cfg.SOLVER.MAX_SKIPPED_STEPS,
             on_bad_step=self._write_bad_step,
+            accumulate=parts,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = self.checkpointer_class(
@@ -105,6 +110,8 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
         )
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
+        self._average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
+        self._best = BestCheckpoint(cfg, self.checkpointer)
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
         self.running_means: list[dict[str, float]] = []
@@ -126,7 +133,8 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # Before the hook that writes.
-        own = [PeakGpuMemory(self.cfg.MODEL.DEVICE), ShortHistories()]
+        average = self._average if self.cfg.SOLVER.EMA_DECAY else None
+        own = [PeakGpuMemory(self.cfg.MODEL.DEVICE), ShortHistories(), average]
         built = [*own, *super().build_hooks()]
         # Behind the hook that saves, and not only after minutes of evaluation.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
@@ -182,6 +190,8 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         check_frozen_weights(self.model, self.cfg.MODEL.WEIGHTS)
         check_model(self.cfg, self.model, comm.get_world_size())
+        if self.start_iter:
+            self._best.resume()
         restore_metrics(self.storage, self._recent_metrics)
         if comm.is_main_process():
             self.checkpointer.remove_leftovers()
@@ -238,8 +248,12 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> Mapping[str, object]:
         share_buffers(self.model)  # all judge the network that process 0 saves
-        with self._interruption.raising():
-            self._last_eval_results = self.test(self.cfg, self.model)
+        with self._average.applied() as averaged:
+            with self._interruption.raising():
+                self._last_eval_results = self.test(self.cfg, self.model)
+            self._best.offer(self._last_eval_results, min(self.iter, self.max_iter - 1))
+        if averaged:
+            self.storage.put_scalar("ema_decay", averaged, smoothing_hint=False)
         return self._last_eval_results
 
     def _close_loader(self) -> None:

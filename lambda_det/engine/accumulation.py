@@ -1,0 +1,71 @@
+"""The images of one update taken in parts, for batches that memory does not hold."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lambda_det.errors import InputError
+
+
+def number_of_parts(cfg: CfgNode, processes: int) -> int:
+    """``SOLVER.ACCUMULATE``.
+
+    Raises:
+        InputError: a process's images cannot be shared out evenly among so many parts.
+    """
+    parts, images = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH
+    if parts < 1 or images % (processes * parts):
+        raise InputError(
+            f"SOLVER.ACCUMULATE={parts}: expected a number that SOLVER.IMS_PER_BATCH {images} is a "
+            f"multiple of, times the number of processes, {processes}"
+        )
+    return parts
+
+
+def split(images: Sequence, parts: int) -> list[Sequence]:
+    """The images in their order, in ``parts`` lists of the same length."""
+    size = len(images) // parts
+    return [images[start : start + size] for start in range(0, size * parts, size)]
+
+
+def without_sharing(model: nn.Module, unless: bool) -> AbstractContextManager:
+    """Forward and backward passes in which processes do not wait for each other's gradients.
+
+    Args:
+        model: in DistributedDataParallel or not.
+        unless: the last part, behind which the sums are shared.
+    """
+    if unless or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
+
+
+def mean_losses(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean over the parts of every loss; what a part lacks counts as 0."""
+    names = dict.fromkeys(name for losses in parts for name in losses)
+    return {
+        name: sum(losses[name] for losses in parts if name in losses) / len(parts) for name in names
+    }
+
+
+@contextlib.contextmanager
+def measured_once(parts: int) -> Iterator[None]:
+    """Let what the model puts into detectron2's storage in every part be one value, the mean."""
+    if parts == 1:
+        yield
+        return
+    outer = get_event_storage()
+    with EventStorage(outer.iter) as inner:
+        yield
+    hints = inner.smoothing_hints()
+    for name, history in inner.histories().items():
+        values = [value for value, _ in history.values()]
+        outer.put_scalar(name, sum(values) / len(values), smoothing_hint=hints[name])
+    outer._vis_data.extend(inner._vis_data)

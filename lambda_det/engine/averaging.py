@@ -1,0 +1,105 @@
+"""An exponential moving average of a training's weights, which is what the evaluations judge."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lambda_det.engine.launch import bare, share_buffers
+
+logger = logging.getLogger(__name__)
+
+FINAL_AVERAGE = "model_final_ema.pth"
+"""Beside ``model_final.pth``, which holds the weights that the optimiser has left."""
+
+
+class WeightAverage(HookBase):
+    """``average ← decay · average + (1 − decay) · weights`` behind every iteration.
+
+    Running statistics are averaged as weights are (as in timm and d2go), counters are copied. The
+    average begins as the weights behind its first iteration. It is part of the trainer's state.
+
+    Args:
+        model: bare or in DistributedDataParallel.
+        decay: below 1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self._average = get_ema_multi_avg_fn(decay)
+        self._values: dict[str, Tensor] = {}
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter and not self._values:
+            logger.warning(
+                "not an exact resume: the checkpoint holds no average of the weights, "
+                "SOLVER.EMA_DECAY %g; it begins after iteration %d",
+                self._decay, self.trainer.start_iter + 1,
+            )  # fmt: skip
+
+    def after_step(self) -> None:
+        self.update()
+        if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
+            path = os.path.join(self.trainer.cfg.OUTPUT_DIR, FINAL_AVERAGE)
+            logger.info("saving %s, the average of the weights", path)
+            content = {"model": self._values, "iteration": self.trainer.iter}
+            self.trainer.checkpointer.write(content, path)
+
+    def update(self) -> None:
+        """Take the weights of the moment into the average."""
+        now = bare(self._model).state_dict()
+        if not self._values:
+            self._values = {name: tensor.clone() for name, tensor in now.items()}
+            return
+        averaged = [name for name, tensor in now.items() if tensor.is_floating_point()]
+        self._average([self._values[n] for n in averaged], [now[n] for n in averaged], None)
+        for name in now.keys() - set(averaged):
+            self._values[name].copy_(now[name])
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[float]:
+        """Let the model have the average, where there is one, inside of the block.
+
+        Of several processes all have the running statistics of process 0. Gives the decay, and 0
+        without an average.
+        """
+        if not self._values:
+            yield 0.0
+            return
+        logger.info("the average of the weights is evaluated (SOLVER.EMA_DECAY %g)", self._decay)
+        state = bare(self._model).state_dict()
+        kept = {name: tensor.clone() for name, tensor in state.items()}
+        try:
+            _copy(self._values, state)
+            share_buffers(self._model)
+            yield self._decay
+        finally:
+            _copy(kept, state)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"average": self._values} if self._values else {}
+
+    def load_state_dict(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take up an average.
+
+        Raises:
+            ValueError: it is another network's.
+        """
+        now, saved = bare(self._model).state_dict(), state_dict["average"]
+        if {n: t.shape for n, t in now.items()} != {n: t.shape for n, t in saved.items()}:
+            raise ValueError("another network's average")
+        self._values = {name: saved[name].to(now[name], copy=True) for name in now}
+
+
+@torch.no_grad()
+def _copy(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

@@ -1,0 +1,140 @@
+"""A batch taken in parts is the batch taken at once."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import nn
+
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.engine import step as step_module
+from lambda_det.engine.accumulation import mean_losses, measured_once, number_of_parts, split
+from lambda_det.engine.bad_step import replay, write_bad_step
+from lambda_det.engine.setup import load_config
+from lambda_det.engine.step import TrainingStep
+from lambda_det.errors import InputError
+
+
+class BatchMean(nn.Module):
+    """A λ-26 in float64, GN in the one half of it and FrozenBN in the other; mean losses."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.backbone = build_lambda_resnet(
+            26, "lambda", norm="GN", out_features=("res5",), scope=7
+        )
+        self.norm, self.head = FrozenBatchNorm2d(2048), nn.Conv2d(2048, 3, 1)
+        self.double()
+        for parameter in self.parameters():  # the last norms would start at zero
+            if parameter.ndim == 1:
+                nn.init.uniform_(parameter, 0.5, 1.5)
+
+    def forward(self, images):
+        x = self.backbone(torch.stack([image["image"] for image in images]))["res5"]
+        x = self.head(self.norm(x))
+        get_event_storage().put_scalar("images", len(images))
+        get_event_storage().put_scalar("mean", x.mean().item(), smoothing_hint=False)
+        return {"loss_a": x.square().mean(), "loss_b": x.abs().mean()}
+
+
+def one_step(images, **options):
+    model = BatchMean()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    step = TrainingStep(model, [images], optimizer, **options)
+    with EventStorage(3) as storage:
+        step.run_step()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return gradients, storage
+
+
+def test_gradients_and_metrics_are_those_of_the_whole_batch() -> None:
+    torch.manual_seed(1)
+    images = [{"image": torch.randn(3, 33, 47, dtype=torch.float64)} for _ in range(4)]
+    whole, measured = one_step(images)
+    for parts in (2, 4):
+        found, storage = one_step(images, accumulate=parts)
+        assert found.keys() == whole.keys()
+        for name, gradient in whole.items():
+            assert gradient.abs().max() > 0, name
+            torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-9)
+        latest, expected = storage.latest(), measured.latest()
+        assert latest.keys() == expected.keys()
+        for name in ("total_loss", "loss_a", "loss_b", "mean"):
+            assert latest[name][0] == pytest.approx(expected[name][0], rel=1e-6)
+            assert len(storage.history(name).values()) == 1
+        assert latest["images"] == (4 / parts, 3)
+        assert not storage.smoothing_hints()["mean"] and storage.smoothing_hints()["images"]
+
+
+def test_parts_keep_the_order() -> None:
+    assert split(list("abcdef"), 3) == [["a", "b"], ["c", "d"], ["e", "f"]]
+    losses = mean_losses([{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0), "b": torch.ones(())}])
+    assert losses == {"a": 1.5, "b": 0.5}
+
+
+def test_pictures_of_the_parts_are_kept() -> None:
+    with EventStorage(5) as storage:
+        with measured_once(2):
+            get_event_storage().put_image("picture", torch.zeros(3, 4, 5))
+        assert [entry[0] for entry in storage._vis_data] == ["picture"]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_one_line(make_trainer, tmp_path) -> None:
+    cfg = load_config("", ["SOLVER.IMS_PER_BATCH", "12", "SOLVER.ACCUMULATE", "3"])
+    assert number_of_parts(cfg, 2) == 3
+    with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 12.* 8$"):
+        number_of_parts(cfg, 8)
+    with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 2 "):
+        make_trainer(tmp_path, "SOLVER.ACCUMULATE", 3)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_resumes_exactly_and_draws_anew_for_every_part(make_trainer, tmp_path, monkeypatch) -> None:
+    states = []
+
+    def split_and_look(images, parts):
+        for part in split(images, parts):
+            states.append(torch.get_rng_state())
+            yield part
+
+    monkeypatch.setattr(step_module, "split", split_and_look)
+    keys = ("SOLVER.ACCUMULATE", 2, "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0)
+    whole = make_trainer(tmp_path / "whole", *keys)
+    whole.train()
+    assert len(states) == 6 and not torch.equal(states[0], states[1])
+    (tmp_path / "again").mkdir()
+    shutil.copy(tmp_path / "whole" / "model_0000000.pth", tmp_path / "again")
+    (tmp_path / "again" / "last_checkpoint").write_text("model_0000000.pth")
+    again = make_trainer(tmp_path / "again", *keys)
+    again.resume_or_load(resume=True)
+    again.train()
+    ends = [torch.load(tmp_path / n / "model_final.pth")["model"] for n in ("whole", "again")]
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert [torch.equal(a, b) for a, b in zip(states[2:6], states[6:], strict=True)] == [True] * 4
+
+
+def test_a_step_in_parts_is_replayed_in_parts(project, tiny_overrides, tmp_path, quick_weights):
+    """Its losses are drawn (proposals, regions) part by part."""
+    config = project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+    words = ["MODEL.MASK_ON", "False", "MODEL.ROI_HEADS.NUM_CLASSES", "4", "SOLVER.ACCUMULATE", "2"]
+    cfg = load_config(str(config), [*tiny_overrides, *words])
+    instances = Instances((64, 80))
+    instances.gt_boxes = Boxes(torch.tensor([[5.0, 5.0, 40.0, 50.0]]))
+    instances.gt_classes = torch.tensor([2])
+    images = [
+        {"image": torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8), "instances": instances}
+        for _ in range(2)
+    ]
+    model = build_model(cfg).train()
+    write_bad_step(str(tmp_path), cfg, model, images, {}, {"cpu": torch.get_rng_state()})
+    with EventStorage():
+        losses = mean_losses([model(images[:1]), model(images[1:])])
+    found, now, _ = replay(str(tmp_path))
+    assert now == {name: loss.item() for name, loss in losses.items()} and found == []

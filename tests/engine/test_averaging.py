@@ -1,0 +1,146 @@
+"""The average of the weights: its numbers, its resume, and that evaluations see it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lambda_det.checkpoint import load_weights
+from lambda_det.engine import Trainer
+from lambda_det.engine.averaging import WeightAverage
+from lambda_det.engine.config_values import check_values
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+KEYS = ("SOLVER.EMA_DECAY", 0.75, "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0)
+
+
+def content(folder: Path, name: str = "model_final.pth") -> dict:
+    return torch.load(folder / name, weights_only=True)
+
+
+def test_numbers() -> None:
+    """Against sums of powers of the decay, in float64."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)).double()
+    average, seen = WeightAverage(model, 0.9), []
+    with average.applied() as decay:  # nothing to apply yet
+        assert decay == 0
+    for _ in range(6):
+        for tensor in (*model.parameters(), *(b for b in model.buffers() if b.ndim)):
+            tensor.data.normal_()
+        model[1].num_batches_tracked += 1
+        average.update()
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    weights = [0.9**5, *(0.1 * 0.9 ** (5 - i) for i in range(1, 6))]
+    with average.applied() as decay:
+        assert decay == 0.9
+        for name, tensor in model.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                assert tensor == 6
+            else:
+                expected = sum(w * s[name] for w, s in zip(weights, seen, strict=True))
+                torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-12)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, seen[-1][name])
+    with pytest.raises(KeyError), average.applied():
+        raise KeyError
+    assert torch.equal(model[0].weight, seen[-1]["0.weight"])
+    with pytest.raises(ValueError, match="another network"):
+        WeightAverage(nn.Linear(3, 5), 0.9).load_state_dict(average.state_dict())
+
+
+def test_shared_weights_come_back() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].weight = model[0].weight
+    average = WeightAverage(model, 0.5)
+    for value in (1.0, 2.0):
+        nn.init.constant_(model[0].weight, value)
+        average.update()
+    with average.applied():
+        assert (model[0].weight == 1.5).all()
+    assert (model[0].weight == 2).all() and (
+        average.state_dict()["average"]["0.weight"] == 1.5
+    ).all()
+
+
+class Evaluated(Trainer):
+    """Its results are the numbers of its weights."""
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        return {"bbox": {"AP": model.backbone.fpn_lateral2.weight.double().sum().item()}}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(make_trainer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("averaged")
+    trainer = make_trainer(folder, *KEYS, "TEST.EVAL_PERIOD", 2, cls=Evaluated)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return folder
+
+
+def numbers(weights: dict) -> float:
+    return weights["backbone.fpn_lateral2.weight"].double().sum().item()
+
+
+def test_the_training_is_the_one_without_an_average(undisturbed, make_trainer, tmp_path) -> None:
+    plain = make_trainer(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0)
+    plain.train()
+    ours, theirs = content(tmp_path)["model"], content(undisturbed)["model"]
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours
+    assert not (tmp_path / "model_final_ema.pth").exists()
+    assert "WeightAverage" not in content(tmp_path)["trainer"].get("hooks", {})
+
+
+def test_it_is_evaluated_and_written(undisturbed, make_trainer, tmp_path, log) -> None:
+    states = [content(undisturbed, f"model_000000{i}.pth")["model"] for i in range(3)]
+    expected = 0.5625 * numbers(states[0]) + 0.1875 * numbers(states[1]) + 0.25 * numbers(states[2])
+    average = content(undisturbed, "model_final_ema.pth")["model"]
+    assert numbers(average) == pytest.approx(expected, rel=1e-4) != numbers(states[2])
+    assert average.keys() == states[2].keys()
+    lines = [json.loads(line) for line in (undisturbed / "metrics.json").read_text().splitlines()]
+    assert lines[-1]["bbox/AP"] == numbers(average) and lines[-1]["ema_decay"] == 0.75
+    # MODEL.WEIGHTS takes either file as what its name says.
+    trainer = make_trainer(tmp_path, "SOLVER.MAX_ITER", 3)
+    for name, weights in (("model_final_ema.pth", average), ("model_final.pth", states[2])):
+        load_weights(trainer.model, str(undisturbed / name), complete=True, cfg=trainer.cfg)
+        assert numbers(trainer.model.state_dict()) == numbers(weights)
+
+
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_resumes_exactly(undisturbed, make_trainer, tmp_path, iteration) -> None:
+    name = f"model_{iteration:07d}.pth"
+    shutil.copy(undisturbed / name, tmp_path)
+    (tmp_path / "last_checkpoint").write_text(name)
+    trainer = make_trainer(tmp_path, *KEYS)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    for end in ("model_final.pth", "model_final_ema.pth"):
+        ours, theirs = content(tmp_path, end)["model"], content(undisturbed, end)["model"]
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs), end
+
+
+def test_a_checkpoint_without_one_begins_it(make_trainer, tmp_path, log) -> None:
+    make_trainer(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0, "SOLVER.MAX_ITER", 2).train()
+    trainer = make_trainer(tmp_path, *KEYS)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    assert "the checkpoint holds no average of the weights, SOLVER.EMA_DECAY 0.75" in log.text
+    assert "SOLVER.EMA_DECAY: 0.0 -> 0.75" in log.text
+    ours = content(tmp_path, "model_final_ema.pth")["model"]
+    assert numbers(ours) == numbers(content(tmp_path)["model"])
+
+
+@pytest.mark.parametrize(("decay", "precise"), [(1.0, False), (-0.1, False), (0.9, True)])
+def test_wrong_values_are_one_line(decay, precise) -> None:
+    words = ["SOLVER.EMA_DECAY", str(decay), "TEST.PRECISE_BN.ENABLED", str(precise)]
+    with pytest.raises(InputError, match=r"^SOLVER\.EMA_DECAY="):
+        check_values(load_config("", words))
