@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone.resnet import ResNet
 
 from lambda_det.backbone.architectures import (
@@ -47,6 +48,7 @@ def build_lambda_resnet(
     shared_embeddings: bool = False,
     lambda_norm_qv: BackboneNorm | None = None,
     mask_padding: bool = False,
+    block_class: type[CNNBlockBase] = LambdaBottleneck,
     activation_checkpointing: Sequence[str] = (),
     **lambda_layer_arguments,
 ) -> LambdaResNet:
@@ -82,6 +84,7 @@ def build_lambda_resnet(
         activation_checkpointing: stages among ``res2`` ... ``res5`` whose blocks keep only their
             input for the backward pass and are computed again in it: less memory, the same
             numbers, about a third more time of such a stage. In training only.
+        block_class: the blocks of res2 ... res5; takes the arguments of its default.
         **lambda_layer_arguments: of :class:`lambda_det.layers.LambdaLayer`: ``query_depth``,
             ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``, ``query_normalizer``,
             ``content``, ``position``, ``position_bias``, ``backend``, and ``max_size``: here the
@@ -120,7 +123,7 @@ def build_lambda_resnet(
         )
         stages.append(
             ResNet.make_stage(
-                LambdaBottleneck,
+                block_class,
                 num_blocks,
                 in_channels=channels,
                 out_channels=out_channels,
