@@ -17,12 +17,21 @@ from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.project import ROOT
 
-__all__ = ["config_names", "config_path", "find_config", "find_suite", "get_config", "suite_names"]
+__all__ = [
+    "config_names",
+    "config_path",
+    "find_config",
+    "find_lazy_config",
+    "find_suite",
+    "get_config",
+    "lazy_config_names",
+    "suite_names",
+]
 
 _FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "pretrain", "quick")
 _SUITES = ("suites",)
-_PRETRAIN = "pretrain/"
-_SUFFIX = ".yaml"
+_PRETRAIN = "pretrain"
+_SUFFIX, _LAZY_SUFFIX = ".yaml", ".py"
 
 
 def config_names() -> list[str]:
@@ -52,7 +61,7 @@ def get_config(name: str) -> CfgNode:
             which has other keys.
     """
     path = config_path(name)
-    if _name_of(path).startswith(_PRETRAIN):
+    if os.path.basename(os.path.dirname(path)) == _PRETRAIN:
         raise InputError(
             f"config {name!r}: is one of the pretraining of backbones, which has other keys; it is "
             "read by lambda_det.pretrain"
@@ -72,6 +81,21 @@ def find_config(path_or_name: str) -> str:
     return _find(path_or_name, config_names(), "config", said)
 
 
+def lazy_config_names() -> list[str]:
+    """``folder/name`` of every shipped LazyConfig, without ``.py``: the twins of the YAML files."""
+    return _names(_FOLDERS, _LAZY_SUFFIX)
+
+
+def find_lazy_config(path_or_name: str) -> str:
+    """A path that exists, or else the name of a shipped LazyConfig.
+
+    Raises:
+        InputError: neither.
+    """
+    said = f"--config-file {path_or_name}: no such file"
+    return _find(path_or_name, lazy_config_names(), "LazyConfig", said, _LAZY_SUFFIX)
+
+
 def find_suite(path_or_name: str) -> str:
     """What ``--suite`` means: a path that exists, or else the name of a shipped suite.
 
@@ -82,47 +106,44 @@ def find_suite(path_or_name: str) -> str:
     return _find(path_or_name, suite_names(), "suite", said)
 
 
-def _names(folders: Sequence[str]) -> list[str]:
-    paths = (path for folder in folders for path in (ROOT / "configs" / folder).glob(f"*{_SUFFIX}"))
-    return sorted(_name_of(str(path)) for path in paths)
+def _names(folders: Sequence[str], suffix: str = _SUFFIX) -> list[str]:
+    root = ROOT / "configs"
+    return sorted(f"{f}/{path.stem}" for f in folders for path in (root / f).glob(f"*{suffix}"))
 
 
-def _name_of(path: str) -> str:
-    folder, file = os.path.split(path)
-    return f"{os.path.basename(folder)}/{file.removesuffix(_SUFFIX)}"
-
-
-def _matching(word: str, names: Sequence[str]) -> list[str]:
-    word = word.replace(os.sep, "/").removeprefix("configs/").removesuffix(_SUFFIX)
+def _matching(word: str, names: Sequence[str], suffix: str) -> list[str]:
+    word = word.replace(os.sep, "/").removeprefix("configs/").removesuffix(suffix)
     return [name for name in names if name == word or name.endswith(f"/{word}")]
 
 
-def _near(word: str, names: Sequence[str]) -> list[str]:
-    word = os.path.basename(word).removesuffix(_SUFFIX)
+def _near(word: str, names: Sequence[str], suffix: str) -> list[str]:
+    word = os.path.basename(word).removesuffix(suffix)
     short = {name.rpartition("/")[2]: name for name in names}
     return [short[name] for name in difflib.get_close_matches(word, short)]
 
 
-def _path(name: str, names: Sequence[str], kind: str) -> str:
-    found = _matching(name, names)
+def _path(name: str, names: Sequence[str], kind: str, suffix: str = _SUFFIX) -> str:
+    found = _matching(name, names, suffix)
     if len(found) == 1:
-        return str(ROOT / "configs" / f"{found[0]}{_SUFFIX}")
+        return str(ROOT / "configs" / f"{found[0]}{suffix}")
     if found:
         raise InputError(f"{kind} {name!r}: may be {' or '.join(found)}; name the folder too")
     if not names:
         raise InputError(f"{kind} {name!r}: {ROOT / 'configs'} is not there, where they are")
-    near = _near(name, names)
+    near = _near(name, names, suffix)
     hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names)}"
     raise InputError(f"{kind} {name!r}: no shipped {kind} has that name; {hint}")
 
 
-def _find(path_or_name: str, names: Sequence[str], kind: str, said: str) -> str:
+def _find(
+    path_or_name: str, names: Sequence[str], kind: str, said: str, suffix: str = _SUFFIX
+) -> str:
     if not path_or_name or os.path.lexists(path_or_name):
         return path_or_name
-    if _matching(path_or_name, names):
-        return _path(path_or_name, names, kind)
-    if near := _near(path_or_name, names):
+    if _matching(path_or_name, names, suffix):
+        return _path(path_or_name, names, kind, suffix)
+    if near := _near(path_or_name, names, suffix):
         said += f"; shipped with a name near it: {', '.join(near)}"
-    elif not path_or_name.endswith(_SUFFIX):
+    elif not path_or_name.endswith(suffix):
         said += f", and no shipped {kind} has that name"
     raise InputError(said)

@@ -10,22 +10,14 @@ from argparse import Namespace
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from torch.multiprocessing import ProcessRaisedException
 
 from lambda_det.engine import Trainer, evaluate_weights, setup_config
-from lambda_det.engine.launch import WorkerLostError, launch
+from lambda_det.engine.command import launch_command
 from lambda_det.engine.setup import load_config
-from lambda_det.errors import (
-    InputError,
-    exit_on_input_error,
-    is_input_error_of_a_worker,
-    one_line,
-)
+from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation import metrics_table
 
 logger = logging.getLogger("lambda_det")
-
-_NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
 
 
 def run(args: Namespace) -> None:
@@ -48,27 +40,8 @@ def run(args: Namespace) -> None:
 @exit_on_input_error
 def main() -> int:
     args = default_argument_parser().parse_args()
-    try:
-        launch(
-            run,
-            args.num_gpus,
-            device=load_config(args.config_file, args.opts).MODEL.DEVICE,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except (FloatingPointError, WorkerLostError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "status", 1)
-    except ProcessRaisedException as error:
-        if is_input_error_of_a_worker(error):
-            raise InputError(one_line(error)) from error
-        if (line := one_line(error)).startswith(_NOT_FINITE):
-            print(f"error: {line.removeprefix(_NOT_FINITE)}", file=sys.stderr)
-            return 1
-        raise
-    return 0
+    device = load_config(args.config_file, args.opts).MODEL.DEVICE
+    return launch_command(run, args, device)
 
 
 if __name__ == "__main__":

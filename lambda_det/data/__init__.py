@@ -1,7 +1,12 @@
 """Data in: COCO-layout folders, the mapper with large-scale jitter, the generated shapes."""
 
 from lambda_det.data.coco_folder import configure_datasets, register_coco_folder
-from lambda_det.data.loaders import build_test_loader, build_train_loader
+from lambda_det.data.loaders import (
+    build_test_loader,
+    build_train_loader,
+    detection_test_loader,
+    training_loader,
+)
 from lambda_det.data.mapper import LambdaDatasetMapper
 from lambda_det.data.shapes import generate_shapes, shapes_statistics
 from lambda_det.data.shapes_folder import generate_shapes_folder
@@ -11,8 +16,10 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "configure_datasets",
+    "detection_test_loader",
     "generate_shapes",
     "generate_shapes_folder",
     "register_coco_folder",
     "shapes_statistics",
+    "training_loader",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_test_loader
+from detectron2.data import DatasetFromList, build_detection_test_loader, samplers
 from detectron2.utils import comm
 from torch import Generator as RandomGenerator
 from torch.utils.data import DataLoader, Dataset
@@ -113,29 +114,78 @@ def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoad
         InputError: ``SOLVER.IMS_PER_BATCH`` is not a multiple of the number of processes, or
             ``DATALOADER.SAMPLER_TRAIN`` is unknown.
     """
-    world, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+    _share_of_batch(cfg.SOLVER.IMS_PER_BATCH)  # before the images are read
+    images = training_images(cfg)
+    return training_loader(
+        images,
+        LambdaDatasetMapper(cfg, True),
+        cfg.SOLVER.IMS_PER_BATCH,
+        make_sampler=sampler_maker(cfg, images),
+        aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        seed=cfg.SEED if seed is None else seed,
+    )
+
+
+def training_loader(
+    dataset: Sequence[dict],
+    mapper: Callable[[dict], dict],
+    total_batch_size: int,
+    *,
+    make_sampler: MakeSampler | None = None,
+    aspect_ratio_grouping: bool = True,
+    num_workers: int = 0,
+    seed: int = -1,
+) -> TrainingLoader:
+    """An endless loader of this process's share, from explicit arguments, as a LazyConfig has them.
+
+    Args:
+        dataset: images in detectron2's dataset format.
+        mapper: one image -> what the model takes.
+        total_batch_size: images per batch of all processes.
+        make_sampler: seed -> endless indices; None = detectron2's ``TrainingSampler``.
+        aspect_ratio_grouping: whether a batch holds images of one kind, wider than high or not.
+        num_workers: processes that map images; 0 is this one.
+        seed: of order and augmentations; one that is drawn if it is negative.
+
+    Raises:
+        InputError: ``total_batch_size`` is not a multiple of the number of processes.
+    """
+    return TrainingLoader(
+        dataset,
+        mapper,
+        make_sampler or functools.partial(samplers.TrainingSampler, len(dataset), True),
+        batch_size=_share_of_batch(total_batch_size),
+        group_by_aspect=aspect_ratio_grouping,
+        num_workers=num_workers,
+        seed=seed if seed >= 0 else comm.shared_random_seed(),
+    )
+
+
+def _share_of_batch(total: int) -> int:
+    world = comm.get_world_size()
     if total < 1 or total % world:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH={total}: expected a multiple of the number of processes, {world}"
         )
-    if seed is None:
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    images = training_images(cfg)
-    return TrainingLoader(
-        images,
-        LambdaDatasetMapper(cfg, True),
-        sampler_maker(cfg, images),
-        batch_size=total // world,
-        group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        seed=seed,
-    )
+    return total // world
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
     """A loader that gives every image of ``dataset_name`` once, in order, in lists of one."""
     mapper = LambdaDatasetMapper(cfg, False)
     loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    return _finishing(loader)
+
+
+def detection_test_loader(
+    dataset: Sequence[dict], mapper: Callable[[dict], dict], *, num_workers: int = 0
+) -> Iterable[list[dict]]:
+    """As :func:`build_test_loader`, from explicit arguments, as a LazyConfig has them."""
+    return _finishing(build_detection_test_loader(dataset, mapper=mapper, num_workers=num_workers))
+
+
+def _finishing(loader: DataLoader) -> DataLoader:
     loader.worker_init_fn = finish_before_ending
     return loader
 

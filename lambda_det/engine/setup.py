@@ -97,8 +97,13 @@ def setup_console() -> None:
     setup_logger(distributed_rank=comm.get_rank(), name="lambda_det", abbrev_name="lambda_det")
 
 
-def start_run(cfg: CfgNode, args: Namespace) -> None:
+def start_run(cfg: CfgNode, args: Namespace, written: object = None) -> None:
     """Freeze the config, make the output folder, write the config and the log into it.
+
+    Args:
+        cfg: the config.
+        args: of the command line, to be logged.
+        written: what is written in place of ``cfg``: the LazyConfig that it is a view of.
 
     Raises:
         InputError: ``OUTPUT_DIR`` is a file or cannot be written.
@@ -107,7 +112,7 @@ def start_run(cfg: CfgNode, args: Namespace) -> None:
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: is a file, not a folder")
     cfg.freeze()
     try:
-        default_setup(cfg, args)
+        default_setup(cfg if written is None else written, args)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: cannot be written ({reason})") from error

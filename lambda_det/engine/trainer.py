@@ -236,6 +236,11 @@ class Trainer(DefaultTrainer):
                 self._close_loader()
         return getattr(self, "_last_eval_results", None)
 
+    def resume_words(self) -> list[str]:
+        """The command that goes on with this run."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "config.yaml")
+        return [*tool_words("train_net"), "--config-file", path, "--resume"]
+
     def _write_bad_step(self, images, losses, random_states) -> str:
         folder = os.path.join(self.cfg.OUTPUT_DIR, f"bad_step_{self.iter:07d}")
         if comm.get_world_size() > 1:
@@ -270,9 +275,8 @@ class Trainer(DefaultTrainer):
             write_json(facts, os.path.join(folder, INTERRUPTED_FILE))
             logger.warning(
                 "stopped by %s after iteration %d of %d, which is saved; to go on: "
-                "%s --config-file %s --resume",
-                stop.signal.name, done, self.max_iter, shlex.join(tool_words("train_net")),
-                shlex.quote(os.path.join(folder, "config.yaml")),
+                "%s",
+                stop.signal.name, done, self.max_iter, shlex.join(self.resume_words()),
             )  # fmt: skip
         comm.synchronize()  # none may end while process 0 still writes
 

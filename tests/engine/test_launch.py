@@ -140,7 +140,7 @@ def test_a_loss_of_one_process_is_told_when_the_step_is_written(
 
     monkeypatch.syspath_prepend(str(project / "tools"))
     tool = importlib.import_module("train_net")
-    monkeypatch.setattr(tool, "launch", fails)
+    monkeypatch.setattr("lambda_det.engine.command.launch", fails)
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     assert tool.main() == 1
     assert capsys.readouterr().err == f"error: {line}\n"

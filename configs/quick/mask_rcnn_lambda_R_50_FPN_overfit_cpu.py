@@ -1,0 +1,13 @@
+from ..common.mask_rcnn_fpn_cpu import dataloader, lr_multiplier, model, optimizer, train
+
+dataloader.train.dataset.names = "coco_folder_train2017"
+dataloader.test.dataset.names = "coco_folder_train2017"  # on purpose, as in the YAML
+dataloader.train.mapper.augmentations.augmentations[0].short_edge_length = [256]
+dataloader.train.mapper.augmentations.augmentations.pop(1)  # no flips
+dataloader.test.mapper.augmentations.augmentations[0].short_edge_length = 256
+model.proposal_generator.anchor_generator.sizes = [[24], [48], [96], [160], [256]]
+dataloader.train.total_batch_size = 4
+optimizer.lr = 0.03
+lr_multiplier.warmup_length = 20 / 500
+train.max_iter = 500
+train.output_dir = "output/overfit"

@@ -1,0 +1,185 @@
+"""configs/…/X.py and configs/…/X.yaml are the same training."""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode, instantiate
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lambda_det.backbone.shapes_only import shapes_only
+from lambda_det.configs import config_path, find_lazy_config, lazy_config_names
+from lambda_det.data import LambdaDatasetMapper
+from lambda_det.engine.lazy_settings import LAZY_KEYS, load_lazy_config, settings_of
+from lambda_det.engine.lazy_trainer import build_lazy_optimizer
+from lambda_det.engine.setup import load_config
+
+NAMES = lazy_config_names()
+QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
+RETINANET = "COCO-Detection/retinanet_lambda_R_101_FPN_3x"
+MORE_KEYS = (
+    "MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "INPUT.LSJ.ENABLED", "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "SOLVER.WARMUP_ITERS",
+)  # fmt: skip
+
+
+def facts(thing: Any) -> Any:
+    """What an object was made with, in types that can be compared."""
+    if OmegaConf.is_config(thing):
+        thing = OmegaConf.to_container(thing)
+    if isinstance(thing, float):
+        return round(thing, 6)
+    if thing is None or isinstance(thing, (bool, int, str, torch.dtype, torch.device)):
+        return thing
+    if isinstance(thing, Tensor):
+        return tuple(thing.shape) if thing.is_meta else (thing.shape, facts(thing.tolist()))
+    if isinstance(thing, (list, tuple, set)):
+        return [facts(value) for value in thing]
+    if isinstance(thing, Mapping):
+        return {str(key): facts(value) for key, value in thing.items()}
+    if isinstance(thing, nn.Module):
+        own = {k: v for k, v in vars(thing).items() if not k.startswith("_") and k != "training"}
+        return type(thing).__qualname__, {k: facts(v) for k, v in own.items()}
+    is_code = isinstance(thing, type) or hasattr(thing, "__code__")
+    if hasattr(thing, "__dict__") and not is_code:
+        return type(thing).__qualname__, facts(vars(thing))
+    return getattr(thing, "__qualname__", repr(thing))
+
+
+def modules(model: nn.Module) -> dict[str, Any]:
+    return {name: facts(module) for name, module in model.named_modules()}
+
+
+def parameters(model: nn.Module) -> dict[str, tuple]:
+    found = {name: (tuple(p.shape), p.requires_grad) for name, p in model.named_parameters()}
+    return found | {name: tuple(buffer.shape) for name, buffer in model.named_buffers()}
+
+
+def groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict]:
+    """Name of a parameter -> what the optimiser does with it."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {
+        names[id(p)]: {key: facts(value) for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return facts(cfg)
+
+
+def test_every_config_to_train_a_detector_with_has_a_twin(project: Path) -> None:
+    yaml = {p.relative_to(project / "configs") for p in project.glob("configs/*/*.yaml")}
+    families = ("COCO-Detection", "COCO-InstanceSegmentation", "quick")
+    assert set(NAMES) == {str(p.with_suffix("")) for p in yaml if p.parts[0] in families}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_twins_say_the_same(name: str, project: Path) -> None:
+    path = find_lazy_config(name)
+    text = Path(path).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 40
+    assert not any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "L"
+                   for node in ast.walk(ast.parse(text)))  # fmt: skip
+    cfg, lazy = load_config(config_path(name)), load_lazy_config(name)
+    settings = settings_of(lazy)
+    for key in (*LAZY_KEYS, *MORE_KEYS):
+        assert value_of(settings, key) == value_of(cfg, key), key
+    for split, is_train in (("train", True), ("test", False)):
+        own = instantiate(lazy.dataloader[split].mapper)
+        assert facts(own) == facts(LambdaDatasetMapper(cfg, is_train))
+    assert (lazy.dataloader.test.num_workers, tuple(lazy.dataloader.evaluator.tasks)) == (
+        cfg.DATALOADER.NUM_WORKERS, ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
+    )  # fmt: skip
+
+    with shapes_only():
+        model, twin = build_model(cfg_on_meta(cfg)), instantiate(lazy.model)
+    assert [*modules(twin)] == [*modules(model)]
+    assert modules(twin) == modules(model)
+    assert parameters(twin) == parameters(model)
+    optimizer, other = build_optimizer(cfg, model), build_lazy_optimizer(lazy, twin)
+    assert type(other).__name__ == type(optimizer).__name__
+    assert groups(twin, other) == groups(model, optimizer)
+    assert "model" not in lazy.optimizer.params
+    multiplier = instantiate(lazy.lr_multiplier)
+    schedule = build_lr_scheduler(cfg, optimizer)._multiplier
+    places = [part / 997 for part in range(997)] + [i / cfg.SOLVER.MAX_ITER for i in range(1100)]
+    for where in (place for place in places if place < 1):
+        assert math.isclose(multiplier(where), schedule(where), rel_tol=1e-9, abs_tol=1e-12)
+
+
+def cfg_on_meta(cfg: CfgNode) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "meta"
+    return cfg
+
+
+def batch(masks: bool) -> list[dict]:
+    generator = torch.Generator().manual_seed(3)
+    images = []
+    for height, width in ((96, 80), (64, 96)):
+        objects = Instances((height, width))
+        objects.gt_boxes = Boxes(torch.tensor([[4.0, 6.0, 40.0, 50.0], [20.0, 10.0, 70.0, 60.0]]))
+        objects.gt_classes = torch.tensor([1, 3])
+        if masks:
+            objects.gt_masks = BitMasks(torch.zeros(2, height, width, dtype=torch.bool))
+            objects.gt_masks.tensor[:, 20:40, 30:38] = True
+        pixels = torch.rand(3, height, width, generator=generator) * 255
+        images.append({"image": pixels, "instances": objects, "height": height, "width": width})
+    return images
+
+
+@pytest.mark.parametrize(
+    "name, yaml, lazily",
+    [
+        (QUICK, "MODEL.LAMBDA_RESNET.DEPTH 26", ["model.backbone.bottom_up.depth=26"]),
+        (
+            RETINANET,
+            "MODEL.DEVICE cpu MODEL.LAMBDA_RESNET.DEPTH 26 MODEL.LAMBDA_RESNET.NORM BN",
+            ["train.device=cpu", "model.backbone.bottom_up.depth=26",
+             "model.backbone.bottom_up.norm=BN"],
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("quick_weights")
+def test_twins_give_the_same_numbers(name: str, yaml: str, lazily: list[str]) -> None:
+    torch.manual_seed(0)
+    model = build_model(load_config(config_path(name), yaml.split()))
+    twin = instantiate(load_lazy_config(name, lazily).model)
+    assert [n for n, _ in twin.state_dict().items()] == [n for n, _ in model.state_dict().items()]
+    twin.load_state_dict(model.state_dict())
+    for mean in ("pixel_mean", "pixel_std"):  # in no checkpoint
+        assert torch.equal(getattr(twin, mean), getattr(model, mean))
+    found = []
+    for each in (model, twin):
+        torch.manual_seed(1)
+        with EventStorage(), torch.no_grad():
+            losses = each.train()(batch("mask" in name))
+        for head in ("box_predictor", "roi_heads.box_predictor"):
+            if "mask" in name and head.startswith("roi"):
+                each.roi_heads.box_predictor.test_score_thresh = 0.0
+        if "mask" not in name:
+            each.test_score_thresh = 0.0
+        with torch.no_grad():
+            (result, _) = each.eval()(batch(False))
+        boxes = result["instances"]
+        found.append([*losses.values(), boxes.pred_boxes.tensor, boxes.scores, boxes.pred_classes])
+        if "mask" in name:
+            found[-1].append(boxes.pred_masks)
+    assert len(found[0][-1]) > 0
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
