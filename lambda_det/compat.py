@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch.distributed as dist
+from detectron2.layers import ShapeSpec
 from detectron2.utils import comm
+
+
+def detectron2_flavour() -> str:
+    """``"0.5"``, ``"0.6"`` or ``"main"``: whose interfaces the installed detectron2 has.
+
+    Its ``__version__`` does not tell: main has been called 0.6 for years.
+    """
+    from detectron2.engine import hooks
+
+    if dataclasses.is_dataclass(ShapeSpec):
+        return "main"
+    return "0.6" if hasattr(hooks, "BestCheckpointer") else "0.5"
 
 
 def make_local_group(processes: int) -> None:

@@ -24,6 +24,7 @@ ROWS = (
     ("config", "configs", "checkpoint", "analysis"),
     ("data", "engine", "evaluation", "pretrain"),
     ("experiments",),
+    ("doctor",),
 )
 SHARED = {"errors", "compat", "randomness", "records", "version", "project"}
 
