@@ -59,6 +59,6 @@ def test_names_that_clash_are_numbered():
 
 def test_an_input_is_never_overwritten(tree: Path):
     files = find_inputs([str(tree / "a.png")])
-    with pytest.raises(InputError, match="a.png in it is an input"):
+    with pytest.raises(InputError, match=r"a\.png in it is an input"):
         OutputNames(str(tree), files).of(files[0], ".png")
     assert OutputNames(str(tree), files).of(files[0], ".jpg") == ["a.jpg"]
