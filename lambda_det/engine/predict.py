@@ -154,8 +154,20 @@ def _classes(
             f"{names.source} has {len(names)} classes, MODEL.WEIGHTS={cfg.MODEL.WEIGHTS!r} tells "
             f"{count} apart"
         )
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(names)
+    set_classes(cfg, len(names))
     return names, listed
+
+
+def set_classes(cfg: CfgNode, count: int | None = None) -> None:
+    """Set the number of classes of an unfrozen config; None = as the weights have it, if they do.
+
+    Raises:
+        InputError: MODEL.WEIGHTS cannot be read.
+    """
+    if count is None and cfg.MODEL.WEIGHTS:
+        count = number_of_classes(cfg.MODEL.WEIGHTS)
+    if count is not None:
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = count
 
 
 def _plan(

@@ -75,7 +75,7 @@ class Predictor:
         Raises:
             InputError: the model gives no instances.
         """
-        return self._of_inputs([self._prepare(image) for image in images])
+        return self._of_inputs([self.prepare(image) for image in images])
 
     def stream(
         self, images: Iterable[tuple[Key, np.ndarray]], batch_size: int
@@ -91,7 +91,7 @@ class Predictor:
         """
         waiting: dict[tuple[int, int], list[tuple[Key, dict]]] = {}
         for key, image in images:
-            prepared = self._prepare(image)
+            prepared = self.prepare(image)
             size = tuple(
                 -(-side // self._multiple) * self._multiple for side in prepared["image"].shape[1:]
             )
@@ -103,7 +103,8 @@ class Predictor:
         while waiting:
             yield from self._of_batch(waiting.pop(next(iter(waiting))))
 
-    def _prepare(self, image: np.ndarray) -> dict:
+    def prepare(self, image: np.ndarray) -> dict:
+        """What the model takes for one picture (H, W, C): it resized, and the size that it had."""
         resized = T.AugInput(image)
         self._resize(resized)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))

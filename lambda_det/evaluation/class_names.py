@@ -44,7 +44,7 @@ def numbered(count: int) -> ClassNames:
 
 
 def classes_of_file(path: str) -> ClassNames:
-    """Classes of a text file, one a line, or of a json: names, names by id, or a COCO json.
+    """Classes in a text file, one a line, or in a json: names, names by id, or a COCO json.
 
     Raises:
         InputError: the file cannot be read or names no classes.

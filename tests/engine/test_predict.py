@@ -122,7 +122,7 @@ def test_a_batch_gives_what_each_picture_gives_alone(predictor: Predictor):
 
 
 def test_few_pictures_wait_for_companions(predictor: Predictor, monkeypatch):
-    monkeypatch.setattr(predictor, "_prepare", lambda size: {"image": torch.zeros(3, 32 * size, 1)})
+    monkeypatch.setattr(predictor, "prepare", lambda size: {"image": torch.zeros(3, 32 * size, 1)})
     monkeypatch.setattr(predictor, "_of_inputs", lambda inputs: [None] * len(inputs))
     read, most = 0, 0
 
