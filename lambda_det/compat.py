@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.util
+import sys
+import types
 
 import torch.distributed as dist
 from detectron2.layers import ShapeSpec
@@ -34,3 +38,31 @@ def make_local_group(processes: int) -> None:
         group = dist.new_group(list(range(first, first + processes)))
         if first <= dist.get_rank() < first + processes:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def export_tools() -> types.SimpleNamespace:
+    """``TracingAdapter`` and ``scripting_with_instances`` of ``detectron2.export``.
+
+    The package itself needs Caffe2 in v0.5 and v0.6, which these two do not.
+    """
+    package = "detectron2.export"
+    try:
+        importlib.import_module(package)
+        stand_in = None
+    except ImportError:
+        for name in [name for name in sys.modules if name.startswith(package)]:
+            del sys.modules[name]  # what the attempt has left
+        found = importlib.util.find_spec(package)
+        stand_in = types.ModuleType(package)
+        stand_in.__path__ = list(found.submodule_search_locations)
+        sys.modules[package] = stand_in
+    try:
+        return types.SimpleNamespace(
+            TracingAdapter=importlib.import_module(f"{package}.flatten").TracingAdapter,
+            scripting_with_instances=importlib.import_module(
+                f"{package}.torchscript"
+            ).scripting_with_instances,
+        )
+    finally:
+        if stand_in is not None:  # to anyone else it is as missing as before
+            sys.modules.pop(package)

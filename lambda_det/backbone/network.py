@@ -73,7 +73,7 @@ class LambdaResNet(ResNet):
         self._frozen: tuple[str, ...] = ()
         self._loaded: set[str] = set()
         self._unloaded_is_news = False
-        self._max_size = max_size
+        self.max_size = max_size
         self.mask_padding = mask_padding
         # None keeps all stages: ResNet would drop every stage that only the classifier needs.
         kept = None if num_classes is not None else list(out_features)
@@ -148,12 +148,12 @@ class LambdaResNet(ResNet):
 
     def _check_size(self, x: Tensor) -> None:
         height, width = x.shape[-2:]
-        if leaves_python() or self._max_size is None:
+        if leaves_python() or self.max_size is None:
             return  # a graph that is recorded must hold for other sizes
-        if height > self._max_size[0] or width > self._max_size[1]:
+        if height > self.max_size[0] or width > self.max_size[1]:
             raise InputError(
                 f"input of {height}x{width} with padding: scope='global' was built for at most "
-                f"max_size={tuple(self._max_size)} (MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE)"
+                f"max_size={tuple(self.max_size)} (MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE)"
             )
 
     def freeze(self, freeze_at: int = 0) -> LambdaResNet:

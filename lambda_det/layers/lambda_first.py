@@ -51,12 +51,12 @@ def apply_all(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 def _lambdas(value: Tensor, embedding: Tensor) -> Tensor:
     """(N, v, k, H, W)."""
-    batch, intra_depth, depth, height, width = value.shape
-    folded = value.transpose(1, 2).reshape(batch * depth, intra_depth, height, width)
+    depth = value.shape[2]
+    folded = value.transpose(1, 2).flatten(0, 1)
     # Odd windows: on either side half of what is not the middle.
     padding = [embedding.shape[2] // 2, embedding.shape[3] // 2]
     lambdas = F.conv2d(folded, embedding, padding=padding)
-    return lambdas.reshape(batch, depth, embedding.shape[0], height, width)
+    return lambdas.unflatten(0, [-1, depth])  # no size by its number: some exporters keep those
 
 
 def _apply(query: Tensor, lambdas: Tensor) -> Tensor:

@@ -194,7 +194,6 @@ class LambdaLayer(nn.Module):
             return self._by_backend(x, padding_mask)
 
     def _by_backend(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        height, width = x.shape[-2:]
         self._check_size(x, padding_mask)
         if padding_mask is not None:  # also keeps NaN in the padding out of sums and statistics
             x = x.masked_fill(padding_mask[:, None], 0)
@@ -217,7 +216,7 @@ class LambdaLayer(nn.Module):
             output = output + position_lambda(query, value, self.embedding, backend=self.backend)
         if self.position_bias is not None:
             output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
-        return output.to(query.dtype).reshape(x.shape[0], self.out_channels, height, width)
+        return output.to(query.dtype).flatten(1, 2)
 
     def _by_operators(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         """The same in the language of TorchScript, for one type of at least float32."""
@@ -237,7 +236,7 @@ class LambdaLayer(nn.Module):
             output = output + apply_all(query, value, self.embedding)
         if self.position_bias is not None:
             output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
-        return output.reshape(x.shape[0], self.out_channels, x.shape[2], x.shape[3])
+        return output.flatten(1, 2)
 
     def _normalize_key(self, key: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalise (N, u, k, positions) over the positions that are part of the image."""

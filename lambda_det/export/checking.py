@@ -1,0 +1,90 @@
+"""Whether an exported file gives what the network gives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lambda_det.errors import InputError
+
+Function = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one input: its size, the outputs, and how far the two are apart."""
+
+    height: int
+    width: int
+    shapes: dict[str, tuple[int, ...]]
+    largest: float
+    """Over all numbers of all outputs, of numbers above 1 as a share of them; infinite where a
+    shape differs."""
+
+    @property
+    def where(self) -> str:
+        return f"{self.height} x {self.width}"
+
+
+def largest_difference(
+    network: Function, exported: Function, inputs: Iterable[Tensor]
+) -> list[Difference]:
+    """Run both on every input (..., H, W) and compare all outputs by name.
+
+    A number that is NaN on one side only counts as infinitely different. Detections are compared
+    with the nearest one of their class: where scores are as good as equal, their order is not.
+
+    Raises:
+        InputError: the file cannot be run on an input.
+    """
+    differences = []
+    for x in inputs:
+        with torch.no_grad():
+            wanted = network(x)
+            try:
+                found = exported(x)
+            except Exception as error:  # whatever PyTorch or onnxruntime raise
+                reason = str(error).strip().splitlines()[-1][:300]
+                raise InputError(
+                    f"the exported file cannot be run at {x.shape[-2]} x {x.shape[-1]}: {reason}"
+                ) from error
+        if "pred_boxes" in wanted:
+            found = _in_order_of(wanted, found)
+        largest = max(
+            (_difference(found.get(name), tensor) for name, tensor in wanted.items()), default=0.0
+        )
+        if set(wanted) != set(found):
+            largest = math.inf
+        shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+        differences.append(Difference(x.shape[-2], x.shape[-1], shapes, largest))
+    return differences
+
+
+def _difference(found: Tensor | None, wanted: Tensor) -> float:
+    if found is None or found.shape != wanted.shape:
+        return math.inf
+    if not wanted.numel():
+        return 0.0
+    found, wanted = found.double().cpu(), wanted.double().cpu()
+    if not torch.equal(found.isfinite(), wanted.isfinite()):
+        return math.inf
+    return ((found - wanted) / wanted.abs().clamp_min(1)).nan_to_num(0.0).abs().max().item()
+
+
+def _in_order_of(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The detections ``found``, each in the place of the nearest one of ``wanted``."""
+    number = len(wanted["scores"])
+    if len(found["scores"]) != number or not number:
+        return found
+    distances = torch.cdist(wanted["pred_boxes"].double(), found["pred_boxes"].double())
+    distances += (wanted["scores"][:, None] - found["scores"]).abs()
+    distances[wanted["pred_classes"][:, None] != found["pred_classes"]] = math.inf
+    order = []
+    for row in distances:
+        order.append(int(row.argmin()))
+        distances[:, order[-1]] = math.inf  # taken
+    return {name: tensor[order] for name, tensor in found.items()}

@@ -1,0 +1,186 @@
+"""From a config and weights to a file that was run and compared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor, nn
+
+from lambda_det.backbone import LambdaResNet
+from lambda_det.checkpoint import load_weights
+from lambda_det.checkpoint.atomic import TEMPORARY
+from lambda_det.errors import InputError, writing
+from lambda_det.export import formats
+from lambda_det.export.checking import Difference, largest_difference
+from lambda_det.export.forms import BackboneForm, detect, detector_form, scripted_backbone
+
+MULTIPLE = 32
+"""Of the sides of what is exported: FPN takes no other, and detectron2 pads to it."""
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Export:
+    """What came of an export."""
+
+    differences: list[Difference]
+    written: bool
+
+    @property
+    def largest(self) -> float:
+        return max(difference.largest for difference in self.differences)
+
+
+def export_config(
+    cfg: CfgNode,
+    output: str,
+    *,
+    format: str,
+    what: str = "backbone",
+    method: str = "trace",
+    size: tuple[int, int] | None = None,
+    tolerance: float = TOLERANCE,
+) -> Export:
+    """Export the network of ``cfg`` with ``MODEL.WEIGHTS`` (random without), and compare.
+
+    The file is run at ``size`` and at another one beside the network that it was made from; it is
+    put in its place only where no number differs by more than ``tolerance``.
+
+    Args:
+        cfg: of a detector.
+        output: path of the file.
+        format: one of :data:`lambda_det.export.formats.FORMATS`.
+        what: ``"backbone"`` (with its FPN; (1, C, H, W) as the meta-architecture gives it,
+            normalised and padded) or ``"detector"`` (one image (3, H, W) of 0 to 255).
+        method: of TorchScript: ``"trace"`` or ``"script"``.
+        size: (H, W), multiples of 32, at least 64; None = INPUT.MIN_SIZE_TEST rounded up, twice.
+        tolerance: largest absolute difference.
+
+    Raises:
+        InputError: a wrong value, weights that cannot be read, or a model that the format cannot
+            hold.
+    """
+    if method != "trace" and format != "torchscript":
+        raise InputError(f"--method {method}: belongs to --format torchscript")
+    formats.need(format)
+    folder = os.path.dirname(output) or "."
+    if os.path.isdir(output) or not os.path.isdir(folder):
+        wrong = "is a folder" if os.path.isdir(output) else f"there is no folder {folder}"
+        raise InputError(f"--output {output}: {wrong}; expected the name of a file")
+    model = _build(cfg)
+    bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
+    largest = bottom_up.max_size if isinstance(bottom_up, LambdaResNet) else None
+    sizes = _two_sizes(cfg, size, largest)
+    inputs = [_image(cfg, *sides, what=what, device=model.device) for sides in sizes]
+    script = method == "script"
+    if what == "backbone":
+        network = BackboneForm(model.backbone).by_name
+        made = partial(scripted_backbone if script else BackboneForm, model.backbone)
+    else:
+        network = partial(detect, model)
+        made = partial(detector_form, model, inputs[0], script=script)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = os.path.join(temporary, "model" + formats.SUFFIXES[format])
+
+        def compared(form: nn.Module) -> list[Difference]:
+            formats.write(
+                form, inputs[0], path, format=format, what=what, multiple=MULTIPLE, largest=largest
+            )
+            return largest_difference(network, formats.read(path, format, form.names), inputs)
+
+        differences = []
+        if what == "detector" and not any(len(network(x)["scores"]) for x in inputs):
+            # Nothing would be compared: first the same with a threshold that lets boxes through.
+            with _score_threshold(model, 0.0):
+                differences += compared(made())
+        differences += compared(made())
+        result = Export(differences, max(d.largest for d in differences) <= tolerance)
+        if result.written:
+            _put(path, output)
+    return result
+
+
+@contextlib.contextmanager
+def _score_threshold(model: nn.Module, threshold: float) -> Iterator[None]:
+    """With another MODEL.ROI_HEADS.SCORE_THRESH_TEST."""
+    heads = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
+    before = [head.test_score_thresh for head in heads]
+    for head in heads:
+        head.test_score_thresh = threshold
+    try:
+        yield
+    finally:
+        for head, value in zip(heads, before, strict=True):
+            head.test_score_thresh = value
+
+
+def _build(cfg: CfgNode) -> nn.Module:
+    cfg = cfg.clone()
+    cfg.defrost()
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg).eval()
+    if cfg.MODEL.WEIGHTS:
+        load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
+    return model.requires_grad_(False)
+
+
+def _two_sizes(
+    cfg: CfgNode, size: tuple[int, int] | None, largest: tuple[int, int] | None
+) -> list[tuple[int, int]]:
+    """The size, and another: larger, or smaller where a global scope does not reach further."""
+    side = -(-cfg.INPUT.MIN_SIZE_TEST // MULTIPLE) * MULTIPLE
+    height, width = size or (max(side, 2 * MULTIPLE),) * 2
+    limit = largest or (1 << 30, 1 << 30)
+    if any(side < 2 * MULTIPLE or side % MULTIPLE for side in (height, width)):
+        raise InputError(f"--size {height} {width}: expected two multiples of 32, at least 64")
+    if height > limit[0] or width > limit[1]:
+        raise InputError(
+            f"--size {height} {width}: MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE={list(limit)} is smaller"
+        )
+    other = []
+    for side, most in zip((height, width), limit, strict=True):
+        step = MULTIPLE * (1 + len(other))  # H and W change by different amounts
+        smaller = max(2 * MULTIPLE, side - step)
+        other.append(side + step if side + step <= most else smaller)
+    if tuple(other) == (height, width):
+        raise InputError(
+            f"MODEL.LAMBDA_RESNET.LAYER.MAX_SIZE={list(limit)}: too small for a second size"
+        )
+    return [(height, width), tuple(other)]
+
+
+def _image(cfg: CfgNode, height: int, width: int, *, what: str, device: torch.device) -> Tensor:
+    """Something to look at, the same in every run: what a backbone is given, or an image."""
+    channels = len(cfg.MODEL.PIXEL_MEAN)
+    generator = torch.Generator().manual_seed(height * 10_000 + width)
+    if what == "backbone":
+        return torch.randn(1, channels, height, width, generator=generator).to(device)
+    coarse = torch.rand(1, channels, height // 16, width // 16, generator=generator)
+    return (255 * nn.functional.interpolate(coarse, (height, width), mode="bilinear"))[0].to(device)
+
+
+def _put(source: str, output: str) -> None:
+    """The file in its place, at once."""
+    temporary = output + TEMPORARY
+    try:
+        with writing(output):
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, output)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

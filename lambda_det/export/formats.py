@@ -1,0 +1,196 @@
+"""The formats: how a form is written into a file, and how that file is run again."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lambda_det.errors import InputError
+from lambda_det.export.checking import Function
+
+FORMATS = ("torchscript", "torch_export", "onnx")
+SUFFIXES = {"torchscript": ".ts", "torch_export": ".pt2", "onnx": ".onnx"}
+OPSET = {"backbone": 18, "detector": 16}
+
+
+def write(
+    form: nn.Module,
+    example: Tensor,
+    path: str,
+    *,
+    format: str,
+    what: str,
+    multiple: int = 32,
+    largest: tuple[int, int] | None = None,
+) -> None:
+    """Export ``form`` for any H and W.
+
+    Args:
+        form: :class:`~lambda_det.export.forms.BackboneForm`, a detector's form, or what
+            ``torch.jit.script`` has made.
+        example: an input; what is not H and W stays as it is in it.
+        path: to write to.
+        format: one of :data:`FORMATS`.
+        what: ``"backbone"`` or ``"detector"``.
+        multiple: of H and W, for ``torch.export``.
+        largest: H and W that a global scope covers; None = any.
+
+    Raises:
+        InputError: the format cannot hold it, or a package for it is missing.
+    """
+    writer = _WRITERS.get((format, what))
+    if writer is None:
+        raise InputError(
+            f"--format {format} --what {what}: torch.export cannot record detectron2's code, where "
+            "the number of boxes depends on the image; use --format torchscript or onnx, or --what "
+            "backbone"
+        )
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # tracers warn of what is checked afterwards
+        try:
+            writer(form, example, path, multiple, largest)
+        except InputError:
+            raise
+        except Exception as error:  # whatever PyTorch's exporters raise
+            first = next(iter(str(error).strip().splitlines()), "")
+            raise InputError(
+                f"--format {format} --what {what}: PyTorch {torch.__version__} cannot export this "
+                f"model ({type(error).__name__}: {first})"
+            ) from error
+
+
+def read(path: str, format: str, names: Sequence[str]) -> Function:
+    """The file as a function of one input to named outputs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is on its way out
+        return _READERS[format](path, names)
+
+
+def need(format: str) -> None:
+    """Check that what a format needs is installed.
+
+    Raises:
+        InputError: it is not; the line names the packages.
+    """
+    if format != "onnx":
+        return
+    missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not _is_installed(n)]
+    if missing:
+        raise InputError(
+            f"--format onnx needs {', '.join(missing)}: pip install onnx onnxruntime onnxscript, "
+            "or lambda_det[export]"
+        )
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _torchscript(form: nn.Module, example: Tensor, path: str, *_sizes: object) -> None:
+    scripted = getattr(form, "scripted", form)
+    if not isinstance(scripted, torch.jit.ScriptModule):
+        scripted = torch.jit.trace(form, (example,), check_trace=False)
+    torch.jit.save(scripted, path)
+
+
+def _sides(multiple: int, largest: tuple[int, int] | None) -> dict[int, object]:
+    """Axis -> dimension, in multiples of what the network needs; 1 as a size is a case of its
+    own for ``torch.export``."""
+    dimensions = {}
+    for axis, name in ((2, "H"), (3, "W")):
+        limit = {} if largest is None else {"max": largest[axis - 2] // multiple}
+        dimensions[axis] = multiple * torch.export.Dim(f"{name}_{multiple}", min=2, **limit)
+    return dimensions
+
+
+def _torch_export(
+    form: nn.Module, example: Tensor, path: str, multiple: int, largest: tuple[int, int] | None
+) -> None:
+    program = torch.export.export(
+        form, (example,), dynamic_shapes=(_sides(multiple, largest),), strict=False
+    )
+    torch.export.save(program, path)
+
+
+def _onnx_of_backbone(
+    form: nn.Module, example: Tensor, path: str, multiple: int, largest: tuple[int, int] | None
+) -> None:
+    program = torch.export.export(
+        form, (example,), dynamic_shapes=(_sides(multiple, largest),), strict=False
+    )
+    torch.onnx.export(
+        program,
+        (),
+        path,
+        dynamo=True,
+        external_data=False,
+        opset_version=OPSET["backbone"],
+        input_names=["image"],
+        output_names=list(form.names),
+        verbose=False,
+    )
+
+
+def _onnx_of_detector(form: nn.Module, example: Tensor, path: str, *_sizes: object) -> None:
+    # The exporter of old: torchvision's NMS and RoIAlign have their symbols there.
+    torch.onnx.export(
+        form,
+        (example,),
+        path,
+        dynamo=False,
+        opset_version=OPSET["detector"],
+        input_names=["image"],
+        output_names=list(form.names),
+        dynamic_axes={"image": {1: "height", 2: "width"}}
+        | {name: {0: "detections"} for name in form.names},
+    )
+    form.eval()
+
+
+def _run_torchscript(path: str, names: Sequence[str]) -> Function:
+    return _named(torch.jit.load(path), names)
+
+
+def _run_torch_export(path: str, names: Sequence[str]) -> Function:
+    return _named(torch.export.load(path).module(), names)
+
+
+def _run_onnx(path: str, names: Sequence[str]) -> Function:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(x: Tensor) -> dict[str, Tensor]:
+        outputs = session.run(list(names), {session.get_inputs()[0].name: x.cpu().numpy()})
+        return {n: torch.from_numpy(array) for n, array in zip(names, outputs, strict=True)}
+
+    return run
+
+
+def _named(function: Callable, names: Sequence[str]) -> Function:
+    def run(x: Tensor) -> dict[str, Tensor]:
+        outputs = function(x)
+        return outputs if isinstance(outputs, dict) else dict(zip(names, outputs, strict=True))
+
+    return run
+
+
+_WRITERS = {
+    ("torchscript", "backbone"): _torchscript,
+    ("torchscript", "detector"): _torchscript,
+    ("torch_export", "backbone"): _torch_export,
+    ("onnx", "backbone"): _onnx_of_backbone,
+    ("onnx", "detector"): _onnx_of_detector,
+}
+_READERS = {
+    "torchscript": _run_torchscript,
+    "torch_export": _run_torch_export,
+    "onnx": _run_onnx,
+}

@@ -1,0 +1,152 @@
+"""What is exported: a backbone or a detector with one tensor in and named tensors out."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from lambda_det.compat import export_tools
+from lambda_det.errors import InputError
+
+FIELDS = ("pred_boxes", "pred_classes", "pred_masks", "scores")
+"""What a detector gives, in this order; without ``pred_masks`` where it has no mask head."""
+
+# Always the same: TorchScript remembers the first ones of a process.
+_INSTANCES = {"proposal_boxes": Boxes, "objectness_logits": Tensor} | {
+    name: Boxes if name == "pred_boxes" else Tensor for name in FIELDS
+}
+
+
+class BackboneForm(nn.Module):
+    """A backbone, with or without FPN: (N, C, H, W) -> its features as a tuple.
+
+    Args:
+        backbone: put into evaluation mode.
+
+    Attributes:
+        names: of the features, in the order of the tuple.
+        multiple: what H and W must be a multiple of.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone.eval()
+        self.names = tuple(backbone.output_shape())
+        self.eval()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = self.backbone(x)
+        return tuple(features[name] for name in self.names)
+
+    def by_name(self, x: Tensor) -> dict[str, Tensor]:
+        """The features as the backbone gives them."""
+        return self.backbone(x)
+
+
+def scripted_backbone(backbone: nn.Module) -> nn.Module:
+    """``torch.jit.script`` of a copy of a backbone, with its FPN: (N, C, H, W) -> dict of features.
+
+    ``mask_padding`` has no effect in it; a tensor alone does not tell what of it is padding.
+    """
+    copied = copy.deepcopy(backbone).eval()
+    scripted = export_tools().scripting_with_instances(copied, _INSTANCES)
+    return Scripted(scripted, tuple(backbone.output_shape()))
+
+
+def detector_form(model: nn.Module, example: Tensor, *, script: bool = False) -> nn.Module:
+    """A detector of one image: (3, H, W), as detectron2's ``"image"`` -> :data:`FIELDS`.
+
+    Boxes are in pixels of that image and masks are what the head gives (28 x 28 for each box):
+    nothing is scaled back to another image.
+
+    Args:
+        model: in evaluation mode.
+        example: (3, H, W), an image.
+        script: for ``torch.jit.script``; else for ``torch.jit.trace`` and ONNX.
+
+    Returns:
+        The module, with ``names`` of its outputs; scripted already with ``script``.
+
+    Raises:
+        InputError: a kind of detector that cannot be exported so.
+    """
+    if not isinstance(model, GeneralizedRCNN):
+        raise InputError(
+            f"--what detector: MODEL.META_ARCHITECTURE={type(model).__name__!r} cannot be exported "
+            "as a whole, only GeneralizedRCNN can; --what backbone works for all"
+        )
+    names = tuple(n for n in FIELDS if n != "pred_masks" or model.roi_heads.mask_on)
+    tools = export_tools()
+    if not script:
+        adapter = tools.TracingAdapter(_with_plain_group_norms(model), example, detect).eval()
+        adapter.names = names
+        return adapter
+    backbone = getattr(model.backbone, "bottom_up", model.backbone)
+    if getattr(backbone, "mask_padding", False):
+        raise InputError(
+            "--method script: TorchScript cannot tell the backbone of the padding; use --method "
+            "trace, or set MODEL.LAMBDA_RESNET.MASK_PADDING False"
+        )
+    # detectron2 changes modules of the model that it scripts.
+    adapter = _Scriptable(copy.deepcopy(model)).eval()
+    return Scripted(tools.scripting_with_instances(adapter, _INSTANCES), names)
+
+
+def detect(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
+    """What a detector sees in an image (3, H, W), as tensors by name."""
+    fields = model.inference([{"image": image}], do_postprocess=False)[0].get_fields()
+    # detectron2 sorts the names of a dict.
+    return {n: value.tensor if isinstance(value, Boxes) else value for n, value in fields.items()}
+
+
+def _with_plain_group_norms(model: nn.Module) -> nn.Module:
+    """A copy for onnxruntime, whose reshape inside GroupNorm fails without any box."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.GroupNorm:
+                setattr(module, name, _PlainGroupNorm(child))
+    return model
+
+
+class _PlainGroupNorm(nn.Module):
+    def __init__(self, norm: nn.GroupNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = self.norm
+        groups = x.reshape(x.shape[0], norm.num_groups, x.shape[1] // norm.num_groups, *x.shape[2:])
+        axes = tuple(range(2, groups.dim()))
+        centred = groups - groups.mean(axes, keepdim=True)
+        scale = (centred.square().mean(axes, keepdim=True) + norm.eps).rsqrt()
+        x = (centred * scale).reshape(x.shape)
+        if not norm.affine:
+            return x
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        return x * norm.weight.reshape(shape) + norm.bias.reshape(shape)
+
+
+class _Scriptable(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        instances = self.model.inference([{"image": image}], do_postprocess=False)
+        return instances[0].get_fields()
+
+
+class Scripted(nn.Module):
+    """A scripted module that knows the names of its outputs."""
+
+    def __init__(self, scripted: torch.jit.ScriptModule, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.scripted, self.names = scripted, names
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.scripted(image)
