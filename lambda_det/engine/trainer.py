@@ -41,6 +41,7 @@ from lambda_det.engine.run_state import (
     restore_run_state,
     run_state,
 )
+from lambda_det.engine.sanity import sanity_pass
 from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
 from lambda_det.errors import InputError, one_line
@@ -195,6 +196,8 @@ class Trainer(DefaultTrainer):
                 os.unlink(os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
             if self.start_iter:
                 cut_metrics_file(self.cfg.OUTPUT_DIR, self.start_iter - 1)
+        if (images := self.cfg.TEST.SANITY_IMAGES) and not self.start_iter:
+            sanity_pass(self, images)
         super().before_train()
 
     def run_step(self) -> None:
