@@ -46,8 +46,10 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff"],
+        "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff", "submitit>=1.5"],
         "eval": ["faster-coco-eval>=1.6,<2"],
+        "slurm": ["submitit>=1.5"],
+        "wandb": ["wandb"],
         "pretrain": ["safetensors", "timm>=1.0"],
     },
 )

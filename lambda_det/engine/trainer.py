@@ -44,6 +44,7 @@ from lambda_det.engine.run_state import (
 from lambda_det.engine.sanity import sanity_pass
 from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
+from lambda_det.engine.wandb_writer import WandbWriter
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
 from lambda_det.randomness import ITERATION, seed_everything
@@ -113,6 +114,7 @@ class Trainer(DefaultTrainer):
         self._best = BestCheckpoint(cfg, self.checkpointer)
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
+        self._wandb: WandbWriter | None = None
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -142,11 +144,14 @@ class Trainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        return [
+        self._wandb = WandbWriter(self.cfg) if self.cfg.WANDB.ENABLED else None
+        writers = [
             ProgressPrinter(self.max_iter),
             JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE)),
             TensorboardXWriter(self.cfg.OUTPUT_DIR),
+            self._wandb,
         ]
+        return [writer for writer in writers if writer is not None]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As detectron2's: the last whole checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
@@ -196,6 +201,8 @@ class Trainer(DefaultTrainer):
                 os.unlink(os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
             if self.start_iter:
                 cut_metrics_file(self.cfg.OUTPUT_DIR, self.start_iter - 1)
+        if self._wandb:
+            self._wandb.begin(resume=self.start_iter > 0)
         if (images := self.cfg.TEST.SANITY_IMAGES) and not self.start_iter:
             sanity_pass(self, images)
         super().before_train()
