@@ -24,6 +24,11 @@ def add_lambda_config(cfg: CfgNode) -> None:
     # "segm/AP", "bbox/AP50", "DATASET/segm/AP": the weights with the best such evaluation stay in
     # model_best.pth. Without a dataset it is the first one's. "": none.
     _add(cfg.TEST, "BEST_METRIC", "")
+    # Before iteration 0: a checkpoint, a batch and the evaluation of so many images of every test
+    # set are tried, so that what would fail after hours fails now. 0: not.
+    _add(cfg.TEST, "SANITY_IMAGES", 0)
+    # Metrics to Weights & Biases too. NAME "": the last part of OUTPUT_DIR.
+    _add(cfg, "WANDB", CfgNode({"ENABLED": False, "PROJECT": "lambda_det", "NAME": ""}))
     # Folder in COCO layout to read in place of detectron2's own "coco" folder. Empty: the
     # environment variable LAMBDA_DET_COCO_FOLDER, and without it detectron2's usual place.
     _add(cfg.DATASETS, "COCO_FOLDER", "")

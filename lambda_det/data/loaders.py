@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import signal
@@ -67,6 +68,14 @@ class TrainingLoader:
         self._running = self._batches()
         return self._running
 
+    def first_batch(self, mapper) -> list[dict]:
+        """The batch that comes first, mapped here and in another way; it will still come first."""
+        keys = KeyStream(
+            self._make_sampler, self._batch_size, self._wide, seed=self.seed, start=self.start
+        )
+        images = _SeededImages(self._dataset.images, mapper)
+        return [images[key] for key in itertools.islice(keys, self._batch_size)]
+
     def close(self) -> None:
         """End the worker processes."""
         if self._running is not None:
@@ -95,12 +104,12 @@ class _SeededImages(Dataset):
     """Mapped images by (index, seed); the seed alone decides the augmentation."""
 
     def __init__(self, images: Dataset, mapper) -> None:
-        self._images, self._mapper = images, mapper
+        self.images, self._mapper = images, mapper
 
     def __getitem__(self, key: Key) -> dict:
         index, seed = key
         with seeded(seed):
-            return self._mapper(self._images[index])
+            return self._mapper(self.images[index])
 
 
 def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoader:

@@ -92,6 +92,7 @@ _RULES: dict[str, Rule] = {
         lambda value: _is_count(value, -1),
     ),
     "TEST.EVAL_PERIOD": _NOT_NEGATIVE,
+    "TEST.SANITY_IMAGES": _NOT_NEGATIVE,
 }
 
 _REGISTRIES: dict[str, tuple[Registry, tuple[str, ...]]] = {

@@ -32,6 +32,7 @@ WINDOW = 20  # iterations that detectron2 takes medians over, and after which it
 _WITHOUT_EFFECT = (
     "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.COCO_FOLDER", "DATASETS.TEST",
     "MODEL.WEIGHTS", "OUTPUT_DIR", "SOLVER.CHECKPOINT_", "TEST.", "VERSION", "VIS_PERIOD",
+    "WANDB.",
 )  # fmt: skip
 # The clock's: of another process they say nothing.
 _TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}

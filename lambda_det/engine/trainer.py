@@ -42,8 +42,10 @@ from lambda_det.engine.run_state import (
     run_state,
     running_means_of_all,
 )
+from lambda_det.engine.sanity import sanity_pass
 from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
+from lambda_det.engine.wandb_writer import WandbWriter
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
 from lambda_det.project import tool_words
@@ -115,6 +117,7 @@ class Trainer(DefaultTrainer):
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
         self.running_means: list[dict[str, float]] = []
+        self._wandb: WandbWriter | None = None
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -145,11 +148,14 @@ class Trainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        return [
+        self._wandb = WandbWriter(self.cfg) if self.cfg.WANDB.ENABLED else None
+        writers = [
             ProgressPrinter(self.max_iter),
             JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE)),
             LazyWriter(lambda: TensorboardXWriter(self.cfg.OUTPUT_DIR)),
+            self._wandb,
         ]
+        return [writer for writer in writers if writer is not None]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As detectron2's: the last whole checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
@@ -199,6 +205,10 @@ class Trainer(DefaultTrainer):
                 os.unlink(os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
             if self.start_iter:
                 cut_metrics_file(self.cfg.OUTPUT_DIR, self.start_iter - 1)
+        if self._wandb:
+            self._wandb.begin(resume=self.start_iter > 0)
+        if (images := self.cfg.TEST.SANITY_IMAGES) and not self.start_iter:
+            sanity_pass(self, images)
         super().before_train()
 
     def run_step(self) -> None:
