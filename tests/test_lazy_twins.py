@@ -69,8 +69,9 @@ def parameters(model: nn.Module) -> dict[str, tuple]:
 def groups(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict]:
     """Name of a parameter -> what the optimiser does with it."""
     names = {id(p): name for name, p in model.named_parameters()}
+    # "foreach" is how it is computed: detectron2's main version asks for it.
     return {
-        names[id(p)]: {key: facts(value) for key, value in group.items() if key != "params"}
+        names[id(p)]: {k: facts(v) for k, v in group.items() if k not in ("params", "foreach")}
         for group in optimizer.param_groups
         for p in group["params"]
     }
@@ -120,9 +121,8 @@ def test_twins_say_the_same(name: str, project: Path) -> None:
     assert "model" not in lazy.optimizer.params
     multiplier = instantiate(lazy.lr_multiplier)
     schedule = build_lr_scheduler(cfg, optimizer)._multiplier
-    places = [part / 97 for part in range(97)] + [
-        i / cfg.SOLVER.MAX_ITER for i in range(0, 1100, 9)
-    ]
+    warmup = [iteration / cfg.SOLVER.MAX_ITER for iteration in range(0, 1100, 9)]
+    places = [*(part / 97 for part in range(97)), *warmup]
     for where in (place for place in places if place < 1):
         assert math.isclose(multiplier(where), schedule(where), rel_tol=1e-9, abs_tol=1e-12)
 

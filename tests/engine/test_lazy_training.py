@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import LazyConfig
+from detectron2.config import LazyCall as L
 from detectron2.engine import HookBase, default_argument_parser
+from detectron2.modeling.meta_arch import RetinaNet
+from omegaconf import OmegaConf
+from torch import nn
 
 from lambda_det.configs import find_lazy_config
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
@@ -35,7 +38,7 @@ def output(tmp_path: Path) -> Path:
     """A run's folder, beside a config: the quick one with smaller parts."""
     (tmp_path / "tiny.py").write_text(
         f"""
-from detectron2.config import LazyConfig
+from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 
 _quick = LazyConfig.load({find_lazy_config(QUICK)!r})
@@ -197,11 +200,16 @@ def test_evaluation_needs_weights(output: Path, shapes_folder: Path) -> None:
         train_or_evaluate(arguments(output, shapes_folder, eval_only=True))
 
 
-def test_detectron2s_own_lazy_configs_have_settings() -> None:
-    from detectron2 import model_zoo
-
-    path = model_zoo.get_config_file("common/train.py").replace("common/train.py", "")
-    own = LazyConfig.load(f"{path}common/models/mask_rcnn_fpn.py")
+def test_a_config_without_our_parts_has_settings_too() -> None:
+    norm = L(nn.BatchNorm2d)(num_features=3)  # what a config of ours has a name for
+    own = OmegaConf.create(
+        {
+            "model": L(RetinaNet)(backbone={"bottom_up": {"norm": norm}}, input_format="BGR"),
+            "train": {"max_iter": 5},
+        },
+        flags={"allow_objects": True},
+    )
     cfg = settings_of(own)
-    assert cfg.INPUT.FORMAT == "BGR" and cfg.MODEL.MASK_ON
-    assert cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    assert (cfg.SOLVER.MAX_ITER, cfg.INPUT.FORMAT, cfg.MODEL.MASK_ON) == (5, "BGR", False)
+    assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    assert cfg.MODEL.LAMBDA_RESNET.NORM == "BN"  # the default
