@@ -38,7 +38,7 @@ def output(tmp_path: Path) -> Path:
     """A run's folder, beside a config: the quick one with smaller parts."""
     (tmp_path / "tiny.py").write_text(
         f"""
-from detectron2.config import LazyCall as L
+from detectron2.config import LazyConfig
 from detectron2.layers import ShapeSpec
 
 _quick = LazyConfig.load({find_lazy_config(QUICK)!r})
