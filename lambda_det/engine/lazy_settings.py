@@ -123,7 +123,7 @@ def settings_of(lazy: DictConfig) -> CfgNode:
     for key, places in LAZY_KEYS.items():
         found = (_select(lazy, place) for place in places)
         value = next((value for value in found if value is not None), None)
-        if value is not None:
+        if _is_plain(value):  # a norm may be a class, a part of another network a call
             _set(cfg, key, value, places[0])
     if (length := _select(lazy, "lr_multiplier.warmup_length")) is not None:
         cfg.SOLVER.WARMUP_ITERS = round(length * cfg.SOLVER.MAX_ITER)
@@ -215,6 +215,10 @@ def _set(cfg: CfgNode, key: str, value: object, place: str) -> None:
 
 def _plain(value: object) -> object:
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, (str, int, float)) or OmegaConf.is_list(value)
 
 
 def _name(target: object) -> str:

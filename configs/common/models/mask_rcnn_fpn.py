@@ -78,6 +78,7 @@ model = L(GeneralizedRCNN)(
             test_score_thresh=0.05,
             test_nms_thresh=0.5,
             test_topk_per_image=100,
+            loss_weight=dict(loss_box_reg=1.0),
         ),
         mask_in_features=["p2", "p3", "p4", "p5"],
         mask_pooler=L(ROIPooler)(

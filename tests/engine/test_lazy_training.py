@@ -1,0 +1,215 @@
+"""tools/lazyconfig_train_net.py: training, resuming and evaluating a LazyConfig."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.engine import HookBase, default_argument_parser
+from detectron2.modeling.meta_arch import RetinaNet
+from omegaconf import OmegaConf
+from torch import nn
+
+from lambda_det.configs import find_lazy_config
+from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
+from lambda_det.engine.lazy_settings import lazy_words, load_lazy_config, settings_of
+from lambda_det.engine.lazy_trainer import LazyTrainer, setup_lazy_config, train_or_evaluate
+from lambda_det.errors import InputError
+
+QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
+
+
+def arguments(output: Path, folder: Path, *words: str, **flags: bool) -> Namespace:
+    args = default_argument_parser().parse_args(["--config-file", str(output.parent / "tiny.py")])
+    args.opts = [f"train.output_dir={output}", f"train.coco_folder={folder}", *words]
+    for name, value in flags.items():
+        setattr(args, name, value)
+    return args
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """A run's folder, beside a config: the quick one with smaller parts."""
+    (tmp_path / "tiny.py").write_text(
+        f"""
+from detectron2.config import LazyConfig
+from detectron2.layers import ShapeSpec
+
+_quick = LazyConfig.load({find_lazy_config(QUICK)!r})
+dataloader, lr_multiplier, model = _quick.dataloader, _quick.lr_multiplier, _quick.model
+optimizer, train = _quick.optimizer, _quick.train
+model.backbone.update(out_channels=16)
+model.backbone.bottom_up.depth = 26
+model.proposal_generator.head.in_channels = 16
+model.roi_heads.box_head.update(
+    input_shape=ShapeSpec(channels=16, height=7, width=7), conv_dims=[32], fc_dims=[16]
+)
+model.roi_heads.box_predictor.update(input_shape=ShapeSpec(channels=16), test_score_thresh=0.0)
+model.roi_heads.mask_head.update(
+    input_shape=ShapeSpec(channels=16, height=14, width=14), conv_dims=[32, 32]
+)
+for _split in (dataloader.train, dataloader.test):
+    _split.mapper.augmentations.augmentations[0].short_edge_length = 64
+dataloader.train.total_batch_size = 2
+train.update(max_iter=4, checkpointer=dict(period=2, max_to_keep=0))
+""",
+        encoding="utf-8",
+    )
+    return tmp_path / "run"
+
+
+def weights(path: Path) -> dict:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_a_lazy_training_resumes_exactly_and_evaluates(
+    output: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    results = train_or_evaluate(arguments(output, shapes_folder))
+    assert set(results) == {"bbox", "segm"}
+    assert {"model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"} <= {
+        path.name for path in output.iterdir()
+    }
+    assert (output / "inference" / "metrics.json").is_file()
+
+    # The same run, stopped by a signal behind its third iteration and taken up again.
+    stopped = tmp_path / "stopped"
+    lazy, cfg = setup_lazy_config(arguments(stopped, shapes_folder))
+    trainer = LazyTrainer(lazy, cfg, "tiny.py")
+
+    class Stop(HookBase):
+        def after_step(self) -> None:
+            if self.trainer.iter == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    trainer._hooks.insert(0, Stop())
+    Stop.trainer = trainer
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(TrainingInterrupted):
+        trainer.train()
+    assert json.loads((stopped / INTERRUPTED_FILE).read_text())["iteration"] == 3
+    line = "tools/lazyconfig_train_net.py --config-file tiny.py --resume"
+    assert line in capsys.readouterr().out
+    again = train_or_evaluate(arguments(stopped, shapes_folder, resume=True))
+    assert again == results
+    one, other = (weights(folder / "model_final.pth") for folder in (output, stopped))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    # Evaluation of the weights alone, by the tool.
+    spec = importlib.util.spec_from_file_location(
+        "lazyconfig_train_net",
+        Path(__file__).parents[2] / "tools" / "lazyconfig_train_net.py",
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    alone = tmp_path / "alone"
+    words = [f"train.init_checkpoint={stopped / 'model_final.pth'}"]
+    given = arguments(alone, shapes_folder, *words, eval_only=True)
+    flags = ["--config-file", given.config_file, "--eval-only", *given.opts]
+    monkeypatch.setattr("sys.argv", ["lazyconfig_train_net.py", *flags])
+    assert tool.main() == 0
+    text = (alone / "inference" / "metrics.json").read_text()
+    assert text == (output / "inference" / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "word, says",
+    [
+        ("train.max_itr=10", "no key 'train.max_itr'; near it: max_iter"),
+        ("trian.max_iter=10", "there is no 'trian'"),
+        ("train.max_iter", "expected key=value"),
+        ("MAX_ITER 10", "expected key=value"),
+        ("train.max_iter=[", "train.max_iter=["),
+        ("tran=1", "no key 'tran'; near it: train"),
+    ],
+)
+def test_words_that_name_nothing(word: str, says: str) -> None:
+    with pytest.raises(InputError) as error:
+        load_lazy_config(QUICK, [word])
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_words_change_the_config() -> None:
+    words = ["train.max_iter=7", "train.amp={enabled:true,precision:bfloat16}", "optimizer.lr=0.3",
+             "model.backbone.bottom_up.scope=7", "optimizer.nesterov=true"]  # fmt: skip
+    lazy = load_lazy_config(QUICK, words)
+    cfg = settings_of(lazy)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.AMP.ENABLED) == (7, 0.3, True)
+    assert cfg.SOLVER.AMP.PRECISION == "bfloat16" and lazy.optimizer.nesterov is True
+    assert lazy.model.backbone.bottom_up.scope == 7  # an argument that the file leaves out
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("model = dict(a=1)", "dataloader.train is missing"),
+        ("raise KeyError('x')", "KeyError: 'x'"),
+        ("def f(:", "syntax"),
+    ],
+)
+def test_files_that_are_no_training(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.py"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as error:
+        load_lazy_config(str(path))
+    assert says in str(error.value) and str(error.value).startswith(f"--config-file {path}: ")
+
+
+def test_other_files_are_refused(tmp_path: Path, project: Path) -> None:
+    yaml = str(project / "configs" / f"{QUICK}.yaml")
+    with pytest.raises(InputError, match="train_net takes YAML"):
+        load_lazy_config(yaml)
+    for gone in ("gone.py", str(tmp_path), ""):
+        with pytest.raises(InputError, match="no such file"):
+            load_lazy_config(gone)
+
+
+@pytest.mark.parametrize(
+    "word, says",
+    [
+        ("train.max_iter=0", "train.max_iter"),
+        ("train.device=tpu", "train.device='tpu'"),
+        ("train.coco_folder=gone", "train.coco_folder"),
+        ("train.max_iter=many", "train.max_iter='many'"),
+    ],
+)
+def test_values_are_checked_in_the_words_of_the_file(
+    word: str, says: str, output: Path, shapes_folder: Path
+) -> None:
+    with pytest.raises(InputError) as error:
+        setup_lazy_config(arguments(output, shapes_folder, word))
+    assert says in str(error.value)
+    assert not output.exists()
+
+
+def test_keys_are_translated() -> None:
+    with pytest.raises(InputError, match=r"^train\.max_iter=3, optimizer\.lr and MODEL\.OTHER$"):
+        with lazy_words():
+            raise InputError("SOLVER.MAX_ITER=3, SOLVER.BASE_LR and MODEL.OTHER")
+
+
+def test_evaluation_needs_weights(output: Path, shapes_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.init_checkpoint is empty"):
+        train_or_evaluate(arguments(output, shapes_folder, eval_only=True))
+
+
+def test_a_config_without_our_parts_has_settings_too() -> None:
+    norm = L(nn.BatchNorm2d)(num_features=3)  # what a config of ours has a name for
+    own = OmegaConf.create(
+        {
+            "model": L(RetinaNet)(backbone={"bottom_up": {"norm": norm}}, input_format="BGR"),
+            "train": {"max_iter": 5},
+        },
+        flags={"allow_objects": True},
+    )
+    cfg = settings_of(own)
+    assert (cfg.SOLVER.MAX_ITER, cfg.INPUT.FORMAT, cfg.MODEL.MASK_ON) == (5, "BGR", False)
+    assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    assert cfg.MODEL.LAMBDA_RESNET.NORM == "BN"  # the default
