@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from lambda_det.engine.config_numbers import work_out
@@ -45,3 +47,45 @@ def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ValueError) as caught:
         work_out(text)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def expression(draw: random.Random, depth: int, names: tuple[str, ...]) -> str:
+    """Numbers and sums; lists of them on the outside only."""
+    kinds = ["number", "number", "sum", "sign", *(["name"] * 2 if names else [])]
+    kind = draw.choice(kinds if depth else kinds[:2])
+    if kind == "number":
+        return draw.choice(["0", "3", "7", "2.5", "0.125", "1e3"])
+    if kind == "name":
+        return draw.choice(names)
+    if kind == "sign":
+        return f"{draw.choice('+-')}({expression(draw, depth - 1, names)})"
+    left, right = (expression(draw, depth - 1, names) for _ in "ab")
+    return f"({left} {draw.choice(['+', '-', '*', '/', '//', '%', '**'])} {right})"
+
+
+def listed(draw: random.Random, depth: int, names: tuple[str, ...] = ()) -> str:
+    items = [expression(draw, 2, names) for _ in range(draw.randint(1, 3))]
+    if not depth:
+        return f"[{', '.join(items)}]"
+    name = "xyz"[len(names)]
+    return f"[{listed(draw, depth - 1, (*names, name))} for {name} in [{', '.join(items)}]]"
+
+
+def test_values_are_pythons_own() -> None:
+    draw, agreed = random.Random(0), 0
+    for _ in range(400):
+        text = listed(draw, draw.randint(0, 2))
+        try:
+            expected = eval(text, {"__builtins__": {}})
+        except ArithmeticError:
+            with pytest.raises(ValueError):
+                work_out(text)
+            continue
+        try:
+            value = work_out(text)
+        except ValueError as error:  # too large, or not real
+            assert "numbers up to" in str(error), text
+            continue
+        assert value == expected, text
+        agreed += 1
+    assert agreed > 200
