@@ -159,10 +159,10 @@ class _Page:
             draw(part, *arguments)
             text = part._suptitle.get_text()
             part.suptitle(f"({letter}) {text}", fontsize=10)
-        self._save(figure, FIGURE_FILE, colours=256)
+        self._save(figure, FIGURE_FILE)
 
-    def _save(self, figure, name: str, colours: int | None = None) -> None:
-        save_figure(figure, os.path.join(self._output, name), flag="--output", colours=colours)
+    def _save(self, figure, name: str) -> None:
+        save_figure(figure, os.path.join(self._output, name), flag="--output")
 
 
 def _panels(shape: Sequence[int]) -> float:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
-
-from PIL import Image
 
 from lambda_det.errors import InputError, writing
 
@@ -26,25 +23,16 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(
-    figure: Figure, path: str, *, flag: str = "--plot", colours: int | None = None
-) -> None:
+def save_figure(figure: Figure, path: str, *, flag: str = "--plot") -> None:
     """Write a PNG.
 
     Args:
         figure: of :func:`new_figure`.
         path: of the file.
         flag: of the command line, for the message.
-        colours: at most so many, for a small file; None = all that it has.
 
     Raises:
         InputError: it cannot be written.
     """
     with writing(f"{flag} {path}"):
-        if colours is None:
-            figure.savefig(path, format="png", dpi=120)
-            return
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=120)
-        picture = Image.open(content).convert("RGB")
-        picture.quantize(colours, dither=Image.Dither.NONE).save(path, optimize=True)
+        figure.savefig(path, format="png", dpi=120)

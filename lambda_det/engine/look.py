@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint.loading import find_backbone
 from lambda_det.data.images import read_image
 from lambda_det.engine.config_values import check_values
@@ -53,7 +54,9 @@ def load_networks(cfg: CfgNode, beside: Sequence[tuple[str, str]] = ()) -> Netwo
                 f"MODEL.BACKBONE.NAME={cfg.MODEL.BACKBONE.NAME!r}: is no ResNet and has no lambda "
                 "layers"
             )
-        label = f"{one.MODEL.LAMBDA_RESNET.VARIANT}-{one.MODEL.LAMBDA_RESNET.DEPTH}"
+        label = one.MODEL.BACKBONE.NAME
+        if isinstance(backbone, LambdaResNet):
+            label = f"{one.MODEL.LAMBDA_RESNET.VARIANT}-{one.MODEL.LAMBDA_RESNET.DEPTH}"
         while label in backbones:  # one variant with two files of weights
             label += "'"
         backbones[label] = backbone

@@ -17,7 +17,7 @@ from lambda_det.checkpoint.heads import number_of_classes
 from lambda_det.data.images import read_image
 from lambda_det.data.inputs import InputFile, OutputNames, find_inputs
 from lambda_det.engine.predict_video import VIDEO_ENDING, predict_video
-from lambda_det.engine.predictor import Predictor
+from lambda_det.engine.predictor import Predictor, need_weights
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.class_names import (
     ClassNames,
@@ -101,6 +101,7 @@ def predict_files(
         raise InputError(f"--batch {batch_size}: at least 1 is needed")
     if classes and annotations:
         raise InputError("--classes and --annotations: the annotations name the classes; give one")
+    need_weights(cfg)
     files = find_inputs(named, recursive=recursive)
     with writing(f"--output {output}"):
         os.makedirs(output, exist_ok=True)
@@ -132,7 +133,7 @@ def _classes(
     cfg: CfgNode, classes: str | None, annotations: str | None
 ) -> tuple[ClassNames, list[dict] | None]:
     """The classes, set in the config, and the annotations' images."""
-    count = number_of_classes(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    count = number_of_classes(cfg.MODEL.WEIGHTS)
     listed = None
     if annotations:
         names, listed = classes_of_annotations(annotations)

@@ -23,6 +23,15 @@ Key = TypeVar("Key")
 _WAITING = 4  # batches' worth of pictures of all sizes that may wait for companions
 
 
+def need_weights(cfg: CfgNode) -> None:
+    """Raise InputError where MODEL.WEIGHTS is empty: what random weights find is nothing."""
+    if not cfg.MODEL.WEIGHTS:
+        raise InputError(
+            "MODEL.WEIGHTS is empty: predicting needs the weights of a trained model "
+            "(--weights FILE)"
+        )
+
+
 class Predictor:
     """``Predictor(cfg)`` loads ``MODEL.WEIGHTS``; pictures are resized by ``INPUT.*_TEST``.
 
@@ -37,11 +46,7 @@ class Predictor:
     """
 
     def __init__(self, cfg: CfgNode) -> None:
-        if not cfg.MODEL.WEIGHTS:
-            raise InputError(
-                "MODEL.WEIGHTS is empty: predicting needs the weights of a trained model "
-                "(--weights FILE)"
-            )
+        need_weights(cfg)
         self.cfg = cfg.clone()
         self.model = build_model(self.cfg).eval()
         load_weights(self.model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)

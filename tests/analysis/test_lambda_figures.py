@@ -35,30 +35,47 @@ def draw(folder: Path, networks: dict, **options) -> dict:
     return draw_lambdas(networks, image, picture, str(folder), channels=2, **options)
 
 
-def test_a_folder_of_two_networks(tmp_path: Path):
+@pytest.fixture
+def not_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laying pictures out takes seconds."""
+    saved = "lambda_det.analysis.lambda_figures.save_figure"
+    monkeypatch.setattr(saved, lambda figure, path, flag: Path(path).touch())
+
+
+def test_pictures_of_a_layer(tmp_path: Path):
+    networks = {"λ": network(scope=5), "conv": network("resnet")}
+    draw(tmp_path / "new", networks, layers=["res5.1"])
+    for kind in ("embeddings", "positions", "content", "keys"):
+        assert is_drawn(tmp_path / "new" / f"{kind}_res5.1.png")
+    assert is_drawn(tmp_path / "new/receptive_field.png")
+    assert is_drawn(tmp_path / "new/figure.png")
+
+
+def is_drawn(path: Path) -> bool:
+    picture = cv2.imread(str(path))
+    return picture.std() > 10 and picture.shape[1] > 900
+
+
+def test_numbers_of_two_networks(tmp_path: Path, not_laid_out: None):
     networks = {"λ": network(intra_depth=2, scope=5), "conv": network("resnet")}
-    numbers = draw(tmp_path / "new", networks, query=(20, 40), layers=["res5.1", "res4.2"])
-    names = {path.name for path in (tmp_path / "new").iterdir()}
+    numbers = draw(tmp_path, networks, query=(20, 40), layers=["res5.1", "res4.2"])
     kinds = ("embeddings", "positions", "content", "keys")
     pictures = {f"{kind}_{layer}.png" for kind in kinds for layer in ("res5.1", "res4.2")}
     files = {"receptive_field.png", "figure.png", "numbers.json", "arrays.npz"}
-    assert names == pictures | files
-    for name in (*pictures, "receptive_field.png", "figure.png"):
-        drawn = cv2.imread(str(tmp_path / "new" / name))
-        assert drawn.std() > 10 and drawn.shape[1] > 900
-    assert json.loads((tmp_path / "new/numbers.json").read_text()) == numbers
+    assert {path.name for path in tmp_path.iterdir()} == pictures | files
+    assert json.loads((tmp_path / "numbers.json").read_text()) == numbers
     field = numbers["receptive_field"]
     assert field["feature"] == "res5" and set(field["networks"]) == {"λ", "conv"}
     assert field["centre"] == [14, 46]  # of position 0, 1 of 3 x 2, at 32 i + 14
     assert numbers["layers"]["res4.2"]["query_position"] == [1, 2]
-    arrays = np.load(tmp_path / "new/arrays.npz")
+    arrays = np.load(tmp_path / "arrays.npz")
     assert arrays["res4.2/position_maps"].shape == (1, 2, 5, 3)
     assert arrays["res5.1/embedding"].shape == (2, 2, 5, 5)
     assert arrays["receptive_field/conv"].shape == SIZE
 
 
 @pytest.mark.parametrize("part", ["content", "position"])
-def test_without_one_of_the_two_lambdas(tmp_path: Path, part: str):
+def test_without_one_of_the_two_lambdas(tmp_path: Path, part: str, not_laid_out: None):
     draw(
         tmp_path, {"λ": network(scope=3, lambda_blocks={"res4": [1], "res5": []}, **{part: False})}
     )

@@ -39,7 +39,7 @@ def test_a_convolution_by_hand():
     for dy, dx in itertools.product(range(3), range(3)):
         y, x = 2 * 1 + dy - 1, 2 * 3 + dx - 1
         if x < 7:
-            expected[y, x] = sum(abs(float(conv.weight[c, 0, dy, dx])) for c in range(2)) / 2
+            expected[y, x] = sum(abs(conv.weight[c, 0, dy, dx].item()) for c in range(2)) / 2
     np.testing.assert_allclose(field.numpy(), expected, rtol=1e-12)
 
 

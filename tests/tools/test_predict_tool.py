@@ -44,7 +44,8 @@ def run(tool, project: Path, tmp_path: Path, *words: str) -> int:
 def test_no_weights_is_one_line(tool, project, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert run(tool, project, tmp_path) == 2
-    assert "error: MODEL.WEIGHTS is empty" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: MODEL.WEIGHTS is empty") and error.count("\n") == 1
 
 
 def test_no_gpu_is_one_line(tool, project, tmp_path, capsys, monkeypatch):
