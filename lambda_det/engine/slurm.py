@@ -53,9 +53,11 @@ class TrainingJob:
             os.environ["MASTER_ADDR"] = "127.0.0.1"  # not every machine finds its own name
         usr = signal.Signals[f"SIG{job.USR_SIG}"]
         ask_for_requeue = signal.getsignal(usr)
-        idle = signal.getsignal(signal.SIGTERM)
+        idle, process = signal.getsignal(signal.SIGTERM), os.getpid()
 
         def finish_first(signum: int, frame: FrameType | None) -> None:
+            if os.getpid() != process:  # a loader's worker, which has this from its parent
+                return
             if signal.getsignal(signal.SIGTERM) is idle:  # there is nothing to be saved
                 ask_for_requeue(signum, frame)
                 return

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 
+import pytest
 import torch
 import torch.distributed as dist
 from detectron2.layers import NaiveSyncBatchNorm
@@ -89,7 +91,19 @@ def left_out(folder: str) -> None:
             raise
 
 
-def test_left_out_by_all(tmp_path) -> None:
+@pytest.fixture
+def imported_once(monkeypatch) -> None:
+    """The processes are copies of one that has imported detectron2."""
+    multiprocessing.set_forkserver_preload(["lambda_det.engine.step"])
+    start = torch.multiprocessing.start_processes
+
+    def start_copies(*args, **options):
+        return start(*args, **options | {"start_method": "forkserver"})
+
+    monkeypatch.setattr(torch.multiprocessing, "start_processes", start_copies)
+
+
+def test_left_out_by_all(tmp_path, imported_once) -> None:
     """Proposals of one process and a gradient of one process that are not finite."""
     launch(left_out, 2, device="cpu", args=(str(tmp_path),))
     expected = Proposer()
