@@ -94,7 +94,7 @@ def test_heads_must_divide_in_every_lambda_block() -> None:
 @pytest.mark.parametrize("variant", ["lambda", "resnet"])
 @pytest.mark.parametrize(
     "name",
-    ["heads", "norms", "freeze", "out_channels", "shared_embedding", "block_class", "padding_mask"],
+    ["heads", "norms", "freeze", "out_channels", "shared_embedding", "stem_class", "padding_mask"],
 )
 def test_unknown_keyword(variant: str, name: str) -> None:
     with pytest.raises(TypeError, match=name):
