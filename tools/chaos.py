@@ -27,7 +27,8 @@ def main() -> int:
     path = record_path(str(results_folder()), args.record) if args.record else None
     setup_console()
     result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
-    words = [f"output/{args.record}" if word == args.output else word for word in sys.argv[1:]]
+    shown = f"output/{args.record or 'chaos'}"
+    words = [shown if word == args.output else word for word in sys.argv[1:]]
     command = shlex.join(["python", "tools/chaos.py", *words])
     record = make_record(command, [result.row()], seeds=[args.seed])
     record["hardware"]["gpu"] = None  # it has no part in it

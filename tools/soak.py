@@ -27,7 +27,8 @@ def main() -> int:
     path = record_path(str(PROJECT / "results"), args.record) if args.record else None
     setup_console()
     row = run_soak(args.output, args.iterations)
-    words = [f"output/{args.record}" if word == args.output else word for word in sys.argv[1:]]
+    shown = f"output/{args.record or 'soak'}"
+    words = [shown if word == args.output else word for word in sys.argv[1:]]
     record = make_record(shlex.join(["python", "tools/soak.py", *words]), [row], seeds=[1])
     record["hardware"]["gpu"] = None  # it has no part in it
     print(figures_table(record))

@@ -73,6 +73,8 @@ def run_soak(output: str, iterations: int, *, overrides: Sequence[str] = ()) -> 
     write_samples(samples, os.path.join(output, SAMPLES_FILE))
     if process.returncode:
         raise InputError(f"the training ended with {process.returncode}: {last_line(log)}")
+    if not samples:
+        raise InputError(f"the training has left no {METRICS_FILE}")
     seen = {identity for sample in samples for identity in sample.tree}
     row = figures(
         samples,
@@ -95,8 +97,6 @@ def watch(process: subprocess.Popen, metrics: str, iterations: int) -> list[Samp
                 logger.info("iteration %d: %.1f MiB in %d processes", iteration, mib, len(tree))
             samples.append(Sample(iteration, tree))
         time.sleep(SAMPLE_S)
-    if not samples:
-        raise InputError(f"the training has left no {METRICS_FILE}")
     return samples
 
 

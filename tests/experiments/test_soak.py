@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import random
 import subprocess
 import sys
 
 import pytest
 
+from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.experiments import soak
 from lambda_det.experiments.process_tree import (
@@ -121,6 +124,40 @@ def test_processes_are_watched(tmp_path, monkeypatch) -> None:
     assert row["verdict"].startswith("memory may grow")
     assert usage_of_tree(process.pid) == {} and started(process.pid) is None
     assert soak._still_there({identity for one in seen for identity in one.tree}) == 0
+
+
+@linux
+@pytest.mark.parametrize(("status", "grows"), [(1, "4"), (2, "broken")])
+def test_the_tool_says_it(project, tmp_path, monkeypatch, capsys, status, grows) -> None:
+    """With another training in the place of the real one, whose config is looked at."""
+    seen = []
+
+    def start(command, log) -> subprocess.Popen:
+        seen.extend(command)
+        run = tmp_path / "out" / "run"
+        run.mkdir()
+        with open(log, "w") as file:
+            words = [sys.executable, "-c", LEAKING, str(run / "metrics.json"), grows]
+            return subprocess.Popen(words, stdout=file, stderr=file)
+
+    monkeypatch.setattr(soak, "SAMPLE_S", 0.01)
+    monkeypatch.setattr(soak, "start_training", start)
+    monkeypatch.syspath_prepend(str(project / "tools"))
+    words = ["--output", str(tmp_path / "out"), "--iterations", "160"]
+    monkeypatch.setattr("sys.argv", ["soak.py", *words])
+    tool = importlib.import_module("soak")
+    assert tool.main() == status
+    place = seen.index("--config-file")
+    cfg = load_config(seen[place + 1], seen[place + 2 :])
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD) == (160, 4, 16)
+    assert str(tmp_path / "out" / "run") == cfg.OUTPUT_DIR and cfg.DATALOADER.NUM_WORKERS == 1
+    shown = capsys.readouterr()
+    if status == 1:
+        assert "| rss slope kib per iteration | " in shown.out and str(tmp_path) not in shown.out
+        assert shown.out.splitlines()[-1].startswith("memory may grow by")
+        assert sorted(os.listdir(tmp_path / "out")) == ["log.txt", "samples.jsonl"]
+    else:
+        assert "error: the training ended with 1: ValueError: invalid literal" in shown.err
 
 
 @linux
