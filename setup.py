@@ -73,7 +73,7 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff"],
+        "dev": ["hypothesis", "mypy>=1.8", "pytest>=7.4", "pytest-xdist>=3.3", "ruff"],
         "eval": ["faster-coco-eval>=1.6,<2"],
         "pretrain": ["safetensors", "timm>=1.0"],
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from detectron2.layers import CNNBlockBase
@@ -79,7 +80,7 @@ class LambdaResNet(ResNet):
 
         self._frozen: tuple[str, ...] = ()
         self._loaded: set[str] = set()
-        self._warning_hook = None
+        self._warning_hook: Any = None
         self._max_size = max_size
         self.mask_padding = mask_padding
         # None keeps all stages: ResNet would drop every stage that only the classifier needs.
@@ -92,7 +93,7 @@ class LambdaResNet(ResNet):
         if num_classes is not None:
             self._out_feature_channels["linear"] = num_classes
             self._out_feature_strides["linear"] = None
-            self.avgpool = nn.Sequential(self.avgpool, nn.Dropout(dropout))
+            self.add_module("avgpool", nn.Sequential(self.avgpool, nn.Dropout(dropout)))
         self.freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -149,7 +150,7 @@ class LambdaResNet(ResNet):
             if f"{stage}.{name}" not in self._loaded and not name.endswith("num_batches_tracked")
         ]
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any, **kw: Any) -> None:
         # PyTorch calls this whether the weights are loaded into the backbone or into a whole
         # detector, so it sees every checkpoint.
         self._loaded.update(
@@ -157,7 +158,7 @@ class LambdaResNet(ResNet):
             for name, tensor in self.state_dict().items()
             if prefix + name in state_dict and state_dict[prefix + name].shape == tensor.shape
         )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, *more, **kw)
 
 
 def _warn_of_random_frozen_weights(backbone: LambdaResNet, _inputs: tuple[Tensor, ...]) -> None:
@@ -196,7 +197,7 @@ def build_lambda_resnet(
     shared_embeddings: bool = False,
     lambda_norm_qv: BackboneNorm | None = None,
     mask_padding: bool = False,
-    **lambda_layer_arguments,
+    **lambda_layer_arguments: Any,
 ) -> LambdaResNet:
     """A backbone of the family.
 

@@ -144,7 +144,15 @@ def _check_gpus(processes: int, on_cpu: bool, flag: str) -> None:
         )
 
 
-def _worker(local, main, args, processes, on_cpu, dist_url, world) -> None:
+def _worker(
+    local: int,
+    main: Callable[..., None],
+    args: Sequence[object],
+    processes: int,
+    on_cpu: bool,
+    dist_url: str,
+    world: tuple[int, int],
+) -> None:
     size, first = world
     _join_group(local, processes, on_cpu, dist_url, world_size=size, rank=first + local)
     _call(main, args)
@@ -171,7 +179,8 @@ def _call(main: Callable[..., None], args: Sequence[object]) -> None:
 
 def _wait(context: multiprocessing.ProcessContext) -> None:
     """Wait for all processes; end them if one fails, for they wait for it."""
-    running, failed = list(context.processes), []
+    running = list(context.processes)
+    failed: list[int] = []
     while running and not failed:
         connection.wait([process.sentinel for process in running])
         running = [process for process in running if process.exitcode is None]
