@@ -73,7 +73,14 @@ setup(
         "tabulate",
     ],
     extras_require={
-        "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff", "submitit>=1.5"],
+        "dev": [
+            "hypothesis",
+            "mypy>=1.8",
+            "pytest>=7.4",
+            "pytest-xdist>=3.3",
+            "ruff",
+            "submitit>=1.5",
+        ],
         "docs": ["myst-parser", "sphinx"],
         "eval": ["faster-coco-eval>=1.6,<2"],
         "slurm": ["submitit>=1.5"],

@@ -9,6 +9,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 class InputError(ValueError):
@@ -92,7 +93,7 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
     """
 
     @functools.wraps(main)
-    def wrapped(*args, **kwargs) -> int:
+    def wrapped(*args: Any, **kwargs: Any) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Environment, lint, tests. Arguments go to pytest: bash tools/test.sh tests/layers -k shift
+# Environment, lint, types, tests. Arguments go to pytest: bash tools/test.sh tests/layers -k shift
 # The tests run in as many processes as there are cores, up to four; -n 0 takes one.
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
@@ -7,6 +7,11 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" dev
 
 "$env_python" -m ruff check .
 "$env_python" -m ruff format --check .
+if "$env_python" -c 'import mypy' 2> /dev/null; then
+    "$env_python" -m mypy
+else # an environment of the user's; .venv has it
+    echo "types are not checked: $env_python has no mypy"
+fi
 
 # The tensors of the tests are small: cores help as processes, not as threads. A process takes about
 # 2 GB; the tests of a file stay together, because they share what takes long to make.

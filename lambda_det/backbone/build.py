@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import nn
 
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.padding import share_image_sizes
@@ -50,7 +52,7 @@ CONFIG_KEYS = {
 """Argument of :func:`build_lambda_resnet` -> config key that gives it."""
 
 
-def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, object]:
+def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, Any]:
     """Keyword arguments of :func:`build_lambda_resnet` that ``cfg`` describes."""
     arguments = {
         argument: functools.reduce(getattr, key.split("."), cfg)
@@ -69,7 +71,7 @@ def _with_config_key(error: InputError) -> InputError:
     """The builder's line, with the argument that it starts with replaced by its config key."""
     match = re.match(r"(?P<argument>\w+)(?:\['(?P<stage>\w+)'\])?", str(error))
     key = CONFIG_KEYS.get(match["argument"]) if match else None
-    if key is None:
+    if match is None or key is None:
         return InputError(str(error))
     if match["stage"]:  # lambda_blocks['res4'] is a key of its own
         key = f"{key}.{match['stage'].upper()}"
@@ -144,7 +146,7 @@ def build_retinanet_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeS
     return _fpn(cfg, bottom_up, top)
 
 
-def _fpn(cfg: CfgNode, bottom_up: LambdaResNet, top_block) -> FPN:
+def _fpn(cfg: CfgNode, bottom_up: LambdaResNet, top_block: nn.Module) -> FPN:
     available = list(bottom_up.output_shape())
     if not cfg.MODEL.FPN.IN_FEATURES:
         raise InputError(f"MODEL.FPN.IN_FEATURES=[]: expected features among {available}")

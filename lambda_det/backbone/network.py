@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from detectron2.layers import CNNBlockBase
@@ -86,7 +87,7 @@ class LambdaResNet(ResNet):
         if num_classes is not None:
             self._out_feature_channels["linear"] = num_classes
             self._out_feature_strides["linear"] = None
-            self.avgpool = nn.Sequential(self.avgpool, nn.Dropout(dropout))
+            self.add_module("avgpool", nn.Sequential(self.avgpool, nn.Dropout(dropout)))
         self.freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -179,7 +180,7 @@ class LambdaResNet(ResNet):
             if f"{stage}.{name}" not in self._loaded and not name.endswith("num_batches_tracked")
         ]
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any, **kw: Any) -> None:
         # PyTorch calls this whether the weights are loaded into the backbone or into a whole
         # detector, so it sees every checkpoint.
         self._loaded.update(
@@ -187,7 +188,7 @@ class LambdaResNet(ResNet):
             for name, tensor in self.state_dict().items()
             if prefix + name in state_dict and state_dict[prefix + name].shape == tensor.shape
         )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        super()._load_from_state_dict(state_dict, prefix, *more, **kw)
 
     def _warn_of_random_frozen_weights(self) -> None:
         names = self.frozen_without_weights()

@@ -183,8 +183,8 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
             check_evaluable(cfg, summary)
         categories[renamed] = _categories_of(renamed)
     for key in ("TRAIN", "TEST"):
-        names = cfg.DATASETS[key]
-        cfg.DATASETS[key] = tuple(n if splits[n] is None else PREFIX + splits[n] for n in names)
+        found = ((name, splits[name]) for name in cfg.DATASETS[key])
+        cfg.DATASETS[key] = tuple(n if split is None else PREFIX + split for n, split in found)
     _check_same_categories(categories)
     _set_num_classes(cfg, categories)
 
@@ -257,8 +257,8 @@ def _categories_of(name: str) -> list:
 
 
 def _check_same_categories(categories: dict[str, list]) -> None:
-    first, *others = [name for name, pairs in categories.items() if pairs] or [None]
-    for other in others:
+    names = [name for name, pairs in categories.items() if pairs]
+    for first, other in ((names[0], other) for other in names[1:]):
         mine, theirs = categories[first], categories[other]
         if None in (mine[0][0], theirs[0][0]):  # registered without the ids of its json
             mine, theirs = ([(None, name) for _, name in pairs] for pairs in (mine, theirs))

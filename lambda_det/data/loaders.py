@@ -25,6 +25,8 @@ from lambda_det.randomness import seeded
 
 logger = logging.getLogger(__name__)
 
+Mapper = Callable[[dict], dict]
+
 GRACE_S = 30
 """Seconds that a worker goes on for after a SIGTERM, so that the iteration can be finished."""
 
@@ -49,7 +51,7 @@ class TrainingLoader:
     def __init__(
         self,
         images: Sequence[dict],
-        mapper,
+        mapper: Mapper,
         make_sampler: MakeSampler,
         *,
         batch_size: int,
@@ -103,7 +105,7 @@ class TrainingLoader:
 class _SeededImages(Dataset):
     """Mapped images by (index, seed); the seed alone decides the augmentation."""
 
-    def __init__(self, images: Dataset, mapper) -> None:
+    def __init__(self, images: Dataset, mapper: Mapper) -> None:
         self.images, self._mapper = images, mapper
 
     def __getitem__(self, key: Key) -> dict:
@@ -138,7 +140,7 @@ def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoad
 
 def training_loader(
     dataset: Sequence[dict],
-    mapper: Callable[[dict], dict],
+    mapper: Mapper,
     total_batch_size: int,
     *,
     make_sampler: MakeSampler | None = None,
@@ -188,7 +190,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
 
 
 def detection_test_loader(
-    dataset: Sequence[dict], mapper: Callable[[dict], dict], *, num_workers: int = 0
+    dataset: Sequence[dict], mapper: Mapper, *, num_workers: int = 0
 ) -> Iterable[list[dict]]:
     """As :func:`build_test_loader`, from explicit arguments, as a LazyConfig has them."""
     return _finishing(build_detection_test_loader(dataset, mapper=mapper, num_workers=num_workers))

@@ -208,7 +208,8 @@ def _write_split(
     """Write the pictures and the json of one split; picture i depends on (seed, split, i) only."""
     os.makedirs(os.path.join(root, split))
     os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     category_ids = list(_categories(labels))
     for index, child in enumerate(stream.spawn(count)):
         rng = np.random.default_rng(child)

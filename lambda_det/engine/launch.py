@@ -173,7 +173,15 @@ def _check_device(device: str, processes: int) -> None:
         )
 
 
-def _worker(local, main, args, processes, on_cpu, dist_url, world) -> None:
+def _worker(
+    local: int,
+    main: Callable[..., None],
+    args: Sequence[object],
+    processes: int,
+    on_cpu: bool,
+    dist_url: str,
+    world: tuple[int, int],
+) -> None:
     size, first = world
     _join_group(local, processes, on_cpu, dist_url, world_size=size, rank=first + local)
     _call(main, args)
@@ -212,7 +220,8 @@ def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) 
         context: the processes.
         signals: those that were handed on to them so far, as they come.
     """
-    running, failed = list(context.processes), []
+    running = list(context.processes)
+    failed: list[int] = []
     while running and not failed:
         connection.wait([process.sentinel for process in running])
         running = [process for process in running if process.exitcode is None]

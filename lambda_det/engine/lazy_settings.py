@@ -12,6 +12,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig, OmegaConf
@@ -132,7 +133,7 @@ def settings_of(lazy: DictConfig) -> CfgNode:
     cfg.INPUT.LSJ.ENABLED = _select(lazy, f"{_TRAIN_MAPPER}.augmentations.scale") is not None
     for split in ("TRAIN", "TEST"):
         for size in _resizes(lazy, split.lower()):
-            sides = _plain(size.short_edge_length)
+            sides = plain(size.short_edge_length)
             if split == "TRAIN":
                 cfg.INPUT.MIN_SIZE_TRAIN = tuple(sides) if isinstance(sides, list) else (sides,)
             else:
@@ -187,7 +188,7 @@ def _check_word(lazy: DictConfig, word: str) -> None:
         raise InputError(f"{word!r}: there is no key {key!r}; near it: {', '.join(near)}")
 
 
-def _select(lazy: DictConfig, place: str) -> object:
+def _select(lazy: DictConfig, place: str) -> Any:
     try:
         return OmegaConf.select(lazy, place)
     except OmegaConfBaseException:  # on the way there is something that has no keys
@@ -203,8 +204,8 @@ def _resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
     return [e for e in entries if isinstance(e, Mapping) and "short_edge_length" in e]
 
 
-def _set(cfg: CfgNode, key: str, value: object, place: str) -> None:
-    value = _plain(value)
+def _set(cfg: CfgNode, key: str, value: Any, place: str) -> None:
+    value = plain(value)
     if key.startswith("DATASETS.") and key != "DATASETS.COCO_FOLDER":
         value = (value,) if isinstance(value, str) else tuple(value)
     try:
@@ -213,7 +214,8 @@ def _set(cfg: CfgNode, key: str, value: object, place: str) -> None:
         raise InputError(f"{place}={value!r}: {' '.join(str(error).split())}") from error
 
 
-def _plain(value: object) -> object:
+def plain(value: Any) -> Any:
+    """Without omegaconf's own types."""
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
@@ -221,5 +223,5 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, (str, int, float)) or OmegaConf.is_list(value)
 
 
-def _name(target: object) -> str:
+def _name(target: Any) -> str:
     return str(target).rpartition(".")[2] if isinstance(target, str) else target.__name__

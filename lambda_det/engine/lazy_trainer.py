@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from detectron2.config import CfgNode, instantiate
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lambda_det.checkpoint import load_weights
@@ -59,7 +59,10 @@ class LazyTrainer(Trainer):
         multiplier = instantiate(self.lazy.lr_multiplier)
         return LRMultiplier(optimizer, multiplier=multiplier, max_iter=cfg.SOLVER.MAX_ITER)
 
-    def build_train_loader(self, cfg: CfgNode) -> object:
+    # An instance has the LazyConfig; detectron2's class method has nothing but cfg.
+    def build_train_loader(  # type: ignore[override]
+        self, cfg: CfgNode
+    ) -> Iterable[list[dict]]:
         node = self.lazy.dataloader.train
         parts = {key: instantiate(value) for key, value in node.items() if key != "_target_"}
         if isinstance(images := parts.get("dataset"), list) and images:
@@ -76,7 +79,12 @@ class LazyTrainer(Trainer):
         words = tool_words("lazyconfig_train_net")
         return [*words, "--config-file", self.config_file, "--resume"]
 
-    def _write_bad_step(self, images, losses, random_states) -> str:
+    def _write_bad_step(
+        self,
+        images: Sequence[Mapping],
+        losses: Mapping[str, float],
+        random_states: Mapping[str, Tensor],
+    ) -> str:
         return ""  # replay_step builds its model from a YAML config
 
 

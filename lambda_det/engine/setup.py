@@ -117,7 +117,7 @@ def start_run(cfg: CfgNode, args: Namespace, written: object = None) -> None:
         reason = error.strerror or str(error)
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: cannot be written ({reason})") from error
     # detectron2's log file takes our lines too; the console has its handler already.
-    file_handlers = [
+    file_handlers: list[logging.Handler] = [
         handler
         for handler in logging.getLogger("detectron2").handlers
         if isinstance(handler, logging.StreamHandler) and handler.stream is not sys.stdout

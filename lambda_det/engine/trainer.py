@@ -8,7 +8,7 @@ import logging
 import os
 import shlex
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
@@ -16,6 +16,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
+from torch import Tensor
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
@@ -84,6 +85,7 @@ class Trainer(DefaultTrainer):
     """
 
     checkpointer_class: type[RunCheckpointer] = RunCheckpointer
+    iter: int
 
     def __init__(self, cfg: CfgNode) -> None:
         # detectron2's own takes, by version, other steps and checkpoints, and no process group of
@@ -121,11 +123,11 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode):
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
@@ -251,7 +253,12 @@ class Trainer(DefaultTrainer):
         path = os.path.join(self.cfg.OUTPUT_DIR, "config.yaml")
         return [*tool_words("train_net"), "--config-file", path, "--resume"]
 
-    def _write_bad_step(self, images, losses, random_states) -> str:
+    def _write_bad_step(
+        self,
+        images: Sequence[Mapping],
+        losses: Mapping[str, float],
+        random_states: Mapping[str, Tensor],
+    ) -> str:
         folder = os.path.join(self.cfg.OUTPUT_DIR, f"bad_step_{self.iter:07d}")
         if comm.get_world_size() > 1:
             folder += f"_process{comm.get_rank()}"

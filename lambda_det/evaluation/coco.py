@@ -7,6 +7,7 @@ import itertools
 import logging
 import math
 import os
+from collections.abc import Collection
 
 from detectron2.evaluation import COCOEvaluator
 
@@ -70,29 +71,32 @@ class CocoMetricsEvaluator(COCOEvaluator):
         self._dataset_name = dataset_name
         self._ground_truth: GroundTruth | None = None
 
-    def _eval_predictions(self, predictions: list[dict], img_ids=None) -> None:
+    def _eval_predictions(
+        self, predictions: list[dict], img_ids: Collection[int] | None = None
+    ) -> None:
         entries = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
         contiguous = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
         if contiguous is not None:
             category_ids = {index: category_id for category_id, index in contiguous.items()}
             for entry in entries:
                 entry["category_id"] = category_ids[entry["category_id"]]
-        detections = self._checked(entries) if self._do_evaluation else None
+        judged = self._checked(entries) if self._do_evaluation else None
         write_json(entries, os.path.join(self._output_dir, DETECTIONS_FILE), indent=None)
-        if detections is None:
+        if judged is None:
             with contextlib.suppress(FileNotFoundError):  # not to be taken for this evaluation's
                 os.unlink(os.path.join(self._output_dir, METRICS_FILE))
             logger.info("%s has no annotations: nothing to judge by", self._dataset_name)
             return
-        results = count(self._ground_truth, detections, image_ids=img_ids)
+        ground_truth, detections = judged
+        results = count(ground_truth, detections, image_ids=img_ids)
         source = f"detections on {self._dataset_name}"
-        warn_of_zero(results, self._ground_truth, detections, source)
+        warn_of_zero(results, ground_truth, detections, source)
         results = {task: results[task] for task in sorted(self._tasks)}
         write_json(metrics_record(results), os.path.join(self._output_dir, METRICS_FILE))
         for task, values in results.items():
             self._results[task] = flat_results(values)
 
-    def _checked(self, entries: list[dict]) -> Detections:
+    def _checked(self, entries: list[dict]) -> tuple[GroundTruth, Detections]:
         if self._ground_truth is None:
             self._ground_truth = GroundTruth(self._coco_api.dataset, self._metadata.json_file)
         if "segm" in self._tasks and not self._ground_truth.has_masks:
@@ -100,7 +104,8 @@ class CocoMetricsEvaluator(COCOEvaluator):
                 f"annotation file {self._ground_truth.source} has no masks, and the model predicts "
                 "them: set MODEL.MASK_ON False"
             )
-        return Detections(entries, self._ground_truth, f"detections on {self._dataset_name}")
+        source = f"detections on {self._dataset_name}"
+        return self._ground_truth, Detections(entries, self._ground_truth, source)
 
 
 def flat_results(values: dict) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -55,7 +56,7 @@ def metrics_from_counts(
 
 
 def metrics_record(
-    results: Mapping[str, Mapping[str, object]], *, per_class: bool = True
+    results: Mapping[str, Mapping[str, Any]], *, per_class: bool = True
 ) -> dict[str, dict]:
     """What is written as JSON: the twelve metrics of every task, in order.
 
@@ -63,7 +64,7 @@ def metrics_record(
         results: task -> metric -> percent (None or NaN: null); what else is in there is left out.
         per_class: also the metrics of each class, where ``results`` has them.
     """
-    record = {}
+    record: dict[str, dict[str, Any]] = {}
     for task, values in results.items():
         if "AP" not in values:  # "box_proposals" and the like
             continue
@@ -97,7 +98,7 @@ def check_writable(path: str, flag: str = "--output") -> None:
 
 
 def metrics_table(
-    results: Mapping[str, Mapping[str, object]], names: Sequence[str] = AP_METRICS
+    results: Mapping[str, Mapping[str, Any]], names: Sequence[str] = AP_METRICS
 ) -> str:
     """Metrics of every task as a table for a terminal; ``-`` where COCO defines no number."""
     rows = [
@@ -108,7 +109,7 @@ def metrics_table(
     return _table(rows, ["", *names])
 
 
-def per_class_table(results: Mapping[str, Mapping[str, object]]) -> str:
+def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """AP, AP50 and AR100 of every class as a table for a terminal, the tasks side by side."""
     shown = ("AP", "AP50", "AR100")
     rows: dict[int, list] = {}
@@ -136,5 +137,5 @@ def _mean_percent(values: np.ndarray) -> float | None:
     return float(counted.mean() * 100) if counted.size else None
 
 
-def _number_or_none(value: object) -> float | None:
+def _number_or_none(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,7 @@ KEY_NORMALIZERS = ("softmax", "l2", None)
 QUERY_NORMALIZERS = ("softmax", None)
 
 
-def is_size(size: object) -> bool:
+def is_size(size: object) -> TypeGuard[tuple[int, int]]:
     """Whether ``size`` is an (H, W) of positive integers."""
     return (
         isinstance(size, tuple | list)
@@ -33,7 +35,7 @@ def new_embedding(
     intra_depth: int = 1,
     scope: int | str = 23,
     max_size: tuple[int, int] | None = None,
-    **_other_layer_arguments,
+    **_other_layer_arguments: object,
 ) -> nn.Parameter:
     """Relative position embeddings (k, u, rh, rw) for a layer with these arguments, N(0, 1).
 
@@ -206,7 +208,7 @@ class LambdaLayer(nn.Module):
         if self.query_normalizer == "softmax":
             query = query.softmax(dim=2, dtype=at_least_float32(query.dtype)).to(query.dtype)
 
-        output = 0
+        output: Any = 0
         if self.content:
             key = self.key(x).unflatten(1, (self.intra_depth, self.query_depth)).flatten(-2)
             with without_autocast(query):
@@ -257,10 +259,11 @@ class LambdaLayer(nn.Module):
         if leaves_python():  # the graph must hold for other sizes
             return
         batch, _, height, width = x.shape
-        if self.scope == "global" and (height > self.max_size[0] or width > self.max_size[1]):
+        size = self.max_size if self.scope == "global" else None
+        if size is not None and (height > size[0] or width > size[1]):
             raise InputError(
                 f"input of {height}x{width}: scope='global' was built for at most "
-                f"max_size={tuple(self.max_size)}"
+                f"max_size={tuple(size)}"
             )
         if padding_mask is None:
             return

@@ -97,20 +97,20 @@ def _crop_to_image(embedding: Tensor, *, height: int, width: int) -> Tensor:
     return embedding[..., cut_y : rows - cut_y, cut_x : columns - cut_x]
 
 
-if hasattr(torch.library, "custom_op"):  # PyTorch 2.4
-    from lambda_det.layers.banded import banded
-    from lambda_det.layers.triton_lambda import log_fallback, triton_lambda, unsupported
-else:
-    banded = triton_lambda = None
-
 _Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 BACKENDS: dict[str, _Backend | None] = {
     "reference": reference,
     "conv": conv,
-    "banded": banded,
-    "triton": triton_lambda,
+    "banded": None,
+    "triton": None,
 }
 """Back end name -> implementation; None for one that is not there."""
+
+if hasattr(torch.library, "custom_op"):  # PyTorch 2.4
+    from lambda_det.layers.banded import banded
+    from lambda_det.layers.triton_lambda import log_fallback, triton_lambda, unsupported
+
+    BACKENDS |= {"banded": banded, "triton": triton_lambda}
 
 BACKEND_NAMES = ("auto", *BACKENDS)

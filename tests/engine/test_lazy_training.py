@@ -190,9 +190,9 @@ def test_values_are_checked_in_the_words_of_the_file(
 
 
 def test_keys_are_translated() -> None:
-    with pytest.raises(InputError, match=r"^train\.max_iter=3, optimizer\.lr and MODEL\.OTHER$"):
-        with lazy_words():
-            raise InputError("SOLVER.MAX_ITER=3, SOLVER.BASE_LR and MODEL.OTHER")
+    line = r"^train\.max_iter=3, optimizer\.lr and MODEL\.OTHER$"
+    with pytest.raises(InputError, match=line), lazy_words():
+        raise InputError("SOLVER.MAX_ITER=3, SOLVER.BASE_LR and MODEL.OTHER")
 
 
 def test_evaluation_needs_weights(output: Path, shapes_folder: Path) -> None:
