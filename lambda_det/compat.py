@@ -54,7 +54,7 @@ def export_tools() -> types.SimpleNamespace:
             del sys.modules[name]  # what the attempt has left
         found = importlib.util.find_spec(package)
         stand_in = types.ModuleType(package)
-        stand_in.__path__ = list(found.submodule_search_locations)
+        stand_in.__path__ = list((found and found.submodule_search_locations) or ())
         sys.modules[package] = stand_in
     try:
         return types.SimpleNamespace(

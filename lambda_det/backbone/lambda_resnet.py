@@ -51,7 +51,7 @@ def build_lambda_resnet(
     mask_padding: bool = False,
     block_class: type[CNNBlockBase] = LambdaBottleneck,
     activation_checkpointing: Sequence[str] = (),
-    **lambda_layer_arguments,
+    **lambda_layer_arguments: Any,
 ) -> LambdaResNet:
     """A backbone of the family.
 

@@ -70,7 +70,7 @@ class TrainingLoader:
         self._running = self._batches()
         return self._running
 
-    def first_batch(self, mapper) -> list[dict]:
+    def first_batch(self, mapper: Mapper) -> list[dict]:
         """The batch that comes first, mapped here and in another way; it will still come first."""
         keys = KeyStream(
             self._make_sampler, self._batch_size, self._wide, seed=self.seed, start=self.start
