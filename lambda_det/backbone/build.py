@@ -91,6 +91,7 @@ def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lambda
             "lambda_det.add_lambda_config(cfg) before merging files"
         )
     _warn_of_ignored_keys(cfg)
+    _warn_of_unread_folder(cfg)
     arguments = lambda_resnet_arguments(cfg)
     try:
         backbone = build_lambda_resnet(in_channels=input_shape.channels, **arguments)
@@ -179,6 +180,20 @@ def _warn_of_ignored_keys(cfg: CfgNode) -> None:
         logger.warning(
             "ignored by a LambdaResNet, which reads MODEL.LAMBDA_RESNET: %s", ", ".join(ignored)
         )
+
+
+def _warn_of_unread_folder(cfg: CfgNode) -> None:
+    """Warn of DATASETS.COCO_FOLDER in a script of detectron2's, which would take other data.
+
+    ``configure_datasets`` has put the folder's own names in wherever it was called.
+    """
+    folder, names = cfg.DATASETS.get("COCO_FOLDER"), (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if folder and names and not any(name.startswith("coco_folder_") for name in names):
+        logger.warning(
+            "DATASETS.COCO_FOLDER=%r is not read by this script, its data are %s: call "
+            "lambda_det.data.configure_datasets(cfg), or see docs/detectron2.md",
+            folder, ", ".join(names),
+        )  # fmt: skip
 
 
 def _warn_of_unmasked_padding(name: str) -> None:

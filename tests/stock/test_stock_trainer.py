@@ -14,6 +14,7 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 
 from lambda_det.backbone import LambdaResNet
+from lambda_det.data import configure_datasets
 from lambda_det.engine import Trainer
 from lambda_det.layers import LambdaLayer
 
@@ -97,6 +98,19 @@ def test_each_trainer_goes_on_from_the_others_checkpoint(cfg, trained, tmp_path)
     after = weights(tmp_path / "run" / "model_final.pth")
     counter = next(name for name in after if name.endswith("num_batches_tracked"))
     assert int(after[counter]) == 4
+
+
+def test_a_folder_that_stock_scripts_do_not_read_is_said(cfg, stock_folder, log) -> None:
+    cfg = cfg.clone()
+    cfg.DATASETS.COCO_FOLDER = str(stock_folder)
+    build_model(cfg)
+    (line,) = [r.getMessage() for r in log.records if "COCO_FOLDER" in r.getMessage()]
+    assert str(stock_folder) in line and "stock_train, stock_val" in line
+    log.clear()
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("coco_2017_train",), ()
+    configure_datasets(cfg)
+    build_model(cfg)
+    assert not [r for r in log.records if "is not read" in r.getMessage()]
 
 
 def test_default_predictor_gives_the_models_detections(cfg, trained, picture: np.ndarray) -> None:
