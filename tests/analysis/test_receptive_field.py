@@ -69,7 +69,7 @@ def test_channels_are_drawn_once():
     assert not torch.equal(some, other)
     everything = receptive_field(network, image, "res4", (3, 2), channels=99)
     assert everything[3, 2] == pytest.approx(
-        float(network.layers[0].weight[:, 0, 1, 1].abs().mean())
+        network.layers[0].weight[:, 0, 1, 1].abs().mean().item()
     )
     assert image.grad is None and not image.requires_grad
 
