@@ -67,7 +67,7 @@ class BestCheckpoint:
         Raises:
             InputError: the file cannot be written; the earlier one is as it was.
         """
-        if not self._metric or not comm.is_main_process():
+        if not self._metric or not self._sets or not comm.is_main_process():
             return
         dataset, task, name = _parts(self._metric, self._sets)
         found = results if len(self._sets) == 1 else results.get(dataset, {})

@@ -85,6 +85,7 @@ def test_the_metric_of_the_first_set_or_of_a_named_one(tmp_path) -> None:
         BestCheckpoint(cfg, checkpointer).offer(results, 7)
         assert content(tmp_path)["value"] == value
     BestCheckpoint(config("", "a", OUTPUT_DIR=tmp_path / "none"), checkpointer).offer({}, 0)
+    BestCheckpoint(config("bbox/AP", OUTPUT_DIR=tmp_path / "none"), checkpointer).offer({}, 0)
 
 
 def test_what_a_file_says_is_taken_up_or_said_to_be_lost(tmp_path, log) -> None:
