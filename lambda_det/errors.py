@@ -25,6 +25,19 @@ class InputError(ValueError):
         super().__init__(text if _TRACEBACK in text else printable(text))
 
 
+class RunFailedError(RuntimeError):
+    """A run ended early, and nothing that the user gave is wrong.
+
+    Args:
+        text: one line.
+        status: exit status of a command line that it ends.
+    """
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 _TRACEBACK = "Traceback (most recent call last)"
 _QUALIFIED_NAME = f"{InputError.__module__}.{InputError.__qualname__}: "
 
@@ -86,7 +99,8 @@ def _reader_has_gone() -> bool:
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2.
+    """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2, a
+    :class:`RunFailedError` one line and its status.
 
     So does a disk that is full. A reader that leaves (``| head``) ends the tool without a word. A
     terminal that lacks a letter gets its escape; nothing ends because of a name.
@@ -104,6 +118,9 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
         except InputError as error:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return 2
+        except RunFailedError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+            return error.status
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _reader_has_gone():
                 return _SIGPIPE

@@ -28,10 +28,10 @@ def run(args: Namespace) -> None:
 
 
 @exit_on_input_error
-def main() -> int:
+def main() -> None:
     args = default_argument_parser().parse_args()
     device = settings_of(load_lazy_config(args.config_file, args.opts)).MODEL.DEVICE
-    return launch_command(run, args, device)
+    launch_command(run, args, device)
 
 
 if __name__ == "__main__":

@@ -38,10 +38,10 @@ def run(args: Namespace) -> None:
 
 
 @exit_on_input_error
-def main() -> int:
+def main() -> None:
     args = default_argument_parser().parse_args()
     device = load_config(args.config_file, args.opts).MODEL.DEVICE
-    return launch_command(run, args, device)
+    launch_command(run, args, device)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from lambda_det.checkpoint import load_weights
+from lambda_det.engine.evaluation_hook import inference_folder
 from lambda_det.engine.setup import setup_config
-from lambda_det.engine.trainer import Trainer, inference_folder
+from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
 

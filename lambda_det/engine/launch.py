@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.compat import make_local_group
 from lambda_det.engine.interruption import passed_on
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, RunFailedError
 
 GRACE_S = 20
 """Seconds that processes have to end by themselves after one of them has failed."""
@@ -31,17 +31,8 @@ _INTERRUPTED = 130  # what a training ends with that Ctrl-C has stopped in good 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
-class WorkerLostError(RuntimeError):
-    """A process of the training was killed; the text is one line.
-
-    Args:
-        text: the line.
-        status: exit status for it.
-    """
-
-    def __init__(self, text: str, status: int = 1) -> None:
-        super().__init__(text)
-        self.status = status
+class WorkerLostError(RunFailedError):
+    """A process of the training was killed."""
 
 
 def cores() -> int:

@@ -27,6 +27,7 @@ from lambda_det.engine.bad_step import write_bad_step
 from lambda_det.engine.best import BestCheckpoint
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_model
+from lambda_det.engine.evaluation_hook import EvaluationHook, inference_folder
 from lambda_det.engine.interruption import (
     INTERRUPTED_FILE,
     Interruption,
@@ -65,15 +66,6 @@ def _is_no_input_error(record: logging.LogRecord) -> bool:
 
 # detectron2 logs the traceback of whatever stops a training; wrong input and NaN are one line.
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
-
-
-class _Evaluation(hooks.EvalHook):
-    """detectron2's also evaluates when the last iteration has failed, where nobody else may come to
-    it: several processes would wait for each other."""
-
-    def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter:
-            super().after_train()
 
 
 class Trainer(DefaultTrainer):
@@ -145,7 +137,7 @@ class Trainer(DefaultTrainer):
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
         built[place : place + 1] = [
             StopWhenInterrupted(self._interruption),
-            _Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
+            EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
         ]
         return built
 
@@ -296,9 +288,3 @@ class Trainer(DefaultTrainer):
                 stop.signal.name, done, self.max_iter, shlex.join(self.resume_words()),
             )  # fmt: skip
         comm.synchronize()  # none may end while process 0 still writes
-
-
-def inference_folder(cfg: CfgNode, dataset_name: str) -> str:
-    """Where the detections and metrics of a dataset go."""
-    folder = os.path.join(cfg.OUTPUT_DIR, "inference")
-    return os.path.join(folder, dataset_name) if len(cfg.DATASETS.TEST) > 1 else folder
