@@ -11,7 +11,7 @@ from lambda_det.evaluation.records import ap_table
 from lambda_det.experiments.tables import comparison_tables
 from lambda_det.records import figures_table, rows_table, update_tables
 
-DOCUMENTS = ("README.md", "MODEL_ZOO.md")
+DOCUMENTS = ("README.md", "MODEL_ZOO.md", "docs/reliability.md")
 
 VIEWS = {
     "ap": ap_table,

@@ -14,7 +14,8 @@ def test_tables_are_those_of_the_records(project, name: str) -> None:
 
 
 def test_tables_are_there(project) -> None:
-    readme, zoo = ((project / name).read_text(encoding="utf-8") for name in DOCUMENTS)
+    readme, zoo, *pages = ((project / name).read_text(encoding="utf-8") for name in DOCUMENTS)
     assert "<!-- quickstart.json ap -->" in readme
     assert "<!-- architectures.json architectures -->" in zoo
     assert "| lambda-420 |" in zoo
+    assert any("| verdict | flat |" in page for page in pages)  # of soak.json
