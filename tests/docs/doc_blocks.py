@@ -22,7 +22,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
-_PROGRAMS = {"bash", "cd", "export", "pip", "python", "sbatch", "source", "torchrun"}
+_PROGRAMS = {"bash", "cd", "export", "lambda_det", "pip", "python", "sbatch", "source", "torchrun"}
 
 
 @dataclass(frozen=True)
