@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({"output": args.output, **asdict(done)}))
     else:
         parts = [f"{len(done.images)} pictures", f"{len(done.videos)} videos"]
-        failed = f"; {len(done.failed)} could not be read" if done.failed else ""
+        failed = f"; {len(done.failed)} failed" if done.failed else ""
         print(f"{args.output}: {', '.join(parts)}, {done.num_objects} objects{failed}")
     return 2 if done.failed else 0
 

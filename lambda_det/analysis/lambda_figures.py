@@ -79,13 +79,12 @@ def draw_lambdas(
     all_layers = lambda_layers(backbone)
     names = choose_layers(all_layers, layers, label)
     feature = feature or names[0].partition(".")[0]
-    with writing(f"--output {output}"):
-        os.makedirs(output, exist_ok=True)
-
     views = view_layers(backbone, image, names)
     places = {n: v.grid.position(query, v.query.shape[-2:]) for n, v in views.items()}
     fields, centre = _fields(networks, image, feature, query, channels)
 
+    with writing(f"--output {output}"):
+        os.makedirs(output, exist_ok=True)
     page = _Page(output, picture)
     count = f"{min(channels, _channels(backbone, feature))} channels of {feature}"
     page.add(

@@ -75,7 +75,7 @@ class LambdaView:
         if self.key_weights is None or (self.key_weights < 0).any():
             return None
         weights = self.key_weights.flatten(2).double()
-        if not torch.allclose(weights.sum(-1), torch.ones((), dtype=weights.dtype), atol=1e-3):
+        if not torch.allclose(weights.sum(-1), weights.new_ones(()), atol=1e-3):
             return None
         return float(torch.special.entr(weights).sum(-1).exp().mean())
 

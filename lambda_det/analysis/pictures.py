@@ -19,7 +19,7 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("--plot: needs matplotlib (pip install matplotlib)") from error
+        raise InputError("pictures need matplotlib (pip install matplotlib)") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

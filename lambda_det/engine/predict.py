@@ -27,6 +27,7 @@ from lambda_det.evaluation.class_names import (
     numbered,
 )
 from lambda_det.evaluation.instances import at_least, coco_results, drawing
+from lambda_det.evaluation.listed_images import ListedImages
 from lambda_det.records import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -103,10 +104,10 @@ def predict_files(
         raise InputError("--classes and --annotations: the annotations name the classes; give one")
     need_weights(cfg)
     files = find_inputs(named, recursive=recursive)
-    with writing(f"--output {output}"):
-        os.makedirs(output, exist_ok=True)
     names, listed = _classes(cfg, classes, annotations)
     jobs, videos = _plan(files, output, pictures, listed, annotations)
+    with writing(f"--output {output}"):
+        os.makedirs(output, exist_ok=True)
     predictor = Predictor(cfg)
     done = Predicted()
     with logging_redirect_tqdm():
@@ -181,7 +182,7 @@ def _plan(
     """Ids of the pictures and names of all that will be written."""
     names = OutputNames(output, files, (PREDICTIONS_FILE, IMAGES_FILE))
     jobs, videos = [], []
-    entries = None if listed is None else _ListedImages(listed, annotations)
+    entries = None if listed is None else ListedImages(listed, annotations)
     for file in files:
         if file.is_video:
             endings = [".json", VIDEO_ENDING.get(os.path.splitext(file.path)[1].lower(), ".mp4")]
@@ -194,34 +195,6 @@ def _plan(
             image_id, size = entries.of(file.path)
         jobs.append(_Job(file, image_id, picture, size))
     return jobs, videos
-
-
-class _ListedImages:
-    """A COCO json's images by the file that a path means."""
-
-    def __init__(self, listed: list[dict], source: str) -> None:
-        self._source = source
-        self._number = len(listed)
-        self._by_name: dict[str, list[dict]] = {}
-        for image in listed:
-            name = os.path.basename(image["file_name"])
-            self._by_name.setdefault(name, []).append(image)
-
-    def of(self, path: str) -> tuple[int, tuple[int, int]]:
-        """The id, width and height of the image whose ``file_name`` the path ends in."""
-        absolute = os.path.abspath(path)
-        fitting = [
-            image
-            for image in self._by_name.get(os.path.basename(path), ())
-            if absolute.endswith(os.sep + os.path.normpath(image["file_name"]))
-        ]
-        if not fitting:
-            raise InputError(
-                f"--input {path}: is not among the {self._number} images of --annotations "
-                f"{self._source}"
-            )
-        image = max(fitting, key=lambda image: len(image["file_name"]))
-        return image["id"], (image["width"], image["height"])
 
 
 def _predict_pictures(

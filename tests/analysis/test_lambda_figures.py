@@ -94,7 +94,8 @@ def test_without_one_of_the_two_lambdas(tmp_path: Path, part: str, not_laid_out:
 )
 def test_wrong_options_are_one_line(tmp_path: Path, options: dict, message: str):
     with pytest.raises(InputError, match=message):
-        draw(tmp_path, {"λ": network(scope=3, lambda_blocks={"res5": []})}, **options)
+        draw(tmp_path / "new", {"λ": network(scope=3, lambda_blocks={"res5": []})}, **options)
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_network_without_lambda_layers(tmp_path: Path):

@@ -222,6 +222,7 @@ def test_annotations_and_pictures_that_do_not_fit(run: Run, shapes_folder: Path,
     cv2.imwrite(str(tmp_path / "other.png"), picture(0, 40, 50))
     with pytest.raises(InputError, match=r"other.png: is not among the 3 images"):
         run(tmp_path / "other.png", annotations=annotations)
+    assert not (tmp_path / "out").exists()
     cv2.imwrite(str(tmp_path / "000000000002.jpg"), picture(0, 40, 50))
     done = run(tmp_path / "000000000002.jpg", annotations=annotations)
     (reason,) = done.failed.values()

@@ -12,6 +12,7 @@ import pytest
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation.drawing import draw_predictions, title_from_metrics
+from lambda_det.evaluation.drawn_objects import DrawnObject, draw_objects
 
 SQUARE = np.zeros((60, 90), np.uint8, order="F")
 SQUARE[10:40, 20:50] = 1
@@ -172,3 +173,22 @@ def test_title_from_metrics(tmp_path: Path):
         path.write_text(broken)
         with pytest.raises(InputError, match=r"metrics\.json"):
             title_from_metrics(str(path))
+
+
+@pytest.mark.parametrize("longest", [None, 1200])
+def test_labels_of_one_place_are_both_to_be_read(longest: int | None):
+    box, colours = (30.0, 40.0, 100.0, 60.0), [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
+    objects = [DrawnObject(box, None, f"{i}       .", colours[i]) for i in range(3)]
+    picture = draw_objects(np.zeros((150, 240, 3), np.uint8), objects, longest=longest)
+    assert picture.shape[:2] == ((150, 240) if longest is None else (750, 1200))
+    plates = [(picture == np.array(colour)).all(axis=2) for colour in colours]
+    areas = [cv2.erode(plate.astype(np.uint8), np.ones((5, 5))).sum() for plate in plates]
+    assert min(areas) > 0.5 * max(areas) > 50  # a box alone is too thin to be left
+
+
+def test_a_picture_keeps_its_pixels_where_nothing_is_drawn():
+    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    drawn = draw_objects(
+        picture, [DrawnObject((70, 50, 20, 20), None, "a", (0, 0, 255))], longest=None
+    )
+    assert np.array_equal(drawn[:20], picture[:20]) and not np.array_equal(drawn, picture)
