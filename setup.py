@@ -48,6 +48,7 @@ setup(
     extras_require={
         "dev": ["hypothesis", "pytest>=7.4", "pytest-xdist>=3.3", "ruff"],
         "eval": ["faster-coco-eval>=1.6,<2"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
         "pretrain": ["safetensors", "timm>=1.0"],
     },
 )

@@ -48,7 +48,7 @@ def test_one_graph_for_all_sizes(smaller, training: bool) -> None:
 
     network = copy.deepcopy(smaller).train(training)
     compiled = torch.compile(network, backend=backend, fullgraph=True, dynamic=True)
-    for height, width in ((96, 128), (160, 224), (101, 131)):
+    for height, width in ((96, 128), (101, 131)):
         x = image(1, 3, height, width)
         wanted = copy.deepcopy(network)(x)
         for name, output in compiled(x).items():
@@ -56,12 +56,11 @@ def test_one_graph_for_all_sizes(smaller, training: bool) -> None:
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
-def test_compiled_training_step(smaller, checkpointing: bool) -> None:
+def test_compiled_training_step_with_checkpointing(smaller) -> None:
     torch._dynamo.reset()
     networks = [copy.deepcopy(smaller).train() for _ in range(2)]
     for stage in networks[1].stages:
-        stage.checkpointing = checkpointing
+        stage.checkpointing = True
     compiled = torch.compile(networks[1], backend="aot_eager", fullgraph=True)
     x = image(2, 3, 32, 48)
     for network in (networks[0], compiled):
