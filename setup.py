@@ -83,8 +83,9 @@ setup(
         ],
         "docs": ["myst-parser", "sphinx"],
         "eval": ["faster-coco-eval>=1.6,<2"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
+        "pretrain": ["safetensors", "timm>=1.0"],
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb"],
-        "pretrain": ["safetensors", "timm>=1.0"],
     },
 )

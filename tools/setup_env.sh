@@ -205,7 +205,8 @@ build_venv() {
     setup_step "installing detectron2 0.5 (Python only)"
     venv_python "$project/tools/install_detectron2.py"
     setup_step "installing lambda_det"
-    venv_python -m pip install --no-build-isolation --editable "${project}[dev,docs,pretrain]"
+    venv_python -m pip install --no-build-isolation \
+        --editable "${project}[dev,docs,export,pretrain]"
     setup_step "checking"
     venv_python -m pip check
     venv_python -c 'import torch, torchvision, cv2, detectron2.engine, lambda_det'

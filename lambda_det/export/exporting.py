@@ -76,7 +76,7 @@ def export_config(
     folder = os.path.dirname(output) or "."
     if os.path.isdir(output) or not os.path.isdir(folder):
         wrong = "is a folder" if os.path.isdir(output) else f"there is no folder {folder}"
-        raise InputError(f"--output {output}: {wrong}; expected the name of a file")
+        raise InputError(f"--output {output}: {wrong}, expected the name of a file")
     model = _build(cfg)
     bottom_up = getattr(model.backbone, "bottom_up", model.backbone)
     largest = bottom_up.max_size if isinstance(bottom_up, LambdaResNet) else None

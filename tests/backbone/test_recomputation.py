@@ -165,6 +165,7 @@ def test_a_norm_over_several_processes(monkeypatch) -> None:
         tensor.mul_(2)
 
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
     monkeypatch.setattr(dist, "get_world_size", lambda *_group: 2)
     monkeypatch.setattr(dist, "all_gather", all_gather)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
