@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -29,7 +30,7 @@ class WeightAverage(HookBase):
 
     Args:
         model: bare or in DistributedDataParallel.
-        decay: below 1.
+        decay: below 1; 0 keeps no average.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -38,7 +39,7 @@ class WeightAverage(HookBase):
         self._values: dict[str, Tensor] = {}
 
     def before_train(self) -> None:
-        if self.trainer.start_iter and not self._values:
+        if self._decay and self.trainer.start_iter and not self._values:
             logger.warning(
                 "not an exact resume: the checkpoint holds no average of the weights, "
                 "SOLVER.EMA_DECAY %g; it begins after iteration %d",
@@ -46,6 +47,8 @@ class WeightAverage(HookBase):
             )  # fmt: skip
 
     def after_step(self) -> None:
+        if not self._decay:
+            return
         self.update()
         if self.trainer.iter + 1 == self.trainer.max_iter and comm.is_main_process():
             path = os.path.join(self.trainer.cfg.OUTPUT_DIR, FINAL_AVERAGE)
@@ -65,14 +68,14 @@ class WeightAverage(HookBase):
             self._values[name].copy_(now[name])
 
     @contextlib.contextmanager
-    def applied(self) -> Iterator[float]:
-        """Let the model have the average, where there is one, inside of the block.
+    def applied(self) -> Iterator[None]:
+        """Let the model have the average, where there is one, inside of the block, and note it
+        among the metrics.
 
-        Of several processes all have the running statistics of process 0. Gives the decay, and 0
-        without an average.
+        Of several processes all have the running statistics of process 0.
         """
         if not self._values:
-            yield 0.0
+            yield
             return
         logger.info("the average of the weights is evaluated (SOLVER.EMA_DECAY %g)", self._decay)
         state = bare(self._model).state_dict()
@@ -80,9 +83,10 @@ class WeightAverage(HookBase):
         try:
             _copy(self._values, state)
             share_buffers(self._model)
-            yield self._decay
+            yield
         finally:
             _copy(kept, state)
+        get_event_storage().put_scalar("ema_decay", self._decay, smoothing_hint=False)
 
     def state_dict(self) -> dict[str, object]:
         return {"average": self._values} if self._values else {}

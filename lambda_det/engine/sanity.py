@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = 2  # that the disk must have room for: one is written beside the one before
 
 
-def sanity_pass(trainer: Trainer, images: int) -> None:
-    """Write a checkpoint, learn from a batch without an update, and evaluate a few images.
+def sanity_pass(trainer: Trainer) -> None:
+    """Write a checkpoint, learn from a batch without an update, and evaluate a few images of every
+    test set: ``TEST.SANITY_IMAGES``, without which nothing is done.
 
     The batch is the first one of the training with its images at the largest size of the config.
     The run that follows is the same to the last bit: weights, running statistics, random states and
@@ -44,12 +45,13 @@ def sanity_pass(trainer: Trainer, images: int) -> None:
 
     Args:
         trainer: before its first iteration.
-        images: of every test set.
 
     Raises:
         InputError: whatever would have stopped the training or its evaluation; or the disk has no
             room for two checkpoints.
     """
+    if not (images := trainer.cfg.TEST.SANITY_IMAGES):
+        return
     start, folder = time.perf_counter(), os.path.join(trainer.cfg.OUTPUT_DIR, "sanity")
     device = next(trainer.model.parameters()).device
     try:

@@ -111,7 +111,7 @@ class Trainer(DefaultTrainer):
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
         self.running_means: list[dict[str, float]] = []
-        self._wandb: WandbWriter | None = None
+        self._wandb = WandbWriter(cfg)
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -130,8 +130,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # Before the hook that writes.
-        average = self._average if self.cfg.SOLVER.EMA_DECAY else None
-        own = [PeakGpuMemory(self.cfg.MODEL.DEVICE), ShortHistories(), average]
+        own = [PeakGpuMemory(self.cfg.MODEL.DEVICE), ShortHistories(), self._average]
         built = [*own, *super().build_hooks()]
         # Behind the hook that saves, and not only after minutes of evaluation.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
@@ -142,14 +141,12 @@ class Trainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        self._wandb = WandbWriter(self.cfg) if self.cfg.WANDB.ENABLED else None
-        writers = [
+        return [
             ProgressPrinter(self.max_iter),
             JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE)),
             LazyWriter(lambda: TensorboardXWriter(self.cfg.OUTPUT_DIR)),
             self._wandb,
         ]
-        return [writer for writer in writers if writer is not None]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As detectron2's: the last whole checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
@@ -199,10 +196,9 @@ class Trainer(DefaultTrainer):
                 os.unlink(os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
             if self.start_iter:
                 cut_metrics_file(self.cfg.OUTPUT_DIR, self.start_iter - 1)
-        if self._wandb:
             self._wandb.begin(resume=self.start_iter > 0)
-        if (images := self.cfg.TEST.SANITY_IMAGES) and not self.start_iter:
-            sanity_pass(self, images)
+        if not self.start_iter:
+            sanity_pass(self)
         super().before_train()
 
     def run_step(self) -> None:
@@ -262,12 +258,10 @@ class Trainer(DefaultTrainer):
 
     def _evaluate(self) -> Mapping[str, object]:
         share_buffers(self.model)  # all judge the network that process 0 saves
-        with self._average.applied() as averaged:
+        with self._average.applied():
             with self._interruption.raising():
                 self._last_eval_results = self.test(self.cfg, self.model)
             self._best.offer(self._last_eval_results, min(self.iter, self.max_iter - 1))
-        if averaged:
-            self.storage.put_scalar("ema_decay", averaged, smoothing_hint=False)
         return self._last_eval_results
 
     def _close_loader(self) -> None:

@@ -18,7 +18,8 @@ _WINDOW = 20  # iterations that a median is taken over, as in the other writers
 
 
 class WandbWriter(EventWriter):
-    """What ``metrics.json`` gets, to a run of W&B with the whole config.
+    """What ``metrics.json`` gets, to a run of W&B with the whole config; without ``WANDB.ENABLED``
+    it does nothing.
 
     Args:
         cfg: ``WANDB.PROJECT``, ``WANDB.NAME`` ("": the last part of OUTPUT_DIR), ``OUTPUT_DIR``.
@@ -37,6 +38,8 @@ class WandbWriter(EventWriter):
         Raises:
             InputError: W&B refuses, as without a login.
         """
+        if not self._cfg.WANDB.ENABLED:
+            return
         wandb, folder = importlib.import_module("wandb"), self._cfg.OUTPUT_DIR
         path = os.path.join(folder, RUN_FILE)
         number = read_text(path).strip() if resume and os.path.exists(path) else None

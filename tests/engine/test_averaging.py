@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lambda_det.checkpoint import load_weights
@@ -30,8 +31,8 @@ def test_numbers() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)).double()
     average, seen = WeightAverage(model, 0.9), []
-    with average.applied() as decay:  # nothing to apply yet
-        assert decay == 0
+    with average.applied():  # nothing to apply yet
+        assert model[0].weight.requires_grad
     for _ in range(6):
         for tensor in (*model.parameters(), *(b for b in model.buffers() if b.ndim)):
             tensor.data.normal_()
@@ -39,14 +40,14 @@ def test_numbers() -> None:
         average.update()
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
     weights = [0.9**5, *(0.1 * 0.9 ** (5 - i) for i in range(1, 6))]
-    with average.applied() as decay:
-        assert decay == 0.9
+    with EventStorage() as storage, average.applied():
         for name, tensor in model.state_dict().items():
             if name.endswith("num_batches_tracked"):
                 assert tensor == 6
             else:
                 expected = sum(w * s[name] for w, s in zip(weights, seen, strict=True))
                 torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-12)
+    assert storage.latest()["ema_decay"][0] == 0.9
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, seen[-1][name])
     with pytest.raises(KeyError), average.applied():
@@ -63,7 +64,7 @@ def test_shared_weights_come_back() -> None:
     for value in (1.0, 2.0):
         nn.init.constant_(model[0].weight, value)
         average.update()
-    with average.applied():
+    with EventStorage(), average.applied():
         assert (model[0].weight == 1.5).all()
     assert (model[0].weight == 2).all() and (
         average.state_dict()["average"]["0.weight"] == 1.5

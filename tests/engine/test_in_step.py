@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
+from collections.abc import Iterator
+from multiprocessing import forkserver
 
 import pytest
 import torch
@@ -92,15 +93,18 @@ def left_out(folder: str) -> None:
 
 
 @pytest.fixture
-def imported_once(monkeypatch) -> None:
-    """The processes are copies of one that has imported detectron2."""
-    multiprocessing.set_forkserver_preload(["lambda_det.engine.step"])
+def imported_once(monkeypatch) -> Iterator[None]:
+    """The processes are copies of one that has imported detectron2, and ends with the test."""
+    forkserver.set_forkserver_preload(["lambda_det.engine.step"])
     start = torch.multiprocessing.start_processes
 
     def start_copies(*args, **options):
         return start(*args, **options | {"start_method": "forkserver"})
 
     monkeypatch.setattr(torch.multiprocessing, "start_processes", start_copies)
+    yield
+    forkserver._forkserver._stop()  # as Python's own tests do
+    forkserver.set_forkserver_preload([])
 
 
 def test_left_out_by_all(tmp_path, imported_once) -> None:

@@ -36,7 +36,7 @@ def test_the_run_is_the_same(make_trainer, tmp_path, log) -> None:
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     order = trainer.data_loader.first_batch(lambda image: image["file_name"])
     statistics = [buffer.clone() for buffer in trainer.model.buffers()]
-    sanity.sanity_pass(trainer, 2)
+    sanity.sanity_pass(trainer)
     now = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     assert now == states
     buffers = zip(trainer.model.buffers(), statistics, strict=True)
@@ -55,11 +55,11 @@ def test_the_run_is_the_same(make_trainer, tmp_path, log) -> None:
 
 
 def test_the_batch_has_the_largest_size(make_trainer, tmp_path, monkeypatch) -> None:
-    trainer = make_trainer(tmp_path, *KEYS)
+    trainer = make_trainer(tmp_path, *KEYS, "TEST.SANITY_IMAGES", 1)
     seen = []
     forward = trainer.model.forward
     monkeypatch.setattr(trainer.model, "forward", lambda b: seen.extend(b) or forward(b))
-    sanity.sanity_pass(trainer, 1)
+    sanity.sanity_pass(trainer)
     assert [min(image["image"].shape[-2:]) for image in seen] == [64, 64]
 
 
