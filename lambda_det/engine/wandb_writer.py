@@ -58,10 +58,12 @@ class WandbWriter(EventWriter):
         write_bytes(f"{self._run.id}\n".encode(), path)
 
     def write(self) -> None:
+        if self._run is None:
+            return
         storage = get_event_storage()
         latest = storage.latest_with_smoothing_hint(_WINDOW)
         new = {name: value for name, (value, step) in latest.items() if step > self._written}
-        if self._run is not None and new:
+        if new:
             # A step that W&B has already, of a training that was killed behind its checkpoint, is
             # ignored there; the numbers are the same.
             self._run.log(new, step=storage.iter)
