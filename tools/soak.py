@@ -20,7 +20,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="is made")
-    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--iterations", type=int, default=5000, help="(5000)")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
