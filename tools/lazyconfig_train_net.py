@@ -31,9 +31,9 @@ def run(args: Namespace) -> None:
 def main() -> int:
     args = default_argument_parser().parse_args()
     device = settings_of(load_lazy_config(args.config_file, args.opts)).MODEL.DEVICE
-    if line := launch_command(run, args, device):
-        print(f"error: {line}", file=sys.stderr)
-        return 1
+    if failure := launch_command(run, args, device):
+        print(f"error: {failure.line}", file=sys.stderr)
+        return failure.status
     return 0
 
 

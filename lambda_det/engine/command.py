@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch.multiprocessing import ProcessRaisedException
 
@@ -13,7 +14,16 @@ from lambda_det.errors import InputError, is_input_error_of_a_worker, one_line
 _NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
 
 
-def launch_command(run: Callable[[Namespace], None], args: Namespace, device: str) -> str | None:
+class Failure(NamedTuple):
+    """A training that failed for a reason which one line says."""
+
+    line: str
+    status: int = 1
+
+
+def launch_command(
+    run: Callable[[Namespace], None], args: Namespace, device: str
+) -> Failure | None:
     """``run(args)`` in every process that detectron2's flags ask for.
 
     Args:
@@ -22,7 +32,7 @@ def launch_command(run: Callable[[Namespace], None], args: Namespace, device: st
         device: that the training is on.
 
     Returns:
-        The line of a training that failed: its loss was not finite, or a process was killed.
+        The failure, if the loss was not finite or a process was killed.
 
     Raises:
         InputError: of this process or of one that it has started.
@@ -38,11 +48,11 @@ def launch_command(run: Callable[[Namespace], None], args: Namespace, device: st
             args=(args,),
         )
     except (FloatingPointError, WorkerLostError) as error:
-        return str(error)
+        return Failure(str(error), getattr(error, "status", 1))
     except ProcessRaisedException as error:
         if is_input_error_of_a_worker(error):
             raise InputError(one_line(error)) from error
         if (line := one_line(error)).startswith(_NOT_FINITE):
-            return line.removeprefix(_NOT_FINITE)
+            return Failure(line.removeprefix(_NOT_FINITE))
         raise
     return None
