@@ -126,7 +126,7 @@ def parallel(model: nn.Module) -> nn.Module:
     on_cpu = next(model.parameters()).device.type == "cpu"
     if on_cpu and any(type(module) is nn.SyncBatchNorm for module in model.modules()):
         raise InputError(
-            "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'NaiveSyncBN', "
+            "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'naiveSyncBN', "
             "'GN' or 'BN'"
         )
     return DistributedDataParallel(

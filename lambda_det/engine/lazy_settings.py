@@ -174,6 +174,8 @@ def _place_of(match: re.Match) -> str:
 
 
 def _check_word(lazy: DictConfig, word: str) -> None:
+    if word.startswith("--"):
+        raise InputError(f"{word!r}: flags stand before the key=value words")
     key, equals, _ = word.partition("=")
     key = key.lstrip("+~")
     if not equals or not key:

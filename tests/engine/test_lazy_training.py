@@ -127,6 +127,7 @@ def test_a_lazy_training_resumes_exactly_and_evaluates(
         ("train.max_iter", "expected key=value"),
         ("MAX_ITER 10", "expected key=value"),
         ("train.max_iter=[", "train.max_iter=["),
+        ("--eval-only", "flags stand before"),
         ("tran=1", "no key 'tran'; near it: train"),
     ],
 )
