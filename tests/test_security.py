@@ -30,7 +30,7 @@ MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "telnetlib", "f
 UNPICKLER = "lambda_det/checkpoint/numpy_pickle.py"
 # Commands that a suite's author gives to a shell: a suite is a program, as README.md says.
 SHELL = "lambda_det/experiments/preparing.py"
-# An export is run before it is kept: the file that was written a moment ago into a folder of its own.
+# An export is run before it is kept: the file was written a moment ago, into a new folder.
 OWN_FILES = {"lambda_det/export/formats.py": {"torch.jit.load"}}
 SHELLS = {"sh", "bash", "dash", "zsh"}
 
