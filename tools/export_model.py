@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         method=args.method,
         size=tuple(args.size) if args.size else None,
     )
+    if result.threshold_lowered:
+        print("nothing is detected in the test images: first compared with SCORE_THRESH_TEST 0")
     for difference in result.differences:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in difference.shapes.items())
         print(f"{difference.where}: largest difference {difference.largest:.2g} in {shapes}")

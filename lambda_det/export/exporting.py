@@ -35,6 +35,9 @@ class Export:
 
     differences: list[Difference]
     written: bool
+    threshold_lowered: bool = False
+    """Whether the first half was compared with SCORE_THRESH_TEST 0: as configured, nothing was
+    detected."""
 
     @property
     def largest(self) -> float:
@@ -100,12 +103,13 @@ def export_config(
             return largest_difference(network, formats.read(path, format, form.names), inputs)
 
         differences = []
-        if what == "detector" and not any(len(network(x)["scores"]) for x in inputs):
-            # Nothing would be compared: first the same with a threshold that lets boxes through.
+        nothing = what == "detector" and not any(len(network(x)["scores"]) for x in inputs)
+        if nothing:  # to compare: first the same with a threshold that lets boxes through
             with _score_threshold(model, 0.0):
                 differences += compared(made())
         differences += compared(made())
-        result = Export(differences, max(d.largest for d in differences) <= tolerance)
+        within = max(d.largest for d in differences) <= tolerance
+        result = Export(differences, within, threshold_lowered=nothing)
         if result.written:
             _put(path, output)
     return result

@@ -64,7 +64,10 @@ def write(
 
 
 def read(path: str, format: str, names: Sequence[str]) -> Function:
-    """The file as a function of one input to named outputs."""
+    """The file as a function of one input to named outputs.
+
+    Only for a file that this process has written: a TorchScript or ``torch.export`` file is code.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is on its way out
         return _READERS[format](path, names)

@@ -131,6 +131,7 @@ def test_without_detections_a_lower_threshold_is_compared_first(
     result = export_config(cfg, str(path), format="torchscript", what="detector", size=(64, 64))
     numbers = [d.shapes["scores"][0] for d in result.differences]
     assert numbers[0] > 5 and numbers[1] > 5 and numbers[2:] == [0, 0] and result.written
+    assert result.threshold_lowered
     assert path.read_text() == "2"  # what has the threshold of the config
 
 
