@@ -118,7 +118,7 @@ def replay(
         hook.remove()
     names = names_not_finite(model) if all(map(torch.isfinite, losses.values())) else []
     found += [{"module": name, "type": "gradient", "max_input": None} for name in names]
-    return found, {name: float(loss) for name, loss in losses.items()}, step["losses"]
+    return found, {name: loss.item() for name, loss in losses.items()}, step["losses"]
 
 
 def _watch(name: str, found: list[dict[str, object]]):

@@ -46,7 +46,7 @@ def test_the_doctors_example_has_every_row(project) -> None:
 
 def test_the_twenty_questions(project) -> None:
     text = (project / "docs" / "faq.md").read_text(encoding="utf-8")
-    parts = re.split(r"^### (\d+)\. ", text.partition("## Also asked")[0], flags=re.MULTILINE)
+    parts = re.split(r"^## (\d+)\. ", text.partition("## Also asked")[0], flags=re.MULTILINE)
     assert [int(number) for number in parts[1::2]] == list(range(1, 21))
     for answer in parts[2::2]:
         links = re.findall(r"\[(.+?)#(\d+)\]\((https://github.com/\S+?)/issues/(\d+)\)", answer)
