@@ -92,11 +92,13 @@ class WeightAverage(HookBase):
         return {"average": self._values} if self._values else {}
 
     def load_state_dict(self, state_dict: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Take up an average.
+        """Take up an average; nothing without a decay, where none is kept.
 
         Raises:
             ValueError: it is another network's.
         """
+        if not self._decay:
+            return
         now, saved = bare(self._model).state_dict(), state_dict["average"]
         if {n: t.shape for n, t in now.items()} != {n: t.shape for n, t in saved.items()}:
             raise ValueError("another network's average")

@@ -140,6 +140,16 @@ def test_a_checkpoint_without_one_begins_it(make_trainer, tmp_path, log) -> None
     assert numbers(ours) == numbers(content(tmp_path)["model"])
 
 
+def test_a_run_that_goes_on_without_one_is_judged_by_its_weights(make_trainer, tmp_path) -> None:
+    make_trainer(tmp_path, *KEYS, "SOLVER.MAX_ITER", 2).train()
+    keys = (*KEYS, "SOLVER.EMA_DECAY", 0.0, "DATASETS.TEST", "('coco_folder_val2017',)")
+    trainer = make_trainer(tmp_path, *keys, cls=Evaluated)
+    trainer.resume_or_load(resume=True)
+    assert trainer.train()["bbox"]["AP"] == numbers(content(tmp_path)["model"])
+    assert "WeightAverage" not in content(tmp_path)["trainer"].get("hooks", {})
+    assert "ema_decay" not in (tmp_path / "metrics.json").read_text().splitlines()[-1]
+
+
 @pytest.mark.parametrize(("decay", "precise"), [(1.0, False), (-0.1, False), (0.9, True)])
 def test_wrong_values_are_one_line(decay, precise) -> None:
     words = ["SOLVER.EMA_DECAY", str(decay), "TEST.PRECISE_BN.ENABLED", str(precise)]
