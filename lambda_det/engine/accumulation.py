@@ -21,7 +21,8 @@ def number_of_parts(cfg: CfgNode, processes: int) -> int:
         InputError: a process's images cannot be shared out evenly among so many parts.
     """
     parts, images = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH
-    if parts < 1 or images % (processes * parts):
+    # Without parts it is the loader's to say what is wrong.
+    if parts < 1 or (parts > 1 and images % (processes * parts)):
         raise InputError(
             f"SOLVER.ACCUMULATE={parts}: expected a number that SOLVER.IMS_PER_BATCH {images} is a "
             f"multiple of, times the number of processes, {processes}"

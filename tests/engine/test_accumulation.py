@@ -90,6 +90,8 @@ def test_a_batch_that_cannot_be_shared_out_is_one_line(make_trainer, tmp_path) -
     assert number_of_parts(cfg, 2) == 3
     with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 12.* 8$"):
         number_of_parts(cfg, 8)
+    cfg.SOLVER.ACCUMULATE = 1  # a key that nobody has set is not to blame
+    assert number_of_parts(cfg, 8) == 1
     with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 2 "):
         make_trainer(tmp_path, "SOLVER.ACCUMULATE", 3)
 
