@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FOLDER = ".sanity_pass"
+"""In OUTPUT_DIR, for as long as the pass takes; a name that no run of a user's has."""
+
 CHECKPOINTS = 2  # that the disk must have room for: one is written beside the one before
 
 
@@ -52,7 +55,7 @@ def sanity_pass(trainer: Trainer) -> None:
     """
     if not (images := trainer.cfg.TEST.SANITY_IMAGES):
         return
-    start, folder = time.perf_counter(), os.path.join(trainer.cfg.OUTPUT_DIR, "sanity")
+    start, folder = time.perf_counter(), os.path.join(trainer.cfg.OUTPUT_DIR, FOLDER)
     device = next(trainer.model.parameters()).device
     try:
         with _as_it_was(trainer.model, device), EventStorage(0):

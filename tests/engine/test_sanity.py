@@ -45,7 +45,7 @@ def test_the_run_is_the_same(make_trainer, tmp_path, log) -> None:
     assert order == trainer.data_loader.first_batch(lambda image: image["file_name"])
     trainer.train()  # with another one
     assert log.text.count("TEST.SANITY_IMAGES 2: a checkpoint, a batch and the evaluation") == 2
-    assert "box AP" not in log.text and not (tmp_path / "run" / "sanity").exists()
+    assert "box AP" not in log.text and not (tmp_path / "run" / sanity.FOLDER).exists()
     assert not (tmp_path / "run" / "inference").exists()
     ends = [torch.load(tmp_path / name / "model_final.pth") for name in ("plain", "run")]
     for name, tensor in ends[0]["model"].items():
@@ -56,11 +56,14 @@ def test_the_run_is_the_same(make_trainer, tmp_path, log) -> None:
 
 def test_the_batch_has_the_largest_size(make_trainer, tmp_path, monkeypatch) -> None:
     trainer = make_trainer(tmp_path, *KEYS, "TEST.SANITY_IMAGES", 1)
+    (tmp_path / "sanity").mkdir()
+    (tmp_path / "sanity" / "model_final.pth").write_text("of another run, in OUTPUT_DIR/sanity")
     seen = []
     forward = trainer.model.forward
     monkeypatch.setattr(trainer.model, "forward", lambda b: seen.extend(b) or forward(b))
     sanity.sanity_pass(trainer)
     assert [min(image["image"].shape[-2:]) for image in seen] == [64, 64]
+    assert (tmp_path / "sanity" / "model_final.pth").exists()
 
 
 def test_a_broken_test_image_is_found_at_the_start(make_trainer, tmp_path) -> None:
