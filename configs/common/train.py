@@ -13,7 +13,13 @@ train = dict(
     eval_period=0,  # at the end only
     device="cuda",
     seed=-1,  # of everything that is random; below 0: another one in every run
-    max_skipped_steps=0,  # ours: SOLVER.MAX_SKIPPED_STEPS
+    # ours: SOLVER.ACCUMULATE, EMA_DECAY and MAX_SKIPPED_STEPS, TEST.BEST_METRIC and SANITY_IMAGES
+    accumulate=1,
+    ema_decay=0.0,
+    max_skipped_steps=0,
+    best_metric="",
+    sanity_images=0,
+    wandb=dict(enabled=False, project="lambda_det", name=""),  # ours: WANDB.*
     coco_folder="",  # ours: DATASETS.COCO_FOLDER
     # ours: what init_checkpoint must fill, as MODEL.LAMBDA_RESNET.PARTIAL_INIT and its kin
     partial_init=dict(enabled=False, as_identity=False, min_coverage=1.0),

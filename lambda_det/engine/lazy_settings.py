@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,14 +66,30 @@ LAZY_KEYS: dict[str, tuple[str, ...]] = {
     "SOLVER.MOMENTUM": ("optimizer.momentum",),
     "SOLVER.WARMUP_FACTOR": ("lr_multiplier.warmup_factor",),
     "SOLVER.MAX_ITER": ("train.max_iter",),
+    "SOLVER.ACCUMULATE": ("train.accumulate",),
+    "SOLVER.EMA_DECAY": ("train.ema_decay",),
     "SOLVER.MAX_SKIPPED_STEPS": ("train.max_skipped_steps",),
     "SOLVER.CHECKPOINT_PERIOD": (f"{_CHECKPOINTER}.period",),
     "SOLVER.CHECKPOINT_KEEP": (f"{_CHECKPOINTER}.max_to_keep",),
     "SOLVER.AMP.ENABLED": ("train.amp.enabled",),
     "SOLVER.AMP.PRECISION": ("train.amp.precision",),
+    "TEST.BEST_METRIC": ("train.best_metric",),
     "TEST.EVAL_PERIOD": ("train.eval_period",),
+    "TEST.SANITY_IMAGES": ("train.sanity_images",),
+    "WANDB.ENABLED": ("train.wandb.enabled",),
+    "WANDB.PROJECT": ("train.wandb.project",),
+    "WANDB.NAME": ("train.wandb.name",),
 }
 """Key of our config -> where a LazyConfig has it, the first place that is there."""
+
+# Of detectron2's "train": what a training here does in any case, and what default_setup reads.
+_AS_HERE = {
+    "train.ddp.broadcast_buffers": False,
+    "train.ddp.find_unused_parameters": False,
+    "train.ddp.fp16_compression": False,
+    "train.log_period": 20,
+}
+_READ_ELSEWHERE = "train.cudnn_benchmark"
 
 _NEEDED = ("model", "dataloader.train", "optimizer", "lr_multiplier", "train.max_iter")
 
@@ -132,7 +149,7 @@ def settings_of(lazy: DictConfig) -> CfgNode:
     cfg.MODEL.MASK_ON = _select(lazy, "model.roi_heads.mask_head") is not None
     cfg.INPUT.LSJ.ENABLED = _select(lazy, f"{_TRAIN_MAPPER}.augmentations.scale") is not None
     for split in ("TRAIN", "TEST"):
-        for size in _resizes(lazy, split.lower()):
+        for size in resizes(lazy, split.lower()):
             sides = plain(size.short_edge_length)
             if split == "TRAIN":
                 cfg.INPUT.MIN_SIZE_TRAIN = tuple(sides) if isinstance(sides, list) else (sides,)
@@ -165,12 +182,31 @@ def lazy_words() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        text = re.sub(r"[A-Z][A-Z0-9_.]*[A-Z]", _place_of, str(error))
+        text = re.sub(r"(?<![\w/.-])[A-Z][A-Z0-9_.]*[A-Z](?![\w/-])", _place_of, str(error))
         raise InputError(text) from error
 
 
 def _place_of(match: re.Match) -> str:
     return LAZY_KEYS.get(match[0], match)[0]
+
+
+def keys_without_effect(lazy: DictConfig) -> list[str]:
+    """The keys of ``train`` that say something and that nothing here reads."""
+    read = {place for places in LAZY_KEYS.values() for place in places} | {_READ_ELSEWHERE}
+    said = dict(_leaves(_select(lazy, "train"), "train"))
+    return [
+        key
+        for key in said
+        if key not in read and (key not in _AS_HERE or said[key] != _AS_HERE[key])
+    ]
+
+
+def _leaves(node: Mapping, name: str) -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{name}.{key}")
+        else:
+            yield f"{name}.{key}", value
 
 
 def _check_word(lazy: DictConfig, word: str) -> None:
@@ -197,7 +233,7 @@ def _select(lazy: DictConfig, place: str) -> Any:
         return None
 
 
-def _resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
+def resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
     """The ``ResizeShortestEdge`` of a split's augmentations."""
     node = _select(lazy, f"dataloader.{split}.mapper.augmentations")
     if isinstance(node, Mapping):  # keep_one_pixel(augmentations=[…])
@@ -208,6 +244,9 @@ def _resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
 
 def _set(cfg: CfgNode, key: str, value: Any, place: str) -> None:
     value = plain(value)
+    default = functools.reduce(getattr, key.split("."), cfg)
+    if type(default) is float and type(value) is int:  # weight_decay=0, which yacs does not take
+        value = float(value)
     if key.startswith("DATASETS.") and key != "DATASETS.COCO_FOLDER":
         value = (value,) if isinstance(value, str) else tuple(value)
     try:

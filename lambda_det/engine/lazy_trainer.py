@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import logging
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 
 from detectron2.config import CfgNode, instantiate
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,14 +21,16 @@ from torch.optim import Optimizer
 from lambda_det.checkpoint import load_weights
 from lambda_det.configs import find_lazy_config
 from lambda_det.data import configure_datasets
-from lambda_det.data.loaders import TrainingLoader
+from lambda_det.data.loaders import Mapper, TrainingLoader
 from lambda_det.data.training_images import check_images
 from lambda_det.engine.checks import check_settings
 from lambda_det.engine.config_values import check_values
 from lambda_det.engine.evaluation_hook import inference_folder
 from lambda_det.engine.lazy_settings import (
+    keys_without_effect,
     lazy_words,
     load_lazy_config,
+    resizes,
     settings_of,
     take_datasets,
 )
@@ -32,6 +38,8 @@ from lambda_det.engine.setup import check_device, setup_console, start_run
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.project import tool_words
+
+logger = logging.getLogger(__name__)
 
 
 class LazyTrainer(Trainer):
@@ -43,11 +51,17 @@ class LazyTrainer(Trainer):
     Args:
         lazy: ``model``, ``dataloader.{train,test,evaluator}``, ``optimizer``, ``lr_multiplier``.
         cfg: its settings, see :func:`~lambda_det.engine.lazy_settings.settings_of`.
-        config_file: to be named in the line that says how to go on.
+        config_file, overrides: what ``lazy`` was made of, for the line that says how to go on.
     """
 
-    def __init__(self, lazy: DictConfig, cfg: CfgNode, config_file: str = "") -> None:
-        self.lazy, self.config_file = lazy, config_file
+    def __init__(
+        self,
+        lazy: DictConfig,
+        cfg: CfgNode,
+        config_file: str = "",
+        overrides: Sequence[str] = (),
+    ) -> None:
+        self.lazy, self.config_file, self.overrides = lazy, config_file, overrides
         super().__init__(cfg)
 
     def build_model(self, cfg: CfgNode) -> nn.Module:
@@ -73,12 +87,35 @@ class LazyTrainer(Trainer):
             loader.seed = cfg.SEED
         return loader
 
+    def build_test_loader(  # type: ignore[override]
+        self, cfg: CfgNode, dataset_name: str
+    ) -> Iterable[list[dict]]:
+        return instantiate(self.lazy.dataloader.test)
+
+    def build_evaluator(  # type: ignore[override]
+        self, cfg: CfgNode, dataset_name: str
+    ) -> DatasetEvaluator:
+        return build_lazy_evaluator(self.lazy, inference_folder(cfg, dataset_name), overwrite=True)
+
+    def build_largest_mapper(self) -> Mapper:
+        lazy = copy.deepcopy(self.lazy)
+        for resize in resizes(lazy, "train"):
+            sides = resize.short_edge_length
+            largest = max(sides) if OmegaConf.is_list(sides) else sides
+            resize.update(short_edge_length=largest, sample_style="choice")
+        return instantiate(lazy.dataloader.train.mapper)
+
+    @property
+    def test_sets(self) -> Sequence[str]:
+        names = self.cfg.DATASETS.TEST[:1] or ("dataloader.test",)
+        return names if _is_evaluated(self.lazy) else ()
+
     def test(self, cfg: CfgNode, model: nn.Module) -> Mapping[str, object]:
         return evaluate_lazy(self.lazy, cfg, model)
 
     def resume_words(self) -> list[str]:
         words = tool_words("lazyconfig_train_net")
-        return [*words, "--config-file", self.config_file, "--resume"]
+        return [*words, "--config-file", self.config_file, "--resume", *self.overrides]
 
     def _write_bad_step(
         self,
@@ -103,14 +140,33 @@ def build_lazy_optimizer(lazy: DictConfig, model: nn.Module) -> Optimizer:
         del lazy.optimizer.params["model"]
 
 
+def build_lazy_evaluator(
+    lazy: DictConfig, folder: str, *, overwrite: bool = False
+) -> DatasetEvaluator:
+    """``dataloader.evaluator``.
+
+    Args:
+        lazy: the config.
+        folder: its ``output_dir``, if it takes one and the config names none.
+        overwrite: in place of the one that the config names, too.
+    """
+    node = copy.deepcopy(lazy.dataloader.evaluator)
+    target = locate(node._target_) if isinstance(node._target_, str) else node._target_
+    takes_folder = "output_dir" in inspect.signature(target).parameters
+    if takes_folder and (overwrite or "output_dir" not in node):
+        node.output_dir = folder
+    return instantiate(node)
+
+
+def _is_evaluated(lazy: DictConfig) -> bool:
+    return OmegaConf.select(lazy, "dataloader.evaluator") is not None
+
+
 def evaluate_lazy(lazy: DictConfig, cfg: CfgNode, model: nn.Module) -> Mapping[str, object]:
     """The metrics of ``dataloader.evaluator`` on ``dataloader.test``; {} where there is none."""
-    if OmegaConf.select(lazy, "dataloader.evaluator") is None:
+    if not _is_evaluated(lazy):
         return {}
-    node = lazy.dataloader.evaluator
-    parts = {key: instantiate(value) for key, value in node.items() if key != "_target_"}
-    parts.setdefault("output_dir", inference_folder(cfg, cfg.DATASETS.TEST[0]))
-    evaluator = node._target_(**parts) if callable(node._target_) else instantiate(node)
+    evaluator = build_lazy_evaluator(lazy, inference_folder(cfg, ""))
     results = inference_on_dataset(model, instantiate(lazy.dataloader.test), evaluator)
     if comm.is_main_process():
         print_csv_format(results)
@@ -138,6 +194,8 @@ def setup_lazy_config(args: Namespace) -> tuple[DictConfig, CfgNode]:
         start_run(cfg, args, lazy)
         if not args.eval_only:
             check_settings(cfg)
+            if idle := keys_without_effect(lazy):
+                logger.warning("%s: nothing here reads it", ", ".join(idle))
     return lazy, cfg
 
 
@@ -151,14 +209,15 @@ def train_or_evaluate(args: Namespace) -> Mapping[str, object]:
         InputError: a file, key or value is wrong; the line names it.
     """
     lazy, cfg = setup_lazy_config(args)
-    if args.eval_only:
-        if not cfg.MODEL.WEIGHTS:
-            raise InputError(
-                "train.init_checkpoint is empty: evaluation needs the weights of a trained model"
-            )
-        model = build_lazy_model(lazy, cfg)
-        load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
-        return evaluate_lazy(lazy, cfg, model)
-    trainer = LazyTrainer(lazy, cfg, os.fspath(args.config_file))
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train() or {}
+    with lazy_words():
+        if args.eval_only:
+            if not cfg.MODEL.WEIGHTS:
+                raise InputError(
+                    "MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model"
+                )
+            model = build_lazy_model(lazy, cfg)
+            load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
+            return evaluate_lazy(lazy, cfg, model)
+        trainer = LazyTrainer(lazy, cfg, os.fspath(args.config_file), args.opts)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train() or {}

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from lambda_det.data.loaders import TrainingLoader
+from lambda_det.data.loaders import Mapper, TrainingLoader
 from lambda_det.data.mapper import LambdaDatasetMapper
 from lambda_det.engine.accumulation import split
 from lambda_det.engine.launch import bare
@@ -62,7 +63,7 @@ def sanity_pass(trainer: Trainer) -> None:
             if comm.is_main_process():
                 _check_disk(trainer, folder)
             _learn(trainer, device)
-            for name in trainer.cfg.DATASETS.TEST:
+            for name in trainer.test_sets:
                 _evaluate(trainer, name, images, folder)
     finally:
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -72,6 +73,15 @@ def sanity_pass(trainer: Trainer) -> None:
         "TEST.SANITY_IMAGES %d: a checkpoint, a batch and the evaluation went well (%.0f s)",
         images, time.perf_counter() - start,
     )  # fmt: skip
+
+
+def largest_mapper(cfg: CfgNode) -> Mapper:
+    """The training's mapper with all images at the largest size of the config."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MIN_SIZE_TRAIN = (max(cfg.INPUT.MIN_SIZE_TRAIN),)
+    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
+    return LambdaDatasetMapper(cfg, True)
 
 
 def _check_disk(trainer: Trainer, folder: str) -> None:
@@ -98,11 +108,8 @@ def _check_disk(trainer: Trainer, folder: str) -> None:
 def _learn(trainer: Trainer, device: torch.device) -> None:
     if not isinstance(trainer.data_loader, TrainingLoader):
         return  # its order might not come back
-    cfg = trainer.cfg.clone()
-    cfg.defrost()
-    cfg.INPUT.MIN_SIZE_TRAIN = (max(cfg.INPUT.MIN_SIZE_TRAIN),)
-    cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING = "choice"
-    batch = trainer.data_loader.first_batch(LambdaDatasetMapper(cfg, True))
+    cfg = trainer.cfg
+    batch = trainer.data_loader.first_batch(trainer.build_largest_mapper())
     model = bare(trainer.model)  # DistributedDataParallel remembers what it did first
     for part in split(batch, cfg.SOLVER.ACCUMULATE):
         with autocast_to(precision(cfg), device.type):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.data import build_test_loader, build_train_loader
-from lambda_det.data.loaders import TrainingLoader
+from lambda_det.data.loaders import Mapper, TrainingLoader
 from lambda_det.engine.accumulation import number_of_parts
 from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.bad_step import write_bad_step
@@ -44,7 +44,7 @@ from lambda_det.engine.run_state import (
     run_state,
     running_means_of_all,
 )
-from lambda_det.engine.sanity import sanity_pass
+from lambda_det.engine.sanity import largest_mapper, sanity_pass
 from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
 from lambda_det.engine.wandb_writer import WandbWriter
@@ -127,6 +127,14 @@ class Trainer(DefaultTrainer):
         tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
         folder = inference_folder(cfg, dataset_name)
         return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
+
+    def build_largest_mapper(self) -> Mapper:
+        return largest_mapper(self.cfg)
+
+    @property
+    def test_sets(self) -> Sequence[str]:
+        """What an evaluation judges, for :meth:`build_test_loader` and :meth:`build_evaluator`."""
+        return self.cfg.DATASETS.TEST
 
     def build_hooks(self) -> list[HookBase]:
         # Before the hook that writes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.engine import HookBase, default_argument_parser
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch import RetinaNet
 from omegaconf import OmegaConf
 from torch import nn
@@ -19,10 +21,21 @@ from torch import nn
 from lambda_det.configs import find_lazy_config
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
 from lambda_det.engine.lazy_settings import lazy_words, load_lazy_config, settings_of
-from lambda_det.engine.lazy_trainer import LazyTrainer, setup_lazy_config, train_or_evaluate
+from lambda_det.engine.lazy_trainer import (
+    LazyTrainer,
+    build_lazy_model,
+    evaluate_lazy,
+    setup_lazy_config,
+    train_or_evaluate,
+)
+from lambda_det.engine.sanity import sanity_pass
 from lambda_det.errors import InputError
 
 QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
+LONG = (
+    "train.accumulate=2", "train.ema_decay=0.5", "train.best_metric=segm/AP", "train.eval_period=2",
+    "train.sanity_images=1",
+)  # fmt: skip
 
 
 def arguments(output: Path, folder: Path, *words: str, **flags: bool) -> Namespace:
@@ -58,6 +71,7 @@ for _split in (dataloader.train, dataloader.test):
     _split.mapper.augmentations.augmentations[0].short_edge_length = 64
 dataloader.train.total_batch_size = 2
 train.update(max_iter=4, checkpointer=dict(period=2, max_to_keep=0))
+train.update(log_period=5, model_ema=dict(enabled=True))  # detectron2's; not read here
 """,
         encoding="utf-8",
     )
@@ -71,17 +85,21 @@ def weights(path: Path) -> dict:
 def test_a_lazy_training_resumes_exactly_and_evaluates(
     output: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    results = train_or_evaluate(arguments(output, shapes_folder))
+    results = train_or_evaluate(arguments(output, shapes_folder, *LONG))
     assert set(results) == {"bbox", "segm"}
-    assert {"model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"} <= {
-        path.name for path in output.iterdir()
-    }
+    names = {path.name for path in output.iterdir()}
+    assert {"model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"} <= names
+    assert {"model_best.pth", "model_final_ema.pth"} <= names and "inference" in names
+    shown = capsys.readouterr().out
+    assert "TEST.SANITY_IMAGES 1: a checkpoint, a batch and the evaluation went well" in shown
+    assert "train.log_period, train.model_ema.enabled: nothing here reads it" in shown
     assert (output / "inference" / "metrics.json").is_file()
 
     # The same run, stopped by a signal behind its third iteration and taken up again.
     stopped = tmp_path / "stopped"
-    lazy, cfg = setup_lazy_config(arguments(stopped, shapes_folder))
-    trainer = LazyTrainer(lazy, cfg, "tiny.py")
+    args = arguments(stopped, shapes_folder, *LONG)
+    lazy, cfg = setup_lazy_config(args)
+    trainer = LazyTrainer(lazy, cfg, "tiny.py", args.opts)
 
     class Stop(HookBase):
         def after_step(self) -> None:
@@ -94,13 +112,15 @@ def test_a_lazy_training_resumes_exactly_and_evaluates(
     with pytest.raises(TrainingInterrupted):
         trainer.train()
     assert json.loads((stopped / INTERRUPTED_FILE).read_text())["iteration"] == 3
-    line = "tools/lazyconfig_train_net.py --config-file tiny.py --resume"
+    words = shlex.join(args.opts)  # without them it would be another run
+    line = f"tools/lazyconfig_train_net.py --config-file tiny.py --resume {words}\n"
     assert line in capsys.readouterr().out
-    again = train_or_evaluate(arguments(stopped, shapes_folder, resume=True))
+    again = train_or_evaluate(arguments(stopped, shapes_folder, *LONG, resume=True))
     assert again == results
-    one, other = (weights(folder / "model_final.pth") for folder in (output, stopped))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
+        one, other = (weights(folder / name) for folder in (output, stopped))
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
     # Evaluation of the weights alone, by the tool.
     spec = importlib.util.spec_from_file_location(
@@ -110,7 +130,7 @@ def test_a_lazy_training_resumes_exactly_and_evaluates(
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     alone = tmp_path / "alone"
-    words = [f"train.init_checkpoint={stopped / 'model_final.pth'}"]
+    words = [f"train.init_checkpoint={stopped / 'model_final_ema.pth'}"]
     given = arguments(alone, shapes_folder, *words, eval_only=True)
     flags = ["--config-file", given.config_file, "--eval-only", *given.opts]
     monkeypatch.setattr("sys.argv", ["lazyconfig_train_net.py", *flags])
@@ -145,6 +165,40 @@ def test_words_change_the_config() -> None:
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.AMP.ENABLED) == (7, 0.3, True)
     assert cfg.SOLVER.AMP.PRECISION == "bfloat16" and lazy.optimizer.nesterov is True
     assert lazy.model.backbone.bottom_up.scope == 7  # an argument that the file leaves out
+    lazy = load_lazy_config(QUICK, ["optimizer.weight_decay=0", "train.ema_decay=0"])
+    solver = settings_of(lazy).SOLVER
+    assert (solver.WEIGHT_DECAY, solver.EMA_DECAY) == (0, 0)
+
+
+def test_the_sanity_pass_has_the_images_of_the_config(output: Path, shapes_folder: Path) -> None:
+    words = ("dataloader.train.mapper.augmentations.augmentations.0.short_edge_length=[32,80]",)
+    args = arguments(output, shapes_folder, *words, "train.sanity_images=1")
+    trainer = LazyTrainer(*setup_lazy_config(args))
+    batches, forward = [], trainer.model.forward
+    trainer.model.forward = lambda images: batches.append(images) or forward(images)
+    sanity_pass(trainer)
+    assert [min(image["image"].shape[-2:]) for image in batches[0]] == [80, 80]
+    assert not (output / "inference").exists()
+
+
+def test_an_evaluator_that_writes_nothing(output: Path, shapes_folder: Path) -> None:
+    lazy, cfg = setup_lazy_config(arguments(output, shapes_folder))
+    lazy.dataloader.evaluator = L(Counting)(first=3)
+    cfg.defrost()
+    cfg.DATASETS.TEST = ()  # as of a loader without dataset.names
+    model = build_lazy_model(lazy, cfg)
+    assert evaluate_lazy(lazy, cfg, model) == {"images": {"count": 6}}
+
+
+class Counting(DatasetEvaluator):
+    def __init__(self, first: int) -> None:
+        self._count = first
+
+    def process(self, inputs, outputs) -> None:
+        self._count += len(outputs)
+
+    def evaluate(self) -> dict:
+        return {"images": {"count": self._count}}
 
 
 @pytest.mark.parametrize(
