@@ -55,9 +55,10 @@ class LazyWriter(EventWriter):
         self._made: EventWriter | None = None
 
     def write(self) -> None:
-        if self._made is None:
+        if self._made is None and get_event_storage().histories():
             self._made = self._make()
-        self._made.write()
+        if self._made is not None:
+            self._made.write()
 
     def close(self) -> None:
         if self._made is not None:
@@ -76,7 +77,8 @@ class ProgressPrinter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter < self._max_iter:  # detectron2 writes once more when training is over
+        # detectron2 writes once more when training is over, also when it never began.
+        if storage.iter < self._max_iter and storage.histories():
             logger.info(progress_line(storage, self._max_iter))
 
 

@@ -151,7 +151,7 @@ class Trainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         return [
             ProgressPrinter(self.max_iter),
-            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE)),
+            LazyWriter(lambda: JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE))),
             LazyWriter(lambda: TensorboardXWriter(self.cfg.OUTPUT_DIR)),
             self._wandb,
         ]

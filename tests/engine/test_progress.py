@@ -48,9 +48,12 @@ def test_a_lazy_writer_is_made_to_write():
     made = []
     writer = LazyWriter(lambda: made.append(Counting()) or made[0])
     writer.close()
-    assert made == []
-    for _ in range(2):
-        writer.write()
+    with EventStorage() as storage:
+        writer.write()  # of nothing, as when a training ends before its first iteration
+        assert made == []
+        storage.put_scalar("lr", 1.0)
+        for _ in range(2):
+            writer.write()
     writer.close()
     assert [one.done for one in made] == [["made", "write", "write", "close"]]
 

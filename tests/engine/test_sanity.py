@@ -66,7 +66,7 @@ def test_the_batch_has_the_largest_size(make_trainer, tmp_path, monkeypatch) -> 
     assert (tmp_path / "sanity" / "model_final.pth").exists()
 
 
-def test_a_broken_test_image_is_found_at_the_start(make_trainer, tmp_path) -> None:
+def test_a_broken_test_image_is_found_at_the_start(make_trainer, tmp_path, log) -> None:
     generate_shapes(tmp_path / "shapes", num_train=4, num_val=3, seed=0)
     images = sorted((tmp_path / "shapes/val2017").iterdir())
     whole = images[1].read_bytes()
@@ -76,7 +76,8 @@ def test_a_broken_test_image_is_found_at_the_start(make_trainer, tmp_path) -> No
     with pytest.raises(InputError) as error:
         trainer.train()
     assert images[1].name in one_line(error.value)
-    assert trainer.iter == 0 and not list((tmp_path / "run").rglob("*.pth"))
+    assert trainer.iter == 0 and not list((tmp_path / "run").iterdir())
+    assert "iter 1/" not in log.text  # there was none
     images[1].write_bytes(whole)
     images[2].write_bytes(b"")  # behind those that are looked at
     make_trainer(tmp_path / "again", *keys, cls=Unevaluated).train()
