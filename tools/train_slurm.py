@@ -38,7 +38,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     parser.add_argument("--partition")
     parser.add_argument("--account")
     parser.add_argument("--qos")
-    parser.add_argument("--time", default="24:00:00", help="of one start; D-HH:MM:SS, HH:MM:SS")
+    parser.add_argument("--time", default="24:00:00", help="of one start; as of sbatch: HH:MM:SS")
     parser.add_argument("--requeues", type=int, default=20, help="how often the time may run out")
     parser.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="or this machine")
     parser.add_argument("--job-folder", help="default: OUTPUT_DIR/slurm")

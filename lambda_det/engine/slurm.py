@@ -27,7 +27,7 @@ CLUSTERS = ("slurm", "local", "debug")
 SIGNAL_S = 120
 """Seconds before the end of its time at which a job is told."""
 
-_TIME = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?|(\d+)")
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d\d))?(?::(\d\d))?")
 
 
 class TrainingJob:
@@ -156,17 +156,21 @@ def submit(
 
 
 def minutes_of(text: str) -> int:
-    """``DAYS-HOURS:MINUTES[:SECONDS]``, ``HOURS:MINUTES[:SECONDS]`` or ``MINUTES``, rounded up.
+    """sbatch's forms (``[DAYS-]HOURS:MINUTES:SECONDS``, ``DAYS-HOURS[:MINUTES]``,
+    ``MINUTES[:SECONDS]``), rounded up.
 
     Raises:
         InputError: it is none of these, or no time.
     """
     match = _TIME.fullmatch(text)
     if match is None:
-        allowed = "HOURS:MINUTES:SECONDS, DAYS-HOURS:MINUTES or MINUTES"
+        allowed = "HOURS:MINUTES:SECONDS, DAYS-HOURS:MINUTES, MINUTES:SECONDS or MINUTES"
         raise InputError(f"--time {text!r}: expected {allowed}")
-    days, hours, minutes, seconds, alone = (int(part or 0) for part in match.groups())
-    total = alone + 1440 * days + 60 * hours + minutes + (seconds > 0)
+    days, *parts = match.groups()
+    if days is None and parts[2] is None:  # no hours
+        parts = ["0", *parts[:2]]
+    hours, minutes, seconds = (int(part or 0) for part in parts)
+    total = 1440 * int(days or 0) + 60 * hours + minutes + (seconds > 0)
     if total < 1:
         raise InputError(f"--time {text!r}: expected at least a minute")
     return total

@@ -172,7 +172,8 @@ def test_without_submitit(tool, monkeypatch, capsys) -> None:
 
 
 def test_times() -> None:
-    times = {"90": 90, "24:00:00": 1440, "0:30": 30, "2-01:15": 2955, "1:00:01": 61}
+    times = {"90": 90, "24:00:00": 1440, "30:00": 30, "0:30": 1, "2-01:15": 2955, "1:00:01": 61,
+             "1-2": 1560, "1-00:00:30": 1441}  # fmt: skip
     assert {text: minutes_of(text) for text in times} == times
     for text in ("", "0", "1h", "1:2", "00:00:00", "-5"):
         with pytest.raises(InputError, match="--time"):
