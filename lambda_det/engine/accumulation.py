@@ -31,8 +31,14 @@ def number_of_parts(cfg: CfgNode, processes: int) -> int:
 
 
 def split(images: Sequence, parts: int) -> list[Sequence]:
-    """The images in their order, in ``parts`` lists of the same length."""
-    size = len(images) // parts
+    """The images in their order, in ``parts`` lists of the same length.
+
+    Raises:
+        InputError: they cannot be, as those of another loader than ours.
+    """
+    size, more = divmod(len(images), parts)
+    if more or not size:
+        raise InputError(f"SOLVER.ACCUMULATE={parts}: is no divisor of a batch of {len(images)}")
     return [images[start : start + size] for start in range(0, size * parts, size)]
 
 

@@ -74,6 +74,9 @@ def test_gradients_and_metrics_are_those_of_the_whole_batch() -> None:
 
 def test_parts_keep_the_order() -> None:
     assert split(list("abcdef"), 3) == [["a", "b"], ["c", "d"], ["e", "f"]]
+    for batch in ("abcdefg", "ab", ""):  # of a loader that is not ours: none is left out silently
+        with pytest.raises(InputError, match=rf"^SOLVER\.ACCUMULATE=3: .* of {len(batch)}$"):
+            split(list(batch), 3)
     losses = mean_losses([{"a": torch.tensor(1.0)}, {"a": torch.tensor(2.0), "b": torch.ones(())}])
     assert losses == {"a": 1.5, "b": 0.5}
 
