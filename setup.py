@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent
 
 # What a wheel carries of the folders beside the package (lambda_det/project.py finds it).
 SHIPPED = {"configs": ("**/*.yaml", "**/*.py"), "tools": ("*.py",)}
-# Tools that read the tests, write the documents, or come before there is a lambda_det to run.
-CHECKOUT_ONLY = {"corpus.py", "fuzz.py", "install_detectron2.py", "record_run.py"}
+# Tools that read the tests or write the documents.
+CHECKOUT_ONLY = {"corpus.py", "fuzz.py", "record_run.py"}
 
 
 class BuildWithConfigs(build_py):
@@ -53,9 +53,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["lambda_det", "lambda_det.*"]),
+    py_modules=["lambda_det_command"],
     package_data={"lambda_det": ["py.typed"]},
     cmdclass={"build_py": BuildWithConfigs},
-    entry_points={"console_scripts": ["lambda_det = lambda_det.__main__:main"]},
+    entry_points={"console_scripts": ["lambda_det = lambda_det_command:main"]},
     python_requires=">=3.10",
     # Left to the user on purpose, because pip would replace a working installation by another:
     #   torch, torchvision: their builds must match each other and the CUDA driver;

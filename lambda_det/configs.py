@@ -138,10 +138,13 @@ def _path(name: str, names: Sequence[str], kind: str, suffix: str = _SUFFIX) -> 
 def _find(
     path_or_name: str, names: Sequence[str], kind: str, said: str, suffix: str = _SUFFIX
 ) -> str:
-    if not path_or_name or os.path.lexists(path_or_name):
+    # The folder of a run may well be called as its config is.
+    if not path_or_name or (os.path.lexists(path_or_name) and not os.path.isdir(path_or_name)):
         return path_or_name
     if _matching(path_or_name, names, suffix):
         return _path(path_or_name, names, kind, suffix)
+    if os.path.isdir(path_or_name):
+        return path_or_name  # whose reader says what is wrong with it
     if near := _near(path_or_name, names, suffix):
         said += f"; shipped with a name near it: {', '.join(near)}"
     elif not path_or_name.endswith(suffix):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -26,3 +28,8 @@ def tool_words(name: str) -> list[str]:
         name: without ``.py``.
     """
     return ["python", f"tools/{name}.py"] if IN_CHECKOUT else ["python", "-m", "lambda_det", name]
+
+
+def tool_command(name: str, words: Sequence[str]) -> str:
+    """:func:`tool_words` with the words behind them, as one would type it."""
+    return shlex.join([*tool_words(name), *words])

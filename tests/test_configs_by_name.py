@@ -52,6 +52,17 @@ def test_a_path_that_exists_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert lambda_det.get_config(name).SEED == 1  # the shipped one, whatever lies here
 
 
+def test_a_folder_does_not_hide_a_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = QUICK.split("/")[1]
+    for name in (short, "other"):
+        (tmp_path / name).mkdir()
+    assert configs.find_config(short) == configs.config_path(short)
+    assert configs.find_config("other") == "other"
+    with pytest.raises(InputError, match="other"):
+        load_config("other")
+
+
 @pytest.mark.parametrize(
     "name, says",
     [

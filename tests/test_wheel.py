@@ -16,7 +16,7 @@ import pytest
 import lambda_det
 from lambda_det import configs
 
-CHECKOUT_ONLY = {"corpus", "fuzz", "install_detectron2", "record_run"}
+CHECKOUT_ONLY = {"corpus", "fuzz", "record_run"}
 BUILD = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 
@@ -33,6 +33,7 @@ def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             shutil.copy(path, copy)
     (copy / "tests").mkdir()
     (copy / "tests" / "__init__.py").touch()  # not to be taken for a package of ours
+    (copy / "tests" / "test_it.py").touch()  # setuptools puts such into an sdist by itself
     done = subprocess.run(
         [sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, timeout=120
     )
@@ -77,7 +78,8 @@ def test_wheel_holds_the_package_with_configs_and_tools(site: Path, project: Pat
     tools -= {f"tools/{name}.py" for name in CHECKOUT_ONLY}
     assert shipped == {f"configs/{name}" for name in files(project / "configs")} | tools
     (info,) = site.glob("*.dist-info")
-    assert {path.name for path in site.iterdir()} == {"lambda_det", info.name}
+    names = {"lambda_det", "lambda_det_command.py", info.name}
+    assert {path.name for path in site.iterdir()} == names
     assert (info / "licenses" / "LICENSE").read_bytes() == (project / "LICENSE").read_bytes()
 
 
@@ -88,14 +90,15 @@ def test_metadata_says_what_the_package_says(site: Path, project: Path) -> None:
     assert info.name == f"lambda_det-{lambda_det.__version__}.dist-info"
     readme = (project / "README.md").read_text(encoding="utf-8")
     assert metadata.get_payload().strip() == readme.strip()
-    assert "lambda_det = lambda_det.__main__:main" in (info / "entry_points.txt").read_text()
+    assert "lambda_det = lambda_det_command:main" in (info / "entry_points.txt").read_text()
 
 
 def test_sdist_has_what_the_wheel_is_built_from(built: dict[str, Path]) -> None:
     with tarfile.open(built[".gz"]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
     with zipfile.ZipFile(built[".whl"]) as wheel:
-        own = [n for n in wheel.namelist() if n.startswith("lambda_det/")]
+        own = [n for n in wheel.namelist() if n.startswith("lambda_det")]
+    own = [n for n in own if ".dist-info/" not in n]
     # What the wheel's build reads is there; a file that is not would be missing in its wheel.
     assert {name.replace("lambda_det/shipped/", "") for name in own} <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= names
@@ -112,20 +115,25 @@ from lambda_det.analysis.published import load_published
 from lambda_det.experiments import read_suite
 from lambda_det.experiments.collect import PUBLISHED
 print(len(read_suite("paper_coco", "out").runs), len(load_published(PUBLISHED)) > 3)
-print(*project.tool_words("train_net"), project.results_folder())
-from lambda_det.__main__ import main
-main([])
+print(project.tool_command("train_net", []), project.results_folder())
+from lambda_det.doctor.findings import tool
+print(tool("train_net"))
+import lambda_det_command
+lambda_det_command.main()
 """
 
 
 def test_the_wheel_alone_knows_its_configs_and_tools(site: Path, project: Path) -> None:
     said = run_python(site, project, "-c", CODE)
     assert said.returncode == 0, said.stderr
-    module, path, numbers, suite, words, usage, *listed = said.stdout.strip().splitlines()
+    module, path, numbers, suite, words, said_by_doctor, usage, *listed = (
+        said.stdout.strip().splitlines()
+    )
     assert Path(module) == site / "lambda_det" / "__init__.py"
     assert Path(path).is_relative_to(site) and Path(path).is_file()
     assert numbers == f"101 True {len(configs.config_names())}" and suite == "6 True"
     assert words == f"python -m lambda_det train_net {site.parent / 'results'}"
+    assert said_by_doctor == "lambda_det train_net"
 
     assert usage.startswith("usage: lambda_det TOOL")
     names = {line.split()[0] for line in listed}

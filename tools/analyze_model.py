@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from lambda_det.analysis.paper_tables import compare_with_paper, comparison_text
 from lambda_det.analysis.published import load_published
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.project import ROOT
+from lambda_det.project import ROOT, tool_command
 from lambda_det.records import make_record, write_json
 
 PUBLISHED = ROOT / "configs" / "published"
@@ -65,7 +64,7 @@ def _say(name: str) -> None:
 
 
 def _command() -> str:
-    return shlex.join(["python", "tools/analyze_model.py", *sys.argv[1:]])
+    return tool_command("analyze_model", sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ and with MODEL.LAMBDA_RESNET.MASK_PADDING."""
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 
 from tabulate import tabulate
@@ -14,6 +13,7 @@ from lambda_det.engine.setup import check_device, load_config
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.batch_mates import measure_batch_mates, read_images
 from lambda_det.evaluation.metrics import check_writable
+from lambda_det.project import tool_command
 from lambda_det.records import make_record, write_json
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         print(tabulate(rows[-2:], headers="keys", tablefmt="rounded_outline", floatfmt=".1e"))
     if args.output:
         arguments = sys.argv[1:] if argv is None else argv
-        command = shlex.join(["python", "tools/batch_mates.py", *arguments])
+        command = tool_command("batch_mates", arguments)
         write_json(make_record(command, rows, seeds=[args.seed]), args.output)
     return 0
 

@@ -15,7 +15,6 @@ layers in the forms of other implementations.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -30,6 +29,7 @@ from lambda_det.analysis.layer_forms import STAGES, shapes_of_image
 from lambda_det.backbone.architectures import BLOCKS_PER_STAGE
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
+from lambda_det.project import tool_command
 from lambda_det.records import make_record, write_json
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         row["threads"] = torch.get_num_threads()
     print(report.text_tables(rows))
     if args.output:
-        command = shlex.join(["python", "tools/benchmark.py", *arguments])
+        command = tool_command("benchmark", arguments)
         write_json(make_record(command, rows, seeds=[args.seed]), args.output)
     if args.plot:
         report.plot(rows, args.plot)

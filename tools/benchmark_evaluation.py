@@ -11,6 +11,7 @@ from tabulate import tabulate
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation.benchmark import benchmark_counting
 from lambda_det.evaluation.metrics import check_writable
+from lambda_det.project import tool_command
 from lambda_det.records import make_record, write_json
 
 
@@ -27,10 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     rows = benchmark_counting(args.images, args.detections, seed=args.seed)
     print(tabulate(rows, headers="keys", tablefmt="rounded_outline"))
     if args.output is not None:
-        command = (
-            f"python tools/benchmark_evaluation.py --images {args.images} "
-            f"--detections {args.detections} --seed {args.seed}"
-        )
+        words = f"--images {args.images} --detections {args.detections} --seed {args.seed}"
+        command = tool_command("benchmark_evaluation", words.split())
         record = make_record(command, rows, seeds=[args.seed], packages=["faster-coco-eval"])
         write_json(record, args.output)
     return 0

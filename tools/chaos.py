@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.chaos import remove_checkpoints, run_chaos
-from lambda_det.project import results_folder
+from lambda_det.project import results_folder, tool_command
 from lambda_det.records import make_record, record_path, rows_table, write_json
 
 
@@ -29,7 +28,7 @@ def main() -> int:
     result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
     shown = f"output/{args.record or 'chaos'}"
     words = [shown if word == args.output else word for word in sys.argv[1:]]
-    command = shlex.join(["python", "tools/chaos.py", *words])
+    command = tool_command("chaos", words)
     record = make_record(command, [result.row()], seeds=[args.seed])
     record["hardware"]["gpu"] = None  # it has no part in it
     print(rows_table(record))

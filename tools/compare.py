@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shlex
 import signal
 import sys
 
@@ -24,7 +23,7 @@ from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
 from lambda_det.experiments.run_files import FINISHED, state_of
 from lambda_det.experiments.suite import Run, chosen_runs
-from lambda_det.project import results_folder, tool_words
+from lambda_det.project import results_folder, tool_command
 from lambda_det.records import record_path
 
 
@@ -124,7 +123,7 @@ def command_of(args: argparse.Namespace, name: str, run: Run | None = None) -> s
     words += ["--only", run.key] if run else []
     words += ["--jobs", str(args.jobs)] if args.jobs else []
     words += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
-    return shlex.join([*tool_words("compare"), *words, *args.opts])
+    return tool_command("compare", [*words, *args.opts])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lambda_det.errors import exit_on_input_error, writing
 from lambda_det.experiments.pretrain_gain import GainExperiment, gain_rows, run_steps
-from lambda_det.project import ROOT, results_folder
+from lambda_det.project import ROOT, results_folder, tool_command
 from lambda_det.records import make_record, record_path, rows_table, write_json
 
 PRETRAIN_CONFIG = ROOT / "configs" / "pretrain" / "lambda_R_50_shapes_cpu.yaml"
@@ -46,7 +46,7 @@ def main() -> None:
         pictures=tuple(args.pictures),
     )
     run_steps(experiment.steps(), report=lambda line: print(line, flush=True))
-    command = " ".join(["python", "tools/pretrain_gain.py", *sys.argv[1:]])
+    command = tool_command("pretrain_gain", sys.argv[1:])
     record = make_record(command, gain_rows(experiment), seeds=args.seeds)
     print(rows_table(record))
     files = [str(Path(args.output) / "record.json")]

@@ -10,6 +10,7 @@ from lambda_det.errors import exit_on_input_error, writing
 from lambda_det.experiments import read_suite
 from lambda_det.experiments.kinds import kind_rows
 from lambda_det.experiments.run_files import state_of
+from lambda_det.project import tool_command
 from lambda_det.records import make_record, rows_table, write_json
 
 
@@ -24,12 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     suite = read_suite(args.suite, args.comparison)
     states = {run: state_of(run) for run in suite.runs}
-    command = "python tools/replica_kinds.py"
+    words = []
     if args.suite != parser.get_default("suite"):
-        command += f" --suite {args.suite}"
-    command += f" --comparison output/{suite.name}"
+        words += ["--suite", args.suite]
+    words += ["--comparison", f"output/{suite.name}"]
     if args.output:
-        command += f" --output results/{os.path.basename(args.output)}"
+        words += ["--output", f"results/{os.path.basename(args.output)}"]
+    command = tool_command("replica_kinds", words)
     record = make_record(command, kind_rows(suite, states), seeds=suite.seeds)
     print(rows_table(record))
     if args.output:

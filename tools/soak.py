@@ -4,16 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
-from pathlib import Path
 
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.soak import remove_run, run_soak
+from lambda_det.project import results_folder, tool_command
 from lambda_det.records import figures_table, make_record, record_path, write_json
-
-PROJECT = Path(__file__).resolve().parent.parent
 
 
 @exit_on_input_error
@@ -24,12 +21,12 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
-    path = record_path(str(PROJECT / "results"), args.record) if args.record else None
+    path = record_path(str(results_folder()), args.record) if args.record else None
     setup_console()
     row = run_soak(args.output, args.iterations)
     shown = f"output/{args.record or 'soak'}"
     words = [shown if word == args.output else word for word in sys.argv[1:]]
-    record = make_record(shlex.join(["python", "tools/soak.py", *words]), [row], seeds=[1])
+    record = make_record(tool_command("soak", words), [row], seeds=[1])
     record["hardware"]["gpu"] = None  # it has no part in it
     print(figures_table(record))
     if path:

@@ -1,5 +1,5 @@
-"""The command line: ``python tools/doctor.py`` or, where detectron2 is there, ``python -m
-lambda_det.doctor``."""
+"""The command line: ``python tools/doctor.py``, ``lambda_det doctor`` or, where detectron2 is
+there, ``python -m lambda_det.doctor``."""
 
 from __future__ import annotations
 

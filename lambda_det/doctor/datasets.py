@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 
-from .findings import Check, Finding, ok, problem, warning
+from .findings import Check, Finding, ok, problem, tool, warning
 
 STOCK_VARIABLE = "DETECTRON2_DATASETS"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 FIX = (
     "DATASETS.COCO_FOLDER /path/to/coco behind a command, export LAMBDA_DET_COCO_FOLDER=/path/to/"
-    "coco, or pictures to try with: python tools/make_shapes_dataset.py --output output/shapes"
+    f"coco, or pictures to try with: {tool('make_shapes_dataset')} --output output/shapes"
 )
 
 

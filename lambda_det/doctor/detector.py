@@ -9,11 +9,11 @@ import re
 import time
 from pathlib import Path
 
-from .findings import Check, Finding, ok, one_line, problem, warning
+from .findings import Check, Finding, ok, one_line, problem, tool, warning
 from .packages import Broken, is_there, load, or_broken, release
 
 GUIDE = "https://detectron2.readthedocs.io/tutorials/install.html"
-PURE = "python tools/install_detectron2.py (0.5, Python only, no compiler)"
+PURE = f"{tool('install_detectron2')} (0.5, Python only, no compiler)"
 HOOK = "DETECTRON2_ENV_MODULE"
 
 # Names that libraries have dropped since detectron2 0.5: (in the sources, its module, what helps).
@@ -116,7 +116,9 @@ def pitfalls() -> Finding:
 
 @or_broken
 def package() -> Finding:
-    module = load("lambda_det", "python -m pip install -e . in the checkout")
+    module = load(
+        "lambda_det", "install lambda_det again (in a checkout: python -m pip install -e .)"
+    )
     registry = importlib.import_module("detectron2.modeling").BACKBONE_REGISTRY
     names = [name for name, _ in registry if "lambda_resnet" in name]
     return ok(f"{release(module)}, {len(names)} backbones registered")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 STATUSES = (OK, WARNING, PROBLEM)  # from good to bad
@@ -35,6 +36,12 @@ def warning(found: str, fix: str) -> Finding:
 
 def problem(found: str, fix: str) -> Finding:
     return Finding(PROBLEM, found, fix)
+
+
+def tool(name: str) -> str:
+    """How a user starts a tool (as ``lambda_det.project`` has it, which cannot be asked here)."""
+    in_wheel = (Path(__file__).resolve().parent.parent / "shipped").is_dir()
+    return f"lambda_det {name}" if in_wheel else f"python tools/{name}.py"
 
 
 @dataclass(frozen=True)
@@ -88,8 +95,8 @@ def _answer(check: Check) -> Finding:
         return check.run()
     except (Exception, SystemExit) as error:  # a broken library raises anything
         return problem(
-            one_line(error), "install again what this line names; bash tools/setup_env.sh makes a "
-            "whole environment in .venv",
+            one_line(error), "install again what this line names; in a checkout, bash "
+            "tools/setup_env.sh makes a whole environment in .venv",
         )  # fmt: skip
 
 

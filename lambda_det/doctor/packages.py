@@ -11,7 +11,7 @@ from types import ModuleType
 
 from .findings import Check, Finding, ok, one_line, problem, warning
 
-PAIR = "https://pytorch.org/get-started/locally/ (or bash tools/setup_env.sh)"
+PAIR = "https://pytorch.org/get-started/locally/ (or, in a checkout, bash tools/setup_env.sh)"
 INSTALL = "python -m pip install"
 
 REQUIRED = {  # module: package; those with a check of their own are not among them

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -27,7 +26,7 @@ from lambda_det.experiments.speed import (
     speed_settings,
 )
 from lambda_det.experiments.suite import Run, Suite
-from lambda_det.project import tool_words
+from lambda_det.project import tool_command
 from lambda_det.records import make_record, write_json
 
 logger = logging.getLogger(__name__)
@@ -151,7 +150,8 @@ def measure(
             SPEED_SETTINGS: speed_settings(cfg),
             "train_ms_per_image": round(milliseconds, 2),
         }
-    record = make_record(f"python tools/compare.py --measure {iterations}", list(rows.values()))
+    command = tool_command("compare", ["--measure", str(iterations)])
+    record = make_record(command, list(rows.values()))
     path = os.path.join(output, THROUGHPUT_FILE)
     with writing(path):
         write_json(record, path)
@@ -164,4 +164,4 @@ def _hours(value: float) -> str:
 
 def _training(run: Run) -> str:
     words = [word.replace(PROJECT + os.sep, "") for word in run.words]
-    return shlex.join([*tool_words("train_net"), *words])
+    return tool_command("train_net", words)

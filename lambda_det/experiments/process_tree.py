@@ -27,8 +27,8 @@ def usage_of_tree(root: int) -> dict[Identity, Usage]:
     waiting = [root]
     while waiting:
         pid = waiting.pop(0)
-        # One that has ended meanwhile is not there any more.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # One that has ended meanwhile is not there any more, or its handles are nobody's to see.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             with open(f"/proc/{pid}/status", encoding="utf-8") as file:
                 status = file.read()
             rss = re.search(r"^VmRSS:\s*(\d+) kB", status, re.M)
@@ -36,7 +36,10 @@ def usage_of_tree(root: int) -> dict[Identity, Usage]:
                 continue
             threads = re.search(r"^Threads:\s*(\d+)", status, re.M)
             handles = len(os.listdir(f"/proc/{pid}/fd"))
-            found[pid, started(pid)] = Usage(int(rss[1]), handles, int(threads[1]))
+            start = started(pid)
+            if start is None:
+                continue
+            found[pid, start] = Usage(int(rss[1]), handles, int(threads[1]))
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children", encoding="utf-8") as file:
                     waiting += map(int, file.read().split())

@@ -71,7 +71,8 @@ class SuiteFile:
     def config(self, model: str, config: str) -> str:
         path = self.relative(config)
         try:
-            return path if os.path.lexists(path) else config_path(config)
+            there = os.path.lexists(path) and not os.path.isdir(path)
+            return path if there else config_path(config)
         except InputError as error:
             raise self.error(f"models.{model}: {path}: no such file, and {error}") from error
 

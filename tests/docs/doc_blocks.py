@@ -22,6 +22,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
+_SHELL = set("$|&;<>`*?~")
 _PROGRAMS = {"bash", "cd", "export", "lambda_det", "pip", "python", "sbatch", "source", "torchrun"}
 
 
@@ -40,6 +41,19 @@ class Block:
         lines = self.text.replace("\\\n", " ").splitlines()
         split = [shlex.split(line, comments=True) for line in lines]
         return [words for words in split if words]
+
+    def tools(self) -> list[list[str]]:
+        """What follows ``python`` in each command.
+
+        Raises:
+            ValueError: one is more than a Python tool, and needs a shell or a mark.
+        """
+        commands = [w for w in self.commands() if w != ["source", ".venv/bin/activate"]]
+        for words in commands:
+            of_shell = _SHELL & set("".join(words))
+            if words[0] != "python" or not words[1].startswith("tools/") or of_shell:
+                raise ValueError(f"{self.page}:{self.line}: not a plain tool: {words}")
+        return [words[1:] for words in commands]
 
 
 def blocks_of(project: Path) -> list[Block]:

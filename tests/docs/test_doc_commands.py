@@ -7,13 +7,12 @@ minutes make is what the other pages go on from.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from doc_blocks import Block, blocks_of, fault
+from doc_processes import ready_processes, run_ready
 
 PROJECT = Path(__file__).resolve().parents[2]
 BLOCKS = blocks_of(PROJECT)
@@ -26,47 +25,32 @@ def _name(block: Block) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Block], str]:
-    """Runs a block once, after those of README.md; returns what it has printed."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Block], None]]:
+    """Runs a block once, after those of README.md."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in PROJECT.iterdir():
         if path.name[0] != "." and path.name != "output":
             (folder / path.name).symlink_to(path)
-    binaries = folder / ".venv" / "bin"
-    binaries.mkdir(parents=True)
-    # Not a link: that would be another virtual environment, without any package.
-    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -W ignore "$@"\n')
-    (binaries / "python").chmod(0o755)
-    (binaries / "activate").write_text("")
-    path = os.pathsep.join([str(binaries), str(Path(sys.executable).parent), os.environ["PATH"]])
     packages = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PATH": path, "PYTHONPATH": packages}
-    done: dict[Block, str] = {}
+    done: set[Block] = set()
 
-    def run_block(block: Block) -> str:
+    def run_block(block: Block) -> None:
         for other in [each for each in RUN if each.page == "README.md"] + [block]:
             if other in done:
                 continue
-            language = ["bash", "-euo", "pipefail", "-c"] if other.language == "bash" else None
-            command = language or [str(binaries / "python"), "-c"]
-            result = subprocess.run(
-                [*command, other.text],
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            assert result.returncode == 0, f"{_name(other)}\n{result.stdout[-3000:]}"
-            done[other] = result.stdout
-        return done[block]
+            if other.language == "python":
+                (folder / "block.py").write_text(other.text, encoding="utf-8")
+            for words in [["block.py"]] if other.language == "python" else other.tools():
+                status, printed = run_ready(words, folder)
+                assert status == 0, f"{_name(other)}: {words}\n{printed[-3000:]}"
+            done.add(other)
 
-    return run_block
+    with ready_processes(os.environ | {"PYTHONPATH": packages}):
+        yield run_block
 
 
 @pytest.mark.parametrize("block", RUN, ids=_name)
-def test_block_runs(block: Block, run: Callable[[Block], str]) -> None:
+def test_block_runs(block: Block, run: Callable[[Block], None]) -> None:
     assert "--record" not in block.text, "would write into the checkout"
     run(block)
 
@@ -88,3 +72,11 @@ def test_faults_are_seen() -> None:
     for command, word in wrong.items():
         assert word in (fault(command.split(), PROJECT) or ""), command
     assert fault(f"{tool} --num-gpus 8 --resume".split(), PROJECT) is None
+
+
+def test_what_needs_a_shell_is_not_taken_for_a_tool() -> None:
+    for text in ("python tools/evaluate.py | head", "pip install -e .", "python -c 'print()'"):
+        with pytest.raises(ValueError, match=r"docs/a\.md:7: not a plain tool"):
+            Block("docs/a.md", 7, "bash", f"{text}\n", None).tools()
+    text = "source .venv/bin/activate  # first\npython tools/doctor.py \\\n  --json\n"
+    assert Block("docs/a.md", 7, "bash", text, None).tools() == [["tools/doctor.py", "--json"]]

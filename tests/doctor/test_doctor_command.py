@@ -32,14 +32,14 @@ BAD = Check("bad", raise_it)
 
 
 def doctor(
-    project: Path, *arguments: str, before: Path | None = None, tool: Path | str = "tools/doctor.py"
-):
+    project: Path, *arguments: str, before: Path | None = None, start=("tools/doctor.py",)
+) -> subprocess.CompletedProcess:
     parts = [before, project, os.environ.get("PYTHONPATH")]
     if before is None:  # the detectron2 that is being tested comes first
         parts = [os.environ.get("PYTHONPATH"), project]
     path = os.pathsep.join(str(part) for part in parts if part)
     return subprocess.run(
-        [sys.executable, str(tool), *arguments],
+        [sys.executable, *start, *arguments],
         cwd=project, env={**os.environ, "PYTHONPATH": path},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
@@ -61,20 +61,29 @@ def test_the_real_environment(project: Path, tmp_path: Path) -> None:
     assert "fix:" not in result.stdout or data["status"] != "ok"
 
 
+COMMAND = "import sys, lambda_det_command; sys.exit(lambda_det_command.main())"
+
+
 @pytest.mark.parametrize("place", ["a checkout", "a package with its tools"])
 def test_without_torch_it_says_so_and_looks_at_the_rest(
     project: Path, tmp_path: Path, place: str
 ) -> None:
-    tool = project / "tools" / "doctor.py"
+    start = ["tools/doctor.py"]
     if place != "a checkout":
         package = tmp_path / "site-packages" / "lambda_det"
         shutil.copytree(project / "lambda_det" / "doctor", package / "doctor")
         (package / "shipped" / "tools").mkdir(parents=True)
-        tool = shutil.copy(tool, package / "shipped" / "tools")
+        shutil.copy(project / "tools" / "doctor.py", package / "shipped" / "tools")
+        shutil.copy(project / "lambda_det_command.py", package.parent)
+        start = [
+            "-c",
+            f"import sys; sys.path.insert(0, {str(package.parent)!r}); {COMMAND}",
+            "doctor",
+        ]
     (tmp_path / "torch.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')", encoding="utf-8"
     )
-    result = doctor(project, "--json", before=tmp_path, tool=tool)
+    result = doctor(project, "--json", before=tmp_path, start=start)
     assert result.returncode == 1, result.stderr
     data = json.loads(result.stdout)
     found = {entry["name"]: entry for entry in data["findings"]}

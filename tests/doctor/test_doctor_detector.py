@@ -39,7 +39,13 @@ def test_flavours_are_told_by_their_interfaces(monkeypatch, flavour: str) -> Non
 
 def test_no_detectron2(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "detectron2", None)
-    check(ROWS["detectron2"](), PROBLEM, "not installed", "install_detectron2.py", "readthedocs")
+    check(
+        ROWS["detectron2"](),
+        PROBLEM,
+        "not installed",
+        "python tools/install_detectron2.py",
+        "readthedocs",
+    )
 
 
 def test_a_detectron2_without_its_compiled_part(monkeypatch) -> None:

@@ -163,7 +163,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path) -> None:
 def test_datasets(monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
-    check(ROWS["datasets"](), WARNING, "none found", "make_shapes_dataset.py")
+    check(ROWS["datasets"](), WARNING, "none found", "python tools/make_shapes_dataset.py")
 
     monkeypatch.setenv("LAMBDA_DET_COCO_FOLDER", str(tmp_path / "nowhere"))
     check(ROWS["datasets"](), PROBLEM, "nowhere: no such folder", "unset")

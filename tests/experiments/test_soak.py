@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
-from lambda_det.experiments import soak
+from lambda_det.experiments import process_tree, soak
 from lambda_det.experiments.process_tree import (
     Usage,
     shared_memory,
@@ -143,7 +144,9 @@ def test_the_tool_says_it(project, tmp_path, monkeypatch, capsys, status, grows)
     monkeypatch.setattr(soak, "SAMPLE_S", 0.01)
     monkeypatch.setattr(soak, "start_training", start)
     monkeypatch.syspath_prepend(str(project / "tools"))
-    words = ["--output", str(tmp_path / "out"), "--iterations", "160"]
+    monkeypatch.setattr("lambda_det.project.IN_CHECKOUT", False)  # as from a wheel
+    monkeypatch.chdir(tmp_path)
+    words = ["--output", str(tmp_path / "out"), "--iterations", "160", "--record", "long"]
     monkeypatch.setattr("sys.argv", ["soak.py", *words])
     tool = importlib.import_module("soak")
     assert tool.main() == status
@@ -156,8 +159,25 @@ def test_the_tool_says_it(project, tmp_path, monkeypatch, capsys, status, grows)
         assert "| rss slope kib per iteration | " in shown.out and str(tmp_path) not in shown.out
         assert shown.out.splitlines()[-1].startswith("memory may grow by")
         assert sorted(os.listdir(tmp_path / "out")) == ["log.txt", "samples.jsonl"]
+        record = json.loads((tmp_path / "results" / "long.json").read_text(encoding="utf-8"))
+        words[1] = "output/long"
+        assert record["command"] == " ".join(["python -m lambda_det soak", *words])
     else:
         assert "error: the training ended with 1: ValueError: invalid literal" in shown.err
+
+
+@linux
+def test_a_process_that_ends_while_it_is_looked_at_is_left_out(monkeypatch) -> None:
+    assert usage_of_tree(os.getpid())
+    with monkeypatch.context() as patch:  # between its memory and its start
+        patch.setattr(process_tree, "started", lambda pid: None)
+        assert usage_of_tree(os.getpid()) == {}
+
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)  # a zombie's handles are root's
+    assert usage_of_tree(os.getpid()) == {}
 
 
 @linux
