@@ -14,6 +14,7 @@ import os
 import sys
 from dataclasses import asdict
 
+from lambda_det import get_cfg
 from lambda_det.errors import exit_on_input_error
 
 
@@ -45,10 +46,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def split_overrides(inputs: list[str], opts: list[str]) -> tuple[list[str], list[str]]:
-    """Where KEY VALUE pairs stand directly behind the inputs, they are told by their capitals."""
+    """Where KEY VALUE pairs stand directly behind the inputs, they are told by their first node."""
     for index, word in enumerate(inputs):
         first, dot, _ = word.partition(".")
-        if index and dot and first.isupper() and not os.path.exists(word):
+        if index and dot and first.isupper() and not os.path.exists(word) and first in get_cfg():
             return inputs[:index], inputs[index:] + opts
     return inputs, opts
 

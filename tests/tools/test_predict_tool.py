@@ -34,6 +34,11 @@ def test_a_file_in_capitals_stays_a_file(tool, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     Path("IMG.JPG").write_bytes(b"")
     assert tool.split_overrides(["a", "IMG.JPG"], []) == (["a", "IMG.JPG"], [])
+    globs = ["DSC1*.JPG", "DSC2*.JPG", "MISSING.PNG"]
+    assert tool.split_overrides([*globs, "SOLVER.BASE_LR", "1"], []) == (
+        globs,
+        ["SOLVER.BASE_LR", "1"],
+    )
 
 
 def run(tool, project: Path, tmp_path: Path, *words: str) -> int:
