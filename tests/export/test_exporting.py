@@ -186,6 +186,9 @@ def test_numbers_above_one_are_compared_by_their_share() -> None:
     assert difference([0.5], [0.25]) == 0.25
     assert difference([math.nan], [math.nan]) == 0
     assert difference([math.nan], [1.0]) == difference([1.0], [1.0, 2.0]) == math.inf
+    assert difference([math.inf, 2.0], [math.inf, 2.0]) == 0
+    for wanted, found in ((math.inf, -math.inf), (math.nan, math.inf), (math.inf, 1.0)):
+        assert difference([wanted], [found]) == difference([found], [wanted]) == math.inf
 
 
 def test_detections_are_compared_in_any_order() -> None:
