@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 from dataclasses import asdict
 
+from lambda_det.engine.setup import check_device, load_config, split_overrides
 from lambda_det.errors import exit_on_input_error
 
 
@@ -44,15 +44,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def split_overrides(inputs: list[str], opts: list[str]) -> tuple[list[str], list[str]]:
-    """Where KEY VALUE pairs stand directly behind the inputs, they are told by their capitals."""
-    for index, word in enumerate(inputs):
-        first, dot, _ = word.partition(".")
-        if index and dot and first.isupper() and not os.path.exists(word):
-            return inputs[:index], inputs[index:] + opts
-    return inputs, opts
-
-
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
@@ -60,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     from lambda_det.engine.config_values import check_values
     from lambda_det.engine.predict import predict_files
-    from lambda_det.engine.setup import check_device, load_config
 
     overrides = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):

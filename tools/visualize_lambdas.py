@@ -12,6 +12,7 @@ import argparse
 import logging
 import sys
 
+from lambda_det.engine.setup import load_config, split_overrides
 from lambda_det.errors import InputError, exit_on_input_error
 
 
@@ -36,7 +37,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--beside", nargs=2, action="append", default=[], metavar=("VARIANT", "FILE"),
         help="receptive field of another variant (resnet, se) with weights of its own")  # fmt: skip
     add("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    arguments.layers, arguments.opts = split_overrides(arguments.layers or [], arguments.opts)
+    return arguments
 
 
 @exit_on_input_error
@@ -45,7 +48,6 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     from lambda_det.analysis.lambda_figures import FIGURE_FILE, draw_lambdas
     from lambda_det.engine.look import load_networks, read_for
-    from lambda_det.engine.setup import load_config
 
     overrides = args.opts + (["MODEL.WEIGHTS", args.weights] if args.weights else [])
     networks = load_networks(load_config(args.config_file, overrides), args.beside)

@@ -7,7 +7,6 @@ what it has seen, and that a second look at the same batch must not be noted.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +23,31 @@ def computed_twice(block: nn.Module, *inputs: Tensor) -> Tensor:
         return checkpoint(block, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
-        return contextlib.nullcontext(), _buffers_put_back(block)
+        return contextlib.nullcontext(), _BuffersPutBack(block)
 
     return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-@contextlib.contextmanager
-def _buffers_put_back(block: nn.Module) -> Iterator[None]:
-    """Inside, the block works on copies of its buffers: what it writes is forgotten."""
-    originals = [
-        (module, name, buffer)
-        for module in block.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    for module, name, buffer in originals:
-        module._buffers[name] = buffer.clone()
-    try:
-        yield
-    finally:
-        for module, name, buffer in originals:
+class _BuffersPutBack:
+    """Inside, the block works on copies of its buffers: what it writes is forgotten.
+
+    Entered by every backward pass through the block, that of a retained graph as well.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._block = block
+
+    def __enter__(self) -> None:
+        self._originals = [
+            (module, name, buffer)
+            for module in self._block.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        for module, name, buffer in self._originals:
+            module._buffers[name] = buffer.clone()
+
+    def __exit__(self, *_error: object) -> None:
+        for module, name, buffer in self._originals:
             module._buffers[name] = buffer
+        del self._originals

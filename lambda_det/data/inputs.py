@@ -89,11 +89,22 @@ class OutputNames:
         folder: where they will be.
         inputs: what must not be overwritten.
         taken: names that are used for something else.
+        read: paths of other files that must not be overwritten.
+
+    Raises:
+        InputError: one of ``taken`` would overwrite an input.
     """
 
-    def __init__(self, folder: str, inputs: Sequence[InputFile], taken: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: str,
+        inputs: Sequence[InputFile],
+        taken: Sequence[str] = (),
+        read: Sequence[str] = (),
+    ) -> None:
         self._folder = folder
-        self._inputs = {os.path.realpath(file.path) for file in inputs}
+        self._inputs = {os.path.realpath(path) for path in (*(f.path for f in inputs), *read)}
+        self._check(taken)
         # Two names may be one file on some file systems, whatever this one thinks of letters' case.
         self._taken = {name.casefold() for name in taken}
 
@@ -111,9 +122,12 @@ class OutputNames:
                 break
             number += 1
         self._taken.update(name.casefold() for name in names)
+        self._check(names)
+        return names
+
+    def _check(self, names: Sequence[str]) -> None:
         for name in names:
             if os.path.realpath(os.path.join(self._folder, name)) in self._inputs:
                 raise InputError(
                     f"--output {self._folder}: {name} in it is an input, and would be overwritten"
                 )
-        return names

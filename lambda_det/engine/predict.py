@@ -26,7 +26,7 @@ from lambda_det.evaluation.class_names import (
     classes_of_file,
     numbered,
 )
-from lambda_det.evaluation.instances import at_least, coco_results, drawing
+from lambda_det.evaluation.instances import coco_results, drawing
 from lambda_det.evaluation.listed_images import ListedImages
 from lambda_det.records import write_bytes, write_json
 
@@ -105,7 +105,7 @@ def predict_files(
     need_weights(cfg)
     files = find_inputs(named, recursive=recursive)
     names, listed = _classes(cfg, classes, annotations)
-    jobs, videos = _plan(files, output, pictures, listed, annotations)
+    jobs, videos = _plan(files, output, pictures, listed, classes, annotations)
     with writing(f"--output {output}"):
         os.makedirs(output, exist_ok=True)
     predictor = Predictor(cfg)
@@ -177,11 +177,13 @@ def _plan(
     output: str,
     pictures: bool,
     listed: list[dict] | None,
+    classes: str | None,
     annotations: str | None,
 ) -> tuple[list[_Job], list[tuple[InputFile, list[str]]]]:
     """Ids of the pictures and names of all that will be written."""
-    names = OutputNames(output, files, (PREDICTIONS_FILE, IMAGES_FILE))
-    jobs, videos = [], []
+    read = [path for path in (classes, annotations) if path]
+    names = OutputNames(output, files, (PREDICTIONS_FILE, IMAGES_FILE), read)
+    jobs, videos, by_id = [], [], {}
     entries = None if listed is None else ListedImages(listed, annotations)
     for file in files:
         if file.is_video:
@@ -193,6 +195,12 @@ def _plan(
         image_id, size = len(jobs) + 1, None
         if entries is not None:
             image_id, size = entries.of(file.path)
+            other = by_id.setdefault(image_id, file.path)
+            if other != file.path:
+                raise InputError(
+                    f"--input {file.path}: is image {image_id} of --annotations {annotations}, and "
+                    f"{other} is the same"
+                )
         jobs.append(_Job(file, image_id, picture, size))
     return jobs, videos
 
@@ -218,23 +226,21 @@ def _predict_pictures(
                 _note(done, job.file.path, str(error))
                 bar.update()
                 continue
-            images[index] = image
+            height, width = image.shape[:2]
+            rows[index] = {
+                "id": job.image_id, "file_name": job.file.path, "width": width, "height": height,
+            }  # fmt: skip
+            if job.picture is not None:
+                images[index] = image
             yield index, image
 
     # disable=None: no bar in a file.
     with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
-        for index, found in predictor.stream(readable(), batch_size):
-            job, image = jobs[index], images.pop(index)
-            found = at_least(found, threshold)
+        for index, found in predictor.stream(readable(), batch_size, threshold):
+            job = jobs[index]
             results[index] = coco_results(found, job.image_id, classes)
-            rows[index] = {
-                "id": job.image_id,
-                "file_name": job.file.path,
-                "width": image.shape[1],
-                "height": image.shape[0],
-            }
             if job.picture is not None:
-                drawn = drawing(predictor.to_bgr(image), found, classes)
+                drawn = drawing(predictor.to_bgr(images.pop(index)), found, classes)
                 _write_picture(drawn, os.path.join(output, job.picture))
                 rows[index]["picture"] = job.picture
             bar.update()

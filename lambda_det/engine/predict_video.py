@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lambda_det.engine.predictor import Predictor
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.class_names import ClassNames
-from lambda_det.evaluation.instances import at_least, coco_results, drawing
+from lambda_det.evaluation.instances import coco_results, drawing
 from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,11 @@ def predict_video(
     Raises:
         InputError: the video cannot be read, or none can be written.
     """
+    for name in (path, output_video or ""):
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:  # OpenCV would end the process
+            raise InputError(f"video {name}: OpenCV takes names in UTF-8 only") from error
     with _quiet():
         capture = cv2.VideoCapture(path)
         try:
@@ -73,11 +78,10 @@ def predict_video(
                 tqdm(total=announced or None, unit="frame", disable=None) as bar,
             ):
                 for batch in _batches(first, frames, batch_size):
+                    images = [predictor.from_bgr(frame) for frame in batch]
                     for frame, found in zip(
-                        batch, predictor.predict([predictor.from_bgr(f) for f in batch]),
-                        strict=True,
-                    ):  # fmt: skip
-                        found = at_least(found, score_threshold)
+                        batch, predictor.predict(images, score_threshold), strict=True
+                    ):
                         rows.append(_row(len(rows), rate, coco_results(found, 0, classes)))
                         if write is not None:
                             write(drawing(frame, found, classes, same_size=True))

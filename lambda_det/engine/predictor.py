@@ -10,13 +10,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
-from detectron2.modeling import build_model
+from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from PIL import Image
 
 from lambda_det.checkpoint import load_weights
 from lambda_det.data.resizing import keep_one_pixel
 from lambda_det.errors import InputError
+from lambda_det.evaluation.instances import at_least
 
 Key = TypeVar("Key")
 
@@ -71,25 +73,34 @@ class Predictor:
             image = np.repeat(image, 3, axis=2)
         return np.ascontiguousarray(image[:, :, ::-1].round().clip(0, 255).astype(np.uint8))
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Instances]:
+    def predict(
+        self, images: Sequence[np.ndarray], score_threshold: float = 0.0
+    ) -> Iterator[Instances]:
         """Detections in pixels of the pictures as they came, on the CPU, best first.
+
+        One picture's at a time: a hundred masks of a large one are more than a GB.
 
         Args:
             images: each (H, W, C) uint8 in ``INPUT.FORMAT``, all padded to the same size.
+            score_threshold: the others have no masks made of them.
 
         Raises:
             InputError: the model gives no instances.
         """
-        return self._of_inputs([self.prepare(image) for image in images])
+        return self._of_inputs([self.prepare(image) for image in images], score_threshold)
 
     def stream(
-        self, images: Iterable[tuple[Key, np.ndarray]], batch_size: int
+        self,
+        images: Iterable[tuple[Key, np.ndarray]],
+        batch_size: int,
+        score_threshold: float = 0.0,
     ) -> Iterator[tuple[Key, Instances]]:
         """:meth:`predict` of many pictures of any size, in batches, in whatever order is ready.
 
         Args:
             images: pictures by what names them; read as they are needed.
             batch_size: at most so many at once.
+            score_threshold: as in :meth:`predict`.
 
         Raises:
             InputError: the model gives no instances.
@@ -102,11 +113,11 @@ class Predictor:
             )
             waiting.setdefault(size, []).append((key, prepared))
             if len(waiting[size]) == batch_size:
-                yield from self._of_batch(waiting.pop(size))
+                yield from self._of_batch(waiting.pop(size), score_threshold)
             elif sum(map(len, waiting.values())) >= _WAITING * batch_size:
-                yield from self._of_batch(waiting.pop(next(iter(waiting))))
+                yield from self._of_batch(waiting.pop(next(iter(waiting))), score_threshold)
         while waiting:
-            yield from self._of_batch(waiting.pop(next(iter(waiting))))
+            yield from self._of_batch(waiting.pop(next(iter(waiting))), score_threshold)
 
     def prepare(self, image: np.ndarray) -> dict:
         """What the model takes for one picture (H, W, C): it resized, and the size that it had."""
@@ -115,15 +126,24 @@ class Predictor:
         tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
         return {"image": tensor, "height": image.shape[0], "width": image.shape[1]}
 
-    def _of_batch(self, batch: list[tuple[Key, dict]]) -> Iterator[tuple[Key, Instances]]:
+    def _of_batch(
+        self, batch: list[tuple[Key, dict]], threshold: float
+    ) -> Iterator[tuple[Key, Instances]]:
         keys, inputs = zip(*batch, strict=True)
-        return zip(keys, self._of_inputs(inputs), strict=True)
+        return zip(keys, self._of_inputs(inputs, threshold), strict=True)
 
-    def _of_inputs(self, inputs: Sequence[dict]) -> list[Instances]:
+    def _of_inputs(self, inputs: Sequence[dict], threshold: float) -> Iterator[Instances]:
+        if type(self.model) is GeneralizedRCNN:  # else masks of a whole batch as large as pictures
+            with torch.no_grad():
+                outputs = self.model.inference(list(inputs), do_postprocess=False)
+            for found, given in zip(outputs, inputs, strict=True):
+                found = at_least(found, threshold)
+                yield detector_postprocess(found, given["height"], given["width"]).to("cpu")
+            return
         with torch.no_grad():
             outputs = self.model(list(inputs))
-        if any("instances" not in output for output in outputs):
-            raise InputError(
-                f"MODEL.META_ARCHITECTURE={self.cfg.MODEL.META_ARCHITECTURE!r}: gives no instances"
-            )
-        return [output["instances"].to("cpu") for output in outputs]
+        for output in outputs:
+            if "instances" not in output:
+                name = self.cfg.MODEL.META_ARCHITECTURE
+                raise InputError(f"MODEL.META_ARCHITECTURE={name!r}: gives no instances")
+            yield at_least(output["instances"], threshold).to("cpu")

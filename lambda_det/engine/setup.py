@@ -33,6 +33,22 @@ _MERGE_ERRORS = (
 )  # fmt: skip
 
 
+def split_overrides(words: list[str], opts: list[str]) -> tuple[list[str], list[str]]:
+    """The words of a flag that takes many, and all ``KEY VALUE`` pairs.
+
+    Pairs that stand directly behind such a flag are told by the first node of a key.
+
+    Args:
+        words: of the flag; the first is one of its own.
+        opts: the pairs that stand elsewhere.
+    """
+    for index, word in enumerate(words):
+        first, dot, _ = word.partition(".")
+        if index and dot and first.isupper() and not os.path.exists(word) and first in get_cfg():
+            return words[:index], words[index:] + opts
+    return words, opts
+
+
 def load_config(
     config_file: str, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
 ) -> CfgNode:

@@ -51,7 +51,7 @@ def classes_of_file(path: str) -> ClassNames:
     """
     if not path.lower().endswith(".json"):
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, encoding="utf-8-sig") as file:
                 names = [line.strip() for line in file if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "is not UTF-8 text"

@@ -33,7 +33,7 @@ class ListedImages:
         fitting = [
             image
             for image in self._by_name.get(os.path.basename(path), ())
-            if absolute.endswith(os.sep + os.path.normpath(image["file_name"]))
+            if absolute.endswith(os.path.join(os.sep, os.path.normpath(image["file_name"])))
         ]
         if not fitting:
             raise InputError(

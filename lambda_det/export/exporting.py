@@ -21,7 +21,13 @@ from lambda_det.checkpoint.atomic import TEMPORARY
 from lambda_det.errors import InputError, writing
 from lambda_det.export import formats
 from lambda_det.export.checking import Difference, largest_difference
-from lambda_det.export.forms import BackboneForm, detect, detector_form, scripted_backbone
+from lambda_det.export.forms import (
+    BackboneForm,
+    check_detector,
+    detect,
+    detector_form,
+    scripted_backbone,
+)
 
 MULTIPLE = 32
 """Of the sides of what is exported: FPN takes no other, and detectron2 pads to it."""
@@ -85,20 +91,24 @@ def export_config(
     largest = bottom_up.max_size if isinstance(bottom_up, LambdaResNet) else None
     sizes = _two_sizes(cfg, size, largest)
     inputs = [_image(cfg, *sides, what=what, device=model.device) for sides in sizes]
+    example = max(inputs, key=Tensor.numel)  # torch.export ties what has one position to that size
     script = method == "script"
     if what == "backbone":
         network = BackboneForm(model.backbone).by_name
         made = partial(scripted_backbone if script else BackboneForm, model.backbone)
     else:
+        check_detector(model)
         network = partial(detect, model)
-        made = partial(detector_form, model, inputs[0], script=script)
+        made = partial(detector_form, model, example, script=script)
 
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(temporary, "model" + formats.SUFFIXES[format])
 
-        def compared(form: nn.Module) -> list[Difference]:
+        def compared() -> list[Difference]:
+            with formats.naming(format, what):
+                form = made()
             formats.write(
-                form, inputs[0], path, format=format, what=what, multiple=MULTIPLE, largest=largest
+                form, example, path, format=format, what=what, multiple=MULTIPLE, largest=largest
             )
             return largest_difference(network, formats.read(path, format, form.names), inputs)
 
@@ -106,8 +116,8 @@ def export_config(
         nothing = what == "detector" and not any(len(network(x)["scores"]) for x in inputs)
         if nothing:  # to compare: first the same with a threshold that lets boxes through
             with _score_threshold(model, 0.0):
-                differences += compared(made())
-        differences += compared(made())
+                differences += compared()
+        differences += compared()
         within = max(d.largest for d in differences) <= tolerance
         result = Export(differences, within, threshold_lowered=nothing)
         if result.written:

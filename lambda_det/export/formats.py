@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,13 +50,24 @@ def write(
             "the number of boxes depends on the image; use --format torchscript or onnx, or --what "
             "backbone"
         )
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracers warn of what is checked afterwards
+    with naming(format, what), torch.no_grad():
+        writer(form, example, path, multiple, largest)
+
+
+@contextlib.contextmanager
+def naming(format: str, what: str) -> Iterator[None]:
+    """Whatever PyTorch's exporters raise becomes one line; of what they warn is checked later.
+
+    Raises:
+        InputError: in place of any other error.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            writer(form, example, path, multiple, largest)
+            yield
         except InputError:
             raise
-        except Exception as error:  # whatever PyTorch's exporters raise
+        except Exception as error:
             first = next(iter(str(error).strip().splitlines()), "")
             raise InputError(
                 f"--format {format} --what {what}: PyTorch {torch.__version__} cannot export this "

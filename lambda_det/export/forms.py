@@ -74,11 +74,7 @@ def detector_form(model: nn.Module, example: Tensor, *, script: bool = False) ->
     Raises:
         InputError: a kind of detector that cannot be exported so.
     """
-    if not isinstance(model, GeneralizedRCNN):
-        raise InputError(
-            f"--what detector: MODEL.META_ARCHITECTURE={type(model).__name__!r} cannot be exported "
-            "as a whole, only GeneralizedRCNN can; --what backbone works for all"
-        )
+    check_detector(model)
     names = tuple(n for n in FIELDS if n != "pred_masks" or model.roi_heads.mask_on)
     tools = export_tools()
     if not script:
@@ -94,6 +90,16 @@ def detector_form(model: nn.Module, example: Tensor, *, script: bool = False) ->
     # detectron2 changes modules of the model that it scripts.
     adapter = _Scriptable(copy.deepcopy(model)).eval()
     return Scripted(tools.scripting_with_instances(adapter, _INSTANCES), names)
+
+
+def check_detector(model: nn.Module) -> None:
+    """Raise InputError for a kind of detector that cannot be exported as a whole."""
+    # Panoptic FPN is one with another inference.
+    if getattr(type(model), "inference", None) is not GeneralizedRCNN.inference:
+        raise InputError(
+            f"--what detector: MODEL.META_ARCHITECTURE={type(model).__name__!r} cannot be exported "
+            "as a whole, only GeneralizedRCNN can; --what backbone works for all"
+        )
 
 
 def detect(model: nn.Module, image: Tensor) -> dict[str, Tensor]:

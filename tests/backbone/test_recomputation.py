@@ -80,6 +80,19 @@ def test_a_norm_counts_a_batch_once_and_keeps_its_buffers() -> None:
     assert {name: id(buffer) for name, buffer in again.named_buffers()} == before
 
 
+def test_a_graph_that_is_kept_and_a_gradient_of_a_gradient() -> None:
+    results = []
+    for network in pair(norm=lambda channels: nn.BatchNorm2d(channels, momentum=None)):
+        x = image(2, 3, 21, 26).double().requires_grad_()
+        loss = sum(output.square().mean() for output in network.double()(x).values())
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        slope.square().sum().backward(retain_graph=True)
+        loss.backward()
+        results.append([x.grad, *(p.grad for p in network.parameters()), *network.buffers()])
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
 def test_an_error_in_the_second_pass_leaves_the_buffers() -> None:
     class Failing(nn.BatchNorm2d):
         def forward(self, x: Tensor) -> Tensor:

@@ -9,13 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultPredictor
-from detectron2.modeling import build_model
+from pictures_helper import picture
 from PIL import Image
 
-from lambda_det.data import configure_datasets
 from lambda_det.engine.evaluate import evaluate_config
 from lambda_det.engine.predict import IMAGES_FILE, PREDICTIONS_FILE, Predicted, predict_files
 from lambda_det.engine.predictor import Predictor
@@ -27,42 +24,9 @@ CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 Run = Callable[..., Predicted]
 
 
-@pytest.fixture(scope="module")
-def overrides(
-    project: Path,
-    shapes_folder: Path,
-    tiny_overrides: tuple,
-    quick_weights: None,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> list[str]:
-    """Of a detector with random weights whose scores differ from each other."""
-    words = [*tiny_overrides, "DATASETS.COCO_FOLDER", str(shapes_folder)]
-    cfg = load_config(str(project / CONFIG), words)
-    configure_datasets(cfg, for_training=False)
-    torch.manual_seed(3)
-    model = build_model(cfg)
-    with torch.no_grad():
-        for module in model.backbone.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.fill_(0.3)  # the last of a block is 0: lambda layers would not count
-        for parameter in model.roi_heads.box_predictor.cls_score.parameters():
-            parameter.mul_(200)
-        model.proposal_generator.rpn_head.objectness_logits.weight.mul_(100)
-    weights = tmp_path_factory.mktemp("weights") / "w.pth"
-    torch.save({"model": model.state_dict()}, weights)
-    return [*words, "MODEL.WEIGHTS", str(weights)]
-
-
 @pytest.fixture
-def cfg(project: Path, overrides: list[str]) -> CfgNode:
-    return load_config(str(project / CONFIG), overrides)
-
-
-@pytest.fixture(scope="module")
-def predictor(project: Path, overrides: list[str]) -> Predictor:
-    cfg = load_config(str(project / CONFIG), overrides)
-    configure_datasets(cfg, for_training=False)
-    return Predictor(cfg)
+def cfg(project: Path, detector_words: list[str]) -> CfgNode:
+    return load_config(str(project / CONFIG), detector_words)
 
 
 @pytest.fixture
@@ -77,88 +41,19 @@ def run(cfg: CfgNode, predictor: Predictor, tmp_path: Path, monkeypatch) -> Run:
     return run
 
 
-def picture(seed: int, height: int, width: int) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
 def read(path: Path):
     return json.loads(path.read_text())
 
 
-def boxes_by_score(instances) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    order = instances.scores.argsort(descending=True)
-    masks = instances.pred_masks[order]
-    return instances.scores[order], instances.pred_boxes.tensor[order], masks
-
-
-def test_the_same_as_detectron2s_predictor(predictor: Predictor):
-    image = picture(0, 90, 131)
-    (ours,) = predictor.predict([predictor.from_bgr(image)])
-    theirs = DefaultPredictor(predictor.cfg)(image)["instances"]
-    assert len(ours) == len(theirs) > 5
-    assert torch.equal(ours.pred_classes, theirs.pred_classes)
-    for one, other in zip(boxes_by_score(ours), boxes_by_score(theirs), strict=True):
-        assert torch.equal(one, other)
-
-
-def test_a_batch_gives_what_each_picture_gives_alone(predictor: Predictor):
-    sizes = [(90, 131), (64, 64), (131, 90), (60, 64), (90, 131), (40, 200), (64, 60)]
-    images = {index: picture(index, *size) for index, size in enumerate(sizes)}
-    batches = []
-    original = predictor._of_inputs
-    predictor._of_inputs = lambda inputs: batches.append(len(inputs)) or original(inputs)
-    try:
-        together = dict(predictor.stream(images.items(), 3))
-    finally:
-        del predictor._of_inputs
-    assert sorted(together) == sorted(images) and max(batches) > 1
-    for index, image in images.items():
-        (alone,) = predictor.predict([image])
-        scores, boxes, _ = boxes_by_score(together[index])
-        expected, expected_boxes, _ = boxes_by_score(alone)
-        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
-        torch.testing.assert_close(boxes, expected_boxes, atol=1e-2, rtol=0)
-
-
-def test_few_pictures_wait_for_companions(predictor: Predictor, monkeypatch):
-    monkeypatch.setattr(predictor, "prepare", lambda size: {"image": torch.zeros(3, 32 * size, 1)})
-    monkeypatch.setattr(predictor, "_of_inputs", lambda inputs: [None] * len(inputs))
-    read, most = 0, 0
-
-    def images():
-        nonlocal read
-        for size in range(1, 30):
-            read += 1
-            yield size, size
-
-    for given, _ in enumerate(predictor.stream(images(), 2)):
-        most = max(most, read - given)
-    assert given == 28 and most <= 8
-
-
-def test_formats_and_back(predictor: Predictor):
-    image = picture(1, 20, 31)
-    for form in ("BGR", "RGB", "L", "YUV-BT.601"):
-        other = object.__new__(Predictor)
-        other.cfg = predictor.cfg.clone()
-        other.cfg.defrost()
-        other.cfg.INPUT.FORMAT = form
-        back = other.to_bgr(other.from_bgr(image))
-        assert back.shape == image.shape and back.dtype == np.uint8
-        if form != "L":
-            assert np.abs(back.astype(int) - image).max() <= 1
-
-
 def test_the_json_has_the_ap_of_an_evaluation(
-    run: Run, project: Path, shapes_folder: Path, overrides: list[str], tmp_path: Path
+    run: Run, project: Path, shapes_folder: Path, detector_words: list[str], tmp_path: Path
 ):
     annotations = shapes_folder / "annotations/instances_val2017.json"
     done = run(shapes_folder / "val2017", annotations=str(annotations), pictures=False)
     assert [image["id"] for image in done.images] == [1, 2, 3] and done.num_objects > 10
     assert {path.name for path in (tmp_path / "out").iterdir()} == {PREDICTIONS_FILE, IMAGES_FILE}
     ours = evaluate_files(str(annotations), str(tmp_path / "out" / PREDICTIONS_FILE))
-    words = [*overrides, "OUTPUT_DIR", str(tmp_path / "eval")]
+    words = [*detector_words, "OUTPUT_DIR", str(tmp_path / "eval")]
     (theirs,) = evaluate_config(str(project / CONFIG), words).values()
     for task in ("bbox", "segm"):
         # Batches of several may differ in the last digits.
@@ -227,6 +122,17 @@ def test_annotations_and_pictures_that_do_not_fit(run: Run, shapes_folder: Path,
     done = run(tmp_path / "000000000002.jpg", annotations=annotations)
     (reason,) = done.failed.values()
     assert "is 50 x 40 pixels" in reason and "annotations say" in reason
+    with pytest.raises(InputError, match=r"2.jpg: is image 2 of .* and .*2.jpg is the same"):
+        run(shapes_folder / "val2017", tmp_path / "000000000002.jpg", annotations=annotations)
+
+
+def test_annotations_are_not_overwritten(run: Run, shapes_folder: Path, tmp_path: Path):
+    mine = tmp_path / "out" / IMAGES_FILE
+    mine.parent.mkdir()
+    mine.write_bytes((shapes_folder / "annotations/instances_val2017.json").read_bytes())
+    with pytest.raises(InputError, match=r"images\.json in it is an input"):
+        run(shapes_folder / "val2017", annotations=str(mine))
+    assert "annotations" in read(mine)
 
 
 def test_class_names_of_files_and_of_nothing(

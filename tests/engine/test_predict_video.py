@@ -14,6 +14,7 @@ from detectron2.structures import Boxes, Instances
 from lambda_det.engine.predict_video import predict_video
 from lambda_det.errors import InputError
 from lambda_det.evaluation.class_names import numbered
+from lambda_det.evaluation.instances import at_least
 
 
 class BrightSquares:
@@ -25,9 +26,9 @@ class BrightSquares:
     def from_bgr(self, frame: np.ndarray) -> np.ndarray:
         return frame
 
-    def predict(self, frames: list[np.ndarray]) -> list[Instances]:
+    def predict(self, frames: list[np.ndarray], score_threshold: float) -> list[Instances]:
         self.batches.append(len(frames))
-        return [self._one(frame) for frame in frames]
+        return [at_least(self._one(frame), score_threshold) for frame in frames]
 
     def _one(self, frame: np.ndarray) -> Instances:
         mask = torch.as_tensor(frame.max(axis=2) > 128)
@@ -97,6 +98,14 @@ def test_what_is_no_video_is_one_line(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
 
 
+def test_a_name_that_would_end_opencv_is_one_line(tmp_path: Path):
+    source, output = tmp_path / "in.avi", str(tmp_path / "a.json")
+    write_video(source, frames=2, size=(96, 64), rate=5)
+    for names in ((f"{tmp_path}/\udcff.avi", None), (str(source), f"{tmp_path}/\udcff.avi")):
+        with pytest.raises(InputError, match=r"dcff.avi: OpenCV takes names in UTF-8 only"):
+            predict_video(BrightSquares(), names[0], output, names[1], numbered(2))
+
+
 def test_a_codec_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_video(tmp_path / "in.avi", frames=2, size=(96, 64), rate=5)
     monkeypatch.setattr("lambda_det.engine.predict_video._CODEC", {".mp4": "XXXX"})
@@ -109,10 +118,10 @@ def test_a_codec_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pyte
 
 def test_a_detector_that_fails_leaves_no_half_a_video(tmp_path: Path):
     class Failing(BrightSquares):
-        def predict(self, frames):
+        def predict(self, frames, score_threshold):
             if self.batches:
                 raise RuntimeError("stop")
-            return super().predict(frames)
+            return super().predict(frames, score_threshold)
 
     write_video(tmp_path / "in.avi", frames=3, size=(96, 64), rate=5)
     out = tmp_path / "o"

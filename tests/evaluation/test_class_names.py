@@ -22,6 +22,7 @@ from lambda_det.evaluation.class_names import (
     ("name", "content", "ids"),
     [
         ("a.txt", "cat\n\ndog \n", (0, 1)),
+        ("a.txt", "\ufeffcat\r\ndog", (0, 1)),
         ("a.json", '["cat", "dog"]', (0, 1)),
         ("a.json", '{"9": "dog", "3": "cat"}', (3, 9)),
         ("a.json", '{"categories": [{"id": 9, "name": "dog"}, {"id": 3, "name": "cat"}]}', (3, 9)),

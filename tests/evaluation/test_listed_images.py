@@ -14,6 +14,13 @@ LISTED = [
 ]
 
 
+def test_a_whole_path():
+    images = ListedImages([LISTED[0] | {"file_name": "/data/x/a.png"}], "A.json")
+    assert images.of("/data/x/../x/a.png")[0] == 4
+    with pytest.raises(InputError, match="is not among"):
+        images.of("/data/a.png")
+
+
 def test_the_longest_name_that_fits():
     images = ListedImages(LISTED, "A.json")
     assert images.of("data/a.png") == (4, (2, 3))

@@ -187,6 +187,9 @@ def test_numbers_above_one_are_compared_by_their_share() -> None:
     assert difference([0.5], [0.25]) == 0.25
     assert difference([math.nan], [math.nan]) == 0
     assert difference([math.nan], [1.0]) == difference([1.0], [1.0, 2.0]) == math.inf
+    assert difference([math.inf, 2.0], [math.inf, 2.0]) == 0
+    for wanted, found in ((math.inf, -math.inf), (math.nan, math.inf), (math.inf, 1.0)):
+        assert difference([wanted], [found]) == difference([found], [wanted]) == math.inf
 
 
 def test_detections_are_compared_in_any_order() -> None:
@@ -228,6 +231,37 @@ def test_what_is_refused(small_cfg, tmp_path, arguments, message) -> None:
 def test_other_meta_architectures(detector) -> None:
     with pytest.raises(InputError, match="'Linear' cannot be exported as a whole"):
         detector_form(nn.Linear(1, 1), torch.zeros(3, 8, 8))
+
+
+@pytest.mark.parametrize("name", ["PanopticFPN", "RetinaNet"])
+def test_the_config_of_another_meta_architecture(small_cfg, tmp_path, name: str) -> None:
+    cfg = small_cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.WEIGHTS = name, ""
+    if name == "RetinaNet":
+        cfg.MODEL.BACKBONE.NAME = "build_retinanet_lambda_resnet_fpn_backbone"
+    with pytest.raises(InputError, match=f"'{name}' cannot be exported as a whole"):
+        export_config(cfg, str(tmp_path / "m"), format="torchscript", what="detector")
+
+
+def test_what_torchscript_cannot_compile_is_one_line(small_cfg, tmp_path, monkeypatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("\nattribute lookup\nis not defined")
+
+    monkeypatch.setattr(exporting, "scripted_backbone", fail)
+    with pytest.raises(InputError, match=r"cannot export this model \(RuntimeError: attribute"):
+        export_config(small_cfg, str(tmp_path / "m"), format="torchscript", method="script")
+
+
+def test_the_larger_size_is_recorded(small_cfg, tmp_path, monkeypatch) -> None:
+    recorded = []
+    original = formats.write
+    monkeypatch.setattr(
+        formats,
+        "write",
+        lambda form, x, *a, **kw: recorded.append(x) or original(form, x, *a, **kw),
+    )
+    export_config(small_cfg, str(tmp_path / "m"), format="torchscript", size=(64, 64))
+    assert recorded[0].shape[2:] == (96, 128)
 
 
 def test_a_missing_package_is_named(small_cfg, tmp_path, monkeypatch) -> None:

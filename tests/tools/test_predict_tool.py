@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lambda_det.engine.setup import split_overrides
+
 
 @pytest.fixture
 def tool(project: Path):
@@ -33,7 +35,12 @@ def test_pairs_may_stand_anywhere_behind_a_flag(tool):
 def test_a_file_in_capitals_stays_a_file(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("IMG.JPG").write_bytes(b"")
-    assert tool.split_overrides(["a", "IMG.JPG"], []) == (["a", "IMG.JPG"], [])
+    assert split_overrides(["a", "IMG.JPG"], []) == (["a", "IMG.JPG"], [])
+    globs = ["DSC1*.JPG", "DSC2*.JPG", "MISSING.PNG"]
+    assert split_overrides([*globs, "SOLVER.BASE_LR", "1"], []) == (
+        globs,
+        ["SOLVER.BASE_LR", "1"],
+    )
 
 
 def run(tool, project: Path, tmp_path: Path, *words: str) -> int:

@@ -40,7 +40,7 @@ def test_pictures_of_a_file_of_weights(tool, words, project, tmp_path, capsys, m
     monkeypatch.setattr(saved, lambda figure, path, flag: Path(path).touch())
     cfg = load_config(str(project / CONFIG), SMALL)
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "w.pth")
-    more = ["--weights", str(tmp_path / "w.pth"), "--layers", "res5.2", "--channels", "1"]
+    more = ["--weights", str(tmp_path / "w.pth"), "--channels", "1", "--layers", "res5.2"]
     assert tool.main([*words, *more, *SMALL]) == 0
     printed = capsys.readouterr().out
     assert "lambda-50: half of the gradient of res5 is within" in printed
