@@ -11,17 +11,9 @@ import pytest
 import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 
 from lambda_det.engine import Trainer
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
-from lambda_det.engine.run_state import (
-    _own,
-    recent_metrics,
-    restore_running_means,
-    running_means,
-    running_means_of_all,
-)
 from lambda_det.errors import InputError
 
 ITERATIONS = 4
@@ -144,44 +136,6 @@ def test_the_running_mean_of_dense_detectors_goes_on(make_trainer, taken_up, tmp
     (means,) = content(folder)["trainer"]["lambda_det"]["running_means"]
     assert list(means) == [""] and means[""] != 100
     assert ignoring_folder(differences(content(folder), content(source))) == []
-
-
-def test_the_running_mean_has_a_name_for_any_number_of_processes():
-    model = torch.nn.Linear(1, 1)
-    model.loss_normalizer = 7.0
-    wrapped = torch.nn.DataParallel(model)  # as DistributedDataParallel: its .module
-    means = running_means(wrapped)
-    model.loss_normalizer = 1.0
-    restore_running_means(model, means)
-    assert model.loss_normalizer == 7.0
-    restore_running_means(wrapped, {"": 8.0})
-    assert model.loss_normalizer == 8.0
-
-
-def test_each_process_takes_up_its_own_running_mean(monkeypatch):
-    model = torch.nn.Linear(1, 1)
-    assert running_means_of_all(model) == []
-    model.loss_normalizer = 7.0
-    monkeypatch.setattr(comm, "all_gather", lambda means: [means, {"": 9.0}])
-    saved = running_means_of_all(model)
-    for rank, expected in enumerate((7.0, 9.0, 7.0)):  # one more process than there were
-        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
-        restore_running_means(model, _own(saved))
-        assert model.loss_normalizer == expected
-        assert _own({"": 3.0}) == {"": 3.0}  # a checkpoint of an earlier version
-
-
-def test_the_last_losses_are_kept_where_an_iteration_was_left_out():
-    with EventStorage() as storage:
-        for loss in (3.0, 2.0):
-            storage.put_scalars(total_loss=loss)
-            storage.put_scalar("bbox/AP", 1.0, smoothing_hint=False)
-            storage.put_scalar("lr", 0.1, smoothing_hint=False)
-            storage.step()
-        storage.put_scalar("lr", 0.2, smoothing_hint=False)  # and no loss
-        found = recent_metrics(storage)
-    assert found["total_loss"] == {"smooth": True, "values": [[3.0, 0], [2.0, 1]]}
-    assert found["lr"]["values"][-1] == [0.2, 2] and found.keys() == {"total_loss", "lr"}
 
 
 class FailsAtLast(Trainer):
