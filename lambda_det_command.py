@@ -17,6 +17,9 @@ ALONE = ("doctor", "install_detectron2")
 def main() -> int:
     """Run the tool that the command line names.
 
+    Returns:
+        The exit status; 1 where a package is missing.
+
     Raises:
         SystemExit: the tool's own.
     """
@@ -28,6 +31,11 @@ def main() -> int:
         del sys.argv[1]
         runpy.run_path(str(root / "tools" / f"{name}.py"), run_name="__main__")
         return 0
-    from lambda_det.__main__ import main as run_tool
-
+    try:
+        from lambda_det.__main__ import main as run_tool
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.startswith("lambda_det"):
+            raise
+        print(f"error: {error}; 'lambda_det doctor' says what is missing", file=sys.stderr)
+        return 1
     return run_tool()

@@ -11,8 +11,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "lambda_det needs detectron2 (v0.5, v0.6 or main): see "
         "https://detectron2.readthedocs.io/tutorials/install.html, or run tools/setup_env.sh in a "
-        "checkout of lambda_det for a ready environment without a compiler; 'lambda_det doctor' "
-        "says what else is missing",
+        "checkout of lambda_det for a ready environment without a compiler",
         name="detectron2",
     ) from None
 

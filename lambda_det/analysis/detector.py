@@ -81,6 +81,10 @@ def analyze_config(
     parameters = count_parameters(model)
     of_heads, not_counted = _multiply_adds_of_heads(model, image, cfg)
     own = isinstance(getattr(backbone, "bottom_up", backbone), LambdaResNet)
+    try:
+        kept = activation_bytes(backbone.train(), image, prefix="backbone")
+    except ValueError as error:  # of BatchNorm, where an image is a single position of res5
+        raise InputError(f"--size {height} {width}: too small for training: {error}") from error
     measured = {}
     if latency:
         milliseconds, latency_device = _latency(cfg, image.shape, device)
@@ -102,10 +106,7 @@ def analyze_config(
         if own
         else [],
         "activation_mib_by_part": {
-            part: round(count / MIB, 2)
-            for part, count in _in_order(
-                activation_bytes(backbone.train(), image, prefix="backbone")
-            ).items()
+            part: round(count / MIB, 2) for part, count in _in_order(kept).items()
         },
         **measured,
     }

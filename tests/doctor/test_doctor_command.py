@@ -95,6 +95,15 @@ def test_without_torch_it_says_so_and_looks_at_the_rest(
     assert found["numpy"]["status"] == found["pycocotools"]["status"] == "ok"
 
 
+def test_other_tools_without_torch_are_one_line(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')", encoding="utf-8"
+    )
+    result = doctor(project, "--help", before=tmp_path, start=["-c", COMMAND, "train_net"])
+    line = "error: No module named 'torch'; 'lambda_det doctor' says what is missing\n"
+    assert (result.returncode, result.stderr) == (1, line)
+
+
 def test_no_check_ends_the_others() -> None:
     rows = run_checks([BAD, Check("leaves", leave), GOOD])
     assert [row.status for row in rows] == ["problem", "problem", "ok"]

@@ -194,3 +194,10 @@ def test_exactly_one_thing_is_asked_for(tool, arguments) -> None:
     with pytest.raises(SystemExit) as raised:
         tool(*arguments)
     assert raised.value.code == 2
+
+
+def test_an_image_of_one_position_is_one_line(tool, project, capsys) -> None:
+    config = project / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+    assert tool("--config-file", config, "--size", 32, 32) == 2
+    error = capsys.readouterr().err
+    assert "error: --size 32 32: too small for training: " in error and "Traceback" not in error
