@@ -60,9 +60,13 @@ def draw_objects(
         if shape.mask is None:
             continue
         mask = cv2.resize(shape.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        x, y, w, h = cv2.boundingRect(mask)
+        if not w:
+            continue
+        mask, part = mask[y : y + h, x : x + w], canvas[y : y + h, x : x + w]
         inside = mask.astype(bool)
-        canvas[inside] = (0.5 * canvas[inside] + 0.5 * np.array(shape.colour)).astype(np.uint8)
-        outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]
+        part[inside] = (0.5 * part[inside] + 0.5 * np.array(shape.colour)).astype(np.uint8)
+        outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))[0]
         cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
     unit = max(1.0, max(size) / _UNIT)  # lines and letters of a large picture are larger
     for shape in objects:

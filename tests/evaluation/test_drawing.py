@@ -192,3 +192,12 @@ def test_a_picture_keeps_its_pixels_where_nothing_is_drawn():
         picture, [DrawnObject((70, 50, 20, 20), None, "a", (0, 0, 255))], longest=None
     )
     assert np.array_equal(drawn[:20], picture[:20]) and not np.array_equal(drawn, picture)
+
+
+def test_a_mask_without_a_pixel_is_no_mask():
+    image = np.full((9, 8, 3), 7, np.uint8)
+    drawn = [
+        draw_objects(image, [DrawnObject((1, 1, 5, 5), mask, "a", (9, 200, 99))], longest=None)
+        for mask in (np.zeros((9, 8), bool), None)
+    ]
+    assert np.array_equal(*drawn)
