@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import yaml
@@ -22,6 +23,7 @@ from lambda_det.engine.checks import check_settings
 from lambda_det.engine.config_files import as_plain_yaml, check_yaml
 from lambda_det.engine.config_values import check_values
 from lambda_det.errors import InputError, one_line
+from lambda_det.records import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +118,9 @@ def setup_console() -> None:
 def start_run(cfg: CfgNode, args: Namespace, written: object = None) -> None:
     """Freeze the config, make the output folder, write the config and the log into it.
 
+    An evaluation leaves the ``config.yaml`` of the training whose folder it is: a later
+    ``--resume`` reads it.
+
     Args:
         cfg: the config.
         args: of the command line, to be logged.
@@ -128,7 +133,8 @@ def start_run(cfg: CfgNode, args: Namespace, written: object = None) -> None:
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: is a file, not a folder")
     cfg.freeze()
     try:
-        default_setup(cfg if written is None else written, args)
+        with _kept(cfg.OUTPUT_DIR if getattr(args, "eval_only", False) else None):
+            default_setup(cfg if written is None else written, args)
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: cannot be written ({reason})") from error
@@ -140,6 +146,21 @@ def start_run(cfg: CfgNode, args: Namespace, written: object = None) -> None:
     ]
     own = logging.getLogger("lambda_det")
     own.handlers = own.handlers[:1] + file_handlers
+
+
+@contextlib.contextmanager
+def _kept(folder: str | None) -> Iterator[None]:
+    """What the block writes to the folder's ``config.yaml`` is not kept if there was one before."""
+    path = os.path.join(folder, "config.yaml") if folder and comm.is_main_process() else ""
+    if not os.path.isfile(path):
+        yield
+        return
+    with open(path, "rb") as file:
+        before = file.read()
+    try:
+        yield
+    finally:
+        write_bytes(before, path)
 
 
 def check_device(cfg: CfgNode) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from lambda_det import get_cfg
 from lambda_det.engine import evaluate, evaluate_config, evaluate_weights
+from lambda_det.engine.setup import start_run
 from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator
 
@@ -60,3 +62,16 @@ def test_without_a_dataset():
     cfg.DATASETS.TEST = ()
     with pytest.raises(InputError, match=r"DATASETS\.TEST is empty"):
         evaluate_weights(cfg)
+
+
+@pytest.mark.parametrize("eval_only", [True, False])
+def test_an_evaluation_leaves_the_config_of_the_training(tmp_path, eval_only: bool) -> None:
+    """Which ``--resume`` reads; a training writes its own."""
+    config = tmp_path / "config.yaml"
+    config.write_text("the training's\n")
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    start_run(cfg, Namespace(eval_only=eval_only))
+    assert (config.read_text() == "the training's\n") is eval_only
+    if not eval_only:
+        assert f"OUTPUT_DIR: {tmp_path}" in config.read_text()
