@@ -158,7 +158,7 @@ def check_norms(model: nn.Module, images_per_process: int, num_processes: int) -
         logger.warning(
             "%d BatchNorm layers (first: %s) have the statistics of a single image (%d per "
             "process, %d processes): raise SOLVER.IMS_PER_BATCH to 2 per process, or take 'GN', or "
-            "'SyncBN' with several GPUs",
+            "'SyncBN' with several GPUs ('naiveSyncBN' with several processes of a CPU)",
             len(single), single[0], images_per_process, num_processes,
         )  # fmt: skip
 

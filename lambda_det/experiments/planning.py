@@ -8,6 +8,8 @@ import os
 import subprocess
 from collections.abc import Callable, Sequence
 
+from detectron2.config import CfgNode
+
 from lambda_det.errors import InputError, writing
 from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
@@ -64,7 +66,7 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
             continue
         lines.append(
             f"{name}, {state}: {cfg.SOLVER.MAX_ITER} iterations of "
-            f"{cfg.SOLVER.IMS_PER_BATCH} images ({train_size(cfg)}) on {run.gpus} GPU(s)"
+            f"{cfg.SOLVER.IMS_PER_BATCH} images ({train_size(cfg)}) on {_devices(cfg, run.gpus)}"
         )
         time = known.get(speed_key(cfg, run.gpus))
         if time is None:
@@ -156,6 +158,12 @@ def measure(
     with writing(path):
         write_json(record, path)
     return record
+
+
+def _devices(cfg: CfgNode, processes: int) -> str:
+    if not cfg.MODEL.DEVICE.startswith("cpu"):
+        return f"{processes} GPU(s)"
+    return "the CPU" if processes == 1 else f"the CPU, {processes} processes"
 
 
 def _hours(value: float) -> str:
