@@ -57,6 +57,11 @@ def one_line(error: BaseException) -> str:
     return printable(lines[-1].removeprefix(_QUALIFIED_NAME))
 
 
+def reason_of(error: BaseException) -> str:
+    """The text of an error of another library in one line; its type where it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def is_input_error_of_a_worker(error: BaseException) -> bool:
     """Whether ``error`` carries the traceback of another process that ended in InputError."""
     return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)

@@ -7,18 +7,29 @@ from detectron2.data import detection_utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from lambda_det.errors import InputError, reason_of
 
-def read_image(path: str, image_format: str) -> np.ndarray:
+
+def read_image(path: str, image_format: str, *, called: str = "image") -> np.ndarray:
     """As detectron2's ``read_image`` (H, W, 3), turned as its EXIF says; 16-bit grey scaled.
 
+    Args:
+        path: the file.
+        image_format: order of the channels.
+        called: what the error calls it, in front of the path.
+
     Raises:
-        Exception: whatever Pillow's decoders raise; ValueError for more than 16 bits.
+        InputError: it is missing, cannot be decoded, or has pixels of more than 16 bits.
     """
-    with PathManager.open(path, "rb") as file, Image.open(file) as picture:
-        eight = eight_bits(picture)
-    if eight is picture:
-        return detection_utils.read_image(path, format=image_format)
-    return detection_utils.convert_PIL_to_numpy(eight, image_format)
+    try:
+        with PathManager.open(path, "rb") as file, Image.open(file) as picture:
+            eight = eight_bits(picture)
+        if eight is picture:
+            return detection_utils.read_image(path, format=image_format)
+        return detection_utils.convert_PIL_to_numpy(eight, image_format)
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+        raise InputError(f"{called} {path} cannot be read: {reason_of(error)}") from error
 
 
 def eight_bits(picture: Image.Image) -> Image.Image:

@@ -104,12 +104,7 @@ class LambdaDatasetMapper(DatasetMapper):
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
         """The image (H, W, 3) in ``image_format``, of the size that the json says."""
         path = dataset_dict["file_name"]
-        try:
-            image = read_image(path, self.image_format)
-        except Exception as error:
-            # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"image {path} cannot be read: {reason}") from error
+        image = read_image(path, self.image_format)
         try:
             detection_utils.check_image_size(dataset_dict, image)
         except detection_utils.SizeMismatchError as error:

@@ -14,7 +14,7 @@ from torch import nn
 
 from lambda_det.checkpoint.atomic import remove_leftovers, save_atomically, write_atomically
 from lambda_det.checkpoint.reading import read_file
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class RunCheckpointer(DetectionCheckpointer):
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason_of(error)[:200]
             raise InputError(f"--resume: {found} is of another training ({reason})") from error
         return found
 

@@ -11,7 +11,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from lambda_det.engine.config_numbers import TAG, read_yaml
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, reason_of
 
 BASE_KEY = "_BASE_"
 
@@ -44,8 +44,7 @@ def check_yaml(path: str, known: CfgNode, chain: tuple[str, ...] = ()) -> None:
             "needed, nothing of it was run"
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{name}: is no YAML: {reason}") from error
+        raise InputError(f"{name}: is no YAML: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise InputError(
             f"{name}: its top level is a {type(content).__name__}; keys and values are needed"

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lambda_det.config import get_cfg
 from lambda_det.configs import find_lazy_config
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, reason_of
 
 _BACKBONE = "model.backbone.bottom_up"
 _PARTIAL = "train.partial_init"
@@ -127,7 +127,7 @@ def load_lazy_config(config_file: str, overrides: Sequence[str] = ()) -> DictCon
         try:
             LazyConfig.apply_overrides(lazy, [word])
         except Exception as error:  # hydra's parser and omegaconf have many
-            raise InputError(f"{word!r}: {' '.join(str(error).split())}") from error
+            raise InputError(f"{word!r}: {reason_of(error)}") from error
     return lazy
 
 
@@ -252,7 +252,7 @@ def _set(cfg: CfgNode, key: str, value: Any, place: str) -> None:
     try:
         cfg.merge_from_list([key, value])
     except (ValueError, TypeError) as error:
-        raise InputError(f"{place}={value!r}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{place}={value!r}: {reason_of(error)}") from error
 
 
 def plain(value: Any) -> Any:

@@ -79,12 +79,7 @@ def read_for(
         InputError: the picture cannot be read, or the query is outside of it.
     """
     predictor = networks.predictor
-    try:
-        original = read_image(path, predictor.cfg.INPUT.FORMAT)
-    except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"--image {path} cannot be read: {reason}") from error
+    original = read_image(path, predictor.cfg.INPUT.FORMAT, called="--image")
     image = predictor.prepare(original)["image"]
     if query is not None:
         height, width = original.shape[:2]

@@ -255,12 +255,7 @@ def _predict_pictures(
 
 def _read(job: _Job, image_format: str) -> np.ndarray:
     path = job.file.path
-    try:
-        image = read_image(path, image_format)
-    except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"image {path} cannot be read: {reason}") from error
+    image = read_image(path, image_format)
     width_height = image.shape[1::-1]
     if job.size not in (None, width_height):
         raise InputError(

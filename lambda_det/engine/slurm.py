@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from lambda_det.engine.interruption import TrainingInterrupted
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, reason_of
 
 if TYPE_CHECKING:
     import submitit
@@ -152,7 +152,7 @@ def submit(
         )
         return executor.submit(job)
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"--cluster {cluster}: {' '.join(str(error).split())}") from error
+        raise InputError(f"--cluster {cluster}: {reason_of(error)}") from error
 
 
 def minutes_of(text: str) -> int:

@@ -8,7 +8,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, reason_of
 from lambda_det.records import read_text, write_bytes
 
 RUN_FILE = "wandb_run_id"
@@ -53,7 +53,7 @@ class WandbWriter(EventWriter):
                 config=_plain(self._cfg),
             )
         except Exception as error:  # of its own kinds
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = reason_of(error)[:200]
             raise InputError(f"WANDB.ENABLED: W&B cannot be reached ({reason})") from error
         write_bytes(f"{self._run.id}\n".encode(), path)
 
