@@ -32,6 +32,7 @@ def make_record(
     seeds: Sequence[int] = (),
     *,
     packages: Sequence[str] = (),
+    with_gpu: bool = True,
 ) -> dict:
     """A record around measured rows: who measured them, when, on what and with what.
 
@@ -41,13 +42,15 @@ def make_record(
         seeds: random seeds of the runs; none for what no chance enters.
         packages: those whose versions matter besides torch, torchvision, detectron2, numpy and
             pycocotools.
+        with_gpu: whether a GPU of this machine has a part in it.
     """
+    machine = hardware()
     return {
         "schema": SCHEMA,
         "command": command,
         "commit": _commit(),
         "date": datetime.date.today().isoformat(),
-        "hardware": hardware(),
+        "hardware": machine if with_gpu else machine | {"gpu": None},
         "versions": _versions((*_PACKAGES, *packages)),
         "seeds": list(seeds),
         "rows": list(rows),

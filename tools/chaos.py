@@ -9,8 +9,9 @@ import sys
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.chaos import remove_checkpoints, run_chaos
-from lambda_det.project import results_folder, tool_command
-from lambda_det.records import make_record, record_path, rows_table, write_json
+from lambda_det.experiments.tiny_training import record_of
+from lambda_det.project import results_folder
+from lambda_det.records import record_path, rows_table, write_json
 
 
 @exit_on_input_error
@@ -26,11 +27,8 @@ def main() -> int:
     path = record_path(str(results_folder()), args.record) if args.record else None
     setup_console()
     result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
-    shown = f"output/{args.record or 'chaos'}"
-    words = [shown if word == args.output else word for word in sys.argv[1:]]
-    command = tool_command("chaos", words)
-    record = make_record(command, [result.row()], seeds=[args.seed])
-    record["hardware"]["gpu"] = None  # it has no part in it
+    name, row = args.record or "chaos", result.row()
+    record = record_of("chaos", sys.argv[1:], args.output, row, name=name, seed=args.seed)
     print(rows_table(record))
     if path:
         write_json(record, path)

@@ -9,8 +9,9 @@ import sys
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import exit_on_input_error
 from lambda_det.experiments.soak import remove_run, run_soak
-from lambda_det.project import results_folder, tool_command
-from lambda_det.records import figures_table, make_record, record_path, write_json
+from lambda_det.experiments.tiny_training import record_of
+from lambda_det.project import results_folder
+from lambda_det.records import figures_table, record_path, write_json
 
 
 @exit_on_input_error
@@ -24,10 +25,8 @@ def main() -> int:
     path = record_path(str(results_folder()), args.record) if args.record else None
     setup_console()
     row = run_soak(args.output, args.iterations)
-    shown = f"output/{args.record or 'soak'}"
-    words = [shown if word == args.output else word for word in sys.argv[1:]]
-    record = make_record(tool_command("soak", words), [row], seeds=[1])
-    record["hardware"]["gpu"] = None  # it has no part in it
+    name = args.record or "soak"
+    record = record_of("soak", sys.argv[1:], args.output, row, name=name, seed=1)
     print(figures_table(record))
     if path:
         write_json(record, path)

@@ -221,10 +221,8 @@ def _write(facts: dict, run: Run, name: str) -> None:
 
 
 def _record(run: Run) -> dict[str, object]:
-    record = make_record(" ".join(run.words), [], seeds=[run.seed])
-    if run.settings.get("MODEL.DEVICE") == "cpu":  # a GPU of this machine has no part in it
-        record["hardware"]["gpu"] = None
-    return record
+    with_gpu = run.settings.get("MODEL.DEVICE") != "cpu"
+    return make_record(" ".join(run.words), [], seeds=[run.seed], with_gpu=with_gpu)
 
 
 def _clear(run: Run) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from lambda_det.data import generate_shapes
 from lambda_det.experiments.processes import PROJECT, environment_of, tied
+from lambda_det.project import tool_command
+from lambda_det.records import make_record
 
 CONFIG = os.path.join(
     PROJECT, "configs", "quick", "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
@@ -33,3 +35,20 @@ def start_training(command: Sequence[str], log: str) -> subprocess.Popen:
             tied(command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             env=environment_of(1, None),
         )  # fmt: skip
+
+
+def record_of(
+    tool: str, words: Sequence[str], output: str, row: Mapping, *, name: str, seed: int
+) -> dict:
+    """The record of a tool's row; its command has a folder of the project for ``output``.
+
+    Args:
+        tool: without ``.py``.
+        words: of its command line.
+        output: folder that these name.
+        row: what was measured.
+        name: of the record, and of the folder in ``output/``.
+        seed: of the run.
+    """
+    shown = [f"output/{name}" if word == output else word for word in words]
+    return make_record(tool_command(tool, shown), [row], seeds=[seed], with_gpu=False)
