@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lambda_det.backbone.blocks import LambdaBottleneck
+from lambda_det.analysis import flops
 from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
 
@@ -123,11 +123,8 @@ def grids(backbone: nn.Module) -> dict[str, Grid]:
 
 def lambda_layers(backbone: nn.Module) -> dict[str, LambdaLayer]:
     """Block name -> its lambda layer, in the order of the network."""
-    return {
-        name: block.lambda_layer
-        for name, block in backbone.named_modules()
-        if isinstance(block, LambdaBottleneck) and block.lambda_layer is not None
-    }
+    layers = flops.lambda_layers(backbone)
+    return {name.removesuffix(".lambda_layer"): layer for name, layer in layers.items()}
 
 
 def choose_layers(
