@@ -3,7 +3,6 @@
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
@@ -16,26 +15,12 @@ from detectron2.modeling.roi_heads import (
     StandardROIHeads,
 )
 
-from lambda_det.backbone import build_lambda_resnet
+from .lambda_fpn import backbone
 
 _SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
 
 model = L(GeneralizedRCNN)(
-    backbone=L(FPN)(
-        bottom_up=L(build_lambda_resnet)(
-            depth=101,
-            variant="lambda",
-            stem="rs",
-            norm="BN",
-            out_features=["res2", "res3", "res4", "res5"],
-            freeze_at=0,
-            mask_padding=True,
-        ),
-        in_features="${.bottom_up.out_features}",
-        out_channels=256,
-        norm="",
-        top_block=L(LastLevelMaxPool)(),
-    ),
+    backbone=backbone,
     proposal_generator=L(RPN)(
         in_features=["p2", "p3", "p4", "p5", "p6"],
         head=L(StandardRPNHead)(in_channels=256, num_anchors=3),

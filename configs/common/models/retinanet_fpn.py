@@ -3,30 +3,19 @@
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import RetinaNet
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 
-from lambda_det.backbone import build_lambda_resnet
+from .lambda_fpn import backbone
+
+backbone.bottom_up.out_features = ["res3", "res4", "res5"]
+backbone.top_block = L(LastLevelP6P7)(in_channels=2048, out_channels="${..out_channels}")
 
 model = L(RetinaNet)(
-    backbone=L(FPN)(
-        bottom_up=L(build_lambda_resnet)(
-            depth=101,
-            variant="lambda",
-            stem="rs",
-            norm="BN",
-            out_features=["res3", "res4", "res5"],
-            freeze_at=0,
-            mask_padding=True,
-        ),
-        in_features="${.bottom_up.out_features}",
-        out_channels=256,
-        norm="",
-        top_block=L(LastLevelP6P7)(in_channels=2048, out_channels="${..out_channels}"),
-    ),
+    backbone=backbone,
     head=L(RetinaNetHead)(
         input_shape=[ShapeSpec(channels=256)] * 5,
         num_classes="${..num_classes}",
