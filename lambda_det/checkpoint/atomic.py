@@ -25,12 +25,15 @@ def save_atomically(content: Mapping[str, object], path: str) -> None:
     write_atomically(path, lambda file: torch.save(dict(content), file))
 
 
-def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(
+    path: str, write: Callable[[BinaryIO], object], *, subject: str | None = None
+) -> None:
     """Write a file beside its place, down to the disk, and then put it there in one step.
 
     Args:
         path: of the file; its folder exists.
         write: what writes the content into an open file.
+        subject: of the error's sentence; None = the file as one of a run.
 
     Raises:
         InputError: it cannot be written. What was at ``path`` is still there, and nothing else.
@@ -52,7 +55,8 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
             raise
         cause = (raw and raw.error) or error
         reason = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
-        raise InputError(f"OUTPUT_DIR: {path} cannot be written ({reason})") from error
+        subject = f"OUTPUT_DIR: {path}" if subject is None else subject
+        raise InputError(f"{subject} cannot be written ({reason})") from error
 
 
 class _NotingFile(io.FileIO):

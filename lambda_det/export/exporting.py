@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.atomic import TEMPORARY
-from lambda_det.errors import InputError, writing
+from lambda_det.checkpoint.atomic import write_atomically
+from lambda_det.errors import InputError
 from lambda_det.export import formats
 from lambda_det.export.checking import Difference, largest_difference
 from lambda_det.export.forms import (
@@ -121,7 +121,9 @@ def export_config(
         within = max(d.largest for d in differences) <= tolerance
         result = Export(differences, within, threshold_lowered=nothing)
         if result.written:
-            _put(path, output)
+            with open(path, "rb") as file:
+                copy = partial(shutil.copyfileobj, file)
+                write_atomically(output, copy, subject=f"{output}:")
     return result
 
 
@@ -183,18 +185,3 @@ def _image(cfg: CfgNode, height: int, width: int, *, what: str, device: torch.de
         return torch.randn(1, channels, height, width, generator=generator).to(device)
     coarse = torch.rand(1, channels, height // 16, width // 16, generator=generator)
     return (255 * nn.functional.interpolate(coarse, (height, width), mode="bilinear"))[0].to(device)
-
-
-def _put(source: str, output: str) -> None:
-    """The file in its place, at once."""
-    temporary = output + TEMPORARY
-    try:
-        with writing(output):
-            shutil.copyfile(source, temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, output)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
