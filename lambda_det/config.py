@@ -64,6 +64,12 @@ def _lambda_resnet() -> CfgNode:
     node.STRIDE_IN_1X1 = False  # True for weights of the MSRA ResNets
     node.ACTIVATION = "relu"  # "silu" for weights of timm
     node.LAMBDA_POOL = 3  # side of the pooling in a strided lambda block; 2 for weights of timm
+    # The last norm of every bottleneck starts at 0 (the paper's, for schedules of tens of thousands
+    # of iterations), or at 1 (False): a short training never opens what starts at 0.
+    node.ZERO_INIT_RESIDUAL = True
+    # Stages, such as ["res4", "res5"], whose residual branches are held at 0 throughout: a control,
+    # of what is learned without them.
+    node.IDLE_STAGES = []
     # Treat a batch's padding as outside of the image in networks with lambda layers or SE, whose
     # features otherwise depend on the size of the batch everywhere in the image. Norms that
     # measure (BN in training, GN) still count the padding. Plain ResNets are left as they are.

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """COCO box and mask AP and AR, of a config with weights or of saved predictions.
 
-evaluate.py --config-file C.yaml [--output O.json] [KEY VALUE ...]     (MODEL.WEIGHTS among them)
+evaluate.py --config-file C.yaml [--zeroed res4,res5] [--output O.json] [KEY VALUE ...]
+                                                                      (MODEL.WEIGHTS among them)
 evaluate.py --annotations A.json --predictions P.json [--output O.json]
 """
 
@@ -39,6 +40,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help=f"what counts: {', '.join(BACKENDS)} (auto: the last where it is installed)",
     )
+    parser.add_argument(
+        "--zeroed",
+        metavar="STAGES",
+        help="take the residual branches of these stages as 0 (res4,res5): as good as the whole "
+        "network, they are idle",
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_args(argv)
     if args.config_file is not None:
@@ -49,6 +56,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             )
     elif not (args.annotations and args.predictions):
         raise InputError("--config-file, or --annotations and --predictions are needed")
+    elif args.zeroed is not None:
+        raise InputError(f"--zeroed {args.zeroed}: it needs a model, and so --config-file")
     elif args.opts:
         raise InputError(f"{args.opts[0]!r}: KEY VALUE pairs need --config-file")
     return args
@@ -62,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.config_file is not None:
         from lambda_det.engine import evaluate_config
 
-        results = evaluate_config(args.config_file, args.opts)
+        stages = () if args.zeroed is None else tuple(args.zeroed.split(","))
+        results = evaluate_config(args.config_file, args.opts, zeroed_stages=stages)
     else:
         logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
         logging.getLogger("lambda_det").setLevel(logging.INFO)

@@ -37,6 +37,10 @@ class LambdaBottleneck(BottleneckBlock):
         lambda_pool: side of the average pooling that gives a lambda block its stride: 3, the
             paper's, or 2, timm's.
         drop_path: probability to drop the residual branch of an image in training.
+        zero_init_residual: the last norm starts at 0, so that the block starts as its shortcut, or
+            at 1. A FrozenBN's weight belongs to the checkpoint and is left alone.
+        idle: the block is its shortcut and stays so: the residual branch is kept, and neither
+            computed nor trained.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class LambdaBottleneck(BottleneckBlock):
         activation: str = "relu",
         lambda_pool: int = 3,
         drop_path: float = 0.0,
+        zero_init_residual: bool = True,
+        idle: bool = False,
     ) -> None:
         super().__init__(
             in_channels,
@@ -88,11 +94,22 @@ class LambdaBottleneck(BottleneckBlock):
             self.se = SqueezeExcite(out_channels, max(1, round(out_channels * se_ratio)))
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0 else None
 
-        # Starts every block as its shortcut. A FrozenBN's weight is a buffer that belongs to
-        # the checkpoint and is left alone.
         last_weight = getattr(self.conv3.norm, "weight", None)
-        if isinstance(last_weight, nn.Parameter):
+        if zero_init_residual and isinstance(last_weight, nn.Parameter):
             nn.init.zeros_(last_weight)
+        self.idle = idle
+        if idle:
+            self._close_branch()
+
+    def _close_branch(self) -> None:
+        """Train nothing in the branch, and save it as one that adds 0 wherever it is loaded."""
+        for name, module in self.named_children():
+            if name not in ("shortcut", "shortcut_pool"):
+                module.requires_grad_(False)
+        last = self.conv3 if self.conv3.norm is None else self.conv3.norm
+        for name, tensor in (*last.named_parameters(recurse=False), *last.named_buffers()):
+            if name in ("weight", "bias"):
+                nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -108,6 +125,8 @@ class LambdaBottleneck(BottleneckBlock):
 
     def _by_operators(self, x: Tensor) -> Tensor:
         """In the language of TorchScript, for images without padding."""
+        if self.idle:
+            return self._idle(x)
         out = self.activation(self.conv1(x))
         if self.lambda_layer is None:
             out = self.conv2(out)
@@ -128,7 +147,15 @@ class LambdaBottleneck(BottleneckBlock):
             x = self.shortcut(x)
         return self.activation(out + x)
 
+    def _idle(self, x: Tensor) -> Tensor:
+        if self.shortcut_pool is not None:
+            x = self.shortcut_pool(x)
+        return self.activation(x.clone() if self.shortcut is None else self.shortcut(x))
+
     def _residual(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
+        if self.idle:
+            shortcut = self._shortcut(x, padding_mask)
+            return self.activation(shortcut.clone() if self.shortcut is None else shortcut)
         out = self.conv1(x)
         middle_mask = strided_mask(padding_mask, self.conv1.stride[0])
         out = self.activation(fill_padding_(out, middle_mask))  # zero stays zero

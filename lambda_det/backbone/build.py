@@ -35,6 +35,8 @@ CONFIG_KEYS = {
     "activation_checkpointing": "MODEL.LAMBDA_RESNET.ACTIVATION_CHECKPOINTING",
     "lambda_pool": "MODEL.LAMBDA_RESNET.LAMBDA_POOL",
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
+    "zero_init_residual": "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL",
+    "idle_stages": "MODEL.LAMBDA_RESNET.IDLE_STAGES",
     "shared_embeddings": "MODEL.LAMBDA_RESNET.LAYER.SHARED_EMBEDDINGS",
     "lambda_norm_qv": "MODEL.LAMBDA_RESNET.LAYER.NORM",
     "query_depth": "MODEL.LAMBDA_RESNET.LAYER.QUERY_DEPTH",

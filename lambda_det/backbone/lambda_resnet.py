@@ -46,6 +46,8 @@ def build_lambda_resnet(
     freeze_at: int = 0,
     drop_path_rate: float = 0.0,
     dropout: float = 0.0,
+    zero_init_residual: bool = True,
+    idle_stages: Sequence[str] = (),
     shared_embeddings: bool = False,
     lambda_norm_qv: BackboneNorm | None = None,
     mask_padding: bool = False,
@@ -76,6 +78,11 @@ def build_lambda_resnet(
         freeze_at: 0 to 5, see :meth:`LambdaResNet.freeze`.
         drop_path_rate: stochastic depth of the last block; earlier blocks linearly less.
         dropout: in front of the classifier.
+        zero_init_residual: the last norm of each bottleneck starts at 0 (the paper's; for schedules
+            of tens of thousands of iterations) or at 1, for short ones, which would end before the
+            blocks have a part in anything.
+        idle_stages: stages among ``res2`` … ``res5`` whose residual branches are held at 0
+            throughout: what training reaches without them is the control of what they give.
         shared_embeddings: one table of position embeddings for the layers of a stage that work at
             one resolution; a strided block's layer works before its pooling and keeps its own.
         lambda_norm_qv: norm of queries and values; None = ``norm``, ``""`` = none.
@@ -111,6 +118,7 @@ def build_lambda_resnet(
     if lambda_pool not in (2, 3):
         raise InputError(f"lambda_pool={lambda_pool!r}: expected 3 (the paper's) or 2 (timm's)")
     check_stages("activation_checkpointing", activation_checkpointing)
+    check_stages("idle_stages", idle_stages)
     built_stem = build_stem(stem, in_channels, norm, activation)
 
     stages = []
@@ -139,6 +147,8 @@ def build_lambda_resnet(
                 activation=activation,
                 lambda_pool=lambda_pool,
                 drop_path_per_block=[drop_path.pop(0) for _ in range(num_blocks)],
+                zero_init_residual=zero_init_residual,
+                idle=name in idle_stages,
             )
         )
         channels, stride = out_channels, stride * strides[0]

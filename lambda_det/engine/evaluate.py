@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
+from lambda_det.backbone.architectures import check_stages
+from lambda_det.backbone.residual_branches import zeroed
 from lambda_det.checkpoint import load_weights
 from lambda_det.engine.evaluation_hook import inference_folder
 from lambda_det.engine.setup import setup_config
@@ -17,14 +19,21 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
 
 
-def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
+def evaluate_weights(
+    cfg: CfgNode, *, zeroed_stages: Sequence[str] = ()
+) -> dict[str, dict[str, float]]:
     """Evaluate MODEL.WEIGHTS on every dataset of DATASETS.TEST.
+
+    Args:
+        cfg: of the model.
+        zeroed_stages: stages whose residual branches are taken as 0.
 
     Returns:
         Task -> metric -> percent (dataset -> task -> ... with several datasets).
 
     Raises:
-        InputError: MODEL.WEIGHTS is empty or cannot be read; DATASETS.TEST is empty.
+        InputError: MODEL.WEIGHTS is empty or cannot be read; DATASETS.TEST is empty; the model has
+            no such stage.
     """
     if not cfg.MODEL.WEIGHTS:
         raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
@@ -32,17 +41,27 @@ def evaluate_weights(cfg: CfgNode) -> dict[str, dict[str, float]]:
         raise InputError("DATASETS.TEST is empty: evaluation needs a dataset")
     model = Trainer.build_model(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
-    return Trainer.test(cfg, model)
+    with zeroed(model, zeroed_stages):
+        return Trainer.test(cfg, model)
 
 
-def evaluate_config(config_file: str, overrides: Sequence[str] = ()) -> dict[str, dict]:
+def zeroed_folder(output_dir: str, stages: Sequence[str]) -> str:
+    """Where an evaluation with zeroed stages is written; beside that of the whole network."""
+    return os.path.join(output_dir, "_".join(("zeroed", *stages)))
+
+
+def evaluate_config(
+    config_file: str, overrides: Sequence[str] = (), *, zeroed_stages: Sequence[str] = ()
+) -> dict[str, dict]:
     """Evaluate MODEL.WEIGHTS of a config file on this machine's first device.
 
-    OUTPUT_DIR gets what ``tools/train_net.py --eval-only`` writes.
+    OUTPUT_DIR gets what ``tools/train_net.py --eval-only`` writes; with ``zeroed_stages`` a folder
+    in it does, such as ``zeroed_res4_res5``.
 
     Args:
         config_file: YAML.
         overrides: KEY VALUE pairs.
+        zeroed_stages: stages whose residual branches are taken as 0.
 
     Returns:
         Dataset -> task -> metrics, as :func:`~lambda_det.evaluation.counting.count`.
@@ -50,8 +69,13 @@ def evaluate_config(config_file: str, overrides: Sequence[str] = ()) -> dict[str
     Raises:
         InputError: a file, key or value is wrong; or a dataset has no annotations.
     """
+    check_stages("--zeroed", zeroed_stages)
     cfg = setup_config(Namespace(config_file=config_file, opts=list(overrides), eval_only=True))
-    evaluate_weights(cfg)
+    if zeroed_stages:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.OUTPUT_DIR = zeroed_folder(cfg.OUTPUT_DIR, zeroed_stages)
+    evaluate_weights(cfg, zeroed_stages=zeroed_stages)
     results = {}
     for name in cfg.DATASETS.TEST:
         folder = inference_folder(cfg, name)

@@ -50,6 +50,8 @@ LAZY_KEYS: dict[str, tuple[str, ...]] = {
     "MODEL.LAMBDA_RESNET.NORM": (f"{_BACKBONE}.norm",),
     "MODEL.LAMBDA_RESNET.OUT_FEATURES": (f"{_BACKBONE}.out_features",),
     "MODEL.LAMBDA_RESNET.MASK_PADDING": (f"{_BACKBONE}.mask_padding",),
+    "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL": (f"{_BACKBONE}.zero_init_residual",),
+    "MODEL.LAMBDA_RESNET.IDLE_STAGES": (f"{_BACKBONE}.idle_stages",),
     "MODEL.LAMBDA_RESNET.PARTIAL_INIT": (f"{_PARTIAL}.enabled",),
     "MODEL.LAMBDA_RESNET.PARTIAL_INIT_AS_IDENTITY": (f"{_PARTIAL}.as_identity",),
     "MODEL.LAMBDA_RESNET.MIN_COVERAGE": (f"{_PARTIAL}.min_coverage",),

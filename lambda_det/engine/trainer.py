@@ -25,6 +25,7 @@ from lambda_det.engine.accumulation import number_of_parts
 from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.bad_step import write_bad_step
 from lambda_det.engine.best import BestCheckpoint
+from lambda_det.engine.branches import BranchReport
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_model
 from lambda_det.engine.evaluation_hook import EvaluationHook, inference_folder
@@ -138,7 +139,12 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         # Before the hook that writes.
-        own = [PeakGpuMemory(self.cfg.MODEL.DEVICE), ShortHistories(), self._average]
+        own = [
+            PeakGpuMemory(self.cfg.MODEL.DEVICE),
+            ShortHistories(),
+            BranchReport(),
+            self._average,
+        ]
         built = [*own, *super().build_hooks()]
         # Behind the hook that saves, and not only after minutes of evaluation.
         place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_classifier
 from lambda_det.checkpoint.atomic import save_atomically
+from lambda_det.engine.branches import log_branches, warn_of_closed_branches
 from lambda_det.engine.config_changes import changed_keys
 from lambda_det.errors import InputError
 from lambda_det.pretrain.checkpoint import (
@@ -158,6 +159,8 @@ class Pretrainer:
             num_processes=comm.get_world_size(),
         )
         results: dict[str, float] = {}
+        if not self.iteration:
+            warn_of_closed_branches(self.bare_model, self.max_iter, "PRETRAIN.EPOCHS gives")
         self._restart_clock()
         for images, targets in build_train_loader(self.cfg, self.data.train, order, self.device):
             self.step(images, targets)
@@ -167,6 +170,7 @@ class Pretrainer:
             path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_WEIGHTS)
             save_atomically(self._content(), path)
             logger.info("weights for MODEL.WEIGHTS: %s", path)
+            log_branches(self.bare_model)
         return results
 
     def step(self, images: Tensor, targets: Tensor) -> None:
