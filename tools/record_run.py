@@ -22,6 +22,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of the run")
+    parser.add_argument(
+        "--without", metavar="DIR", default="",
+        help="OUTPUT_DIR of the same run with MODEL.LAMBDA_RESNET.IDLE_STAGES ['res4','res5']",
+    )  # fmt: skip
     parser.add_argument("--name", help="the record becomes results/NAME.json")
     parser.add_argument("--command", help="what made the run, from the root of the checkout")
     parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more of the row")
@@ -35,7 +39,9 @@ def main() -> int:
             raise InputError("--run needs --name and --command")
         if wrong := [note for note in args.note if "=" not in note]:
             raise InputError(f"--note {wrong[0]!r}: expected KEY=TEXT")
-        row = row_of_run(args.run) | dict(note.split("=", 1) for note in args.note)
+        row = row_of_run(args.run, without=args.without) | dict(
+            note.split("=", 1) for note in args.note
+        )
         with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
             seed = CfgNode.load_cfg(file).SEED
         path = Path(record_path(str(PROJECT / "results"), args.name, "--name"))

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from lambda_det.errors import InputError
 
+CONTROLLED_STAGES = ("res4", "res5")
+"""The stages that the two controls of a number leave out: where the lambda layers stand."""
+
 
 def last_norm(block: CNNBlockBase) -> nn.Module | None:
     """The norm that ends the residual branch of ``block``; None where it has none.

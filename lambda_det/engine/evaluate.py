@@ -17,6 +17,7 @@ from lambda_det.engine.setup import setup_config
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
+from lambda_det.evaluation.records import zeroed_folder
 
 
 def evaluate_weights(
@@ -43,11 +44,6 @@ def evaluate_weights(
     load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     with zeroed(model, zeroed_stages):
         return Trainer.test(cfg, model)
-
-
-def zeroed_folder(output_dir: str, stages: Sequence[str]) -> str:
-    """Where an evaluation with zeroed stages is written; beside that of the whole network."""
-    return os.path.join(output_dir, "_".join(("zeroed", *stages)))
 
 
 def evaluate_config(

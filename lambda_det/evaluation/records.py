@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import AP_METRICS, METRICS_FILE, TASK_NAMES
 from lambda_det.records import provenance, read_text
 
 
-def row_of_run(folder: str) -> dict:
+def zeroed_folder(output_dir: str, stages: Sequence[str]) -> str:
+    """Where an evaluation with zeroed stages is written: beside that of the whole network."""
+    return os.path.join(output_dir, "_".join(("zeroed", *stages)))
+
+
+def row_of_run(folder: str, *, without: str = "") -> dict:
     """The row of a finished run of ``tools/train_net.py``: its AP in percent and its speed.
+
+    Where the run was also evaluated with the branches of res4 and res5 zeroed, its row has
+    ``box_ap_zeroed`` and ``mask_ap_zeroed``; ``mean_last_norm`` by stage, where it was logged.
 
     Args:
         folder: the run's OUTPUT_DIR.
+        without: OUTPUT_DIR of the same run with these branches held at 0 throughout; gives
+            ``box_ap_trained_without`` and ``mask_ap_trained_without``.
 
     Raises:
-        InputError: the folder is not that of a finished run.
+        InputError: a folder is not that of a finished run, or ``without`` is another run's.
     """
     cfg = CfgNode.load_cfg(read_text(folder, "config.yaml"))
-    metrics = json.loads(read_text(folder, "inference", METRICS_FILE))
+    metrics = _metrics(folder)
     times = iteration_times(folder)
     row = {
         "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
@@ -41,7 +53,53 @@ def row_of_run(folder: str) -> dict:
         for name in AP_METRICS:
             value = values[name]
             row[f"{TASK_NAMES[task]}_{name.lower()}"] = None if value is None else round(value, 2)
+    if os.path.isdir(zeroed := zeroed_folder(folder, CONTROLLED_STAGES)):
+        row |= _control(zeroed, "zeroed")
+    if without:
+        _check_without(without, cfg)
+        row |= _control(without, "trained_without")
+    if norms := last_norms(folder):
+        row["mean_last_norm"] = norms
     return row
+
+
+def last_norms(folder: str) -> dict[str, float]:
+    """Stage -> mean |last norm| at the end of a run; {} of a run that did not log it.
+
+    Raises:
+        InputError: the folder is not that of a training.
+    """
+    prefix = "last_norm/"
+    norms: dict[str, float] = {}
+    for line in metrics_lines(folder):  # the last counts
+        found = {k.removeprefix(prefix): round(v, 3) for k, v in line.items() if prefix in k}
+        norms = found or norms
+    return norms
+
+
+def _metrics(folder: str) -> dict[str, dict]:
+    return json.loads(read_text(folder, "inference", METRICS_FILE))
+
+
+def _control(folder: str, name: str) -> dict[str, float | None]:
+    """``box_ap_NAME``, ``mask_ap_NAME``."""
+    return {
+        f"{TASK_NAMES[task]}_ap_{name}": None if v["AP"] is None else round(v["AP"], 2)
+        for task, v in _metrics(folder).items()
+    }
+
+
+def _check_without(folder: str, cfg: CfgNode) -> None:
+    """Is the run in ``folder`` that of ``cfg`` but for the branches that it is to lack?"""
+    expected, found = cfg.clone(), CfgNode.load_cfg(read_text(folder, "config.yaml"))
+    expected.MODEL.LAMBDA_RESNET.IDLE_STAGES = list(CONTROLLED_STAGES)
+    for node in (expected, found):
+        node.OUTPUT_DIR = ""
+    if expected != found:
+        raise InputError(
+            f"{folder}: is not the same run with MODEL.LAMBDA_RESNET.IDLE_STAGES "
+            f"{list(CONTROLLED_STAGES)}, which is the control; its config.yaml differs elsewhere"
+        )
 
 
 def metrics_lines(folder: str) -> list[dict]:
@@ -73,16 +131,26 @@ def iteration_times(folder: str) -> list[float]:
 
 
 def ap_table(record: Mapping) -> str:
-    """The AP of the record's rows as a Markdown table, with its hardware and command."""
+    """The AP of the record's rows as a Markdown table, with its hardware and command.
+
+    The controls that a row has (``box_ap_zeroed``, ``box_ap_trained_without``) stand beside AP.
+    """
+    controls = [
+        name
+        for name in ("zeroed", "trained_without")
+        if any(f"{task}_ap_{name}" in row for row in record["rows"] for task in TASK_NAMES.values())
+    ]
+    headers = ["AP", *(f"AP, {name.replace('_', ' ')}" for name in controls), *AP_METRICS[1:]]
+    columns = ["ap", *(f"ap_{name}" for name in controls), *map(str.lower, AP_METRICS[1:])]
     lines = [
-        "| backbone | task | " + " | ".join(AP_METRICS) + " |",
-        "|---|---|" + "---|" * len(AP_METRICS),
+        "| backbone | task | " + " | ".join(headers) + " |",
+        "|---|---|" + "---|" * len(headers),
     ]
     for row in record["rows"]:
         for task in TASK_NAMES.values():
             if f"{task}_ap" not in row:
                 continue
-            values = (row[f"{task}_{name.lower()}"] for name in AP_METRICS)
+            values = (row.get(f"{task}_{column}") for column in columns)
             cells = ["–" if value is None else f"{value:.1f}" for value in values]
             lines.append(f"| {row['variant']}-{row['depth']} | {task} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", provenance(record)])

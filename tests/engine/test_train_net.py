@@ -41,6 +41,37 @@ def test_training_writes_losses_weights_curves_and_metrics(trained):
     assert "iter 2/2" in (trained / "log.txt").read_text()
 
 
+def test_training_says_how_far_its_branches_are_open(trained):
+    lines = (trained / "metrics.json").read_text().splitlines()
+    (last,) = (record for record in map(json.loads, lines) if "last_norm/res2" in record)
+    assert last["iteration"] == 1
+    stages = ("res2", "res3", "res4", "res5")
+    assert all(0.5 < last[f"last_norm/{stage}"] < 1.5 for stage in stages)  # they started at 1
+    assert all(0.9 < last[f"embedding_rms/{stage}"] < 1.1 for stage in ("res4", "res5"))
+    log = (trained / "log.txt").read_text()
+    assert "mean |last norm| of the residual branches: res2 " in log
+    assert "residual branches start at 0" not in log
+
+
+def test_zeroed_evaluation_lies_beside_that_of_the_whole_network(
+    project, trained, shapes_folder, tmp_path
+):
+    kept = {path: path.read_bytes() for path in trained.rglob("*.json")}
+    result = run_tool(
+        project, "evaluate.py",
+        "--config-file", trained / "config.yaml", "--zeroed", "res4,res5",
+        "--output", tmp_path / "zeroed.json", "MODEL.WEIGHTS", trained / "model_final.pth",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert kept == {path: path.read_bytes() for path in kept}
+    written = json.loads((trained / "zeroed_res4_res5/inference/metrics.json").read_text())
+    zeroed = json.loads((tmp_path / "zeroed.json").read_text())
+    assert all(zeroed[task]["AP"] == written[task]["AP"] for task in ("bbox", "segm"))
+    detections = "inference/coco_instances_results.json"
+    whole = (trained / detections).read_text()
+    assert (trained / "zeroed_res4_res5" / detections).read_text() != whole
+
+
 def test_eval_only_reproduces_the_metrics_of_the_training(
     project, trained, shapes_folder, tiny_overrides, tmp_path
 ):

@@ -9,7 +9,7 @@ import pytest
 from lambda_det import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
-from lambda_det.evaluation.records import ap_table, row_of_run
+from lambda_det.evaluation.records import ap_table, last_norms, row_of_run
 from lambda_det.records import make_record
 
 
@@ -48,3 +48,45 @@ def test_table_of_ap(finished_run):
 def test_missing_run_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.yaml"):
         row_of_run(str(tmp_path))
+
+
+def write_metrics(folder, box_ap):
+    (folder / "inference").mkdir(parents=True)
+    values = dict.fromkeys(METRICS, 40.0) | {"AP": box_ap}
+    (folder / "inference" / "metrics.json").write_text(json.dumps({"bbox": values}))
+
+
+def test_controls_stand_beside_ap(finished_run, tmp_path):
+    write_metrics(finished_run / "zeroed_res4_res5", 3.125)
+    without = tmp_path / "without"
+    write_metrics(without, 58.5)
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(without)
+    cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES = ["res4", "res5"]
+    (without / "config.yaml").write_text(cfg.dump())
+    row = row_of_run(str(finished_run), without=str(without))
+    assert (row["box_ap_zeroed"], row["box_ap_trained_without"]) == (3.12, 58.5)
+    table = ap_table(make_record("python x.py", [row], seeds=[7]))
+    assert "| backbone | task | AP | AP, zeroed | AP, trained without | AP50 |" in table
+    assert "| lambda-101 | box | 61.2 | 3.1 | 58.5 | 50.0 | 50.0 | 50.0 | 50.0 | – |" in table
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"MODEL.LAMBDA_RESNET.IDLE_STAGES": "['res4','res5']", "SEED": "3"}]
+)
+def test_control_of_another_run_is_refused(finished_run, tmp_path, changes):
+    write_metrics(tmp_path / "without", 58.5)
+    cfg = get_cfg()
+    cfg.merge_from_list([word for pair in changes.items() for word in pair])
+    (tmp_path / "without" / "config.yaml").write_text(cfg.dump())
+    with pytest.raises(InputError, match="is not the same run with"):
+        row_of_run(str(finished_run), without=str(tmp_path / "without"))
+
+
+def test_last_norms_are_the_last_ones(finished_run):
+    assert last_norms(str(finished_run)) == {}
+    with (finished_run / "metrics.json").open("a") as file:
+        for value in (0.5, 0.98765):
+            file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")
+        file.write(json.dumps({"iteration": 22, "bbox/AP": 1}) + "\n")
+    assert row_of_run(str(finished_run))["mean_last_norm"] == {"res2": 0.988}

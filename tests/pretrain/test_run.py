@@ -131,3 +131,11 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         save_atomically({"model": {"a": torch.zeros(3)}}, str(path))
     assert [file.name for file in tmp_path.iterdir()] == ["weights.pth"]
     assert torch.load(path, weights_only=True)["model"]["a"].tolist() == [1, 1, 1]
+
+
+def test_branches_are_reported(run_tiny, work):
+    run_tiny(work / "run", "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL", True)
+    log = (work / "run" / "log.txt").read_text()
+    assert "8 of 8 residual branches start at 0" in log
+    assert "PRETRAIN.EPOCHS gives 8 iterations" in log
+    assert "mean |last norm| of the residual branches: res2 " in log

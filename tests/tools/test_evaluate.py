@@ -144,3 +144,16 @@ def test_wrong_values(tool, files, tmp_path, capsys):
     assert tool.main(arguments(files, "--output", str(output))) == 2
     assert "not valid JSON" in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--zeroed", "res4"], "--zeroed res4: it needs a model"),
+        (["--config-file", "x.yaml", "--zeroed", "res4,res6"], "--zeroed: unknown stage 'res6'"),
+    ],
+)
+def test_wrong_zeroed_stages(tool, files, words, line, capsys):
+    more = [] if "--config-file" in words else arguments(files)
+    assert tool.main([*words, *more]) == 2
+    assert line in capsys.readouterr().err
