@@ -22,11 +22,6 @@ def check_trainable(cfg: CfgNode, summary: CocoSummary) -> None:
             f"{_MAX_OBJECTS} in one image need more memory than machines have, cut it into parts"
         )
     _check_masks(cfg, summary)
-    if cfg.MODEL.MASK_ON and summary.rle is not None and cfg.INPUT.MASK_FORMAT == "polygon":
-        raise InputError(
-            f"annotation file {summary.json_file}: an annotation of {summary.rle} is stored as RLE,"
-            " but INPUT.MASK_FORMAT is 'polygon'; set it to 'bitmask'"
-        )
 
 
 def check_evaluable(cfg: CfgNode, summary: CocoSummary) -> None:

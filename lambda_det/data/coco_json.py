@@ -33,7 +33,6 @@ class CocoSummary:
         num_objects: number of annotations to learn from: no crowds, no polygons of two points.
         most_objects: the most of them in one image, and the image's file name.
         unmasked: file name of the first image with a non-crowd annotation without segmentation.
-        rle: file name of the first image with a non-crowd annotation stored as RLE.
         unjudged: id of the first annotation that COCO's evaluation cannot use: no ``iscrowd`` or no
             ``area``.
     """
@@ -44,7 +43,6 @@ class CocoSummary:
     num_objects: int
     most_objects: tuple[int, str]
     unmasked: str | None
-    rle: str | None
     unjudged: int | None
 
     @property
@@ -203,11 +201,11 @@ def _check_images(json_file: str, images: list) -> dict[int, dict]:
 def _check_annotations(
     json_file: str, annotations: list, names: dict[int, str], images: dict[int, dict]
 ) -> dict[str, object]:
-    """The summary's ``num_objects``, ``most_objects``, ``unmasked``, ``rle`` and ``unjudged``."""
+    """The summary's ``num_objects``, ``most_objects``, ``unmasked`` and ``unjudged``."""
     seen: set[int] = set()
     objects: Counter[int] = Counter()
     codes, owners = [], []
-    unmasked, rle, unjudged = None, None, None
+    unmasked, unjudged = None, None
     for index, entry in enumerate(annotations):
         annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
         image_id = annotation["image_id"]
@@ -235,8 +233,6 @@ def _check_annotations(
         objects[image_id] += 1
         if not annotation.get("segmentation"):
             unmasked = unmasked or images[image_id]["file_name"]
-        elif code is not None:
-            rle = rle or images[image_id]["file_name"]
     if (broken := first_broken(codes)) is not None:
         raise InputError(
             f"annotation file {json_file}: the segmentation of annotation id {owners[broken]} is "
@@ -247,7 +243,6 @@ def _check_annotations(
         "num_objects": sum(objects.values()),
         "most_objects": (most, images[crowded]["file_name"] if most else ""),
         "unmasked": unmasked,
-        "rle": rle,
         "unjudged": unjudged,
     }
 

@@ -24,11 +24,17 @@ class LambdaDatasetMapper(DatasetMapper):
     As :class:`detectron2.data.DatasetMapper`, and in addition:
 
     - ``INPUT.LSJ.ENABLED``: large-scale jitter replaces the resizing of the training images (the
-      augmentation of detectron2's ``new_baselines``), and boxes are recomputed from the masks.
+      augmentation of detectron2's ``new_baselines``), and boxes are recomputed after the crop.
+    - A recomputed box is that of what the crop leaves of the object's polygons, as in detectron2;
+      only an object stored as RLE has its bitmask's box. A bitmask drawn from polygons loses
+      their fractions of pixels, and with them a third of the box of an object of 3 pixels.
+    - With ``INPUT.MASK_FORMAT`` ``"polygon"`` an image with an object stored as RLE has bitmasks
+      for all of its objects, the others polygons; ``"bitmask"`` makes bitmasks of all.
     - An image that cannot be decoded, has another size than its json says, or an annotation whose
       mask cannot be used, is an :class:`InputError` that names the file.
     - Objects that a crop removes are dropped for both mask formats (detectron2 v0.5 stops on
-      a polygon cropped to nothing), and an image without objects has an empty ``gt_masks``.
+      a polygon cropped to nothing), as are polygons of fewer than 3 points, and an image without
+      objects has an empty ``gt_masks``.
     - 16-bit grey is scaled to 8 bits (Pillow clips it to white), and a long thin picture keeps a
       pixel of its shorter side.
     - Coordinates stored as integers are transformed in floating point (fvcore's transforms write
@@ -126,13 +132,10 @@ class LambdaDatasetMapper(DatasetMapper):
         if segmentation is None:
             raise InputError(f"image {path}: an annotation has no segmentation, but masks are on")
         if isinstance(segmentation, list):
-            annotation["segmentation"] = [np.asarray(p, dtype=np.float64) for p in segmentation]
+            polygons = [np.asarray(p, dtype=np.float64).reshape(-1) for p in segmentation]
+            # detectron2's reader of COCO jsons leaves these out; a dataset of one's own may not.
+            annotation["segmentation"] = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
             return
-        if self.instance_mask_format == "polygon":
-            raise InputError(
-                f"image {path}: an annotation is stored as RLE, but INPUT.MASK_FORMAT is 'polygon';"
-                " set it to 'bitmask'"
-            )
         size, expected = list(segmentation["size"]), [dataset_dict["height"], dataset_dict["width"]]
         if size != expected:
             raise InputError(
@@ -156,11 +159,12 @@ class LambdaDatasetMapper(DatasetMapper):
                 kept.append(_plain(transformed))
         if not kept:
             return self._no_instances(height_width)
+        has_rle = any(isinstance(a.get("segmentation"), np.ndarray) for a in kept)
         instances = detection_utils.annotations_to_instances(
-            kept, height_width, mask_format=self.instance_mask_format
+            kept, height_width, mask_format="bitmask" if has_rle else self.instance_mask_format
         )
         if self.recompute_boxes:
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+            instances.gt_boxes = Boxes.cat([_tight_box(a["segmentation"]) for a in kept])
         return detection_utils.filter_empty_instances(instances)
 
     def _no_instances(self, height_width: tuple[int, int]) -> Instances:
@@ -179,6 +183,13 @@ class LambdaDatasetMapper(DatasetMapper):
 def _is_cropped_away(annotation: dict) -> bool:
     segmentation = annotation.get("segmentation")
     return isinstance(segmentation, list) and not segmentation
+
+
+def _tight_box(segmentation: list[np.ndarray] | np.ndarray) -> Boxes:
+    """The box of an object's polygons, or of its bitmask (H, W) where the json has no polygons."""
+    if isinstance(segmentation, list):
+        return PolygonMasks([segmentation]).get_bounding_boxes()
+    return BitMasks(torch.as_tensor(segmentation)[None]).get_bounding_boxes()
 
 
 def _plain(annotation: dict) -> dict:

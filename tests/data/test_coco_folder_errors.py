@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from data_helpers import single_line
@@ -108,13 +107,6 @@ def test_only_crowds(write_folder, small_content: dict, make_cfg):
     configure_datasets(make_cfg(root, (), ("val2017",)))
     with pytest.raises(InputError, match="no annotations to train on"):
         configure_datasets(make_cfg(root, ("train2017",)))
-
-
-def test_rle_needs_bitmasks(shapes: Path, make_cfg):
-    cfg = make_cfg(shapes, ("train2017",))
-    cfg.INPUT.MASK_FORMAT = "polygon"
-    with pytest.raises(InputError, match=r"INPUT\.MASK_FORMAT is 'polygon'.*'bitmask'"):
-        configure_datasets(cfg)
 
 
 def test_boxes_without_masks(write_folder, small_content: dict, make_cfg):

@@ -113,11 +113,6 @@ def test_crowd_is_left_out(one_image, mapper_of):
         assert 3 not in instances.gt_classes.tolist()
 
 
-def test_rle_with_polygon_format(one_image, mapper_of):
-    with pytest.raises(InputError, match=r"p\.png.*'polygon'; set it to 'bitmask'"):
-        mapper_of("polygon")(one_image("bitmask"))
-
-
 def test_rle_of_another_size(one_image, mapper_of):
     record = one_image()
     record["annotations"][0]["segmentation"]["size"] = [120, 90]
@@ -150,9 +145,11 @@ def test_polygon_of_integers(one_image, mapper_of, integers: bool):
 # ---- loaders ----
 
 
-def test_loaders(shapes: Path, make_cfg):
+@pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
+def test_loaders(shapes: Path, make_cfg, mask_format: str):
+    """The shapes have polygons and RLE, which both formats read."""
     cfg = make_cfg(shapes, ("train2017",), ("val2017",))
-    cfg.SOLVER.IMS_PER_BATCH = 3
+    cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.MASK_FORMAT = 3, mask_format
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (64,), 64
     configure_datasets(cfg)
     batch = next(iter(build_train_loader(cfg)))

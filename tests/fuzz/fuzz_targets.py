@@ -90,21 +90,18 @@ def _read(value: object, rng: random.Random, folder: Path) -> None:
     (folder / "annotations" / "instances_fuzz.json").write_bytes(as_text(value, rng))
     name = register_coco_folder(str(folder), "fuzz")
     mask_format = rng.choice(("bitmask", "polygon"))
-    mapper = _mapper(mask_format)
+    mapper = _mapper(mask_format, lsj=rng.random() < 0.5)
     for record in DatasetCatalog.get(name):
         if any("segmentation" not in annotation for annotation in record["annotations"]):
             continue  # boxes only: refused before a training with masks
-        if mask_format == "polygon" and any(
-            isinstance(annotation["segmentation"], dict) for annotation in record["annotations"]
-        ):
-            continue  # as well
         instances = mapper(record)["instances"]
         assert instances.gt_boxes.tensor.isfinite().all()
         assert not len(instances) or (instances.gt_boxes.tensor[:, 2:].max() <= 64 + 1e-4)
 
 
-def _mapper(mask_format: str) -> LambdaDatasetMapper:
+def _mapper(mask_format: str, *, lsj: bool) -> LambdaDatasetMapper:
     cfg = get_cfg()
+    cfg.INPUT.LSJ.ENABLED, cfg.INPUT.LSJ.SIZE = lsj, (64, 48)
     cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, mask_format
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (32,), 64
     return LambdaDatasetMapper(cfg, True)
