@@ -5,13 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from lambda_det.data.shapes import (
-    LABELS,
-    TRAIN_SPLIT,
-    VAL_SPLIT,
-    generate_shapes,
-    shapes_statistics,
-)
+from lambda_det.data.shapes import TRAIN_SPLIT, VAL_SPLIT, generate_shapes, shapes_statistics
 from lambda_det.data.shapes_folder import CLASSES, generate_shapes_folder
 from lambda_det.errors import exit_on_input_error
 
@@ -27,13 +21,6 @@ def main(argv: list[str] | None = None) -> int:
         default="coco",
         help="coco: objects to detect; imagefolder: ten classes for tools/pretrain.py",
     )
-    parser.add_argument(
-        "--labels",
-        choices=LABELS,
-        default="shape",
-        help="coco: shape: four shapes, easy; own, partner: harder pictures, a class is a shape "
-        "and a kind, which the object itself shows or the crosses in the corners",
-    )
     parser.add_argument("--num-train", type=int, help="training pictures (400; imagefolder 1600)")
     parser.add_argument("--num-val", type=int, help="validation pictures (100; imagefolder 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
@@ -44,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         root = generate_shapes_folder(arguments.output, seed=arguments.seed, **counts)
         print(f"generated {len(CLASSES)} classes in {root}: {', '.join(CLASSES)}")
         return 0
-    root = generate_shapes(arguments.output, seed=arguments.seed, labels=arguments.labels, **counts)
+    root = generate_shapes(arguments.output, seed=arguments.seed, **counts)
     print(f"generated shapes in {root}")
     for split in (TRAIN_SPLIT, VAL_SPLIT):
         print(split)

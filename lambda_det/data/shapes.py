@@ -17,13 +17,11 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lambda_det.data.kinds_scene import CUES, KIND_CLASS_NAMES, draw_kinds_scene
 from lambda_det.data.shapes_scene import CLASS_NAMES, SceneObject, draw_scene
 from lambda_det.errors import InputError
 
 TRAIN_SPLIT, VAL_SPLIT = "train2017", "val2017"
 CATEGORY_IDS = (2, 5, 9, 12)
-LABELS = ("shape", *CUES)
 
 _MANIFEST = "shapes.json"
 _FORMAT = 2
@@ -41,7 +39,6 @@ def generate_shapes(
     num_val: int = 100,
     seed: int = 0,
     image_size: tuple[int, int] = (178, 186),
-    labels: str = "shape",
 ) -> str:
     """Write the dataset into the folder ``root`` and return its absolute path.
 
@@ -55,22 +52,19 @@ def generate_shapes(
         seed: the splits draw from two independent streams of it.
         image_size: height and width in pixels of the largest pictures; the smallest have 0.7
             times that.
-        labels: ``"shape"``: four shapes, which their hues tell apart. ``"own"``, ``"partner"``: the
-            pictures of :mod:`lambda_det.data.kinds_scene`, whose objects have a kind as well.
 
     Raises:
         InputError: a parameter is out of range; ``root`` holds something else, or a dataset made
             with other parameters; ``root`` cannot be written.
     """
     root = os.path.abspath(os.path.expanduser(os.fspath(root)))
-    _check_parameters(num_train, num_val, seed, image_size, labels)
+    _check_parameters(num_train, num_val, seed, image_size)
     manifest = {
         "format": _FORMAT,
         "num_train": num_train,
         "num_val": num_val,
         "seed": seed,
         "image_size": list(image_size),
-        "labels": labels,
     }
     if _is_there(root, manifest):
         return root
@@ -80,8 +74,8 @@ def generate_shapes(
         temporary = tempfile.mkdtemp(prefix=os.path.basename(root) + ".", dir=os.path.dirname(root))
         os.chmod(temporary, 0o755)  # mkdtemp lets nobody else in
         streams = np.random.SeedSequence(seed).spawn(2)
-        _write_split(temporary, TRAIN_SPLIT, num_train, streams[0], image_size, labels)
-        _write_split(temporary, VAL_SPLIT, num_val, streams[1], image_size, labels)
+        _write_split(temporary, TRAIN_SPLIT, num_train, streams[0], image_size)
+        _write_split(temporary, VAL_SPLIT, num_val, streams[1], image_size)
         _write_json(os.path.join(temporary, _MANIFEST), manifest)
         os.replace(temporary, root)
     except OSError as error:
@@ -154,11 +148,7 @@ def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatist
     )
 
 
-def _check_parameters(
-    num_train: int, num_val: int, seed: int, size: tuple[int, int], labels: str
-) -> None:
-    if labels not in LABELS:
-        raise InputError(f"labels {labels!r}: expected one of {', '.join(LABELS)}")
+def _check_parameters(num_train: int, num_val: int, seed: int, size: tuple[int, int]) -> None:
     bounds = {"num_train": (num_train, 1), "num_val": (num_val, 1), "seed": (seed, 0)}
     for name, (value, least) in bounds.items():
         if not isinstance(value, int) or value < least:
@@ -198,36 +188,25 @@ def _is_there(root: str, manifest: dict) -> bool:
 
 
 def _write_split(
-    root: str,
-    split: str,
-    count: int,
-    stream: np.random.SeedSequence,
-    size: tuple[int, int],
-    labels: str,
+    root: str, split: str, count: int, stream: np.random.SeedSequence, size: tuple[int, int]
 ) -> None:
     """Write the pictures and the json of one split; picture i depends on (seed, split, i) only."""
     os.makedirs(os.path.join(root, split))
     os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
     images: list[dict] = []
     annotations: list[dict] = []
-    category_ids = list(_categories(labels))
     for index, child in enumerate(stream.spawn(count)):
         rng = np.random.default_rng(child)
         scale = rng.uniform(_LEAST_SCALE, 1)
         height, width = (round(s * scale * rng.uniform(0.95, 1)) for s in size)
         empty = index % _EMPTY_PERIOD == _EMPTY_AT
-        if labels == "shape":
-            picture, objects = draw_scene(
-                rng,
-                height,
-                width,
-                num_objects=0 if empty else int(rng.integers(2, 4)),
-                with_crowd=index % _CROWD_PERIOD == _CROWD_AT,
-            )
-        else:
-            picture, objects = draw_kinds_scene(
-                rng, height, width, num_objects=0 if empty else int(rng.integers(2, 5)), cue=labels
-            )
+        picture, objects = draw_scene(
+            rng,
+            height,
+            width,
+            num_objects=0 if empty else int(rng.integers(2, 4)),
+            with_crowd=index % _CROWD_PERIOD == _CROWD_AT,
+        )
         image_id = index + 1
         file_name = f"{image_id:012d}.jpg"
         encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
@@ -235,11 +214,11 @@ def _write_split(
             file.write(encoded.tobytes())
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for shape in objects:
-            category_id = category_ids[shape.class_index]
+            category_id = CATEGORY_IDS[shape.class_index]
             annotations.append(_annotation(shape, len(annotations) + 1, image_id, category_id))
     categories = [
         {"id": category_id, "name": name, "supercategory": "shape"}
-        for category_id, name in _categories(labels).items()
+        for category_id, name in zip(CATEGORY_IDS, CLASS_NAMES, strict=True)
     ]
     content = {
         "info": {"description": f"lambda_det generated shapes, {split}"},
@@ -248,13 +227,6 @@ def _write_split(
         "categories": categories,
     }
     _write_json(os.path.join(root, "annotations", f"instances_{split}.json"), content)
-
-
-def _categories(labels: str) -> dict[int, str]:
-    """Category id -> name, in the order of the scene's class indices."""
-    if labels == "shape":
-        return dict(zip(CATEGORY_IDS, CLASS_NAMES, strict=True))
-    return dict(enumerate(KIND_CLASS_NAMES, start=1))
 
 
 def _annotation(shape: SceneObject, annotation_id: int, image_id: int, category_id: int) -> dict:

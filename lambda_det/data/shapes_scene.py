@@ -45,7 +45,6 @@ class SceneObject:
         polygon: flat list ``x0, y0, x1, y1, ...`` whose rasterisation is the whole object, or None
             for a shape with a hole and for a crowd.
         is_crowd: whether it stands for a cluster of many tiny shapes.
-        clearance: pixels that later objects keep away from it; 0 = they may cover it.
     """
 
     class_index: int
@@ -53,7 +52,6 @@ class SceneObject:
     full_area: int
     polygon: list[float] | None
     is_crowd: bool = False
-    clearance: int = 0
 
     @property
     def area(self) -> int:
@@ -90,20 +88,20 @@ def draw_scene(
     objects: list[SceneObject] = []
     if with_crowd:
         crowd = _crowd(rng, height, width)
-        paint(rng, image, crowd, colours, _class_hues(rng, crowd))
+        _paint(rng, image, crowd, colours)
         objects.append(crowd)
-    for area in draw_areas(rng, num_objects, height, width):
-        new = place(rng, height, width, area, objects)
+    for area in _draw_areas(rng, num_objects, height, width):
+        new = _place(rng, height, width, area, objects)
         if new is None:
             continue
         for other in objects:
             other.mask &= ~new.mask
-        paint(rng, image, new, colours, _class_hues(rng, new))
+        _paint(rng, image, new, colours)
         objects.append(new)
     return image, objects
 
 
-def draw_areas(rng: np.random.Generator, count: int, height: int, width: int) -> list[float]:
+def _draw_areas(rng: np.random.Generator, count: int, height: int, width: int) -> list[float]:
     """Areas of the objects, mostly from large to small, so that small ones stay in sight."""
     with_large = height * width >= _ROOM_FOR_LARGE
     kinds = list(rng.choice(["small", "medium"], size=count, p=[0.45, 0.55]))
@@ -117,7 +115,7 @@ def draw_areas(rng: np.random.Generator, count: int, height: int, width: int) ->
     return areas
 
 
-def place(
+def _place(
     rng: np.random.Generator, height: int, width: int, area: float, objects: list[SceneObject]
 ) -> SceneObject | None:
     """A shape of about ``area`` at a place where it hides none of the others too much."""
@@ -129,9 +127,7 @@ def place(
             break
     else:
         return None
-    targets = [
-        o for o in objects if not (o.is_crowd or o.clearance) and o.class_index != class_index
-    ]
+    targets = [o for o in objects if not o.is_crowd and o.class_index != class_index]
     on_top = bool(targets) and rng.random() < _OCCLUDER_SHARE
     for attempt in range(_TRIES):
         centre = rng.uniform(low, high)
@@ -143,9 +139,9 @@ def place(
             offset = reach * np.array([np.cos(angle), np.sin(angle)])
             centre = np.clip(np.array([columns[pixel], rows[pixel]]) + offset, low, high)
         polygon = np.round(outline + centre, 2)
-        mask = rasterize(polygon, height, width)
+        mask = _rasterize(polygon, height, width)
         if hole is not None:
-            mask &= ~rasterize(hole + centre, height, width)
+            mask &= ~_rasterize(hole + centre, height, width)
         # In the second half of the tries any place that hides nobody too much will do.
         if _fits(mask, class_index, objects, on_top if attempt < _TRIES // 2 else None):
             flat = polygon.reshape(-1).tolist() if hole is None else None
@@ -161,10 +157,6 @@ def _fits(
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     occluding = False
     for other in objects:
-        if other.clearance:
-            if (distance_to(other.mask)[mask] <= other.clearance).any():
-                return False
-            continue
         if other.is_crowd or other.class_index == class_index or on_top is False:
             if (grown & other.mask).any():
                 return False
@@ -216,46 +208,32 @@ def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
         for column in range(4):
             outline, hole = _outline(rng, CLASS_NAMES[class_index], rng.uniform(50, 80))
             centre = (left + 8 + 15 * column, top + 8 + 14 * row) + rng.uniform(-1.5, 1.5, size=2)
-            tiny = rasterize(outline + centre, height, width)
+            tiny = _rasterize(outline + centre, height, width)
             if hole is not None:
-                tiny &= ~rasterize(hole + centre, height, width)
+                tiny &= ~_rasterize(hole + centre, height, width)
             mask |= tiny
     return SceneObject(class_index, mask, int(mask.sum()), None, is_crowd=True)
 
 
-def distance_to(mask: np.ndarray) -> np.ndarray:
-    """(H, W) pixels from each place to the nearest of ``mask`` (H, W) bool."""
-    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 3)
-
-
-def rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
+def _rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
     """(H, W) bool by COCO's own rasterisation: a stored polygon decodes to the same mask."""
     codes = mask_util.frPyObjects([polygon.reshape(-1).tolist()], height, width)
     return mask_util.decode(codes)[:, :, 0].astype(bool)
 
 
-def _class_hues(rng: np.random.Generator, shape: SceneObject) -> np.ndarray:
-    return _HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)
-
-
-def paint(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    shape: SceneObject,
-    colours: list[np.ndarray],
-    hues: np.ndarray,
+def _paint(
+    rng: np.random.Generator, image: np.ndarray, shape: SceneObject, colours: list[np.ndarray]
 ) -> None:
-    """Fill the object with a textured colour far from ``colours``, and append that to them.
+    """Fill the object with a textured colour of its class, far from ``colours``; append it to them.
 
     Args:
         rng: the only source of randomness.
         image: (H, W, 3) uint8, changed in place.
         shape: the object; its mask is painted.
         colours: BGR of what is there, the ground's first.
-        hues: (n) to choose from, in OpenCV's degrees, modulo 180.
     """
-    count = len(hues)
-    saturations, values = rng.uniform(140, 255, size=count), rng.uniform(110, 255, size=count)
+    hues = _HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)
+    saturations, values = rng.uniform(140, 255, size=24), rng.uniform(110, 255, size=24)
     hsv = np.stack([hues % 180, saturations, values], axis=1).astype(np.uint8)
     candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
     distances = np.linalg.norm(candidates[:, None] - np.stack(colours), axis=2)

@@ -12,7 +12,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 
 from lambda_det.data import build_train_loader, configure_datasets, generate_shapes
-from lambda_det.data.shapes import LABELS
 from lambda_det.data.training_images import check_images, training_images, training_resize
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
@@ -106,13 +105,13 @@ def shipped_configs(project: Path) -> list[Path]:
     return sorted(path for f in folders for path in (project / "configs" / f).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("labels", [*LABELS, "coco_tiny"])
-def test_shipped_configs_are_silent(labels, project, tmp_path, request, log):
-    if labels == "coco_tiny":
+@pytest.mark.parametrize("images", ["shapes", "coco_tiny"])
+def test_shipped_configs_are_silent(images, project, tmp_path, request, log):
+    if images == "coco_tiny":
         folder = request.getfixturevalue("coco_tiny")
     else:
-        folder = tmp_path / labels
-        generate_shapes(folder, num_train=24, num_val=1, seed=0, labels=labels)
+        folder = tmp_path / images
+        generate_shapes(folder, num_train=24, num_val=1, seed=0)
     paths = shipped_configs(project)
     assert len(paths) > 10
     records = None
