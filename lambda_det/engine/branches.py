@@ -26,10 +26,7 @@ class BranchReport(HookBase):
     """
 
     def before_train(self) -> None:
-        if not self.trainer.start_iter:
-            warn_of_closed_branches(
-                self.trainer.model, self.trainer.max_iter, "SOLVER.MAX_ITER gives"
-            )
+        warn_of_closed_branches(self.trainer.model, self.trainer.max_iter, "SOLVER.MAX_ITER gives")
 
     def after_step(self) -> None:
         if self.trainer.iter + 1 < self.trainer.max_iter:

@@ -159,8 +159,7 @@ class Pretrainer:
             num_processes=comm.get_world_size(),
         )
         results: dict[str, float] = {}
-        if not self.iteration:
-            warn_of_closed_branches(self.bare_model, self.max_iter, "PRETRAIN.EPOCHS gives")
+        warn_of_closed_branches(self.bare_model, self.max_iter, "PRETRAIN.EPOCHS gives")
         self._restart_clock()
         for images, targets in build_train_loader(self.cfg, self.data.train, order, self.device):
             self.step(images, targets)
@@ -245,13 +244,8 @@ class Pretrainer:
             *(self.iteration, self.max_iter, epoch, loss, rate, speed, eta),
         )
         self.metrics.append(
-            {
-                "iteration": self.iteration,
-                "epoch": epoch,
-                "loss": loss,
-                "lr": rate,
-                "images_per_s": speed,
-            }
+            {"iteration": self.iteration, "epoch": epoch, "loss": loss, "lr": rate}
+            | {"images_per_s": speed}
         )
 
     def _loss_of_all(self) -> Tensor:
