@@ -12,7 +12,8 @@ def add_lambda_config(cfg: CfgNode) -> None:
     """Add lambda_det's keys to ``cfg``; change none that is there. Safe to call again."""
     _add(cfg.MODEL, "LAMBDA_RESNET", _lambda_resnet())
     _add(cfg.INPUT, "LSJ", _large_scale_jitter())
-    # Of SOLVER.AMP: "float16" (as detectron2, on a GPU) or "bfloat16" (on a CPU too).
+    # Of SOLVER.AMP: "float16" (as detectron2, on a GPU) or "bfloat16" (on a CPU too), whose rounding
+    # of a new lambda layer's output is nearly as large as the content part of it.
     _add(cfg.SOLVER.AMP, "PRECISION", "float16")
     # Iterations of a run that may have a NaN or infinite loss: left out and counted. 0: stop at it.
     _add(cfg.SOLVER, "MAX_SKIPPED_STEPS", 0)
