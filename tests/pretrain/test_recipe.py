@@ -69,7 +69,7 @@ def test_depth_decides_what_drops_out(path):
     if path.stem.endswith("350ep"):  # ResNet-RS
         depth = cfg.MODEL.LAMBDA_RESNET.DEPTH
         expected = (0.4 if depth == 420 else 0.25, 0.1 if depth >= 200 else 0.0)
-        assert (cfg.PRETRAIN.DROPOUT, cfg.PRETRAIN.DROP_PATH_RATE) == expected
+        assert expected == (cfg.PRETRAIN.DROPOUT, cfg.PRETRAIN.DROP_PATH_RATE)
     assert cfg.OUTPUT_DIR.endswith(path.stem) or "cpu" in path.stem
 
 
