@@ -12,7 +12,8 @@ def add_lambda_config(cfg: CfgNode) -> None:
     """Add lambda_det's keys to ``cfg``; change none that is there. Safe to call again."""
     _add(cfg.MODEL, "LAMBDA_RESNET", _lambda_resnet())
     _add(cfg.INPUT, "LSJ", _large_scale_jitter())
-    # Of SOLVER.AMP: "float16" (as detectron2, on a GPU) or "bfloat16" (on a CPU too).
+    # Of SOLVER.AMP: "float16" (as detectron2, on a GPU) or "bfloat16" (on a CPU too). bfloat16
+    # rounds a new lambda layer's output by nearly as much as its content part measures.
     _add(cfg.SOLVER.AMP, "PRECISION", "float16")
     # Iterations of a run that may have a NaN or infinite loss: left out and counted. 0: stop at it.
     _add(cfg.SOLVER, "MAX_SKIPPED_STEPS", 0)
@@ -70,9 +71,9 @@ def _lambda_resnet() -> CfgNode:
     # Stages, such as ["res4", "res5"], whose residual branches are held at 0 throughout: a control,
     # of what is learned without them.
     node.IDLE_STAGES = []
-    # Treat a batch's padding as outside of the image in networks with lambda layers or SE, whose
-    # features otherwise depend on the size of the batch everywhere in the image. Norms that
-    # measure (BN in training, GN) still count the padding. Plain ResNets are left as they are.
+    # Treat a batch's padding as outside of the image, in every variant: otherwise the features near
+    # the image's edge depend on the size of the batch, and with lambda layers or SE all of them.
+    # Norms that measure (BN in training, GN) still count the padding.
     node.MASK_PADDING = False
     # Stages, such as ["res2", "res3", "res4", "res5"], whose blocks keep only their input in
     # training and are computed again in the backward pass: less memory, more time, same numbers.

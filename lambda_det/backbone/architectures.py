@@ -35,8 +35,9 @@ RES4_LAMBDA_BLOCKS: dict[int, tuple[int, ...]] = {
     350: (10, 20, 30, 40, 50, 60),
     420: (10, 20, 30, 40, 50, 60, 70, 80),
 }
-"""Depth -> blocks of res4 with a lambda layer in the hybrids. The paper gives the numbers without
-saying where counting starts; they are read as 1-based (parameter counts do not depend on it)."""
+"""Depth -> blocks of res4 with a lambda layer in the hybrids. How many they are is the paper's
+statement. That the numbers count from 1 is our reading, not the paper's: another implementation
+takes them as indices from 0, and parameter counts do not depend on it."""
 
 BlockChoice = Literal["all"] | Sequence[int]
 

@@ -86,9 +86,9 @@ def build_lambda_resnet(
         shared_embeddings: one table of position embeddings for the layers of a stage that work at
             one resolution; a strided block's layer works before its pooling and keeps its own.
         lambda_norm_qv: norm of queries and values; None = ``norm``, ``""`` = none.
-        mask_padding: in a network with lambda layers or SE, see :class:`LambdaResNet`. Every
-            registered meta-architecture with a ``preprocess_image`` tells the sizes from then on,
-            see :mod:`lambda_det.backbone.padding`.
+        mask_padding: see :class:`LambdaResNet`. Every registered meta-architecture with a
+            ``preprocess_image`` tells the sizes from then on, see
+            :mod:`lambda_det.backbone.padding`.
         activation_checkpointing: stages among ``res2`` ... ``res5`` whose blocks keep only their
             input for the backward pass and are computed again in it: less memory, the same
             numbers, about a third more time of such a stage. In training only.
@@ -153,7 +153,6 @@ def build_lambda_resnet(
         )
         channels, stride = out_channels, stride * strides[0]
     has_lambda = any(map(any, flags.values()))
-    mask_padding = mask_padding and bool(has_lambda or se_stages or num_classes)
     if mask_padding:
         share_all_image_sizes()
     is_global = lambda_layer_arguments.get("scope") == "global" and has_lambda

@@ -73,9 +73,9 @@ def measure_batch_mates(
         load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     else:
         _randomise_norms(backbone, seed)
-    can_mask, rows = backbone.mask_padding, []
+    rows = []
     for mask in (False, True):
-        backbone.mask_padding = mask and can_mask
+        backbone.mask_padding = mask
         row = {
             "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
             "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,

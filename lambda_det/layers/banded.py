@@ -13,7 +13,7 @@ from torch import Tensor
 from lambda_det.layers import lambda_first
 from lambda_det.layers.band_products import position_backward, position_forward
 from lambda_det.layers.memory_layout import is_channels_last
-from lambda_det.layers.precision import common_dtype, without_autocast
+from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
 
 
 def banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
@@ -23,7 +23,8 @@ def banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
 
     Returns:
-        (N, h, v, H, W) in the common type of query and value; channels last where the value's are.
+        (N, h, v, H, W) in the common type of query and value, but at least float32, as the sums
+        are; channels last where the value's are.
     """
     return _banded(query, value, embedding)
 
@@ -31,7 +32,7 @@ def banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 def _new_output(query: Tensor, value: Tensor) -> Tensor:
     batch, heads, _, height, width = query.shape
     channels = value.shape[2]
-    dtype = common_dtype(query, value)
+    dtype = at_least_float32(common_dtype(query, value))
     if is_channels_last(value):
         output = query.new_empty(batch, height, width, heads, channels, dtype=dtype)
         return output.permute(0, 3, 4, 1, 2)

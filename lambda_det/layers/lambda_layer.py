@@ -12,7 +12,7 @@ from lambda_det.layers.content_lambda import apply_content, content_lambda
 from lambda_det.layers.lambda_first import apply_all
 from lambda_det.layers.memory_layout import guard_gradient
 from lambda_det.layers.norm import Norm, make_norm
-from lambda_det.layers.position_lambda import BACKEND_NAMES, position_lambda
+from lambda_det.layers.position_lambda import BACKEND_NAMES, position_sums
 from lambda_det.layers.precision import at_least_float32, without_autocast
 from lambda_det.layers.recording import leaves_python
 
@@ -215,9 +215,11 @@ class LambdaLayer(nn.Module):
                 weights = self._normalize_key(key.to(at_least_float32(key.dtype)), padding_mask)
                 output = content_lambda(query, weights, value)
         if self.position:
-            output = output + position_lambda(query, value, self.embedding, backend=self.backend)
+            output = output + position_sums(query, value, self.embedding, backend=self.backend)
         if self.position_bias is not None:
             output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
+        # In the half types only the sum is rounded: the position part is so much larger than the
+        # content that a rounding of it is as large as the content.
         return output.to(query.dtype).flatten(1, 2)
 
     def _by_operators(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:

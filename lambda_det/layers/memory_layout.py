@@ -24,9 +24,16 @@ def guard_gradient(x: Tensor) -> None:
         return
     sizes = x.shape[0], *x.shape[-2:]
     if any(is_known(size == 1) for size in sizes):
-        x.register_hook(_last if is_channels_last(x) else Tensor.contiguous)
+        x.register_hook(_last if is_channels_last(x) else _first)
 
 
-def _last(gradient: Tensor) -> Tensor:
+# Autograd calls a hook with None where no gradient has come this far.
+def _first(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else gradient.contiguous()
+
+
+def _last(gradient: Tensor | None) -> Tensor | None:
+    if gradient is None:
+        return None
     last = gradient.permute(0, 3, 4, 1, 2).contiguous(memory_format=torch.contiguous_format)
     return last.permute(0, 3, 4, 1, 2)

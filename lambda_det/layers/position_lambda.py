@@ -16,7 +16,7 @@ from torch import Tensor
 from lambda_det.errors import InputError
 from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.lambda_first import conv, reference
-from lambda_det.layers.precision import common_dtype, without_autocast
+from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
 from lambda_det.layers.recording import is_known, plain_operators
 
 
@@ -44,6 +44,16 @@ def position_lambda(
         InputError: shapes that do not fit together, an even window, an unknown back end.
         NotImplementedError: a back end that this version does not have.
     """
+    output = position_sums(query, value, embedding, backend=backend)
+    return output.to(common_dtype(query, value))
+
+
+def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: str) -> Tensor:
+    """:func:`position_lambda` before its last rounding, for a caller that adds to it.
+
+    Returns:
+        (N, h, v, H, W) in the common type of query and value, but at least float32.
+    """
     _check_shapes(query, value, embedding)
     if backend not in BACKEND_NAMES:
         allowed = ", ".join(repr(name) for name in BACKEND_NAMES)
@@ -68,7 +78,7 @@ def position_lambda(
         raise NotImplementedError(f"backend {backend!r} of position_lambda is not there")
     with without_autocast(query):
         output = implementation(query, value, embedding)
-    return output.to(common_dtype(query, value))
+    return output.to(at_least_float32(common_dtype(query, value)))
 
 
 def _check_shapes(query: Tensor, value: Tensor, embedding: Tensor) -> None:

@@ -4,8 +4,8 @@
 
 With q·E first this takes h (k + v) multiplications per position and offset in place of k v, and all
 of them are products of matrices. Products are taken in the type of query and value,
-sums in float32; in the half types q·E is rounded once to that type. Saved for the backward pass:
-query, value and embedding alone.
+sums and the output in float32; in the half types q·E is rounded once to that type, and so is the
+gradient of the output. Saved for the backward pass: query, value and embedding alone.
 
 Light to import: Triton itself is imported at the first call.
 """
@@ -70,7 +70,7 @@ def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
         embedding: of any supported type. It is rounded to theirs; its gradient is not.
 
     Returns:
-        (N, h, v, H, W), a view of contiguous (N, H, W, h, v).
+        (N, h, v, H, W) in float32, a view of contiguous (N, H, W, h, v).
     """
     dtype = common_dtype(query, value)
     return _forward(query.to(dtype), value.to(dtype), embedding).permute(0, 3, 4, 1, 2)
@@ -104,7 +104,8 @@ def _forward(query, value, embedding):
 @_forward.register_fake
 def _(query, value, embedding):
     images, heads, _, height, width = query.shape
-    return query.new_empty(images, height, width, heads, value.shape[2])
+    shape = (images, height, width, heads, value.shape[2])
+    return query.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.custom_op(
@@ -118,7 +119,7 @@ def _backward(query, value, embedding, output_gradient):
 
     with without_autocast(query):
         plan = plan_for(query, value, embedding)
-        output_gradient = output_gradient.contiguous()
+        output_gradient = output_gradient.to(query.dtype).contiguous()
         return triton_launch.backward(query, value, embedding, output_gradient, plan)
 
 
@@ -143,13 +144,13 @@ def _first_derivative(ctx, output_gradient):
 
 def _second_derivative(ctx, *directions):
     """Through the back end ``"conv"``, which PyTorch differentiates by itself."""
-    from lambda_det.layers.position_lambda import position_lambda
+    from lambda_det.layers.position_lambda import position_sums
 
     with torch.enable_grad():
         query, value, embedding, output_gradient = (
             tensor.detach().requires_grad_() for tensor in ctx.saved_tensors
         )
-        output = position_lambda(query, value, embedding, backend="conv").permute(0, 3, 4, 1, 2)
+        output = position_sums(query, value, embedding, backend="conv").permute(0, 3, 4, 1, 2)
         gradients = torch.autograd.grad(
             output, (query, value, embedding), output_gradient, create_graph=True
         )

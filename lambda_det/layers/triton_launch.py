@@ -15,10 +15,12 @@ from lambda_det.layers.triton_plan import Chunk, Plan, Tile, chunks
 
 
 def forward(query: Tensor, value: Tensor, embedding: Tensor, plan: Plan) -> Tensor:
-    """(N, H, W, h, v), contiguous, from the arguments of ``position_lambda`` in one type."""
+    """(N, H, W, h, v), contiguous and in float32, from the arguments of ``position_lambda`` in one
+    type."""
     images, heads, _, height, width = query.shape
     problem = _Problem(query, value, embedding, plan)
-    output = query.new_empty(images, height, width, heads, value.shape[2])
+    shape = (images, height, width, heads, value.shape[2])
+    output = query.new_empty(shape, dtype=torch.float32)
     for chunk in problem.chunks():
         problem.gather_values(problem.weights(chunk), output, chunk)
     return output

@@ -116,6 +116,7 @@ def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> f
     ("name", "variant"),
     [
         ("GeneralizedRCNN", "lambda"),
+        ("GeneralizedRCNN", "resnet"),
         ("GeneralizedRCNN", "se"),
         ("PanopticFPN", "se"),
         ("RetinaNet", "lambda"),
@@ -137,6 +138,8 @@ def test_batch_mates_do_not_matter(project, name: str, variant: str) -> None:
     gates = [gate[0] for gate in recorder.gates]
     together = recorder.run(lambda: model([small, large]))
     assert largest_difference(alone, together) > 1e-2
+    if variant == "resnet":
+        return
     assert max((a - b[0]).abs().max() for a, b in zip(gates, recorder.gates, strict=True)) > 1e-3
 
 

@@ -184,16 +184,17 @@ def test_whole_is_content_plus_position() -> None:
     torch.testing.assert_close(whole(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def assert_gradients(layer: LambdaLayer, x: torch.Tensor) -> None:
-    """Of the input and of every parameter, against finite differences in float64."""
-    names, parameters = zip(*layer.named_parameters(), strict=True)
+def assert_gradients(module: nn.Module, *inputs: torch.Tensor) -> None:
+    """Of the input and of every parameter, against finite differences in float64; and that a
+    gradient which never comes (None) goes through."""
+    names, parameters = zip(*module.named_parameters(), strict=True)
+    x, *others = inputs
 
     def function(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
         named = dict(zip(names, values, strict=True))
-        return torch.func.functional_call(layer, named, (x,))
+        return torch.func.functional_call(module, named, (x, *others))
 
-    inputs = (x.requires_grad_(), *parameters)
-    assert torch.autograd.gradcheck(function, inputs, check_undefined_grad=False)
+    assert torch.autograd.gradcheck(function, (x.requires_grad_(), *parameters))
 
 
 @pytest.mark.parametrize(
@@ -209,6 +210,36 @@ def assert_gradients(layer: LambdaLayer, x: torch.Tensor) -> None:
 def test_gradients(arguments: dict) -> None:
     layer = make_layer(4, num_heads=2, **{"query_depth": 2, **arguments})
     assert_gradients(layer, image(1, 4, 2, 3))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"backend": "conv"},
+        {"backend": "banded", "intra_depth": 2},
+        {"scope": "global", "max_size": (4, 5)},
+        {"content": False},
+        {"position": False},
+        {"key_normalizer": "l2", "query_normalizer": "softmax", "position_bias": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
+def test_gradients_of_a_batch(arguments: dict, batch: int, padded: bool) -> None:
+    layer = make_layer(4, num_heads=2, query_depth=2, **arguments)
+    mask = torch.zeros(batch, 3, 5, dtype=torch.bool)
+    mask[0, 2:], mask[0, :, 4:] = True, True
+    assert_gradients(layer, image(batch, 4, 3, 5), *([mask] if padded else []))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_of_a_shared_embedding(batch: int) -> None:
+    first = make_layer(4, query_depth=2)
+    second = make_layer(4, query_depth=2, seed=1, shared_embedding=first.embedding)
+    both = nn.Sequential(first, second)
+    assert sum(name.endswith("embedding") for name, _ in both.named_parameters()) == 1
+    assert_gradients(both, image(batch, 4, 3, 5))
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

@@ -120,15 +120,27 @@ def test_layer_under_autocast_trains() -> None:
         assert parameter.grad.dtype == torch.float32
 
 
-def test_softmax_and_content_sum_of_a_bfloat16_layer() -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("position", [False, *BACKENDS])
+def test_a_bfloat16_layer_rounds_its_sum_and_nothing_else(
+    position: str | bool, autocast: bool
+) -> None:
     torch.manual_seed(0)
-    layer = LambdaLayer(16, query_depth=4, num_heads=2, norm="", position=False).bfloat16()
+    layer = LambdaLayer(
+        16, query_depth=4, num_heads=2, norm="", scope=5, position=bool(position),
+        backend=position or "auto",
+    ).bfloat16()  # fmt: skip
     x = torch.randn(1, 16, 11, 13).bfloat16()
-    output = layer(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        output = layer(x)
     assert output.dtype == torch.bfloat16
     # The projections as the layer rounds them, then everything else in float64.
     query = layer.query(x).double().view(2, 4, -1)
     key = layer.key(x).double().view(4, -1).softmax(-1)
     content_lambda = key @ layer.value(x).double().view(8, -1).T
     expected = torch.einsum("hkp,kv->hvp", query, content_lambda).reshape(1, 16, 11, 13)
+    if position:
+        value = layer.value(x).unflatten(1, (1, 8))
+        part = position_loop(query.view(1, 2, 4, 11, 13), value, layer.embedding)
+        expected = expected + part.flatten(1, 2)
     assert_rounded_once(output, expected)

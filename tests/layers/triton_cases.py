@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lambda_det.layers import LambdaLayer, position_lambda, triton_lambda, triton_plan
+from lambda_det.layers.position_lambda import position_sums
 
 LIGHT = "lambda_det.layers.triton_kernels" not in sys.modules
 INTERPRETED = triton_lambda.INTERPRETED
@@ -170,6 +171,17 @@ def test_half_embedding_gradient_is_not_rounded_to_the_values_type() -> None:
     assert [t.dtype for t in got] == [torch.float16] * 3 + [torch.float32]
     rounded = got[3].half().float()
     assert not torch.equal(got[3], rounded)
+
+
+def test_sums_come_unrounded_and_their_gradient_too() -> None:
+    inputs = tensors(1, 2, 1, 3, 4, 3, 5, 3, 3, torch.float16)
+    sums = position_sums(*inputs, backend="triton")
+    assert sums.dtype == torch.float32 and not torch.equal(sums, sums.half().float())
+    direction = torch.randn_like(sums).half()
+    gradients = torch.autograd.grad(sums, inputs, direction.float())
+    output, *expected = results(inputs, "triton", direction)
+    assert torch.equal(sums.half(), output)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
 
 
 def test_float16_does_not_overflow_on_the_way() -> None:

@@ -24,6 +24,17 @@ from lambda_det.pretrain.recipe import build_ema, build_mixing, build_optimizer,
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "pretrain").glob("*.yaml"))
 
 
+# Millions of parameters; the paper's tables of layers and of hybrids, ResNet-RS family.
+PUBLISHED = {
+    "lambda_R_50_90ep": 15.0, "se_R_50_90ep": 28.1,
+    "hybrid_R_50_CCCC_90ep": 25.6, "hybrid_R_50_LCCC_90ep": 25.5, "hybrid_R_50_LLCC_90ep": 25.0,
+    "hybrid_R_50_LLLC_90ep": 21.7, "hybrid_R_50_CLLL_90ep": 15.1, "hybrid_R_50_CCCL_90ep": 18.8,
+    # Printed as 15.4: a misprint by the other rows, LLLL + CCCC - LLCC.
+    "hybrid_R_50_CCLL_90ep": 15.6,
+    "lambda_R_101_350ep": 36.9, "lambda_R_152_350ep": 51.4,
+}  # fmt: skip
+
+
 def config(*keys: object, path: Path | str = CONFIG, project: Path | None = None):
     path = path if project is None else project / path
     return load_config(str(path), [str(key) for key in keys], defaults=get_pretrain_cfg())
@@ -41,13 +52,25 @@ def test_shipped_config(path):
     plan = TrainingOrder(4, 2, start=0, stop=1, seed=0)
     build_train_loader(cfg, [("none.png", 0)], plan, torch.device("cpu"))
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    published = {  # paper's table of layers; ResNet-RS family
-        "lambda_R_50_90ep": 15.0, "lambda_R_101_350ep": 36.9, "lambda_R_152_350ep": 51.4,
-    }  # fmt: skip
-    if path.stem in published:
-        assert round(millions, 1) == published[path.stem]
+    if path.stem in PUBLISHED:
+        assert round(millions, 1) == PUBLISHED[path.stem]
+    if path.stem.endswith("0ep"):
         rate = cfg.PRETRAIN.LR_PER_256 * cfg.PRETRAIN.BATCH_SIZE / 256
         assert rate == pytest.approx(1.6)
+
+
+def test_every_published_network_has_a_config():
+    assert PUBLISHED.keys() <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_depth_decides_what_drops_out(path):
+    cfg = config(path=path)
+    if path.stem.endswith("350ep"):  # ResNet-RS
+        depth = cfg.MODEL.LAMBDA_RESNET.DEPTH
+        expected = (0.4 if depth == 420 else 0.25, 0.1 if depth >= 200 else 0.0)
+        assert expected == (cfg.PRETRAIN.DROPOUT, cfg.PRETRAIN.DROP_PATH_RATE)
+    assert cfg.OUTPUT_DIR.endswith(path.stem) or "cpu" in path.stem
 
 
 def test_learning_rate_of_every_iteration(project):

@@ -60,8 +60,8 @@ def test_the_mask_makes_the_difference(tool, folder, tmp_path, capsys) -> None:
     for name in ("res2", "res2_inner", "res5", "res5_inner", "se_gate", "content"):
         assert after[name] < 1e-5 < 5e-4 < before[name], name
     plain = [rows["resnet", mask] for mask in (False, True)]
-    assert plain[0]["res2_inner"] < 1e-6 and plain[0]["res5"] > 1e-3
-    assert plain[0]["res5"] == plain[1]["res5"] and plain[0]["content"] is None
+    assert plain[0]["res2_inner"] < 1e-6 and plain[1]["res5"] < 1e-5 < 1e-3 < plain[0]["res5"]
+    assert plain[0]["content"] is None
     assert "found" not in before
     assert "se_gate" in capsys.readouterr().out
 
