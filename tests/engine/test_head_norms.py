@@ -1,5 +1,5 @@
-"""detectron2's synchronised norm in the heads, as the LSJ recipes have it: batches without an object
-or a region, in one process and in two of a CPU, and bfloat16."""
+"""detectron2's synchronised norm in the heads, as the LSJ recipes have it: batches without an
+object or a region, in one process and in two of a CPU, and bfloat16."""
 
 from __future__ import annotations
 
