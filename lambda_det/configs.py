@@ -82,7 +82,7 @@ def find_config(path_or_name: str) -> str:
 
 
 def lazy_config_names() -> list[str]:
-    """``folder/name`` of every shipped LazyConfig, without ``.py``: the twins of the YAML files."""
+    """``folder/name`` of every shipped LazyConfig, without ``.py``: one for each recipe."""
     return _names(_FOLDERS, _LAZY_SUFFIX)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from detectron2.config import CfgNode
+from detectron2.config import get_cfg as get_stock_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from recipe_facts import RECIPES, as_json, facts, flat, knows_norm, on_meta, recorded
 
 from lambda_det.backbone import LambdaResNet
-from lambda_det.backbone.shapes_only import shapes_only
+from lambda_det.engine.config_values import check_values
 from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 SHIPPED = sorted(
@@ -27,21 +31,23 @@ SHIPPED = sorted(
 )
 MASK_RCNN = CONFIGS / "COCO-InstanceSegmentation"
 RETINANET = CONFIGS / "COCO-Detection" / "retinanet_lambda_R_101_FPN_3x.yaml"
-NAMES = {"resnet": "R", "se": "se_R", "lambda": "lambda_R"}
-ROWS = [(variant, depth) for variant in NAMES for depth in (101, 152)]
+TIMM = MASK_RCNN / "mask_rcnn_se_R_101_FPN_3x_timm.yaml"
+NAMES = {"resnet": "R", "se": "se_R", "lambda": "lambda_R", "lambda_full": "lambda_full_R"}
+NODE = "MODEL.LAMBDA_RESNET"
+PER_EPOCH = 118_000  # images of train2017 with objects, as detectron2 counts them
 
-
-def row(variant: str, depth: int, recipe: str) -> Path:
-    return MASK_RCNN / f"mask_rcnn_{NAMES[variant]}_{depth}_FPN_{recipe}.yaml"
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    keys = {}
-    for key, value in node.items():
-        keys |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-        )
-    return keys
+NEWER = {
+    "DATALOADER.REPEAT_SQRT": (True, "RepeatFactorTrainingSampler alone; v0.5 takes the root"),
+    "FLOAT32_PRECISION": ("", "leaves PyTorch's precision as it is"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": (0.5, "of USE_FED_LOSS alone"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": (50, "of USE_FED_LOSS alone"),
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False, "v0.5 has no federated loss"),
+    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": (False, "v0.5 takes the softmax"),
+    "SOLVER.BASE_LR_END": (0.0, "the cosine of v0.5 ends at 0"),
+    "SOLVER.NUM_DECAYS": (3, "of WarmupStepWithFixedGammaLR alone"),
+    "SOLVER.RESCALE_INTERVAL": (False, "v0.5 cuts the warm-up out of the schedule, too"),
+}
+"""Keys that v0.5 lacks: their default, and why it changes nothing."""
 
 
 @functools.cache
@@ -54,16 +60,25 @@ def differences(first: Path, second: Path) -> set[str]:
     return {key for key in one | two if one.get(key, "absent") != two.get(key, "absent")}
 
 
+def recipe_of(path: Path) -> str:
+    return Path(yaml.safe_load(path.read_text(encoding="utf-8"))["_BASE_"]).stem
+
+
 def short(path: Path) -> str:
     return path.relative_to(CONFIGS).as_posix()
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=short)
+# Rows of a recipe differ in variant and depth alone, so that each pair of these is built once.
+BUILT = {
+    (recipe_of(p) if d == 101 and v == "lambda" else "", v, d): p
+    for p in SHIPPED
+    for v, d in [(keys_of(p)[f"{NODE}.VARIANT"], keys_of(p)[f"{NODE}.DEPTH"])]
+} | {("timm",): TIMM}
+
+
+@pytest.mark.parametrize("path", sorted(BUILT.values()), ids=short)
 def test_builds_its_model(path: Path) -> None:
-    cfg = load_config(str(path))
-    cfg.MODEL.DEVICE = "meta"
-    with shapes_only():
-        model = build_model(cfg)
+    cfg, model = on_meta(str(path))
     backbone = model.backbone.bottom_up
     assert isinstance(backbone, LambdaResNet)
     blocks = [len(getattr(backbone, stage)) for stage in backbone.stage_names]
@@ -74,53 +89,151 @@ def test_builds_its_model(path: Path) -> None:
     assert frozen <= {"stem"}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=short)
-def test_is_short_and_has_a_folder_of_its_own(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 12
-    assert "_BASE_" in yaml.safe_load("\n".join(lines))
-    folders = [keys_of(other)["OUTPUT_DIR"] for other in SHIPPED]
-    assert folders.count(keys_of(path)["OUTPUT_DIR"]) == 1
+def test_leaves_are_short_and_have_folders_of_their_own() -> None:
+    for path in SHIPPED:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 12 and recipe_of(path), path
+    folders = [keys_of(path)["OUTPUT_DIR"] for path in SHIPPED]
+    assert len(set(folders)) == len(SHIPPED)
 
 
-def test_documents_list_every_config() -> None:
+def names_in(word: str) -> set[str]:
+    """``a_{b,c}_{1,2}`` -> its four names."""
+    parts = re.split(r"\{([^}]*)\}", word)
+    choices = [part.split(",") if n % 2 else [part] for n, part in enumerate(parts)]
+    return {"".join(chosen) for chosen in itertools.product(*choices)}
+
+
+def test_documents_list_every_config_once() -> None:
     pages = ((CONFIGS.parent / "docs" / name) for name in ("training.md", "weights.md"))
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    listed = re.findall(r"^\| `([\w./-]+\.yaml)` \|", text, re.MULTILINE)
+    rows = "\n".join(page.read_text(encoding="utf-8") for page in pages).splitlines()
+    cells = [row.split("|")[1] for row in rows if re.match(r"\| `[\w./{},-]+\.yaml`", row)]
+    words = [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+    listed = [name for word in words for name in names_in(word)]
     pretraining = (CONFIGS / "pretrain").glob("*.yaml")  # built by tests/pretrain
     assert sorted(listed) == sorted(map(short, [*SHIPPED, *pretraining]))
 
 
-@pytest.mark.parametrize("recipe", ["lsj", "3x"])
-def test_rows_of_a_table_differ_in_what_they_compare(recipe: str) -> None:
-    node = "MODEL.LAMBDA_RESNET"
-    paths = {(variant, depth): row(variant, depth, recipe) for variant, depth in ROWS}
-    for (variant, depth), path in paths.items():
-        cfg = load_config(str(path))
-        assert (variant, depth) == (cfg.MODEL.LAMBDA_RESNET.VARIANT, cfg.MODEL.LAMBDA_RESNET.DEPTH)
-        assert path.stem == Path(cfg.OUTPUT_DIR).name
-        for (other_variant, other_depth), other in paths.items():
-            expected = {"OUTPUT_DIR"} if path != other else set()
-            expected |= {f"{node}.VARIANT"} if variant != other_variant else set()
-            if depth != other_depth:
-                expected |= {f"{node}.DEPTH"} | ({"MODEL.WEIGHTS"} if recipe == "3x" else set())
-            assert differences(path, other) == expected, (path.stem, other.stem)
+def test_rows_of_a_recipe_differ_in_what_they_compare() -> None:
+    rows = {}
+    for path in (path for path in SHIPPED if path != TIMM and path.parent.name != "quick"):
+        rows.setdefault(recipe_of(path), []).append(path)
+    for recipe, paths in rows.items():
+        for path, other in itertools.product(paths, paths):
+            one, two = keys_of(path), keys_of(other)
+            compared = {f"{NODE}.VARIANT", f"{NODE}.DEPTH", "OUTPUT_DIR"}
+            if one[f"{NODE}.DEPTH"] != two[f"{NODE}.DEPTH"] and recipe.endswith("_3x"):
+                assert one["MODEL.WEIGHTS"] != two["MODEL.WEIGHTS"]
+                compared |= {"MODEL.WEIGHTS"}
+            assert differences(path, other) <= compared, (path.stem, other.stem)
+        for path in paths:
+            keys = keys_of(path)
+            name = f"{NAMES[keys[f'{NODE}.VARIANT']]}_{keys[f'{NODE}.DEPTH']}_FPN_"
+            assert path.stem == Path(keys["OUTPUT_DIR"]).name
+            assert path.stem == recipe.replace("_fpn_", f"_{name}")
+    all_of = {(v, d) for v in ("resnet", "se", "lambda") for d in (50, 101, 152)}
+    for recipe, wanted in (
+        ("lsj", {*all_of, ("lambda_full", 101)}),
+        ("lsj_paper", {(v, d) for v, d in all_of if d > 50}),
+        ("3x", all_of),
+    ):
+        keys = [keys_of(path) for path in rows[f"mask_rcnn_fpn_{recipe}"]]
+        assert {(k[f"{NODE}.VARIANT"], k[f"{NODE}.DEPTH"]) for k in keys} == wanted
+    assert differences(TIMM, MASK_RCNN / "mask_rcnn_se_R_101_FPN_3x.yaml") == {
+        "MODEL.WEIGHTS", f"{NODE}.STEM", "OUTPUT_DIR"
+    }  # fmt: skip
 
 
-def test_lsj_rows_start_from_nothing() -> None:
-    paths = [row(*name, "lsj") for name in ROWS]
-    for path in (*paths, MASK_RCNN / "mask_rcnn_lambda_full_R_101_FPN_lsj.yaml"):
-        cfg = load_config(str(path))
+def test_the_recipes_are_the_same_on_every_detectron2() -> None:
+    """Keys of detectron2's own, and what the optimiser does with each parameter, are those that
+    were written down on v0.5; what the running version has besides changes nothing."""
+    record, found = recorded(), facts()
+    stock = set(flat(get_stock_cfg()))
+    more = {key: value for key, value in found["keys"].items() if key in NEWER}
+    assert more == {key: value for key, (value, _) in NEWER.items() if key in stock}
+    found["keys"] = {key: value for key, value in found["keys"].items() if key not in more}
+    assert found["keys"] == record["keys"]
+    assert found["recipes"].keys() == record["recipes"].keys() == set(RECIPES)
+    for name, recipe in record["recipes"].items():
+        assert found["recipes"][name] == as_json(recipe), name
+
+
+def test_weights_alone_are_decayed() -> None:
+    for name, recipe in recorded()["recipes"].items():
+        decayed = {s: kinds for s, kinds in recipe["optimizer"].items() if "weight_decay" in s}
+        (kinds,) = decayed.values()
+        assert kinds.keys() == {"embedding", "weight", "sha256"}, name
+        others = [kinds for said, kinds in recipe["optimizer"].items() if said not in decayed]
+        assert [kinds.keys() - {"sha256"} for kinds in others] == [{"bias", "weight"}]
+
+
+def test_a_detectron2_without_the_norm_says_what_to_take(monkeypatch) -> None:
+    cfg = load_config("mask_rcnn_lambda_R_50_FPN_lsj", ["MODEL.DEVICE", "meta"])
+    if knows_norm():
+        check_values(cfg)
+        return
+    line = r"^MODEL\.ROI_BOX_HEAD\.NORM='naiveSyncBN_N': .*expected 'GN'"
+    for refuse in (check_values, build_model):
+        with pytest.raises(InputError, match=line):
+            refuse(cfg)
+
+
+def test_lsj_is_detectron2s_recipe() -> None:
+    for words, times in (("", 1), ("_200ep", 2), ("_400ep", 4)):
+        cfg = load_config(f"mask_rcnn_R_101_FPN_lsj{words}")
         assert cfg.MODEL.WEIGHTS == "" and cfg.MODEL.BACKBONE.FREEZE_AT == 0
-        assert cfg.MODEL.LAMBDA_RESNET.STEM == "rs" and cfg.INPUT.LSJ.ENABLED
-    full = MASK_RCNN / "mask_rcnn_lambda_full_R_101_FPN_lsj.yaml"
-    expected = {"MODEL.LAMBDA_RESNET.VARIANT", "OUTPUT_DIR"}
-    assert differences(full, row("lambda", 101, "lsj")) == expected
+        assert cfg.MODEL.LAMBDA_RESNET.STEM == "rs" and cfg.MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL
+        assert cfg.INPUT.LSJ.ENABLED
+        solver = cfg.SOLVER
+        epochs = solver.MAX_ITER * solver.IMS_PER_BATCH / PER_EPOCH
+        assert epochs == pytest.approx(100 * times)
+        # 163889 and 177546 of 184375, and the first 500: of any length, as detectron2's multiplier
+        assert tuple(solver.STEPS) == (163889 * times, 177546 * times)
+        assert (500 * times, 0.067) == (solver.WARMUP_ITERS, solver.WARMUP_FACTOR)
+        assert (solver.BASE_LR, solver.WEIGHT_DECAY) == (0.1, 4e-5)
+
+
+def test_paper_recipe_is_scaled_to_its_batch() -> None:
+    cfg = load_config("mask_rcnn_lambda_R_101_FPN_lsj_paper")
+    solver, part = cfg.SOLVER, cfg.SOLVER.IMS_PER_BATCH / 256
+    assert pytest.approx(0.32 * part) == solver.BASE_LR and solver.WEIGHT_DECAY == 4e-5
+    assert (130_000 / part, 1000 / part) == (solver.MAX_ITER, solver.WARMUP_ITERS)
+    assert [step / solver.MAX_ITER for step in solver.STEPS] == [0.9, 0.95, 0.975]
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (1024, 1024)
+    assert tuple(cfg.INPUT.LSJ.SCALE) == (0.1, 2.0) and tuple(cfg.INPUT.LSJ.SIZE) == (1024, 1024)
+    different = differences(
+        MASK_RCNN / "mask_rcnn_R_101_FPN_lsj.yaml", MASK_RCNN / "mask_rcnn_R_101_FPN_lsj_paper.yaml"
+    )
+    assert {key.partition(".")[0] for key in different} == {"INPUT", "SOLVER", "TEST", "OUTPUT_DIR"}
+
+
+def test_long_recipes_are_careful() -> None:
+    """bfloat16, a few steps that may be left out, and about ten evaluations, each of weights that
+    a checkpoint has. On a CPU nothing of it is needed, and branches start open."""
+    for path in SHIPPED:
+        keys, is_quick = keys_of(path), path.parent.name == "quick"
+        assert keys[f"{NODE}.ZERO_INIT_RESIDUAL"] != is_quick and not keys[f"{NODE}.IDLE_STAGES"]
+        careful = keys["SOLVER.AMP.ENABLED"], keys["SOLVER.MAX_SKIPPED_STEPS"]
+        assert careful == ((False, 0) if is_quick else (True, 10))
+        if not is_quick:
+            period = keys["TEST.EVAL_PERIOD"]
+            assert keys["SOLVER.AMP.PRECISION"] == "bfloat16"
+            assert 9 <= math.ceil(keys["SOLVER.MAX_ITER"] / period) <= 11
+            assert period % keys["SOLVER.CHECKPOINT_PERIOD"] == 0
+
+
+def test_published_numbers_stand_beside_the_papers_recipe_alone() -> None:
+    found = set()
+    for path in (CONFIGS / "suites").glob("*.yaml"):
+        suite = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for model in suite["models"].values():
+            if "published" in model:
+                found.add(recipe_of(path.parent / model["config"]))
+    assert found == {"mask_rcnn_fpn_lsj_paper"}
 
 
 def test_3x_rows_start_from_the_same_weights() -> None:
-    for variant, depth in ROWS:
-        cfg = load_config(str(row(variant, depth, "3x")))
+    for depth in (50, 101, 152):
+        cfg = load_config(f"mask_rcnn_lambda_R_{depth}_FPN_3x")
         assert f"torchvision://resnet{depth}" == cfg.MODEL.WEIGHTS
         node = cfg.MODEL.LAMBDA_RESNET
         assert (node.STEM, node.STRIDE_IN_1X1) == ("v1", False)  # torchvision's ResNet
@@ -131,9 +244,6 @@ def test_3x_rows_start_from_the_same_weights() -> None:
         assert (solver.MAX_ITER, tuple(solver.STEPS)) == (270000, (210000, 250000))
         assert tuple(cfg.INPUT.MIN_SIZE_TRAIN) == (640, 672, 704, 736, 768, 800)
         assert not cfg.INPUT.LSJ.ENABLED
-    separate = MASK_RCNN / "mask_rcnn_se_R_101_FPN_3x_timm.yaml"
-    expected = {"MODEL.WEIGHTS", "MODEL.LAMBDA_RESNET.STEM", "OUTPUT_DIR"}
-    assert differences(separate, row("se", 101, "3x")) == expected
 
 
 def test_retinanet_has_detectron2s_defaults() -> None:

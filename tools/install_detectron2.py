@@ -108,6 +108,15 @@ FIXES = (
         replacement="use_fast_impl=False",
         files={"evaluation/coco_evaluation.py": 2},
     ),
+    Fix(
+        reason="detectron2 v0.6's name of the synchronised norm that takes a batch without regions",
+        pattern=r'^( +)"naiveSyncBN": NaiveSyncBatchNorm,$',
+        replacement=(
+            r"\g<0>\n"
+            r'\1"naiveSyncBN_N": lambda channels: NaiveSyncBatchNorm(channels, stats_mode="N"),'
+        ),
+        files={"layers/batch_norm.py": 1},
+    ),
 )
 
 MODIFIED = "# Modified by lambda_det's tools/install_detectron2.py: see NOTICE beside LICENSE."

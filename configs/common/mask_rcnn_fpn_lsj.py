@@ -11,8 +11,8 @@ from .train import optimizer, train
 
 model.backbone.bottom_up.norm = model.backbone.norm = "SyncBN"
 model.proposal_generator.head.conv_dims = [-1, -1]
-model.roi_heads.box_head.update(conv_dims=[256] * 4, fc_dims=[1024], conv_norm="GN")
-model.roi_heads.mask_head.conv_norm = "GN"
+model.roi_heads.box_head.update(conv_dims=[256] * 4, fc_dims=[1024], conv_norm="naiveSyncBN_N")
+model.roi_heads.mask_head.conv_norm = "naiveSyncBN_N"
 
 dataloader.train.mapper.augmentations = L(large_scale_jitter)(
     scale=(0.1, 2.0), size=(1024, 1024), flip="horizontal"
@@ -22,8 +22,8 @@ dataloader.train.total_batch_size = 64
 
 optimizer.lr = 0.1
 optimizer.weight_decay = 4e-5
-train.max_iter = 184375
-train.amp.enabled = True
+train.update(max_iter=184375, eval_period=20000, max_skipped_steps=10)
+train.amp.update(enabled=True, precision="bfloat16")
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(
         values=[1.0, 0.1, 0.01], milestones=[163889, 177546], num_updates=184375

@@ -9,7 +9,8 @@ from .train import optimizer, train
 
 backbone = dict(stem="v1", norm="SyncBN", freeze_at=1)  # goes into model.backbone.bottom_up
 
-train.max_iter = 270000
+train.update(max_iter=270000, eval_period=30000, max_skipped_steps=10)
+train.amp.update(enabled=True, precision="bfloat16")
 train.partial_init.update(enabled=True, as_identity=True)
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(

@@ -1,7 +1,6 @@
 # What tools/lazyconfig_train_net.py reads, in detectron2's words; "ours" marks those it has not.
 import torch
 from detectron2.config import LazyCall as L
-from detectron2.config import get_cfg
 from detectron2.solver.build import get_default_optimizer_params
 
 train = dict(
@@ -29,8 +28,7 @@ optimizer = L(torch.optim.SGD)(
     params=L(get_default_optimizer_params)(
         base_lr="${..lr}",
         weight_decay_norm=0.0,
-        # detectron2's own default, 1e-4 in v0.5 and that of the weights later: as in the YAML twin.
-        weight_decay_bias=get_cfg().SOLVER.WEIGHT_DECAY_BIAS,
+        weight_decay_bias=0.0,  # detectron2's own default differs by its version
     ),
     lr=0.02,
     momentum=0.9,

@@ -14,6 +14,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import nn
 
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
+from lambda_det.backbone.norms import check_norm
 from lambda_det.backbone.padding import share_image_sizes
 from lambda_det.errors import InputError
 
@@ -92,6 +93,7 @@ def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lambda
             "MODEL.LAMBDA_RESNET is missing from the config: call "
             "lambda_det.add_lambda_config(cfg) before merging files"
         )
+    check_norms_of_heads(cfg)
     _warn_of_ignored_keys(cfg)
     _warn_of_unread_folder(cfg)
     arguments = lambda_resnet_arguments(cfg)
@@ -167,6 +169,12 @@ def _fpn(cfg: CfgNode, bottom_up: LambdaResNet, top_block: nn.Module) -> FPN:
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+
+
+def check_norms_of_heads(cfg: CfgNode) -> None:
+    """Raise InputError for a norm of the FPN or of a head that this detectron2 does not know."""
+    for node in ("FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"):
+        check_norm(f"MODEL.{node}.NORM", cfg.MODEL[node].NORM)
 
 
 def _warn_of_ignored_keys(cfg: CfgNode) -> None:

@@ -32,6 +32,11 @@ def check_norm(name: str, norm: BackboneNorm | None) -> None:
     try:
         backbone_norm(norm, 32)
     except KeyError:
+        if norm == "naiveSyncBN_N":
+            raise InputError(
+                f"{name}='naiveSyncBN_N': this detectron2 is older than that name; expected 'GN' "
+                "(or run tools/install_detectron2.py again, whose v0.5 has it)"
+            ) from None
         raise InputError(
             f"{name}={norm!r}: expected '', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN', "
             "'naiveSyncBN' or a callable"

@@ -16,8 +16,9 @@ from multiprocessing import connection
 import torch
 import torch.distributed as dist
 from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
-from torch import multiprocessing, nn
+from torch import Tensor, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.compat import make_local_group
@@ -129,9 +130,23 @@ def parallel(model: nn.Module) -> nn.Module:
             "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'naiveSyncBN', "
             "'GN' or 'BN'"
         )
+    for module in model.modules():
+        if type(module) is NaiveSyncBatchNorm:
+            module.__class__ = _MeasuredInFloat32
     return DistributedDataParallel(
         model, device_ids=None if on_cpu else [comm.get_local_rank()], broadcast_buffers=False
     )
+
+
+class _MeasuredInFloat32(NaiveSyncBatchNorm):
+    """detectron2's, with bfloat16 as it is with float16: it takes the variance as mean(x^2) -
+    mean(x)^2, of which bfloat16 leaves next to nothing, or less than nothing, where the mean is
+    large."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or input.dtype is not torch.bfloat16:
+            return super().forward(input)
+        return super().forward(input.float()).to(input.dtype)
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -10,6 +10,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
+from lambda_det.engine.step import SKIPPED
+
 logger = logging.getLogger(__name__)
 
 WINDOW = 20  # iterations that a median is taken over, as in detectron2
@@ -100,4 +102,6 @@ def progress_line(storage: EventStorage, max_iter: int) -> str:
         parts.append(f"loss {histories['total_loss'].median(WINDOW):.3f} ({terms})")
     if "lr" in histories:
         parts.append(f"lr {histories['lr'].latest():.3g}")
+    if SKIPPED in histories:
+        parts.append(f"left out {histories[SKIPPED].latest():.0f}")
     return " | ".join(parts)

@@ -108,6 +108,8 @@ class TrainingStep(SimpleTrainer):
             self._leave_out(data, reason, values, before, statistics)
             return
         self._write_metrics(losses, data_time)
+        if self.skipped:  # in every line from the first one on, also of a run that was resumed
+            get_event_storage().put_scalar(SKIPPED, self.skipped, smoothing_hint=False)
         if self._scaler:
             self._scaler.step(self.optimizer)
             self._scaler.update()

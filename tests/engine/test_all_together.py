@@ -51,6 +51,9 @@ def lines(folder: Path) -> list[dict]:
 def test_it_resumes_exactly(make_trainer, tmp_path, log) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
     make_trainer(one, *KEYS, cls=Disturbed).train()
+    end = "3 of 7 iterations were left out, because a loss, a gradient or a proposal was not finite"
+    (line,) = [r.getMessage() for r in log.records if "were left out" in r.getMessage()]
+    assert line == f"{end} (SOLVER.MAX_SKIPPED_STEPS 3)"
     trainer = make_trainer(other, *KEYS, cls=Disturbed)
     trainer.stops = True
     with pytest.raises(TrainingInterrupted):

@@ -15,6 +15,7 @@ from lambda_det.engine.progress import (
     ShortHistories,
     progress_line,
 )
+from lambda_det.engine.step import SKIPPED
 
 
 def test_a_long_training_keeps_the_last_values_only():
@@ -31,6 +32,15 @@ def test_a_long_training_keeps_the_last_values_only():
         values = storage.history("total_loss").values()
         assert values == [(float(i), i) for i in range(2 * KEPT, 3 * KEPT + 5)]
         assert storage.history("total_loss").global_avg() == pytest.approx((3 * KEPT + 4) / 2)
+
+
+def test_what_was_left_out_is_in_the_line_from_then_on():
+    with EventStorage() as storage:
+        storage.put_scalars(total_loss=1.0, lr=0.1)
+        assert "left out" not in progress_line(storage, 5)
+        storage.put_scalar(SKIPPED, 2, smoothing_hint=False)
+        storage.step()
+        assert progress_line(storage, 5).endswith(" | lr 0.1 | left out 2")
 
 
 class Counting(EventWriter):

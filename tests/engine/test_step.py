@@ -128,3 +128,7 @@ def test_the_count_goes_on_after_a_resume() -> None:
     _, other, _ = run(TrainingStep, 1, max_skipped=1)
     other.load_state_dict(step.state_dict())
     assert other.skipped == 1
+    with EventStorage() as storage:  # as it is in every line of the resumed run
+        other._data_loader_iter = iter(batches(2))
+        other.run_step()
+        assert storage.latest()[SKIPPED][0] == 1

@@ -114,10 +114,10 @@ def test_shipped_suites_can_be_planned(path, tmp_path):
 
 def test_rows_of_the_paper_and_its_baselines(project):
     suites = {path.stem: read_suite(str(path), "out") for path in SUITES}
-    assert {"paper_coco", "coco_3x", "quick_cpu"} <= suites.keys()
-    for name in ("paper_coco", "coco_3x"):
+    assert {"paper_coco", "coco_lsj", "coco_3x", "quick_cpu"} <= suites.keys()
+    for name, rows in (("paper_coco", 6), ("coco_lsj", 9), ("coco_3x", 9)):
         suite = suites[name]
-        assert len(suite.runs) == 6 and suite.runs[0].resume and suite.runs[0].gpus == 8
+        assert len(suite.runs) == rows and suite.runs[0].resume and suite.runs[0].gpus == 8
         for (_, model), cfg in suite.configs.items():
             node = cfg.MODEL.LAMBDA_RESNET
             assert model == f"{node.VARIANT}_{node.DEPTH}"

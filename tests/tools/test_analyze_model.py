@@ -50,6 +50,8 @@ def test_config(tool, project, tmp_path, capsys) -> None:
     status = tool(
         "--config-file", config, "--size", 65, 90, "--output", tmp_path / "a.json",
         "MODEL.FPN.OUT_CHANNELS", 64,
+        # for a detectron2 v0.5 that does not know the norm of the recipe, which has as many numbers
+        "MODEL.ROI_BOX_HEAD.NORM", "GN", "MODEL.ROI_MASK_HEAD.NORM", "GN",
     )  # fmt: skip
     assert status == 0
     assert "one image of 96 x 96" in capsys.readouterr().out  # FPN takes multiples of 32

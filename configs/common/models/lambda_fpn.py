@@ -13,6 +13,7 @@ backbone = L(FPN)(
         out_features=["res2", "res3", "res4", "res5"],
         freeze_at=0,
         mask_padding=True,
+        zero_init_residual=True,
     ),
     in_features="${.bottom_up.out_features}",
     out_channels=256,
