@@ -97,7 +97,7 @@ def kind_rows(suite: Suite, states: Mapping[Run, str]) -> list[dict[str, object]
         for model, label in suite.labels.items():
             shares = []
             for run, state in states.items():
-                if (run.set, run.model, state) == (set_name, model, FINISHED):
+                if (run.set, run.model, run.without, state) == (set_name, model, False, FINISHED):
                     path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
                     shares.append(kind_shares(truth, read_detections(path)))
             row: dict[str, object] = {"set": set_name, "backbone": label, "runs": len(shares)}

@@ -71,6 +71,7 @@ def small_suite(project: Path) -> dict:
         "name": "small",
         "baseline": "plain",
         "seeds": [1, 2, 3],
+        "controls": [],
         "overrides": {"SOLVER.MAX_ITER": 20, "DATASETS.COCO_FOLDER": "{output}/data"},
         "models": {
             "plain": {
