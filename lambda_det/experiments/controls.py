@@ -56,11 +56,11 @@ def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mappin
         over_trained_without: AP minus that of a training without them, likewise.
 
     Returns:
-        :data:`IDLE` where zeroing costs at most :data:`IDLE_SHARE` of the AP; else :data:`RESTS`
-        or :data:`NO_BETTER`. :data:`UNKNOWN` without *trained without*, and where one seed is above
-        it: the interval is unknown.
+        :data:`IDLE` where zeroing costs no seed more than :data:`IDLE_SHARE` of the AP; else
+        :data:`RESTS` or :data:`NO_BETTER`. :data:`UNKNOWN` without *trained without*, and where one
+        seed is above it: the interval is unknown.
     """
-    if over_zeroed is not None and over_zeroed["mean"] <= IDLE_SHARE * ap:
+    if over_zeroed is not None and max(over_zeroed["values"]) <= IDLE_SHARE * ap:
         return IDLE
     if over_trained_without is None:
         return UNKNOWN
