@@ -268,8 +268,11 @@ def test_controls_are_of_their_set(controlled, write_suite, output):
     record = record_of(suite, run_all(suite, output))
     found = [(r["set"], r["model"], r["box_ap_trained_without"]["mean"]) for r in record["rows"]]
     assert found == [
-        ("hard", "plain", 32), ("hard", "lambda", 28), ("easy", "plain", 42), ("easy", "lambda", 38),
-    ]  # fmt: skip
+        ("hard", "plain", 32),
+        ("hard", "lambda", 28),
+        ("easy", "plain", 42),
+        ("easy", "lambda", 38),
+    ]
 
 
 # -- what is shown ---------------------------------------------------------------------------------
