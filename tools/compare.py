@@ -21,6 +21,7 @@ from lambda_det.experiments.collect import comparison_record, published_rows
 from lambda_det.experiments.outputs import check_record, write_record, write_results
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
+from lambda_det.experiments.run_facts import zeroed_missing
 from lambda_det.experiments.run_files import FINISHED, state_of
 from lambda_det.experiments.suite import Run, chosen_runs
 from lambda_det.project import results_folder, tool_command
@@ -45,7 +46,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="RUN",
-        help="run no others: [SET/]MODEL[/seedN] as below DIR/runs; may be repeated",
+        help="run no others: [SET/]MODEL[/seedN[_without]] as below DIR/runs; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--plan", action="store_true",
@@ -100,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
         print(results_markdown(record))
     if args.record is not None:
         write_record(record_file, states, record)
-    return 0 if all(states[run] == FINISHED for run in chosen) else 1
+    whole = (states[run] == FINISHED and zeroed_missing(run) is None for run in chosen)
+    return 0 if all(whole) else 1
 
 
 def end(number: int, _frame: object) -> None:

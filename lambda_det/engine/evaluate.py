@@ -13,7 +13,7 @@ from lambda_det.backbone.architectures import check_stages
 from lambda_det.backbone.residual_branches import zeroed
 from lambda_det.checkpoint import load_weights
 from lambda_det.engine.evaluation_hook import inference_folder
-from lambda_det.engine.setup import setup_config
+from lambda_det.engine.setup import load_config, setup_config
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
@@ -66,11 +66,11 @@ def evaluate_config(
         InputError: a file, key or value is wrong; or a dataset has no annotations.
     """
     check_stages("--zeroed", zeroed_stages)
-    cfg = setup_config(Namespace(config_file=config_file, opts=list(overrides), eval_only=True))
-    if zeroed_stages:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.OUTPUT_DIR = zeroed_folder(cfg.OUTPUT_DIR, zeroed_stages)
+    words = list(overrides)
+    if zeroed_stages:  # from the start: nor may its log lines be taken for the training's
+        folder = zeroed_folder(load_config(config_file, words).OUTPUT_DIR, zeroed_stages)
+        words += ["OUTPUT_DIR", folder]
+    cfg = setup_config(Namespace(config_file=config_file, opts=words, eval_only=True))
     evaluate_weights(cfg, zeroed_stages=zeroed_stages)
     results = {}
     for name in cfg.DATASETS.TEST:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 from detectron2.config import CfgNode
 
 from lambda_det.analysis.detector import analyze_config
 from lambda_det.analysis.published import load_published
 from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import TASK_NAMES
+from lambda_det.experiments.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
 from lambda_det.experiments.run_facts import (
     COST_COLUMNS,
     METRIC_COLUMNS,
@@ -25,6 +28,9 @@ from lambda_det.records import make_record
 
 PUBLISHED = ROOT / "configs" / "published"
 _PUBLISHED_TABLE = "mask_rcnn"
+
+CONTROL_COLUMNS = tuple(f"{task}_ap_{name}" for task in TASK_NAMES.values() for name in CONTROLS)
+"""``box_ap_zeroed`` … ``mask_ap_trained_without``, in percent."""
 
 
 def count_model(cfg: CfgNode) -> dict[str, object]:
@@ -55,18 +61,26 @@ def collect(
         with its state and, when finished, its numbers. ``"rows"``: a row per set and model;
         a number is ``{"mean", "sd", "values"}`` over the finished seeds, ``<metric>_gain`` is
         ``{"mean", "low", "high", "values"}`` over the model ``"over"``, paired by seed;
-        ``"published"`` holds the paper's. Numbers that a run does not have (masks of a box
-        detector, say) are absent.
+        ``"published"`` holds the paper's.
+
+        Where the suite has controls, ``"controls"`` names them, in a row those that its model has.
+        ``box_ap_zeroed`` and ``box_ap_trained_without`` are the AP under them (``mask_ap…``
+        likewise) and ``box_ap_over_<control>`` the paired difference AP − control, in the form of
+        a gain; a row of ``"runs"`` that is a training without branches names these under
+        ``"without"``. ``last_norm``: stage -> mean |weight| of its last norms.
+
+        Numbers that a run does not have (masks of a box detector, say) are absent.
 
     Raises:
         InputError: a model names a row that was not published, or a run's file is broken.
     """
     published = published_rows(suite)
     runs = [_with_set(run, row_of(run, states[run])) for run in suite.runs]
+    _pair_with_controls(runs)
     rows = []
     for set_name, set_label in suite.sets.items():
         for model, label in suite.labels.items():
-            own = [r for r in runs if r["model"] == model and r.get("set", "") == set_name]
+            own = _runs_of(runs, set_name, model)
             finished = [row for row in own if row["state"] == FINISHED]
             node = suite.configs[set_name, model].MODEL.get("LAMBDA_RESNET", {})
             over = suite.baselines[model]
@@ -83,19 +97,23 @@ def collect(
                 **_budget(suite.configs[set_name, model]),
                 SPEED_SETTINGS: speed_settings(suite.configs[set_name, model]),
             }
+            if suite.controls:
+                there = idle_stages(suite.configs[set_name, model]) is not None
+                row["controls"] = list(suite.controls) if there else []
             row.update(_facts(suite, set_name, model, states, facts_of))
-            for column in (*METRIC_COLUMNS, *COST_COLUMNS):
+            for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS):
                 summary = spread([entry.get(column) for entry in finished])
                 if summary is not None:
                     row[column] = summary
+            row.update(_over_controls(own) | _last_norms(finished))
             if over != model:
-                reference = [r for r in runs if r["model"] == over and r.get("set", "") == set_name]
-                row.update(_gains(own, reference))
+                row.update(_gains(own, _runs_of(runs, set_name, over)))
             if model in published:
                 row["published"] = published[model]
             rows.append(row)
     return {
         "suite": suite.name,
+        **({"controls": list(suite.controls)} if suite.controls else {}),
         **({"sets": suite.sets} if "" not in suite.sets else {}),
         **({"published_source": published_source()} if published else {}),
         "differences": _differences(suite),
@@ -144,6 +162,58 @@ def _with_set(run: Run, row: dict) -> dict:
     return {"set": run.set, **row} if run.set else row
 
 
+def _runs_of(runs: Sequence[Mapping], set_name: str, model: str) -> list[Mapping]:
+    """Without the trainings without branches, which are no runs of the model."""
+    return [
+        run
+        for run in runs
+        if (run.get("set", ""), run["model"]) == (set_name, model) and "without" not in run
+    ]
+
+
+def _pair_with_controls(runs: Sequence[dict]) -> None:
+    """Give each finished run the AP of the same seed that was trained without branches."""
+    without = {_place(run): run for run in runs if "without" in run}
+    for run in runs:
+        control = without.get(_place(run), {})
+        if "without" in run or run["state"] != FINISHED or control.get("state") != FINISHED:
+            continue
+        for task in TASK_NAMES.values():
+            if f"{task}_ap" in control:
+                run[f"{task}_ap_{TRAINED_WITHOUT}"] = control[f"{task}_ap"]
+
+
+def _place(run: Mapping) -> tuple[str, str, int]:
+    return run.get("set", ""), run["model"], run["seed"]
+
+
+def _over_controls(own: Sequence[Mapping]) -> dict[str, dict]:
+    differences = {}
+    for task in TASK_NAMES.values():
+        for control in CONTROLS:
+            values, others = (
+                {run["seed"]: run.get(column) for run in own}
+                for column in (f"{task}_ap", f"{task}_ap_{control}")
+            )
+            difference = paired_difference(values, others)
+            if difference is not None:
+                differences[f"{task}_ap_over_{control}"] = difference
+    return differences
+
+
+def _last_norms(finished: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+    """Means over the runs that have logged them."""
+    known = [run["last_norm"] for run in finished if "last_norm" in run]
+    if not known:
+        return {}
+    return {
+        "last_norm": {
+            stage: round(fmean(norms[stage] for norms in known if stage in norms), 4)
+            for stage in known[0]
+        }
+    }
+
+
 def _gains(own: Sequence[Mapping], reference: Sequence[Mapping]) -> dict[str, dict]:
     gains = {}
     for column in METRIC_COLUMNS:
@@ -159,7 +229,7 @@ def _facts(
 ) -> Mapping[str, object]:
     """Of the model as it was built, with the classes of its dataset; nothing before a run ended."""
     for run, state in states.items():
-        if (run.set, run.model, state) != (set_name, model, FINISHED):
+        if (run.set, run.model, run.without, state) != (set_name, model, False, FINISHED):
             continue
         cfg = suite.configs[set_name, model].clone()
         built = built_config(run.folder)
@@ -191,7 +261,9 @@ def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
 def _differences(suite: Suite) -> dict[str, dict[str, object]]:
     """Of the first set: every set has the same models."""
     first = next(iter(suite.sets))
-    configs = {run.model: run.settings for run in suite.runs if run.set == first}
+    configs = {
+        run.model: run.settings for run in suite.runs if run.set == first and not run.without
+    }
     keys = dict.fromkeys(key for config in configs.values() for key in config)
     found = {key: {model: config.get(key) for model, config in configs.items()} for key in keys}
     return {

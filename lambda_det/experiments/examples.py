@@ -195,7 +195,7 @@ def _runs_of_one_seed(states: Mapping[Run, str], set_name: str) -> dict[str, Run
     """Model -> finished run, of the seed that most models have finished, the first of equals."""
     seeds: dict[int, dict[str, Run]] = {}
     for run, state in states.items():
-        if run.set == set_name and state == FINISHED:
+        if run.set == set_name and state == FINISHED and not run.without:
             seeds.setdefault(run.seed, {})[run.model] = run
     return max(seeds.values(), key=len, default={})
 

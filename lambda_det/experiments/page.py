@@ -103,20 +103,21 @@ def table(
     return f"<div class=scroll><table>{head}<tbody>{''.join(lines)}</tbody></table></div>"
 
 
-def gain(value: Mapping | None, signed, *, whole: bool = True) -> str:
+def gain(value: Mapping | None, signed, *, whole: bool = True, even: bool = False) -> str:
     """A gain with sign and colour; its interval, and grey where that holds 0.
 
     Args:
         value: of :func:`~lambda_det.experiments.statistics.paired_difference`.
         signed: number -> text.
         whole: with the interval.
+        even: grey, whatever the interval.
     """
     if value is None:
         return "–"
     low, high, mean = value["low"], value["high"], value["mean"]
     unsure = low is not None and low <= 0 <= high
     nothing = signed(mean) == signed(0)
-    kind = "even" if unsure or nothing else "more" if mean > 0 else "less"
+    kind = "even" if unsure or nothing or even else "more" if mean > 0 else "less"
     text = f"<b>{signed(mean)}</b>"
     if whole and low is not None:
         text += f"<span class=range>[{signed(low)}, {signed(high)}]</span>"

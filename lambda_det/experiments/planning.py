@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError, writing
+from lambda_det.experiments.controls import NAMED_STAGES
 from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
-from lambda_det.experiments.run_facts import train_ms, train_size
+from lambda_det.experiments.run_facts import train_ms, train_size, zeroed_missing
 from lambda_det.experiments.run_files import FINISHED, open_to_write, state_of
 from lambda_det.experiments.running import Command, train_command
 from lambda_det.experiments.speed import (
@@ -42,7 +43,8 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
     for each device.
 
     A time counts for a run with the same :func:`~lambda_det.experiments.speed.speed_settings` and
-    images of an iteration on one GPU; of which machine it is stands beside it.
+    images of an iteration on one GPU; of which machine it is stands beside it. A training without
+    branches takes at most as long as that with them, whose time stands in for its own.
 
     Args:
         suite: of :func:`~lambda_det.experiments.suite.read_suite`.
@@ -57,18 +59,23 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
     lines, unknown = [], 0
     totals: dict[tuple[str, str], float] = {}  # hours of one device are none of another
     for run in runs:
-        cfg = suite.configs[run.set, run.model]
+        cfg = suite.config_of(run)
         images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
         name = f"{run.name} ({suite.labels[run.model]})"
         state = state_of(run)
         if state == FINISHED:
+            missing = zeroed_missing(run)
             lines.append(f"{name}, {state}")
+            if missing is not None:
+                lines += [f"  with {NAMED_STAGES} zeroed: {missing}", f"  {launch(run)}"]
             continue
         lines.append(
             f"{name}, {state}: {cfg.SOLVER.MAX_ITER} iterations of "
             f"{cfg.SOLVER.IMS_PER_BATCH} images ({train_size(cfg)}) on {_devices(cfg, run.gpus)}"
         )
-        time = known.get(speed_key(cfg, run.gpus))
+        whole = suite.configs[run.set, run.model]
+        own = known.get(speed_key(cfg, run.gpus))
+        time = own or known.get(speed_key(whole, run.gpus))
         if time is None:
             unknown += 1
             lines.append("  time unknown")
@@ -77,8 +84,9 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
             of_device = time.unit, time.device
             totals[of_device] = totals.get(of_device, 0) + hours
             here = time.device == device_name(hardware_of(cfg))
+            most = "" if own else "at most "
             lines.append(
-                f"  {_hours(hours)} {time.unit}: {time.ms_per_image:.1f} ms per image on "
+                f"  {most}{_hours(hours)} {time.unit}: {time.ms_per_image:.1f} ms per image on "
                 f"{time.gpus} x {time.device} ({time.source}{'' if here else '; not this machine'})"
             )
         lines += [f"  {launch(run)}", f"  # trains: {_training(run)}"]
@@ -87,7 +95,7 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
         lines.append(
             f"together {' and '.join(sums)}"
             + (f" and {unknown} runs of unknown time" if unknown else "")
-            + "; without evaluation, and as if several GPUs lost nothing by waiting for each other"
+            + "; without evaluations, and as if several GPUs lost nothing by waiting for each other"
         )
     if unknown:
         lines.append(
@@ -119,11 +127,12 @@ def measure(
     prepare(suite, output)
     rows: dict[Key, dict] = {}
     for run in runs:
-        cfg = suite.configs[run.set, run.model]
+        cfg = suite.config_of(run)
         if (key := speed_key(cfg, run.gpus)) in rows:
             continue
         batch = images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, run.gpus)
-        folder = os.path.join(os.path.abspath(output), "measured", run.set, run.model)
+        name = f"{run.model}_without" if run.without else run.model
+        folder = os.path.join(os.path.abspath(output), "measured", run.set, name)
         words = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
                  "DATASETS.TEST", "()")  # fmt: skip
         one = dataclasses.replace(
@@ -132,7 +141,7 @@ def measure(
         with writing(folder):
             os.makedirs(folder, exist_ok=True)
         log_path = os.path.join(folder, "output.log")
-        logger.info("%s: %d iterations of %d images (%s)", run.model, iterations, batch, log_path)
+        logger.info("%s: %d iterations of %d images (%s)", name, iterations, batch, log_path)
         with open_to_write(log_path) as log:
             status = subprocess.run(
                 tied(command(one)), stdin=subprocess.DEVNULL, stdout=log,
@@ -140,9 +149,9 @@ def measure(
             ).returncode  # fmt: skip
         milliseconds = None if status else train_ms(folder)
         if milliseconds is None:
-            raise InputError(f"--measure: {run.model}: {last_line(log_path)} ({log_path})")
+            raise InputError(f"--measure: {name}: {last_line(log_path)} ({log_path})")
         rows[key] = {
-            "label": suite.labels[run.model],
+            "label": suite.labels[run.model] + (f" without {NAMED_STAGES}" if run.without else ""),
             "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
             "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
             "train_size": train_size(cfg),

@@ -8,6 +8,7 @@ from html import escape
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments import plots
+from lambda_det.experiments.controls import controls_line
 from lambda_det.experiments.examples import IOU, SCORE, examples_of
 from lambda_det.experiments.page import figure, page, picture
 from lambda_det.experiments.report_tables import (
@@ -43,7 +44,10 @@ def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str
     parts += [gain_cards(record), *_unfinished(record)]
     for label, rows in sets_of(record):
         parts.append(f"<h2>{escape(label or 'Box and mask AP')}</h2>")
-        parts += [ap_table(rows), every_metric(rows), "<h3>Cost</h3>", cost_table(rows)]
+        parts.append(ap_table(rows))
+        if line := controls_line(rows):
+            parts.append(f"<p class=note>{escape(line)}</p>")
+        parts += [every_metric(rows), "<h3>Cost</h3>", cost_table(rows)]
     parts.append(f"<p class=note>{escape(' '.join(notes(record)))}</p>")
     parts += _trade_offs(record) + _losses(suite, states, record)
     parts += _classes(suite, states, record) + _examples(suite, states)
@@ -68,9 +72,7 @@ def _unfinished(record: Mapping) -> list[str]:
     if not lines:
         return []
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return [
-        f"<h2>Not finished</h2><p>These runs are missing from what follows.</p><ul>{items}</ul>"
-    ]
+    return [f"<h2>Not finished</h2><p>This is missing from what follows.</p><ul>{items}</ul>"]
 
 
 def _trade_offs(record: Mapping) -> list[str]:
@@ -186,5 +188,5 @@ def _finished(states: Mapping[Run, str], set_name: str, model: str) -> list[Run]
     return [
         run
         for run, state in states.items()
-        if (run.set, run.model, state) == (set_name, model, FINISHED)
+        if (run.set, run.model, run.without, state) == (set_name, model, False, FINISHED)
     ]

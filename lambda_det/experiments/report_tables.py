@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from lambda_det.experiments.controls import gain_remark
 from lambda_det.experiments.page import details, gain, table
 from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.experiments.tables import (
     COSTS,
     DETAILS,
     SIZES,
+    control_cells,
+    control_headers,
     cost,
     plus_minus,
     published_ap,
@@ -25,17 +28,21 @@ def gain_cards(record: Mapping) -> str:
     """The answer first: each model's gain."""
     cards = []
     for label, rows in sets_of(record):
-        names = {row["model"]: row["label"] for row in rows}
+        of_model = {row["model"]: row for row in rows}
         for row in rows:
             for task in tasks_of(rows) if row["over"] else ():
                 value = row.get(f"{task}_ap_gain")
                 if value is None:
                     continue
-                what = f"{task} AP, {names[row['model']]} over {names[row['over']]}"
+                baseline = of_model[row["over"]]
+                what = f"{task} AP, {row['label']} over {baseline['label']}"
                 where = f"{escape(label)}<br>" if label else ""
+                remark = gain_remark(row, baseline, task)
+                shown = gain(value, signed, whole=False, even=bool(remark))
+                more = f"<br><b>{escape(remark)}</b>" if remark else ""
                 cards.append(
-                    f"<div class=card><div class=big>{gain(value, signed, whole=False)}</div>"
-                    f"<small>{where}{escape(what)}<br>{_certainty(value)}</small></div>"
+                    f"<div class=card><div class=big>{shown}</div>"
+                    f"<small>{where}{escape(what)}<br>{_certainty(value)}{more}</small></div>"
                 )
     return f"<div class=cards>{''.join(cards)}</div>" if cards else ""
 
@@ -55,7 +62,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     published = [task for task in tasks if f"{task}_ap" in known]
     headers = ["backbone", "seeds"]
     for task in tasks:
-        headers += [f"{task} AP", "Δ", "small", "medium", "large"]
+        headers += [f"{task} AP", *control_headers(rows, task), "Δ", "small", "medium", "large"]
     for task in published:
         headers += [f"{task} AP,<br>published", "s / m / l,<br>published"]
     lines = []
@@ -64,6 +71,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
         for task in tasks:
             line += [
                 f"<b>{plus_minus(row.get(f'{task}_ap'))}</b>",
+                *control_cells(row, rows, task, lambda value: gain(value, signed)),
                 gain(row.get(f"{task}_ap_gain"), signed) if row["over"] else "",
                 *(_with_gain(row, f"{task}_{size}") for size in SIZES),
             ]
@@ -139,9 +147,11 @@ def runs_table(record: Mapping) -> str:
     headers += [*(f"{task} AP" for task in tasks), "minutes", "remarks"]
     lines = []
     for run in record["runs"]:
-        remarks = run["reason"] if run["state"] == FAILED else ""
+        remarks = [run["reason"]] if run["state"] == FAILED else []
         if run["state"] == FINISHED and run["resumed"]:
-            remarks = "resumed from a checkpoint"
+            remarks.append("resumed from a checkpoint")
+        if "without" in run:
+            remarks.append(f"trained without {' and '.join(run['without'])}")
         values = [run.get(f"{task}_ap") for task in tasks]
         lines.append(
             [
@@ -149,7 +159,7 @@ def runs_table(record: Mapping) -> str:
                 escape(run["model"]), str(run["seed"]), run["state"],
                 *("–" if value is None else f"{value:.1f}" for value in values),
                 f"{run['run_s'] / 60:.1f}" if "run_s" in run else "–",
-                escape(remarks),
+                escape("; ".join(remarks)),
             ]
         )  # fmt: skip
     return table(headers, lines, text=[0, 1, len(headers) - 1] if with_sets else [len(headers) - 1])

@@ -11,9 +11,11 @@ import statistics
 import yaml
 from detectron2.config import CfgNode
 
+from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
 from lambda_det.evaluation.records import iteration_times, metrics_lines
+from lambda_det.experiments.controls import CONTROL_STAGES, ZEROED
 from lambda_det.experiments.run_files import (
     FAILED,
     FINISHED,
@@ -34,6 +36,10 @@ COST_COLUMNS = (
     "pretrained_percent",
 )  # fmt: skip
 
+ZEROED_MISSING = "zeroed_missing"
+"""Column of a run: why its evaluation with zeroed branches is not there."""
+
+_LAST_NORM = "last_norm/"
 # detectron2 0.5 counts "img", later versions "iter"; the test loader's batches are single images.
 _INFERENCE = re.compile(r"pure compute time: .*\(([\d.]+) s / (?:img|iter) per device")
 # A line of the coverage that loading weights logs: ... loaded numbers, numbers, percent.
@@ -47,6 +53,8 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         InputError: a file of a finished run is missing or broken.
     """
     row: dict[str, object] = {"model": run.model, "seed": run.seed, "state": state}
+    if run.without:
+        row["without"] = list(CONTROL_STAGES)
     if state == FAILED:
         row["reason"] = (failed_facts(run) or {"reason": "taken up anew since"})["reason"]
     if state != FINISHED:
@@ -57,6 +65,13 @@ def row_of(run: Run, state: str) -> dict[str, object]:
     for task, values in _metrics(run.folder).items():
         for name in METRICS:
             row[f"{TASK_NAMES[task]}_{name.lower()}"] = values[name]
+    if run.zeroed:
+        for task, values in (zeroed_metrics(run) or {}).items():
+            row[f"{TASK_NAMES[task]}_ap_{ZEROED}"] = values["AP"]
+        if (reason := zeroed_missing(run)) is not None:
+            row[ZEROED_MISSING] = reason
+    if norms := last_norms(run.folder):
+        row["last_norm"] = norms
     log = _log(run.folder)
     row |= {
         "train_ms_per_image": train_ms(run.folder),
@@ -70,6 +85,37 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         "resumed": facts["resumed"],
     }
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def zeroed_metrics(run: Run) -> dict[str, dict] | None:
+    """COCO's name of a task -> metrics of a run's weights with zeroed branches; None where that
+    was not evaluated, or is broken."""
+    folder = zeroed_folder(run.folder, CONTROL_STAGES)
+    try:
+        return _metrics(folder)
+    except InputError as error:
+        if os.path.exists(os.path.join(folder, "inference", METRICS_FILE)):
+            logger.warning("%s: it is evaluated anew", error)
+        return None
+
+
+def zeroed_missing(run: Run) -> str | None:
+    """Why a finished run, whose zeroed branches are to be evaluated, has no metrics of that; None
+    where it has them, or where that is not asked for."""
+    if not run.zeroed or zeroed_metrics(run) is not None:
+        return None
+    failed = failed_facts(run, zeroed_folder(run.folder, CONTROL_STAGES))
+    return "not evaluated yet" if failed is None else failed["reason"]
+
+
+def last_norms(folder: str) -> dict[str, float]:
+    """Stage -> mean |weight| of the last norms of its residual branches behind the last iteration;
+    {} for a run of an earlier version, which has not logged them."""
+    found = {}
+    for line in metrics_lines(folder):
+        norms = {key: value for key, value in line.items() if key.startswith(_LAST_NORM)}
+        found |= {key.removeprefix(_LAST_NORM): round(value, 4) for key, value in norms.items()}
+    return found
 
 
 def train_size(cfg: CfgNode) -> str:

@@ -99,9 +99,15 @@ def finished_facts(run: Run) -> dict | None:
     return _read_or_warn(run, FINISHED_FILE, _check_finished)
 
 
-def failed_facts(run: Run) -> dict | None:
-    """``failed.json`` likewise; its ``"reason"`` is a line."""
-    return _read_or_warn(run, FAILED_FILE, lambda facts: _check(facts, {"reason": str}))
+def failed_facts(run: Run, folder: str | None = None) -> dict | None:
+    """``failed.json`` likewise; its ``"reason"`` is a line.
+
+    Args:
+        run: whose folder is meant.
+        folder: another one, below it.
+    """
+    name = FAILED_FILE if folder is None else os.path.join(folder, FAILED_FILE)
+    return _read_or_warn(run, name, lambda facts: _check(facts, {"reason": str}))
 
 
 def interrupted_facts(run: Run) -> dict | None:

@@ -14,9 +14,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from lambda_det.engine.averaging import FINAL_AVERAGE
+from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
+from lambda_det.experiments.controls import CONTROL_STAGES, NAMED_STAGES
 from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import (
     PROJECT,
@@ -25,6 +28,7 @@ from lambda_det.experiments.processes import (
     stop,
     tied,
 )
+from lambda_det.experiments.run_facts import zeroed_metrics, zeroed_missing
 from lambda_det.experiments.run_files import (
     FAILED,
     FAILED_FILE,
@@ -55,11 +59,33 @@ def train_command(run: Run) -> list[str]:
     return [sys.executable, "-W", "ignore", tool, *run.words]
 
 
+def zeroed_command(run: Run) -> list[str]:
+    """``tools/evaluate.py`` of this checkout on the weights that a run has left, with the residual
+    branches of :data:`~lambda_det.experiments.controls.CONTROL_STAGES` zeroed.
+
+    The config is the one that was built, with the classes of its dataset, below the suite's words:
+    the comparison's folder may have been moved.
+    """
+    return [
+        sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "evaluate.py"),
+        "--zeroed", ",".join(CONTROL_STAGES),
+        "--config-file", os.path.join(run.folder, "config.yaml"),
+        *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
+    ]  # fmt: skip
+
+
+def final_weights(run: Run) -> str:
+    """Path of the weights that a finished run was judged by."""
+    averaged = run.settings["SOLVER.EMA_DECAY"]
+    return os.path.join(run.folder, FINAL_AVERAGE if averaged else "model_final.pth")
+
+
 def execute(
     suite: Suite,
     output: str,
     *,
     command: Command = train_command,
+    evaluate: Command = zeroed_command,
     jobs: int = 1,
     devices: Sequence[str] | None = None,
     only: Sequence[Run] | None = None,
@@ -67,13 +93,15 @@ def execute(
     """Run what is not finished yet, and return the state of every run.
 
     A run whose process ends with an error is kept as failed, and the others go on; the next call
-    takes it up again. Only one process works on a run, whatever calls this at the same time. The
-    processes end with this one.
+    takes it up again. So it does with the evaluation with zeroed branches, without which a run is
+    finished all the same. Only one process works on a run, whatever calls this at the same time.
+    The processes end with this one.
 
     Args:
         suite: of :func:`read_suite`.
         output: folder of the comparison.
         command: what runs a run.
+        evaluate: what evaluates a finished run with zeroed branches, where the suite asks for that.
         jobs: runs at a time.
         devices: values of CUDA_VISIBLE_DEVICES, one for each job; None leaves it as it is.
         only: run no others; None is all.
@@ -86,13 +114,17 @@ def execute(
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
     states = {run: state_of(run) for run in suite.runs}
-    waiting = [run for run in only or suite.runs if states[run] != FINISHED]
+    waiting = [
+        run
+        for run in only or suite.runs
+        if states[run] != FINISHED or zeroed_missing(run) is not None
+    ]
     finished = sum(state == FINISHED for state in states.values())
     logger.info("%d runs, %d finished already", len(states), finished)
     if not waiting:
         return states
     prepare(suite, output)
-    workers = _Workers(command, jobs, list(devices or []))
+    workers = _Workers(command, evaluate, jobs, list(devices or []))
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
         attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
@@ -112,6 +144,7 @@ class _Workers:
     """What the threads share."""
 
     command: Command
+    evaluate: Command
     jobs: int
     devices: list[str]
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -148,27 +181,89 @@ class _Workers:
                 return STARTED
             except OSError as error:
                 raise InputError(f"{lock.name} cannot be locked: {error.strerror}") from error
-            if state_of(run) == FINISHED:  # by another comparison, since we looked
-                return FINISHED
-            attempts = (description(run) or {}).get("attempts", 0) + 1
-            with writing(run.folder):
-                _clear(run)
-            known = {
-                "settings": run.settings, "changed": changed_settings(run), "seed": run.seed,
-                "attempts": attempts,
-            }  # fmt: skip
-            _write(known, run, RUN_FILE)
-            logger.info("%s ... (%s)", run.name, os.path.join(run.folder, "output.log"))
-            return self._watch(run, device, lock.fileno(), attempts)
+            # Perhaps finished by another comparison, since we looked.
+            state = state_of(run)
+            if state != FINISHED:
+                state = self._train(run, device, lock.fileno())
+            if state == FINISHED and zeroed_missing(run) is not None:
+                self._evaluate_zeroed(run, device, lock.fileno())
+            return state
+
+    def _train(self, run: Run, device: str | None, lock: int) -> str:
+        attempts = (description(run) or {}).get("attempts", 0) + 1
+        with writing(run.folder):
+            _clear(run)
+        known = {
+            "settings": run.settings, "changed": changed_settings(run), "seed": run.seed,
+            "attempts": attempts,
+        }  # fmt: skip
+        _write(known, run, RUN_FILE)
+        logger.info("%s ... (%s)", run.name, os.path.join(run.folder, "output.log"))
+        return self._watch(run, device, lock, attempts)
+
+    def _evaluate_zeroed(self, run: Run, device: str | None, lock: int) -> None:
+        """A failure is noted, and the run stays finished."""
+        folder = zeroed_folder(run.folder, CONTROL_STAGES)
+        with writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+        log_path = os.path.join(folder, "output.log")
+        what = f"{run.name}, {NAMED_STAGES} zeroed"
+        logger.info("%s ... (%s)", what, log_path)
+        weights, status = final_weights(run), None
+        if os.path.isfile(weights):
+            status, _ = self._process(self.evaluate(run), device, lock, log_path)
+            reason = last_line(log_path) if status else f"no {METRICS_FILE} in {folder}"
+        else:
+            reason = f"{weights} is gone"
+        if self.stopping.is_set() or zeroed_metrics(run) is not None:
+            return
+        logger.error("%s: %s (%s)", what, reason, log_path)
+        _write({"exit_status": status, "reason": reason}, run, os.path.join(folder, FAILED_FILE))
 
     def _watch(self, run: Run, device: str | None, lock: int, attempts: int) -> str:
         log_path = os.path.join(run.folder, "output.log")
         start = time.monotonic()
         resumed = os.path.isfile(os.path.join(run.folder, "last_checkpoint"))
         record = _record(run)  # of the code that is started, whatever becomes of the checkout
+        status, memory_kib = self._process(self.command(run), device, lock, log_path)
+        if self.stopping.is_set():
+            return STARTED
+        facts = {
+            "exit_status": status,
+            "attempts": attempts,
+            "resumed": resumed,
+            "last_attempt_s": round(time.monotonic() - start, 1),
+            "peak_host_memory_mib": round(memory_kib / 1024, 1),
+            "jobs": self.jobs,
+            "gpus": run.gpus,
+        }
+        metrics = os.path.join(run.folder, "inference", METRICS_FILE)
+        # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
+        interrupted = interrupted_facts(run)
+        if status == 0 and os.path.isfile(metrics) and interrupted is None:
+            facts["record"] = record
+            _write(facts, run, FINISHED_FILE)
+            return FINISHED
+        if interrupted is not None:
+            done = f"{interrupted['iteration']} of {interrupted['max_iter']}"
+            facts["reason"] = f"stopped by {interrupted['signal']} after iteration {done}"
+        else:
+            facts["reason"] = last_line(log_path) if status else f"no {metrics}"
+        logger.error(
+            "%s ended with status %d: %s (%s)",
+            run.name, status, facts["reason"], log_path,
+        )  # fmt: skip
+        _write(facts, run, FAILED_FILE)
+        return FAILED
+
+    def _process(
+        self, command: Sequence[str], device: str | None, lock: int, log_path: str
+    ) -> tuple[int, int]:
+        """Exit status and peak memory, in KiB, of a command whose output goes to ``log_path``."""
         with open_to_write(log_path, "a") as log:
             process = subprocess.Popen(
-                tied(self.command(run)),
+                tied(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -183,35 +278,7 @@ class _Workers:
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             self.processes.discard(process)
-        if self.stopping.is_set():
-            return STARTED
-        facts = {
-            "exit_status": process.returncode,
-            "attempts": attempts,
-            "resumed": resumed,
-            "last_attempt_s": round(time.monotonic() - start, 1),
-            "peak_host_memory_mib": round(usage.ru_maxrss / 1024, 1),
-            "jobs": self.jobs,
-            "gpus": run.gpus,
-        }
-        metrics = os.path.join(run.folder, "inference", METRICS_FILE)
-        # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
-        interrupted = interrupted_facts(run)
-        if process.returncode == 0 and os.path.isfile(metrics) and interrupted is None:
-            facts["record"] = record
-            _write(facts, run, FINISHED_FILE)
-            return FINISHED
-        if interrupted is not None:
-            done = f"{interrupted['iteration']} of {interrupted['max_iter']}"
-            facts["reason"] = f"stopped by {interrupted['signal']} after iteration {done}"
-        else:
-            facts["reason"] = last_line(log_path) if process.returncode else f"no {metrics}"
-        logger.error(
-            "%s ended with status %d: %s (%s)",
-            run.name, process.returncode, facts["reason"], log_path,
-        )  # fmt: skip
-        _write(facts, run, FAILED_FILE)
-        return FAILED
+        return process.returncode, usage.ru_maxrss
 
 
 def _write(facts: dict, run: Run, name: str) -> None:
@@ -234,7 +301,9 @@ def _clear(run: Run) -> None:
     found = os.listdir(run.folder)
     names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
     if run.resume:
-        names = [name for name in names if name in (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE)]
+        zeroed = os.path.basename(zeroed_folder(run.folder, CONTROL_STAGES))
+        verdicts = (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE, zeroed)
+        names = [name for name in names if name in verdicts]
     if FINISHED_FILE in names:
         free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
         aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")

@@ -107,7 +107,7 @@ def known_times(suite: Suite, output: str) -> dict[Key, Time]:
         if state_of(run) != FINISHED or (found := train_ms(run.folder)) is None:
             continue
         facts = finished_facts(run)
-        key = speed_key(suite.configs[run.set, run.model], facts["gpus"])
+        key = speed_key(suite.config_of(run), facts["gpus"])
         source = f"measured, {run.name}{_sharing(facts['jobs'])}"
         times[key] = _time(found, facts["gpus"], facts["record"]["hardware"], source)
     return times

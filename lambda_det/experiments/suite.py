@@ -27,6 +27,11 @@ Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More
 ``sets: {name: {label: …, overrides: {…}, prepare: […]}}``
     Every model runs on every set, such as two datasets; the budget is equal within a set, and
     gains are within a set.
+``controls: [zeroed]``
+    Which of two controls are made of what the AP rests on; by default ``[zeroed,
+    trained_without]``, ``[]`` is none. *zeroed*: the weights of each run are evaluated once more
+    with the residual branches of res4 and res5 taken as 0. *trained_without*: one further training
+    for each model and seed with these branches held at 0 throughout.
 ``models.NAME.baseline``
     Another baseline for this model: that of its depth, say.
 ``models.NAME.published``
@@ -40,6 +45,7 @@ they run in the root of the checkout.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +55,14 @@ from detectron2.config import CfgNode
 from lambda_det.configs import find_suite
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
+from lambda_det.experiments.controls import (
+    CONTROLS,
+    IDLE_STAGES,
+    NAMED_STAGES,
+    TRAINED_WITHOUT,
+    ZEROED,
+    idle_stages,
+)
 from lambda_det.experiments.suite_file import RESERVED, SuiteFile
 
 
@@ -65,6 +79,9 @@ class Run:
         folder: OUTPUT_DIR.
         resume: whether to go on from a checkpoint.
         gpus: that it trains on.
+        without: whether it is the control of that model and seed, trained without the residual
+            branches of :data:`~lambda_det.experiments.controls.CONTROL_STAGES`.
+        zeroed: whether its weights are evaluated once more with these branches zeroed.
         settings: what its numbers depend on: config key -> value, the comparison's folder as
             ``{output}``.
     """
@@ -77,6 +94,8 @@ class Run:
     folder: str
     resume: bool = False
     gpus: int = 1
+    without: bool = False
+    zeroed: bool = False
     settings: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -90,13 +109,26 @@ class Run:
 
     @property
     def key(self) -> str:
-        """``model/seed1``, with the set in front where there is one: its place below ``runs/``."""
-        return "/".join(filter(None, (self.set, self.model, f"seed{self.seed}")))
+        """``model/seed1``, with the set in front where there is one: its place below ``runs/``; of
+        a training without the branches ``model/seed1_without``."""
+        return run_key(self.set, self.model, self.seed, self.without)
 
     @property
     def name(self) -> str:
         """For people."""
-        return " ".join(filter(None, (self.set, self.model, f"seed {self.seed}")))
+        return run_name(self.set, self.model, self.seed, self.without)
+
+
+def run_key(set_name: str, model: str, seed: int, without: bool = False) -> str:
+    """Of a run, as :attr:`Run.key`."""
+    folder = f"seed{seed}_without" if without else f"seed{seed}"
+    return "/".join(filter(None, (set_name, model, folder)))
+
+
+def run_name(set_name: str | None, model: str, seed: int, without: bool = False) -> str:
+    """Of a run, as :attr:`Run.name`."""
+    words = f"without {NAMED_STAGES}" if without else ""
+    return " ".join(filter(None, (set_name, model, f"seed {seed}", words)))
 
 
 @dataclass(frozen=True)
@@ -114,6 +146,7 @@ class Suite:
         runs: all of them, seed by seed, so that what is there early can be compared.
         configs: (set, model) -> its config, merged.
         throughput: path of a record with training times, or "".
+        controls: those of :data:`~lambda_det.experiments.controls.CONTROLS` that are made.
     """
 
     name: str
@@ -126,10 +159,24 @@ class Suite:
     runs: tuple[Run, ...]
     configs: dict[tuple[str, str], CfgNode]
     throughput: str = ""
+    controls: tuple[str, ...] = ()
+
+    def config_of(self, run: Run) -> CfgNode:
+        """The config of a run, merged, without SEED and OUTPUT_DIR."""
+        cfg = self.configs[run.set, run.model]
+        return config_without(cfg) if run.without else cfg
+
+
+def config_without(cfg: CfgNode) -> CfgNode:
+    """The config of the training without the branches, of a model that has this control."""
+    cfg = cfg.clone()
+    cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES = idle_stages(cfg)
+    return cfg
 
 
 def chosen_runs(suite: Suite, only: Sequence[str]) -> list[Run]:
-    """The runs whose key is one of ``only`` or begins with it; all where there is none.
+    """The runs whose key is one of ``only`` or begins with the folders that it names; all where
+    there is none.
 
     Raises:
         InputError: one of them names no run.
@@ -185,6 +232,7 @@ def read_suite(
     throughput = content.get("throughput") or ""
     if not isinstance(throughput, str):
         raise reader.error(f"throughput {throughput!r}; the path of a record is needed")
+    controls = reader.controls(content.get("controls", list(CONTROLS)))
     sets = reader.sets(content.get("sets"))
     prepare = reader.commands("prepare", content.get("prepare"))
     shared = reader.words("overrides", content.get("overrides"))
@@ -212,20 +260,56 @@ def read_suite(
         sets=reader.labels("sets", sets),
         prepare=prepare,
         runs=tuple(
-            Run(
-                name,
+            _planned_run(
+                reader,
                 set_name,
+                name,
                 seed,
-                *plans[set_name, name],
-                folder=os.path.join(reader.output, "runs", set_name, name, f"seed{seed}"),
+                plans[set_name, name],
+                cfg,
+                controls=controls,
+                without=without,
                 resume=resume,
                 gpus=gpus,
-                settings=reader.settings(configs[set_name, name]),
             )
             for seed in seeds
-            for set_name in sets
-            for name in models
+            for without in (False, True)
+            for (set_name, name), cfg in configs.items()
+            if not without or (TRAINED_WITHOUT in controls and idle_stages(cfg) is not None)
         ),
         configs=configs,
         throughput=throughput and reader.relative(throughput),
+        controls=controls,
+    )
+
+
+def _planned_run(
+    reader: SuiteFile,
+    set_name: str,
+    model: str,
+    seed: int,
+    plan: tuple[str, tuple[str, ...]],
+    cfg: CfgNode,
+    *,
+    controls: Sequence[str],
+    without: bool,
+    resume: bool,
+    gpus: int,
+) -> Run:
+    config, words = plan
+    if without:
+        cfg = config_without(cfg)
+        words += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
+    return Run(
+        model,
+        set_name,
+        seed,
+        config,
+        words,
+        folder=os.path.join(reader.output, "runs", run_key(set_name, model, seed, without)),
+        resume=resume,
+        gpus=gpus,
+        without=without,
+        zeroed=not without and ZEROED in controls and idle_stages(cfg) is not None,
+        settings=reader.settings(cfg),
     )

@@ -15,10 +15,11 @@ from detectron2.config import CfgNode
 
 from lambda_det.configs import config_path
 from lambda_det.errors import InputError
+from lambda_det.experiments.controls import CONTROLS
 
 _KEYS = {
     "name", "baseline", "seeds", "prepare", "overrides", "models", "sets", "resume",
-    "gpus_per_run", "throughput",
+    "gpus_per_run", "throughput", "controls",
 }  # fmt: skip
 _MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
 _SET_KEYS = {"label", "overrides", "prepare"}
@@ -119,6 +120,14 @@ class SuiteFile:
                 f"seeds {seeds!r}; a list of different whole numbers from 0 on is needed"
             )
         return tuple(seeds)
+
+    def controls(self, controls: object) -> tuple[str, ...]:
+        if not isinstance(controls, list) or not all(name in CONTROLS for name in controls):
+            raise self.error(
+                f"controls {controls!r}; a list of {' and '.join(CONTROLS)} is needed, of one of "
+                "them, or an empty one"
+            )
+        return tuple(name for name in CONTROLS if name in controls)
 
     def sets(self, sets: object) -> dict[str, dict]:
         if sets is None:

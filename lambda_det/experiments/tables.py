@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
+from lambda_det.experiments.controls import (
+    CONTROLS,
+    NAMED_STAGES,
+    TRAINED_WITHOUT,
+    ZEROED,
+    controls_line,
+)
+from lambda_det.experiments.run_facts import ZEROED_MISSING
 from lambda_det.experiments.run_files import FAILED, FINISHED
+from lambda_det.experiments.suite import run_name
 from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")
@@ -28,7 +37,7 @@ def comparison_tables(record: Mapping) -> str:
     parts = []
     for label, rows in sets_of(record):
         parts += [f"**{label}**"] if label else []
-        parts += [ap_table(rows), cost_table(rows)]
+        parts += [*filter(None, (ap_table(rows), controls_line(rows))), cost_table(rows)]
     return "\n\n".join([*parts, " ".join(notes(record)), provenance(record)])
 
 
@@ -37,7 +46,7 @@ def results_markdown(record: Mapping) -> str:
     parts = [f"# {record['suite']}"]
     for label, rows in sets_of(record):
         parts += [f"## {label}"] if label else []
-        parts.append(ap_table(rows))
+        parts += filter(None, (ap_table(rows), controls_line(rows)))
         parts += [_detail_table(rows, task) for task in tasks_of(rows)]
         parts.append(cost_table(rows))
     parts.append(" ".join(notes(record)))
@@ -72,7 +81,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     ]
     headers = ["backbone", "seeds"]
     for task in tasks:
-        headers += [f"{task} AP", "Δ", "s / m / l"]
+        headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
     for task in published:
         headers += [f"{task} AP, published", "s / m / l, published"]
     lines = []
@@ -81,6 +90,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
         for task in tasks:
             line += [
                 plus_minus(row.get(f"{task}_ap")),
+                *control_cells(row, rows, task, interval),
                 interval(row.get(f"{task}_ap_gain")) if row["over"] else "",
                 " / ".join(plus_minus(row.get(f"{task}_{s}"), spread=False) for s in SIZES),
             ]
@@ -88,6 +98,38 @@ def ap_table(rows: Sequence[Mapping]) -> str:
             line += [published_ap(row, rows, task), published_sizes(row, task)]
         lines.append(line)
     return markdown(headers, lines)
+
+
+def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:
+    """Of the columns beside an AP for the controls that some row has."""
+    headers = []
+    for control in _controls_of(rows, task):
+        name = control.replace("_", " ")
+        headers += [name, f"AP − {name}"] if control == TRAINED_WITHOUT else [name]
+    return headers
+
+
+def control_cells(
+    row: Mapping, rows: Sequence[Mapping], task: str, difference: Callable[[Mapping | None], str]
+) -> list[str]:
+    """Of a row, below :func:`control_headers`.
+
+    Args:
+        row: one of ``rows``.
+        rows: of the table.
+        task: ``box`` or ``mask``.
+        difference: a paired difference -> text.
+    """
+    cells = []
+    for control in _controls_of(rows, task):
+        cells.append(plus_minus(row.get(f"{task}_ap_{control}")))
+        if control == TRAINED_WITHOUT:
+            cells.append(difference(row.get(f"{task}_ap_over_{control}")))
+    return cells
+
+
+def _controls_of(rows: Sequence[Mapping], task: str) -> list[str]:
+    return [name for name in CONTROLS if any(f"{task}_ap_{name}" in row for row in rows)]
 
 
 def cost_table(rows: Sequence[Mapping]) -> str:
@@ -124,6 +166,7 @@ def notes(record: Mapping) -> list[str]:
     if any(len(row.get(f"{t}_ap_gain", {}).get("values", ())) not in (0, row["finished"])
            for row in rows for t in TASK_NAMES.values()):  # fmt: skip
         sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
+    sentences += _control_notes(record)
     if any("multiply_adds_billions" in row for row in rows):
         sentences.append("GMAC: 10⁹ multiply-adds of one image.")
     if any("published" in row for row in rows):
@@ -145,14 +188,35 @@ def notes(record: Mapping) -> list[str]:
 
 
 def unfinished_runs(record: Mapping) -> list[str]:
-    """A line for every run without numbers."""
+    """A line for every run without numbers, or without those of its zeroed branches."""
     lines = []
     for run in record["runs"]:
+        name = run_name(run.get("set"), run["model"], run["seed"], "without" in run)
         if run["state"] != FINISHED:
-            name = " ".join(filter(None, (run.get("set"), run["model"], f"seed {run['seed']}")))
             reason = f": {run['reason']}" if run["state"] == FAILED else ""
             lines.append(f"{name}, {run['state']}{reason}")
+        elif ZEROED_MISSING in run:
+            lines.append(f"{name}, with {NAMED_STAGES} zeroed: {run[ZEROED_MISSING]}")
     return lines
+
+
+def _control_notes(record: Mapping) -> list[str]:
+    rows, controls = record["rows"], record.get("controls", ())
+    sentences = []
+    if ZEROED in controls:
+        sentences.append(
+            f"Zeroed: the same weights with the residual branches of {NAMED_STAGES} taken as 0."
+        )
+    if TRAINED_WITHOUT in controls:
+        sentences.append(
+            "Trained without: the same recipe and seeds with these branches held at 0 throughout."
+        )
+    if none := dict.fromkeys(row["label"] for row in rows if controls and not row["controls"]):
+        sentences.append(
+            f"No controls for {' and '.join(none)}: the backbone is not of this package, or has no "
+            "such branches."
+        )
+    return sentences
 
 
 def published_ap(row: Mapping, rows: Sequence[Mapping], task: str) -> str:

@@ -39,9 +39,9 @@ def compare(project: Path, capsys, monkeypatch, tmp_path) -> Callable[..., tuple
     return run
 
 
-def test_a_training_becomes_a_table(compare, content, write_suite, tmp_path):
+def test_a_training_and_its_controls_become_a_table(compare, content, write_suite, tmp_path):
     generate_shapes(tmp_path / "data", num_train=4, num_val=2, seed=0)
-    content["seeds"] = [5]
+    content |= {"seeds": [5], "controls": ["zeroed", "trained_without"]}
     content["overrides"] = TINY | {"DATASETS.COCO_FOLDER": str(tmp_path / "data")}
     del content["models"]["lambda"]
     out = tmp_path / "out"
@@ -54,7 +54,15 @@ def test_a_training_becomes_a_table(compare, content, write_suite, tmp_path):
     assert row["label"] == "R-50" and len(row["box_ap"]["values"]) == 1
     assert 13 < row["parameters_millions"] < 17
     assert 0 < row["multiply_adds_billions"] < 5 and row["counted_at"] == "64×128"
-    (run,) = record["runs"]
+    run, without = record["runs"]
+    assert {"box_ap", "box_ap_zeroed", "box_ap_trained_without"} <= run.keys()
+    assert run["last_norm"]["res5"] > 0 and without["last_norm"]["res5"] == 0
+    assert without["last_norm"]["res2"] > 0 and without["state"] == "finished"
+    folder = out / "runs" / "plain" / "seed5"
+    assert (folder / "zeroed_res4_res5" / "inference" / "metrics.json").is_file()
+    # Of the training alone: the times of a run, and its config for --resume, are read from there.
+    assert (folder / "log.txt").read_text().count("pure compute time") == 1
+    assert "model_final.pth" not in (folder / "config.yaml").read_text()
     assert run["inference_ms_per_image"] > 0 and run["peak_host_memory_mib"] > 100
     assert run["train_ms_per_image"] is None  # detectron2 logs every 20 iterations
     assert (out / "results.md").read_text() in text and "| R-50 | 1/1 |" in text
