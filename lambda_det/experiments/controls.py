@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from detectron2.config import CfgNode
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.evaluation.metrics import TASK_NAMES
 
 ZEROED, TRAINED_WITHOUT = CONTROLS = ("zeroed", "trained_without")
 """What a suite may list under ``controls``."""
-
-CONTROL_STAGES = ("res4", "res5")
-"""Where the variants differ: the stages whose residual branches the controls do without."""
 
 IDLE_STAGES = "MODEL.LAMBDA_RESNET.IDLE_STAGES"
 
@@ -26,7 +24,7 @@ _FAMILY = {
     "build_lambda_resnet_backbone", "build_lambda_resnet_fpn_backbone",
     "build_retinanet_lambda_resnet_fpn_backbone",
 }  # fmt: skip
-NAMED_STAGES = " and ".join(CONTROL_STAGES)
+NAMED_STAGES = " and ".join(CONTROLLED_STAGES)
 
 
 def idle_stages(cfg: CfgNode) -> list[str] | None:
@@ -38,7 +36,7 @@ def idle_stages(cfg: CfgNode) -> list[str] | None:
     if cfg.MODEL.BACKBONE.NAME not in _FAMILY:
         return None
     own = list(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES)
-    added = [stage for stage in CONTROL_STAGES if stage not in own]
+    added = [stage for stage in CONTROLLED_STAGES if stage not in own]
     return [*own, *added] if added else None
 
 

@@ -11,11 +11,12 @@ import statistics
 import yaml
 from detectron2.config import CfgNode
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
 from lambda_det.evaluation.records import iteration_times, metrics_lines
-from lambda_det.experiments.controls import CONTROL_STAGES, ZEROED
+from lambda_det.experiments.controls import ZEROED
 from lambda_det.experiments.run_files import (
     FAILED,
     FINISHED,
@@ -54,7 +55,7 @@ def row_of(run: Run, state: str) -> dict[str, object]:
     """
     row: dict[str, object] = {"model": run.model, "seed": run.seed, "state": state}
     if run.without:
-        row["without"] = list(CONTROL_STAGES)
+        row["without"] = list(CONTROLLED_STAGES)
     if state == FAILED:
         row["reason"] = (failed_facts(run) or {"reason": "taken up anew since"})["reason"]
     if state != FINISHED:
@@ -90,7 +91,7 @@ def row_of(run: Run, state: str) -> dict[str, object]:
 def zeroed_metrics(run: Run) -> dict[str, dict] | None:
     """COCO's name of a task -> metrics of a run's weights with zeroed branches; None where that
     was not evaluated, or is broken."""
-    folder = zeroed_folder(run.folder, CONTROL_STAGES)
+    folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
     try:
         return _metrics(folder)
     except InputError as error:
@@ -104,7 +105,7 @@ def zeroed_missing(run: Run) -> str | None:
     where it has them, or where that is not asked for."""
     if not run.zeroed or zeroed_metrics(run) is not None:
         return None
-    failed = failed_facts(run, zeroed_folder(run.folder, CONTROL_STAGES))
+    failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
     return "not evaluated yet" if failed is None else failed["reason"]
 
 

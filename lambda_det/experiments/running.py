@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
 from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
-from lambda_det.experiments.controls import CONTROL_STAGES, NAMED_STAGES
+from lambda_det.experiments.controls import NAMED_STAGES
 from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import (
     PROJECT,
@@ -61,14 +62,14 @@ def train_command(run: Run) -> list[str]:
 
 def zeroed_command(run: Run) -> list[str]:
     """``tools/evaluate.py`` of this checkout on the weights that a run has left, with the residual
-    branches of :data:`~lambda_det.experiments.controls.CONTROL_STAGES` zeroed.
+    branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
 
     The config is the one that was built, with the classes of its dataset, below the suite's words:
     the comparison's folder may have been moved.
     """
     return [
         sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "evaluate.py"),
-        "--zeroed", ",".join(CONTROL_STAGES),
+        "--zeroed", ",".join(CONTROLLED_STAGES),
         "--config-file", os.path.join(run.folder, "config.yaml"),
         *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
     ]  # fmt: skip
@@ -203,7 +204,7 @@ class _Workers:
 
     def _evaluate_zeroed(self, run: Run, device: str | None, lock: int) -> None:
         """A failure is noted, and the run stays finished."""
-        folder = zeroed_folder(run.folder, CONTROL_STAGES)
+        folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
         with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(folder)
@@ -301,7 +302,7 @@ def _clear(run: Run) -> None:
     found = os.listdir(run.folder)
     names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
     if run.resume:
-        zeroed = os.path.basename(zeroed_folder(run.folder, CONTROL_STAGES))
+        zeroed = os.path.basename(zeroed_folder(run.folder, CONTROLLED_STAGES))
         verdicts = (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE, zeroed)
         names = [name for name in names if name in verdicts]
     if FINISHED_FILE in names:

@@ -80,7 +80,7 @@ class Run:
         resume: whether to go on from a checkpoint.
         gpus: that it trains on.
         without: whether it is the control of that model and seed, trained without the residual
-            branches of :data:`~lambda_det.experiments.controls.CONTROL_STAGES`.
+            branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES`.
         zeroed: whether its weights are evaluated once more with these branches zeroed.
         settings: what its numbers depend on: config key -> value, the comparison's folder as
             ``{output}``.
