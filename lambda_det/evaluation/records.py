@@ -25,7 +25,7 @@ def row_of_run(folder: str, *, without: str = "") -> dict:
     """The row of a finished run of ``tools/train_net.py``: its AP in percent and its speed.
 
     Where the run was also evaluated with the branches of res4 and res5 zeroed, its row has
-    ``box_ap_zeroed`` and ``mask_ap_zeroed``; ``mean_last_norm`` by stage, where it was logged.
+    ``box_ap_zeroed`` and ``mask_ap_zeroed``; ``last_norm`` by stage, where it was logged.
 
     Args:
         folder: the run's OUTPUT_DIR.
@@ -59,12 +59,13 @@ def row_of_run(folder: str, *, without: str = "") -> dict:
         _check_without(without, cfg)
         row |= _control(without, "trained_without")
     if norms := last_norms(folder):
-        row["mean_last_norm"] = norms
+        row["last_norm"] = norms
     return row
 
 
 def last_norms(folder: str) -> dict[str, float]:
-    """Stage -> mean |last norm| at the end of a run; {} of a run that did not log it.
+    """Stage -> mean |weight| of its last norms at the end of a run; {} of a
+    run of an earlier version, which has not logged them.
 
     Raises:
         InputError: the folder is not that of a training.
@@ -72,8 +73,8 @@ def last_norms(folder: str) -> dict[str, float]:
     prefix = "last_norm/"
     norms: dict[str, float] = {}
     for line in metrics_lines(folder):  # the last counts
-        found = {k.removeprefix(prefix): round(v, 3) for k, v in line.items() if prefix in k}
-        norms = found or norms
+        found = {key: value for key, value in line.items() if key.startswith(prefix)}
+        norms |= {key.removeprefix(prefix): round(value, 4) for key, value in found.items()}
     return norms
 
 

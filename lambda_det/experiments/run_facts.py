@@ -15,7 +15,7 @@ from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
-from lambda_det.evaluation.records import iteration_times, metrics_lines
+from lambda_det.evaluation.records import iteration_times, last_norms, metrics_lines
 from lambda_det.experiments.controls import ZEROED
 from lambda_det.experiments.run_files import (
     FAILED,
@@ -40,7 +40,6 @@ COST_COLUMNS = (
 ZEROED_MISSING = "zeroed_missing"
 """Column of a run: why its evaluation with zeroed branches is not there."""
 
-_LAST_NORM = "last_norm/"
 # detectron2 0.5 counts "img", later versions "iter"; the test loader's batches are single images.
 _INFERENCE = re.compile(r"pure compute time: .*\(([\d.]+) s / (?:img|iter) per device")
 # A line of the coverage that loading weights logs: ... loaded numbers, numbers, percent.
@@ -107,16 +106,6 @@ def zeroed_missing(run: Run) -> str | None:
         return None
     failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
     return "not evaluated yet" if failed is None else failed["reason"]
-
-
-def last_norms(folder: str) -> dict[str, float]:
-    """Stage -> mean |weight| of the last norms of its residual branches behind the last iteration;
-    {} for a run of an earlier version, which has not logged them."""
-    found = {}
-    for line in metrics_lines(folder):
-        norms = {key: value for key, value in line.items() if key.startswith(_LAST_NORM)}
-        found |= {key.removeprefix(_LAST_NORM): round(value, 4) for key, value in norms.items()}
-    return found
 
 
 def train_size(cfg: CfgNode) -> str:

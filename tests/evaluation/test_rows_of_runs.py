@@ -89,4 +89,4 @@ def test_last_norms_are_the_last_ones(finished_run):
         for value in (0.5, 0.98765):
             file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")
         file.write(json.dumps({"iteration": 22, "bbox/AP": 1}) + "\n")
-    assert row_of_run(str(finished_run))["mean_last_norm"] == {"res2": 0.988}
+    assert row_of_run(str(finished_run))["last_norm"] == {"res2": 0.9877}
