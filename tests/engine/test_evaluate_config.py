@@ -41,7 +41,7 @@ def test_without_annotations_no_older_metrics_are_taken(unjudged, tmp_path, monk
     (folder / "metrics.json").write_text('{"bbox": {"AP": 99}}')
     entry = {"image_id": 5, "category_id": 0, "bbox": [0, 0, 1, 1], "score": 0.5}
 
-    def detections_only(_cfg) -> None:
+    def detections_only(_cfg, *, zeroed_stages) -> None:
         evaluator = CocoMetricsEvaluator(unjudged, ("bbox",), str(folder))
         evaluator.reset()
         evaluator._predictions = [{"image_id": 5, "instances": [dict(entry)]}]
