@@ -40,6 +40,13 @@ def idle_stages(cfg: CfgNode) -> list[str] | None:
     return [*own, *added] if added else None
 
 
+def config_without(cfg: CfgNode) -> CfgNode:
+    """The config of the training without the branches, of a model that has this control."""
+    cfg = cfg.clone()
+    cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES = idle_stages(cfg)
+    return cfg
+
+
 def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mapping | None) -> str:
     """Whether an AP rests on the residual branches of res4 and res5.
 

@@ -9,10 +9,13 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from typing import TextIO
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.config import get_cfg
+from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.experiments.suite import Run
@@ -23,6 +26,9 @@ logger = logging.getLogger(__name__)
 FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
 
 RUN_FILE, FINISHED_FILE, FAILED_FILE = "run.json", "finished.json", "failed.json"
+
+SET_ASIDE = "set_aside_"
+"""What a folder is called that keeps files of an earlier attempt which nobody can read."""
 
 
 def state_of(run: Run) -> str:
@@ -114,6 +120,34 @@ def interrupted_facts(run: Run) -> dict | None:
     """What a training leaves that a signal has ended, likewise."""
     kinds = {"signal": str, "iteration": int, "max_iter": int}
     return _read_or_warn(run, INTERRUPTED_FILE, lambda facts: _check(facts, kinds))
+
+
+def clear(run: Run) -> None:
+    """Remove what an earlier attempt left; of a run that is to be resumed only its verdict.
+
+    Of a run that had finished, but with a ``finished.json`` that is broken, nothing is removed:
+    what would be is set aside.
+    """
+    found = os.listdir(run.folder)
+    names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
+    if run.resume:
+        zeroed = os.path.basename(zeroed_folder(run.folder, CONTROLLED_STAGES))
+        verdicts = (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE, zeroed)
+        names = [name for name in names if name in verdicts]
+    if FINISHED_FILE in names:
+        free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
+        aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")
+        logger.warning("%s: what an earlier attempt left is kept there", aside)
+        os.mkdir(aside)
+        for name in sorted(names, key=lambda name: name == FINISHED_FILE):  # the reason goes last
+            os.rename(os.path.join(run.folder, name), os.path.join(aside, name))
+        return
+    for name in names:
+        path = os.path.join(run.folder, name)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 def open_to_write(path: str, mode: str = "w") -> TextIO:

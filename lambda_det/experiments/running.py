@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
 from lambda_det.engine.evaluate import zeroed_folder
-from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.experiments.controls import NAMED_STAGES
@@ -38,6 +37,7 @@ from lambda_det.experiments.run_files import (
     RUN_FILE,
     STARTED,
     changed_settings,
+    clear,
     description,
     interrupted_facts,
     open_to_write,
@@ -47,9 +47,6 @@ from lambda_det.experiments.suite import Run, Suite
 from lambda_det.records import make_record, write_json
 
 logger = logging.getLogger(__name__)
-
-SET_ASIDE = "set_aside_"
-"""What a folder is called that keeps files of an earlier attempt which nobody can read."""
 
 Command = Callable[[Run], Sequence[str]]
 
@@ -193,7 +190,7 @@ class _Workers:
     def _train(self, run: Run, device: str | None, lock: int) -> str:
         attempts = (description(run) or {}).get("attempts", 0) + 1
         with writing(run.folder):
-            _clear(run)
+            clear(run)
         known = {
             "settings": run.settings, "changed": changed_settings(run), "seed": run.seed,
             "attempts": attempts,
@@ -291,31 +288,3 @@ def _write(facts: dict, run: Run, name: str) -> None:
 def _record(run: Run) -> dict[str, object]:
     with_gpu = run.settings.get("MODEL.DEVICE") != "cpu"
     return make_record(" ".join(run.words), [], seeds=[run.seed], with_gpu=with_gpu)
-
-
-def _clear(run: Run) -> None:
-    """Remove what an earlier attempt left; of a run that is to be resumed only its verdict.
-
-    Of a run that had finished, but with a ``finished.json`` that is broken, nothing is removed:
-    what would be is set aside.
-    """
-    found = os.listdir(run.folder)
-    names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
-    if run.resume:
-        zeroed = os.path.basename(zeroed_folder(run.folder, CONTROLLED_STAGES))
-        verdicts = (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE, zeroed)
-        names = [name for name in names if name in verdicts]
-    if FINISHED_FILE in names:
-        free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
-        aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")
-        logger.warning("%s: what an earlier attempt left is kept there", aside)
-        os.mkdir(aside)
-        for name in sorted(names, key=lambda name: name == FINISHED_FILE):  # the reason goes last
-            os.rename(os.path.join(run.folder, name), os.path.join(aside, name))
-        return
-    for name in names:
-        path = os.path.join(run.folder, name)
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)

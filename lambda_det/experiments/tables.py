@@ -12,9 +12,9 @@ from lambda_det.experiments.controls import (
     ZEROED,
     controls_line,
 )
+from lambda_det.experiments.run import run_name
 from lambda_det.experiments.run_facts import ZEROED_MISSING
 from lambda_det.experiments.run_files import FAILED, FINISHED
-from lambda_det.experiments.suite import run_name
 from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")
