@@ -71,6 +71,15 @@ class TrainingStep(SimpleTrainer):
             max_skipped > 0 and comm.get_world_size() > 1 and not _heads_wait_for_others(model)
         )
 
+    def report_skipped(self, iterations: int) -> None:
+        """Say at the end of a run how many of its iterations were left out; nothing if none was."""
+        if self.skipped:
+            logger.warning(
+                "%d of %d iterations were left out, because a loss, a gradient or a proposal was "
+                "not finite (SOLVER.MAX_SKIPPED_STEPS %d)",
+                self.skipped, iterations, self.max_skipped,
+            )  # fmt: skip
+
     def run_step(self) -> None:
         """Take a batch and make one update.
 

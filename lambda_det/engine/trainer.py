@@ -224,12 +224,7 @@ class Trainer(DefaultTrainer):
 
     def after_train(self) -> None:
         self.iter = min(self.iter, self.max_iter)  # a finished run, resumed, counts one too many
-        if skipped := self._trainer.skipped:
-            logger.warning(
-                "%d of %d iterations were left out, because a loss, a gradient or a proposal was "
-                "not finite (SOLVER.MAX_SKIPPED_STEPS %d)",
-                skipped, self.iter, self.cfg.SOLVER.MAX_SKIPPED_STEPS,
-            )  # fmt: skip
+        self._trainer.report_skipped(self.iter)
         try:
             super().after_train()
         except TrainingInterrupted:  # in the last evaluation, which the writers come after
