@@ -8,7 +8,7 @@ model.backbone.update(in_features=["res4", "res5"], out_channels=128)
 rpn, heads = model.proposal_generator, model.roi_heads
 rpn.in_features = ["p4", "p5", "p6"]
 rpn.head.update(in_channels=128, num_anchors=6)
-rpn.anchor_generator.update(sizes=[[16, 28], [48, 72], [104, 144]], strides=[16, 32, 64])
+rpn.anchor_generator.update(sizes=[[20, 36], [60, 90], [128, 176]], strides=[16, 32, 64])
 heads.update(box_in_features=["p4"], mask_in_features=["p4"])
 heads.box_pooler.scales = heads.mask_pooler.scales = (1 / 16,)
 heads.box_head.input_shape = ShapeSpec(channels=128, height=7, width=7)
