@@ -35,18 +35,7 @@ echo "== control: the same weights, with the residual branches of res4 and res5 
     > "$output/zeroed.log" 2>&1 ||
     { echo "error: the evaluation failed, see $output/zeroed.log" >&2; exit 1; }
 sed -n '/(percent):$/,$p' "$output/zeroed.log"
-"$env_python" - << 'PYTHON'
-import json
-
-(row,) = json.load(open("results/quickstart.json", encoding="utf-8"))["rows"]
-without = [row[f"{task}_ap_trained_without"] for task in ("box", "mask")]
-print(f"""
-The blocks of res4 and res5, where the lambda layers are, take part in what this network has learned:
-without them its AP falls from the first table to the second. The task does not need them: trained
-without them from the start, the network reaches {without[0]:.1f} box AP and {without[1]:.1f} mask AP
-(results/quickstart.json). So this AP says that the whole path works, and nothing of one backbone
-against another.""")
-PYTHON
+"$env_python" tools/record_run.py --controls "$output"
 
 cat << TEXT
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from lambda_det.errors import InputError, exit_on_input_error, writing
-from lambda_det.evaluation.records import row_of_run
+from lambda_det.evaluation.records import controls_text, row_of_run
 from lambda_det.experiments.documents import document_with_tables, documents
-from lambda_det.records import make_record, record_path, write_json
+from lambda_det.records import make_record, read_text, record_path, write_json
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -30,10 +31,18 @@ def main() -> int:
     parser.add_argument("--command", help="what made the run, from the root of the checkout")
     parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more of the row")
     parser.add_argument(
+        "--controls", metavar="DIR",
+        help="only say what the controls of the quickstart in DIR tell of its AP",
+    )  # fmt: skip
+    parser.add_argument(
         "--readme", action="store_true", help="make the tables of the documents anew"
     )
     parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
     args = parser.parse_args()
+    if args.controls:
+        recorded = json.loads(read_text(str(PROJECT / "results" / "quickstart.json")))
+        print(controls_text(row_of_run(args.controls), recorded["rows"][0]))
+        return 0
     if args.run:
         if not (args.name and args.command):
             raise InputError("--run needs --name and --command")

@@ -99,17 +99,11 @@ class LambdaBottleneck(BottleneckBlock):
             nn.init.zeros_(last_weight)
         self.idle = idle
         if idle:
-            self._close_branch()
-
-    def _close_branch(self) -> None:
-        """Train nothing in the branch, and save it as one that adds 0 wherever it is loaded."""
-        for name, module in self.named_children():
-            if name not in ("shortcut", "shortcut_pool"):
-                module.requires_grad_(False)
-        last = self.conv3 if self.conv3.norm is None else self.conv3.norm
-        for name, tensor in (*last.named_parameters(recurse=False), *last.named_buffers()):
-            if name in ("weight", "bias"):
-                nn.init.zeros_(tensor)
+            for name, module in self.named_children():
+                if name not in ("shortcut", "shortcut_pool"):
+                    module.requires_grad_(False)
+            _close_branch(self)
+            self.register_load_state_dict_post_hook(_close_branch)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
@@ -184,6 +178,14 @@ class LambdaBottleneck(BottleneckBlock):
         if self.shortcut_pool is not None:
             x = average_pool(self.shortcut_pool, x, padding_mask)
         return x if self.shortcut is None else self.shortcut(x)
+
+
+def _close_branch(block: LambdaBottleneck, _keys: object = None) -> None:
+    """Let the branch be one that adds 0, wherever what is saved of it is loaded."""
+    last = block.conv3 if block.conv3.norm is None else block.conv3.norm
+    for name, tensor in (*last.named_parameters(recurse=False), *last.named_buffers()):
+        if name in ("weight", "bias"):
+            nn.init.zeros_(tensor)
 
 
 def _lambda_pool(side: int, stride: int) -> nn.AvgPool2d:

@@ -32,12 +32,13 @@ def check_norm(name: str, norm: BackboneNorm | None) -> None:
     try:
         backbone_norm(norm, 32)
     except KeyError:
+        known = "'', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN' or 'naiveSyncBN'"
         if norm == "naiveSyncBN_N":
             raise InputError(
-                f"{name}='naiveSyncBN_N': this detectron2 is older than that name; expected 'GN' "
-                "(or run tools/install_detectron2.py again, whose v0.5 has it)"
+                f"{name}={norm!r}: this detectron2 is older than that name; expected {known}; in "
+                "heads 'GN' takes a batch without regions too (the v0.5 that "
+                "tools/setup_env.sh installs has the name)"
             ) from None
         raise InputError(
-            f"{name}={norm!r}: expected '', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN', "
-            "'naiveSyncBN' or a callable"
+            f"{name}={norm!r}: expected {known}, 'naiveSyncBN_N' or a callable"
         ) from None

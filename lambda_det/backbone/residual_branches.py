@@ -93,7 +93,8 @@ def zeroed(model: nn.Module, stages: Collection[str]) -> Iterator[None]:
                     f"stage {stage!r} cannot be zeroed: the residual branch of a block ends "
                     "without a norm (MODEL.LAMBDA_RESNET.NORM)"
                 )
-            tensors += [t for t in (norm.weight, norm.bias) if t is not None]
+            affine = norm.weight, getattr(norm, "bias", None)
+            tensors += [tensor for tensor in affine if tensor is not None]
     kept = [tensor.detach().clone() for tensor in tensors]
     with torch.no_grad():
         for tensor in tensors:

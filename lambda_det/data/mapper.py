@@ -132,9 +132,15 @@ class LambdaDatasetMapper(DatasetMapper):
         if segmentation is None:
             raise InputError(f"image {path}: an annotation has no segmentation, but masks are on")
         if isinstance(segmentation, list):
-            polygons = [np.asarray(p, dtype=np.float64).reshape(-1) for p in segmentation]
+            polygons = [np.asarray(p, dtype=np.float64) for p in segmentation]
+            for polygon in polygons:
+                if polygon.ndim != 1 or len(polygon) % 2:
+                    raise InputError(
+                        f"image {path}: a polygon is no list x0, y0, x1, y1 ... but has shape "
+                        f"{polygon.shape}; a segmentation is a list of such lists"
+                    )
             # detectron2's reader of COCO jsons leaves these out; a dataset of one's own may not.
-            annotation["segmentation"] = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
+            annotation["segmentation"] = [p for p in polygons if len(p) >= 6]
             return
         size, expected = list(segmentation["size"]), [dataset_dict["height"], dataset_dict["width"]]
         if size != expected:

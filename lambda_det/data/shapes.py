@@ -177,12 +177,16 @@ def _is_there(root: str, manifest: dict) -> bool:
         raise InputError(
             f"dataset folder {root} exists and is not a generated shapes dataset; name a new folder"
         )
-    differences = [k for k in manifest if found.get(k) != manifest[k]]
+    expected = {
+        **manifest,
+        "labels": found.get("labels") and "shape",
+    }  # earlier versions had others
+    differences = [k for k in expected if found.get(k) != expected[k]]
     if differences:
         key = differences[0]
         raise InputError(
             f"dataset folder {root} was generated with {key} {found.get(key)}, "
-            f"not {manifest[key]}; name a new folder or remove it"
+            f"not {expected[key]}; name a new folder or remove it"
         )
     return True
 

@@ -74,12 +74,12 @@ def warn_of_closed_branches(model: nn.Module, iterations: int, key: str) -> None
     closed, total = closed_branches(model)
     if not closed or iterations >= SHORT:
         return
-    cure = "ZERO_INIT_RESIDUAL" if closed == total else "PARTIAL_INIT_AS_IDENTITY"
     logger.warning(
         "%d of %d residual branches start at 0 (their last norm is 0), and %s %d iterations: too "
         "few to open them, so that the rest of the network learns without them; set "
-        "MODEL.LAMBDA_RESNET.%s False, or train for %d iterations and more",
-        closed, total, key, iterations, cure, SHORT,
+        "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL False (and PARTIAL_INIT_AS_IDENTITY False, where "
+        "weights were loaded in part), or train for %d iterations and more",
+        closed, total, key, iterations, SHORT,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from lambda_det.backbone.architectures import check_stages
+from lambda_det.backbone.architectures import STAGES, check_stages
 from lambda_det.backbone.residual_branches import zeroed
 from lambda_det.checkpoint import load_weights
 from lambda_det.engine.evaluation_hook import inference_folder
@@ -66,6 +66,7 @@ def evaluate_config(
         InputError: a file, key or value is wrong; or a dataset has no annotations.
     """
     check_stages("--zeroed", zeroed_stages)
+    zeroed_stages = [stage for stage in STAGES if stage in zeroed_stages]
     words = list(overrides)
     if zeroed_stages:  # from the start: nor may its log lines be taken for the training's
         folder = zeroed_folder(load_config(config_file, words).OUTPUT_DIR, zeroed_stages)

@@ -130,12 +130,17 @@ def parallel(model: nn.Module) -> nn.Module:
             "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'naiveSyncBN', "
             "'GN' or 'BN'"
         )
-    for module in model.modules():
-        if type(module) is NaiveSyncBatchNorm:
-            module.__class__ = _MeasuredInFloat32
+    measure_in_float32(model)
     return DistributedDataParallel(
         model, device_ids=None if on_cpu else [comm.get_local_rank()], broadcast_buffers=False
     )
+
+
+def measure_in_float32(model: nn.Module) -> None:
+    """Let the norms of ``model`` that span processes measure bfloat16 as they do float16."""
+    for module in model.modules():
+        if type(module) is NaiveSyncBatchNorm:
+            module.__class__ = _MeasuredInFloat32
 
 
 class _MeasuredInFloat32(NaiveSyncBatchNorm):

@@ -36,6 +36,8 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 # The clock's: of another process they say nothing.
 _TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
+# Of the run's last iteration: a longer run that goes on behind it measures them at its own end.
+_AT_THE_END = ("last_norm/", "embedding_rms/")
 # detectron2's dense detectors keep this running mean as a number and not as a buffer.
 _RUNNING_MEAN = "loss_normalizer"
 
@@ -135,7 +137,7 @@ def recent_metrics(storage: EventStorage) -> State:
     last_loss = losses[-1][1] if losses else storage.iter
     for name, history in histories.items():
         values = history.values()[-WINDOW:]
-        if name in _TIMES or not values:
+        if name in _TIMES or name.startswith(_AT_THE_END) or not values:
             continue
         # Evaluations are not smoothed: an earlier one's would be written once more.
         if values[-1][1] == storage.iter or (hints[name] and values[-1][1] == last_loss):

@@ -53,14 +53,42 @@ def row_of_run(folder: str, *, without: str = "") -> dict:
         for name in AP_METRICS:
             value = values[name]
             row[f"{TASK_NAMES[task]}_{name.lower()}"] = None if value is None else round(value, 2)
-    if os.path.isdir(zeroed := zeroed_folder(folder, CONTROLLED_STAGES)):
-        row |= _control(zeroed, "zeroed")
+    row |= _zeroed(folder)
     if without:
         _check_without(without, cfg)
         row |= _control(without, "trained_without")
     if norms := last_norms(folder):
         row["last_norm"] = norms
     return row
+
+
+def controls_text(row: Mapping, recorded: Mapping) -> str:
+    """What the controls say of one run's AP, for people.
+
+    Args:
+        row: of :func:`row_of_run`, with its zeroed evaluation.
+        recorded: of such a run whose *trained without* is known.
+    """
+    tasks = [task for task in TASK_NAMES.values() if f"{task}_ap_zeroed" in row]
+    stages = " and ".join(CONTROLLED_STAGES)
+
+    def listing(column: str, values: Mapping) -> str:
+        return ", ".join(f"{task} AP {values[f'{task}_ap{column}']:.1f}" for task in tasks)
+
+    zeroed = f"{listing('', row)}; with the branches of {stages} zeroed {listing('_zeroed', row)}."
+    if all(row[f"{task}_ap_zeroed"] >= 0.99 * row[f"{task}_ap"] for task in tasks):
+        verdict = "It is no worse without them: they are idle."
+    else:
+        verdict = (
+            "They are not idle, but this alone does not show that they are needed: a random branch "
+            "would be missed too."
+        )
+    return (
+        f"{zeroed} {verdict} Trained without them from the start, the same network reached "
+        f"{listing('_trained_without', recorded)} (results/quickstart.json). Such shapes can be "
+        "told apart without deep features: the numbers say that the whole path works, and nothing "
+        "of one backbone against another."
+    )
 
 
 def last_norms(folder: str) -> dict[str, float]:
@@ -90,17 +118,42 @@ def _control(folder: str, name: str) -> dict[str, float | None]:
     }
 
 
+def _zeroed(folder: str) -> dict[str, float | None]:
+    zeroed = zeroed_folder(folder, CONTROLLED_STAGES)
+    own, other = (os.path.join(f, "inference", METRICS_FILE) for f in (folder, zeroed))
+    if not os.path.isfile(other):
+        return {}
+    if os.path.getmtime(other) < os.path.getmtime(own):
+        raise InputError(
+            f"{other}: is older than the evaluation of the whole network, and so perhaps of other "
+            "weights; evaluate with --zeroed again"
+        )
+    return _control(zeroed, "zeroed")
+
+
 def _check_without(folder: str, cfg: CfgNode) -> None:
     """Is the run in ``folder`` that of ``cfg`` but for the branches that it is to lack?"""
     expected, found = cfg.clone(), CfgNode.load_cfg(read_text(folder, "config.yaml"))
     expected.MODEL.LAMBDA_RESNET.IDLE_STAGES = list(CONTROLLED_STAGES)
-    for node in (expected, found):
-        node.OUTPUT_DIR = ""
-    if expected != found:
-        raise InputError(
-            f"{folder}: is not the same run with MODEL.LAMBDA_RESNET.IDLE_STAGES "
-            f"{list(CONTROLLED_STAGES)}, which is the control; its config.yaml differs elsewhere"
-        )
+    for node in (expected, found):  # where things lie, not what they are
+        node.OUTPUT_DIR = node.DATASETS.COCO_FOLDER = ""
+    keys, others = flat(expected), flat(found)
+    for key in keys.keys() | others.keys():
+        if keys.get(key) != others.get(key):
+            raise InputError(
+                f"{folder}: is not the same run without the branches of "
+                f"{' and '.join(CONTROLLED_STAGES)}: {key} is {others.get(key)!r} there, "
+                f"{keys.get(key)!r} is expected"
+            )
+
+
+def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """A config as ``{"SOLVER.MAX_ITER": 100, …}``."""
+    keys: dict[str, object] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys.update(flat(value, f"{name}.") if isinstance(value, CfgNode) else {name: value})
+    return keys
 
 
 def metrics_lines(folder: str) -> list[dict]:

@@ -32,10 +32,14 @@ def idle_stages(cfg: CfgNode) -> list[str] | None:
 
     A backbone that is not of this package cannot be trained without its branches, and one that
     has none of them in the first place (a suite may compare it as a model) is a control itself.
+    Branches that end without a norm cannot be zeroed, nor can a res5 that is not built.
     """
     if cfg.MODEL.BACKBONE.NAME not in _FAMILY:
         return None
-    own = list(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES)
+    node = cfg.MODEL.LAMBDA_RESNET
+    if node.NORM == "" or CONTROLLED_STAGES[-1] not in node.OUT_FEATURES:
+        return None
+    own = list(node.IDLE_STAGES)
     added = [stage for stage in CONTROLLED_STAGES if stage not in own]
     return [*own, *added] if added else None
 
@@ -99,7 +103,7 @@ def controls_line(rows: Sequence[Mapping]) -> str:
     if not found:
         return ""
     reasons = {
-        IDLE: "the AP of {} does not rest on them (it is as good with them zeroed)",
+        IDLE: "the AP of {} does not rest on them (it is no worse with them zeroed)",
         NO_BETTER: "the AP of {} does not rest on them (it is not above that of the training "
         "without them by more than the interval)",
         UNKNOWN: "whether the AP of {} rests on them is not known (" + _why_unknown(rows) + ")",
@@ -107,7 +111,8 @@ def controls_line(rows: Sequence[Mapping]) -> str:
     }
     parts = [text.format(_listing(found[key])) for key, text in reasons.items() if key in found]
     line = f"Residual branches of {NAMED_STAGES}: {'; '.join(parts)}."
-    if found.keys() <= {IDLE, NO_BETTER}:
+    uncontrolled = any("box_ap" in row and verdict_of(row, "box") is None for row in rows)
+    if found.keys() <= {IDLE, NO_BETTER} and not uncontrolled:
         line += " So this comparison says nothing of the backbones."
     return line
 
@@ -115,10 +120,10 @@ def controls_line(rows: Sequence[Mapping]) -> str:
 def gain_remark(row: Mapping, baseline: Mapping | None, task: str) -> str:
     """What stands beside a gain: "" where one of the two APs rests on the branches, or nothing was
     controlled."""
-    found = {verdict_of(r, task) for r in (row, baseline) if r is not None} - {None}
-    if not found or RESTS in found:
+    found = {verdict_of(r, task) for r in (row, baseline) if r is not None}
+    if found <= {None} or RESTS in found:
         return ""
-    if UNKNOWN in found:
+    if found & {None, UNKNOWN}:
         return f"not known whether it rests on {NAMED_STAGES}"
     return "says nothing of the backbones"
 

@@ -11,6 +11,7 @@ from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import plots
 from lambda_det.experiments.report import html_report
+from lambda_det.experiments.run_facts import zeroed_missing
 from lambda_det.experiments.run_files import FINISHED, open_to_write
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.tables import results_markdown
@@ -52,6 +53,12 @@ def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
         raise InputError(
             f"--record: {path} is not written, {len(missing)} of {len(states)} runs are not "
             f"finished: {', '.join(missing)}"
+        )
+    lacking = [f"{run.name} ({reason})" for run in states if (reason := zeroed_missing(run))]
+    if lacking:
+        raise InputError(
+            f"--record: {path} is not written, the evaluation with zeroed branches is missing of "
+            f"{', '.join(lacking)}; the same command makes it"
         )
     with writing(path):
         write_json(record, path)

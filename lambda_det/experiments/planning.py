@@ -131,8 +131,9 @@ def measure(
         if (key := speed_key(cfg, run.gpus)) in rows:
             continue
         batch = images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, run.gpus)
-        name = f"{run.model}_without" if run.without else run.model
-        folder = os.path.join(os.path.abspath(output), "measured", run.set, name)
+        name = f"{run.model} without" if run.without else run.model
+        measured = "measured_without" if run.without else "measured"
+        folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
         words = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
                  "DATASETS.TEST", "()")  # fmt: skip
         one = dataclasses.replace(

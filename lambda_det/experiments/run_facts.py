@@ -12,10 +12,9 @@ import yaml
 from detectron2.config import CfgNode
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
-from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
-from lambda_det.evaluation.records import iteration_times, last_norms, metrics_lines
+from lambda_det.evaluation.records import iteration_times, last_norms, metrics_lines, zeroed_folder
 from lambda_det.experiments.controls import ZEROED
 from lambda_det.experiments.run_files import (
     FAILED,

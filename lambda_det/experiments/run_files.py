@@ -15,11 +15,10 @@ from typing import TextIO
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.config import get_cfg
-from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.records import flat, zeroed_folder
 from lambda_det.experiments.suite import Run
-from lambda_det.experiments.suite_file import flat
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
-from lambda_det.engine.evaluate import zeroed_folder
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
+from lambda_det.evaluation.records import zeroed_folder
 from lambda_det.experiments.controls import NAMED_STAGES
 from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import (
@@ -119,6 +119,12 @@ def execute(
     ]
     finished = sum(state == FINISHED for state in states.values())
     logger.info("%d runs, %d finished already", len(states), finished)
+    if without := sum(run.without for run in waiting):
+        logger.info(
+            "%d of them train without the residual branches of %s, as a control (the suite's "
+            "'controls: [zeroed]' leaves these trainings out)",
+            without, NAMED_STAGES,
+        )  # fmt: skip
     if not waiting:
         return states
     prepare(suite, output)

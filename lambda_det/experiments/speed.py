@@ -13,10 +13,10 @@ from detectron2.config import CfgNode
 
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
+from lambda_det.evaluation.records import flat
 from lambda_det.experiments.run_facts import train_ms
 from lambda_det.experiments.run_files import FINISHED, finished_facts, state_of
 from lambda_det.experiments.suite import Suite
-from lambda_det.experiments.suite_file import flat
 from lambda_det.records import hardware, read_text
 
 THROUGHPUT_FILE = "throughput.json"

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 
 from lambda_det.configs import config_path
 from lambda_det.errors import InputError
+from lambda_det.evaluation.records import flat
 from lambda_det.experiments.controls import CONTROLS
 
 _KEYS = {
@@ -27,15 +28,6 @@ RESERVED = ("SEED", "OUTPUT_DIR")
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
 _BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """A config as ``{"SOLVER.MAX_ITER": 100, …}``."""
-    keys: dict[str, object] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        keys.update(flat(value, f"{name}.") if isinstance(value, CfgNode) else {name: value})
-    return keys
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -19,6 +19,7 @@ from lambda_det.backbone import build_classifier
 from lambda_det.checkpoint.atomic import save_atomically
 from lambda_det.engine.branches import log_branches, warn_of_closed_branches
 from lambda_det.engine.config_changes import changed_keys
+from lambda_det.engine.launch import measure_in_float32
 from lambda_det.errors import InputError
 from lambda_det.pretrain.checkpoint import (
     CHECKPOINT,
@@ -77,6 +78,7 @@ class Pretrainer:
         self.model: nn.Module = self.bare_model
         if comm.get_world_size() > 1:
             ids = [device.index] if device.type == "cuda" else None
+            measure_in_float32(self.bare_model)
             self.model = DistributedDataParallel(self.bare_model, device_ids=ids)
         self.autocast = partial(
             torch.autocast, device.type, dtype=torch.bfloat16, enabled=node.BF16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -153,6 +155,40 @@ def test_idle_branch_is_not_trained_and_adds_nothing_wherever_it_is_loaded(norm,
     with torch.no_grad():
         for name, feature in model.eval()(image).items():
             torch.testing.assert_close(other.eval()(image)[name], feature, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["BN", "FrozenBN", ""])
+def test_idle_branch_stays_so_when_weights_are_loaded(norm):
+    """Whose last norms are those of a trained network."""
+    trained = network(norm=norm, zero_init_residual=False).state_dict()
+    model = network(norm=norm, idle_stages=["res5"])
+    model.load_state_dict(trained)
+    last = [block.conv3 if block.conv3.norm is None else block.conv3.norm for block in model.res5]
+    assert not any(module.weight.any() for module in last)
+    assert torch.equal(model.res5[1].conv1.weight, trained["res5.1.conv1.weight"])
+    assert torch.equal(model.res4[1].conv3.weight, trained["res4.1.conv3.weight"])
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(trained)
+    assert set(mean_last_norms(copied).values()) <= {0.0, 1.0}
+    other = network(norm=norm)
+    other.load_state_dict(copied.state_dict())
+    assert not any((b.conv3.norm or b.conv3).weight.any() for b in other.res5)
+
+
+def test_norm_without_a_bias_is_zeroed():
+    model = network(norm=lambda channels: ScaleOnly(channels), zero_init_residual=False)
+    with zeroed(model, ["res4"]):
+        assert mean_last_norms(model)["res4"] == 0
+    assert mean_last_norms(model)["res4"] == 1
+
+
+class ScaleOnly(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x):
+        return x * self.weight.view(-1, 1, 1)
 
 
 @pytest.mark.parametrize("activation", ["relu", "silu"])

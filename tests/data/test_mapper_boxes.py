@@ -18,6 +18,7 @@ from detectron2_objects import SCALE, SIZE, STORED, detectron2s_mapper, objects_
 
 from lambda_det import get_cfg
 from lambda_det.data import LambdaDatasetMapper, register_coco_folder
+from lambda_det.errors import InputError
 
 FORMATS = pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
 SIDES = (0, 4, 8, 16, 32, float("inf"))  # of the size classes, in pixels
@@ -149,6 +150,16 @@ def test_thin_polygon(one_image):
         assert len(instances) == count
 
 
+@pytest.mark.parametrize(
+    "broken", [[30.0, 30.0, 60.0, 30.0, 60.0, 50.0], [[30.0, 30.0, 60.0, 30.0, 60.0, 50.0, 9.0]]]
+)
+def test_what_is_no_list_of_polygons_is_refused(one_image, broken):
+    """A flat list, and an odd number of coordinates: no object is lost without a word."""
+    mapper = mapper_of_crop("polygon", T.CropTransform(0, 0, 120, 90))
+    with pytest.raises(InputError, match=r"image .*: a polygon is no list x0, y0, x1, y1"):
+        mapper(with_objects(one_image(), broken))
+
+
 def test_boxes_of_the_json_where_nothing_is_cropped(one_image, mapper_of):
     """As in detectron2: recomputed under a crop only."""
     record = one_image("polygon")
@@ -186,7 +197,7 @@ def test_polygons_and_rle_in_one_image(one_image, mask_format: str):
 def test_polygons_of_two_points_are_left_out(one_image, mask_format: str):
     """A dataset that detectron2's reader of jsons has not seen may have them."""
     whole, short = [30, 20, 60, 20, 60, 50.5], [30, 20, 90, 80]
-    record = with_objects(one_image(), [short], [short, whole, [*whole, 7]], [])
+    record = with_objects(one_image(), [short], [short, whole], [])
     for transforms in ((), (T.CropTransform(0, 0, 120, 90),)):
         instances = mapper_of_crop(mask_format, *transforms)(record)["instances"]
         assert instances.gt_classes.tolist() == [1]

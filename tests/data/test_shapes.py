@@ -190,6 +190,14 @@ def test_made_once(tmp_path: Path):
     before = marker.stat().st_mtime_ns
     generate_shapes(root, num_train=2, num_val=1)
     assert marker.stat().st_mtime_ns == before
+    manifest = root / "shapes.json"
+    for labels, is_same in (("shape", True), ("partner", False)):  # what earlier versions had too
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"labels": labels}))
+        if is_same:
+            assert generate_shapes(root, num_train=2, num_val=1)
+        else:
+            with pytest.raises(InputError, match="generated with labels partner, not shape"):
+                generate_shapes(root, num_train=2, num_val=1)
     with pytest.raises(InputError, match="num_train 2, not 3"):
         generate_shapes(root, num_train=3, num_val=1)
     assert [p.name for p in tmp_path.iterdir()] == ["shapes"]  # nothing half-written

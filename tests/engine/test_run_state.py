@@ -51,3 +51,10 @@ def test_the_last_losses_are_kept_where_an_iteration_was_left_out():
         found = recent_metrics(storage)
     assert found["total_loss"] == {"smooth": True, "values": [[3.0, 0], [2.0, 1]]}
     assert found["lr"]["values"][-1] == [0.2, 2] and found.keys() == {"total_loss", "lr"}
+
+
+def test_figures_of_the_end_are_not_written_again_by_a_longer_run():
+    with EventStorage() as storage:
+        for name in ("last_norm/res2", "embedding_rms/res5", "lr"):
+            storage.put_scalar(name, 0.5, smoothing_hint=False)
+        assert recent_metrics(storage).keys() == {"lr"}

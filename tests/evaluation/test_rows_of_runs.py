@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
 from lambda_det import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
-from lambda_det.evaluation.records import ap_table, last_norms, row_of_run
+from lambda_det.evaluation.records import ap_table, controls_text, last_norms, row_of_run
 from lambda_det.records import make_record
 
 
@@ -79,7 +80,7 @@ def test_control_of_another_run_is_refused(finished_run, tmp_path, changes):
     cfg = get_cfg()
     cfg.merge_from_list([word for pair in changes.items() for word in pair])
     (tmp_path / "without" / "config.yaml").write_text(cfg.dump())
-    with pytest.raises(InputError, match="is not the same run with"):
+    with pytest.raises(InputError, match=r"is not the same run without.* is expected"):
         row_of_run(str(finished_run), without=str(tmp_path / "without"))
 
 
@@ -90,3 +91,34 @@ def test_last_norms_are_the_last_ones(finished_run):
             file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")
         file.write(json.dumps({"iteration": 22, "bbox/AP": 1}) + "\n")
     assert row_of_run(str(finished_run))["last_norm"] == {"res2": 0.9877}
+
+
+def test_older_zeroed_evaluation_is_refused(finished_run):
+    zeroed = finished_run / "zeroed_res4_res5"
+    zeroed.mkdir()
+    assert "box_ap_zeroed" not in row_of_run(str(finished_run))  # one that failed
+    write_metrics(zeroed, 3.0)
+    os.utime(zeroed / "inference" / "metrics.json", (1, 1))
+    with pytest.raises(InputError, match="is older than the evaluation of the whole network"):
+        row_of_run(str(finished_run))
+
+
+@pytest.mark.parametrize(
+    ("zeroed", "words"), [(12.0, "They are not idle"), (60.9, "they are idle"), (70.0, "are idle")]
+)
+def test_controls_in_words(zeroed, words):
+    row = {"box_ap": 61.0, "box_ap_zeroed": zeroed, "mask_ap": 55.0}
+    text = controls_text(row, {"box_ap_trained_without": 58.25})
+    assert f"box AP 61.0; with the branches of res4 and res5 zeroed box AP {zeroed}" in text
+    assert words in text and "reached box AP 58.2" in text and "mask" not in text
+
+
+def test_record_of_the_quickstart_holds_both_controls(project):
+    """Which tools/quickstart.sh shows."""
+    record = json.loads((project / "results" / "quickstart.json").read_text())
+    (row,) = record["rows"]
+    for task in ("box", "mask"):
+        assert row[f"{task}_ap"] >= 60
+        assert row[f"{task}_ap"] - row[f"{task}_ap_zeroed"] >= 10
+        assert f"{task}_ap_trained_without" in row
+    assert min(row["last_norm"].values()) > 0.3

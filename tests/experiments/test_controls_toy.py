@@ -198,7 +198,7 @@ def row(label: str, measured: Measured) -> dict:
 def test_a_comparison_of_what_rests_on_no_branch_says_nothing(found):
     rows = [row(name, found[name]) for name in ("idle", "frozen")]
     line = controls_line(rows)
-    assert "the AP of idle does not rest on them (it is as good with them zeroed)" in line
+    assert "the AP of idle does not rest on them (it is no worse with them zeroed)" in line
     assert "the AP of frozen does not rest on them (it is not above" in line
     assert line.endswith("So this comparison says nothing of the backbones.")
     assert gain_remark(rows[1], rows[0], "box") == "says nothing of the backbones"
