@@ -70,7 +70,7 @@ _add("a file name with a line break and a terminal's escape",
 _add("a file name with byte 0", _changed("images", file_name="b\0.png"), "the name of a file")
 _add("ids with gaps", _changed("annotations", id=10**12), _BOTH, status=0)
 _add("a box outside of the picture", _changed("annotations", bbox=[100, 100, 9, 9]),
-     "b.png read: 96 x 128 pixels, mean 130, objects: 0", status=0)  # fmt: skip
+     "b.png read: 120 x 160 pixels, mean 130, objects: 0", status=0)  # fmt: skip
 _add("a box across the border", _changed("annotations", bbox=[35, 25, 90, 90]), _BOTH, status=0)
 _add("a box without width", _changed("annotations", bbox=[4, 6, 0, 8]), "objects: 0", status=0)
 _add("a box of negative width", _changed("annotations", bbox=[14, 6, -10, 8]), "not negative")

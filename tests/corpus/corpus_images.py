@@ -112,13 +112,13 @@ def absent(folder: Path) -> Command:
     return train(folder)
 
 
-@case("CMYK JPEG", "b.jpg read: 96 x 128 pixels, mean 130", status=0, left=_STARTED)
+@case("CMYK JPEG", "b.jpg read: 120 x 160 pixels, mean 130", status=0, left=_STARTED)
 def cmyk(folder: Path) -> Command:
     _with(folder, lambda path: picture(1).convert("CMYK").save(path, quality=95), "b.jpg")
     return train(folder)
 
 
-@case("16-bit grey PNG", "b.png read: 96 x 128 pixels, mean 130", status=0, left=_STARTED)
+@case("16-bit grey PNG", "b.png read: 120 x 160 pixels, mean 130", status=0, left=_STARTED)
 def sixteen_bits(folder: Path) -> Command:
     _with(folder, Image.fromarray(_sixteen()).save)
     return train(folder)
@@ -131,7 +131,7 @@ def floats(folder: Path) -> Command:
     return train(folder)
 
 
-@case("PNG with alpha, all transparent", "b.png read: 96 x 128 pixels, mean 130", status=0,
+@case("PNG with alpha, all transparent", "b.png read: 120 x 160 pixels, mean 130", status=0,
       left=_STARTED)  # fmt: skip
 def alpha(folder: Path) -> Command:
     image = picture(1)
@@ -140,13 +140,13 @@ def alpha(folder: Path) -> Command:
     return train(folder)
 
 
-@case("two colours of one bit", "b.png read: 96 x 128 pixels, mean 130", status=0, left=_STARTED)
+@case("two colours of one bit", "b.png read: 120 x 160 pixels, mean 130", status=0, left=_STARTED)
 def one_bit(folder: Path) -> Command:
     _with(folder, picture(1).convert("1").save)
     return train(folder)
 
 
-@case("turned by its EXIF, json of what is seen", "b.jpg read: 128 x 96 pixels", status=0,
+@case("turned by its EXIF, json of what is seen", "b.jpg read: 160 x 120 pixels", status=0,
       left=_STARTED)  # fmt: skip
 def exif(folder: Path) -> Command:
     _with(folder, _rotated, "b.jpg", (WIDTH, HEIGHT))

@@ -13,7 +13,7 @@ from corpus_case import LEFT_BY_A_START, Command, Group
 from corpus_files import content, detections, evaluate, text_of, train, write_folder
 
 case = Group("paths")
-_READ = "b.png read: 96 x 128 pixels"
+_READ = "b.png read: 120 x 160 pixels"
 
 
 @contextlib.contextmanager
