@@ -34,7 +34,7 @@ def value_of(cfg: CfgNode, key: str) -> Any:
 DESIGN_KEYS = [
     *("VARIANT", "DEPTH", "STEM", "NORM", "OUT_FEATURES", "SE_STAGES", "SE_RATIO"),
     *("STRIDE_IN_1X1", "MASK_PADDING", "ACTIVATION", "LAMBDA_POOL"),
-    "ACTIVATION_CHECKPOINTING",
+    *("ACTIVATION_CHECKPOINTING", "ZERO_INIT_RESIDUAL", "IDLE_STAGES"),
     *("PARTIAL_INIT", "PARTIAL_INIT_AS_IDENTITY", "MIN_COVERAGE"),
     *(f"LAMBDA_BLOCKS.RES{i}" for i in range(2, 6)),
     *(f"LAYER.{key}" for key in ("QUERY_DEPTH", "NUM_HEADS", "INTRA_DEPTH", "SCOPE", "MAX_SIZE")),
@@ -62,6 +62,8 @@ def test_defaults_are_those_of_the_builder_and_the_layer() -> None:
         "STRIDE_IN_1X1": False,
         "MASK_PADDING": False,
         "ACTIVATION_CHECKPOINTING": [],
+        "ZERO_INIT_RESIDUAL": True,
+        "IDLE_STAGES": [],
         "ACTIVATION": "relu",
         "LAMBDA_POOL": 3,
         "PARTIAL_INIT": False,
@@ -156,6 +158,8 @@ MERGES: list[tuple[str, Any, str]] = [
     ("LAYER.POSITION_BIAS", True, "True"),
     ("LAYER.SHARED_EMBEDDINGS", True, "True"),
     ("LAYER.BACKEND", "reference", "reference"),
+    ("ZERO_INIT_RESIDUAL", False, "False"),
+    ("IDLE_STAGES", ["res4", "res5"], "['res4', 'res5']"),
 ]
 
 

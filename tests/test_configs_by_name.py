@@ -108,10 +108,11 @@ def test_a_tool_says_what_it_looked_for(value: str, says: str) -> None:
 
 def test_suites_and_their_configs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert len(read_suite("quick_cpu", str(tmp_path / "out")).runs) == 6
+    assert len(read_suite("quick_cpu", str(tmp_path / "out")).runs) == 12
     own = tmp_path / "own.yaml"
     own.write_text(
-        f"baseline: a\nseeds: [1]\nmodels: {{a: {{config: {QUICK}}}}}\n", encoding="utf-8"
+        f"baseline: a\nseeds: [1]\ncontrols: []\nmodels: {{a: {{config: {QUICK}}}}}\n",
+        encoding="utf-8",
     )
     (run,) = read_suite(str(own), str(tmp_path / "out")).runs
     assert run.config == configs.config_path(QUICK)

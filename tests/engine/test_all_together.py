@@ -39,7 +39,7 @@ class Disturbed(Trainer):
     def test(self, cfg, model):
         if self.stops and self.iter == STOPPED:
             signal.raise_signal(signal.SIGTERM)
-        return {"bbox": {"AP": -self.iter + model.backbone.fpn_lateral2.weight.sum().item() / 1e3}}
+        return {"bbox": {"AP": -self.iter + model.backbone.fpn_lateral4.weight.sum().item() / 1e3}}
 
 
 def lines(folder: Path) -> list[dict]:

@@ -76,7 +76,7 @@ class Evaluated(Trainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        return {"bbox": {"AP": model.backbone.fpn_lateral2.weight.double().sum().item()}}
+        return {"bbox": {"AP": model.backbone.fpn_lateral4.weight.double().sum().item()}}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def undisturbed(make_trainer, tmp_path_factory) -> Path:
 
 
 def numbers(weights: dict) -> float:
-    return weights["backbone.fpn_lateral2.weight"].double().sum().item()
+    return weights["backbone.fpn_lateral4.weight"].double().sum().item()
 
 
 def test_the_training_is_the_one_without_an_average(undisturbed, make_trainer, tmp_path) -> None:

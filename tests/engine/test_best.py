@@ -58,8 +58,8 @@ def test_a_run_and_its_resume(make_trainer, tmp_path, log, monkeypatch) -> None:
     ]  # fmt: skip
     # Weights as evaluated: the average, which is between the raw ones before and behind.
     assert not torch.equal(
-        best["model"]["backbone.fpn_lateral2.weight"],
-        trainer.model.state_dict()["backbone.fpn_lateral2.weight"],
+        best["model"]["backbone.fpn_lateral4.weight"],
+        trainer.model.state_dict()["backbone.fpn_lateral4.weight"],
     )
     # Resumed, it knows what the checkpoint before that evaluation does not.
     for values, iteration in (([25.0], 1), ([31.0], 3)):

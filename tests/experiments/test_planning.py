@@ -39,7 +39,7 @@ def test_without_times_it_says_how_to_get_them(content, write_suite, output):
     content["seeds"] = [1]
     text = plan(read_suite(write_suite(content), str(output)), output)
     assert text.count("time unknown\n") == 2 and "--measure" in text and "together" not in text
-    assert "plain seed 1 (R-50), new: 20 iterations of 8 images (short side 128" in text
+    assert "plain seed 1 (R-50), new: 20 iterations of 8 images (short side 160" in text
     assert ") on the CPU\n" in text and "GPU" not in text.partition("\n")[0]
     assert "\n  launch lambda/seed1\n  # trains: python tools/train_net.py --config-file" in text
 

@@ -83,7 +83,7 @@ def test_rows(content, write_suite, output, fake_command):
     assert "| λ-50 | 3/3 | 35.3 ± 1.2 | +3.3 [+1.9, +4.8] | 10.0 / 10.0 / – |" in text
     assert "| R-50 | 1.2 | 100.0 ± 25.0 | 20.0 ± 10.0 |" in text
     assert (
-        "20 iterations of 8 images (short side 128, at most 128), learning rate 0.05" in text
+        "20 iterations of 8 images (short side 160, at most 160), learning rate 0.05" in text
         and "2 runs at a time" in text
     )
     assert "mask" not in text.partition("What the models")[0] and "Not finished" not in text

@@ -61,7 +61,7 @@ def test_config(small_cfg, tmp_path) -> None:
     result = export_config(small_cfg, str(path), format="torchscript", size=(64, 96))
     assert result.written and path.is_file() and result.largest < 1e-5
     assert [(d.height, d.width) for d in result.differences] == [(64, 96), (96, 160)]
-    assert result.differences[1].shapes["p2"] == (1, 32, 24, 40)
+    assert result.differences[1].shapes["p4"] == (1, 32, 6, 10)
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
@@ -166,7 +166,7 @@ def test_global_scope_stays_inside_of_its_largest_size(tmp_path) -> None:
 
 def test_second_size(small_cfg) -> None:
     sizes = exporting._two_sizes
-    assert sizes(small_cfg, None, None) == [(128, 128), (160, 192)]
+    assert sizes(small_cfg, None, None) == [(160, 160), (192, 224)]
     assert sizes(small_cfg, (64, 96), (64, 128)) == [(64, 96), (64, 64)]
     for size in ((32, 64), (64, 65), (0, 0)):
         with pytest.raises(InputError, match="multiples of 32"):
@@ -239,6 +239,8 @@ def test_the_config_of_another_meta_architecture(small_cfg, tmp_path, name: str)
     cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.WEIGHTS = name, ""
     if name == "RetinaNet":
         cfg.MODEL.BACKBONE.NAME = "build_retinanet_lambda_resnet_fpn_backbone"
+        cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4", "res5"]
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [96], [160]]
     with pytest.raises(InputError, match=f"'{name}' cannot be exported as a whole"):
         export_config(cfg, str(tmp_path / "m"), format="torchscript", what="detector")
 
