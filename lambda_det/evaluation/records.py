@@ -187,7 +187,8 @@ def iteration_times(folder: str) -> list[float]:
 def ap_table(record: Mapping) -> str:
     """The AP of the record's rows as a Markdown table, with its hardware and command.
 
-    The controls that a row has (``box_ap_zeroed``, ``box_ap_trained_without``) stand beside AP.
+    The controls that a row has (``box_ap_zeroed``, ``box_ap_trained_without``) stand beside AP, its
+    last norms below.
     """
     controls = [
         name
@@ -207,4 +208,12 @@ def ap_table(record: Mapping) -> str:
             values = (row.get(f"{task}_{column}") for column in columns)
             cells = ["–" if value is None else f"{value:.1f}" for value in values]
             lines.append(f"| {row['variant']}-{row['depth']} | {task} | {' | '.join(cells)} |")
+    norms = [
+        f"{row['variant']}-{row['depth']} "
+        + ", ".join(f"{stage} {value:.3f}" for stage, value in row["last_norm"].items())
+        for row in record["rows"]
+        if "last_norm" in row
+    ]
+    if norms:
+        lines += ["", f"Mean |last norm| of the residual branches: {'; '.join(norms)}."]
     return "\n".join([*lines, "", provenance(record)])

@@ -90,7 +90,10 @@ def test_last_norms_are_the_last_ones(finished_run):
         for value in (0.5, 0.98765):
             file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")
         file.write(json.dumps({"iteration": 22, "bbox/AP": 1}) + "\n")
-    assert row_of_run(str(finished_run))["last_norm"] == {"res2": 0.9877}
+    row = row_of_run(str(finished_run))
+    assert row["last_norm"] == {"res2": 0.9877}
+    table = ap_table(make_record("python x.py", [row], seeds=[7]))
+    assert "\n\nMean |last norm| of the residual branches: lambda-101 res2 0.988.\n\n" in table
 
 
 def test_older_zeroed_evaluation_is_refused(finished_run):

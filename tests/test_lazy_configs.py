@@ -96,7 +96,7 @@ def test_every_recipe_has_one_lazy_config() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_twins_say_the_same(name: str) -> None:
+def test_a_lazy_config_says_what_the_yaml_says(name: str) -> None:
     path = find_lazy_config(name)
     text = Path(path).read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 12
@@ -170,7 +170,7 @@ def batch(masks: bool) -> list[dict]:
     ],
 )  # fmt: skip
 @pytest.mark.usefixtures("quick_weights")
-def test_twins_give_the_same_numbers(name: str, yaml: str, lazily: list[str]) -> None:
+def test_both_give_the_same_numbers(name: str, yaml: str, lazily: list[str]) -> None:
     torch.manual_seed(0)
     model = build_model(load_config(config_path(name), yaml.split()))
     twin = instantiate(load_lazy_config(name, lazily).model)
