@@ -35,7 +35,7 @@ echo "== control: the same weights, with the residual branches of res4 and res5 
     > "$output/zeroed.log" 2>&1 ||
     { echo "error: the evaluation failed, see $output/zeroed.log" >&2; exit 1; }
 sed -n '/(percent):$/,$p' "$output/zeroed.log"
-"$env_python" tools/record_run.py --controls "$output"
+"$env_python" -W ignore tools/record_run.py --controls "$output"
 
 cat << TEXT
 
