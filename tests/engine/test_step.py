@@ -125,10 +125,11 @@ def test_proposals_that_are_not_finite(monkeypatch, caplog) -> None:
 
 def test_the_count_goes_on_after_a_resume() -> None:
     _, step, _ = run(TrainingStep, 1, math.nan, max_skipped=1)
-    _, other, _ = run(TrainingStep, 1, max_skipped=1)
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0)
+    other = TrainingStep(model, list(batches(2)), optimizer, max_skipped=1)
     other.load_state_dict(step.state_dict())
     assert other.skipped == 1
     with EventStorage() as storage:  # as it is in every line of the resumed run
-        other._data_loader_iter = iter(batches(2))
         other.run_step()
         assert storage.latest()[SKIPPED][0] == 1
