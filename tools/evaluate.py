@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """COCO box and mask AP and AR, of a config with weights or of saved predictions.
 
-evaluate.py --config-file C.yaml [--zeroed res4,res5] [--output O.json] [KEY VALUE ...]
-                                                                      (MODEL.WEIGHTS among them)
+evaluate.py --config-file C.yaml --weights W.pth [--zeroed res4,res5] [--output O.json]
+            [KEY VALUE ...]
 evaluate.py --annotations A.json --predictions P.json [--output O.json]
 """
 
@@ -40,6 +40,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default="auto",
         help=f"what counts: {', '.join(BACKENDS)} (auto: the last where it is installed)",
     )
+    parser.add_argument("--weights", metavar="FILE", help="weights of the model (MODEL.WEIGHTS)")
     parser.add_argument(
         "--zeroed",
         metavar="STAGES",
@@ -58,6 +59,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         raise InputError("--config-file, or --annotations and --predictions are needed")
     elif args.zeroed is not None:
         raise InputError(f"--zeroed {args.zeroed}: it needs a model, and so --config-file")
+    elif args.weights is not None:
+        raise InputError(f"--weights {args.weights}: it needs a model, and so --config-file")
     elif args.opts:
         raise InputError(f"{args.opts[0]!r}: KEY VALUE pairs need --config-file")
     return args
@@ -72,7 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         from lambda_det.engine import evaluate_config
 
         stages = () if args.zeroed is None else tuple(args.zeroed.split(","))
-        results = evaluate_config(args.config_file, args.opts, zeroed_stages=stages)
+        own = [] if args.weights is None else ["MODEL.WEIGHTS", args.weights]
+        results = evaluate_config(args.config_file, [*args.opts, *own], zeroed_stages=stages)
     else:
         logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
         logging.getLogger("lambda_det").setLevel(logging.INFO)

@@ -60,7 +60,7 @@ def test_zeroed_evaluation_lies_beside_that_of_the_whole_network(
     result = run_tool(
         project, "evaluate.py",
         "--config-file", trained / "config.yaml", "--zeroed", "res4,res5",
-        "--output", tmp_path / "zeroed.json", "MODEL.WEIGHTS", trained / "model_final.pth",
+        "--output", tmp_path / "zeroed.json", "--weights", trained / "model_final.pth",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert kept == {path: path.read_bytes() for path in kept}

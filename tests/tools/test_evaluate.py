@@ -150,10 +150,11 @@ def test_wrong_values(tool, files, tmp_path, capsys):
     "words, line",
     [
         (["--zeroed", "res4"], "--zeroed res4: it needs a model"),
+        (["--weights", "w.pth"], "--weights w.pth: it needs a model"),
         (["--config-file", "x.yaml", "--zeroed", "res4,res6"], "--zeroed: unknown stage 'res6'"),
     ],
 )
-def test_wrong_zeroed_stages(tool, files, words, line, capsys):
+def test_what_needs_a_model(tool, files, words, line, capsys):
     more = [] if "--config-file" in words else arguments(files)
     assert tool.main([*words, *more]) == 2
     assert line in capsys.readouterr().err
