@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh checkout to a trained detector: environment, generated dataset, training, evaluation,
-# table, picture, and what the residual branches of res4 and res5 give to its AP. Writes into output/quickstart; LAMBDA_DET_OUTPUT names another folder.
+# table, picture, and its AP with the residual branches of res4 and res5 taken as 0. Writes into
+# output/quickstart; LAMBDA_DET_OUTPUT names another folder.
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" run

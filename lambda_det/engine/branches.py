@@ -31,10 +31,9 @@ class BranchReport(HookBase):
     def after_step(self) -> None:
         if self.trainer.iter + 1 < self.trainer.max_iter:
             return
-        for name, values in branch_figures(self.trainer.model).items():
+        for name, values in log_branches(self.trainer.model).items():
             for stage, value in values.items():
                 self.trainer.storage.put_scalar(f"{name}/{stage}", value, smoothing_hint=False)
-        log_branches(self.trainer.model)
 
 
 def branch_figures(model: nn.Module) -> dict[str, dict[str, float]]:
@@ -51,8 +50,9 @@ def branch_figures(model: nn.Module) -> dict[str, dict[str, float]]:
     }
 
 
-def log_branches(model: nn.Module) -> None:
-    """One line with the figures of a model that has been trained; nothing without a ResNet."""
+def log_branches(model: nn.Module) -> dict[str, dict[str, float]]:
+    """Log the figures of a model that has been trained in one line, nothing without a ResNet, and
+    return them, as :func:`branch_figures`."""
     figures = branch_figures(model)
     if figures["last_norm"]:
         embeddings = figures["embedding_rms"]
@@ -61,6 +61,7 @@ def log_branches(model: nn.Module) -> None:
             _listing(figures["last_norm"]),
             f"; rms of the position embeddings: {_listing(embeddings)}" if embeddings else "",
         )
+    return figures
 
 
 def warn_of_closed_branches(model: nn.Module, iterations: int, key: str) -> None:

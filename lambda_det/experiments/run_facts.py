@@ -65,10 +65,12 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         for name in METRICS:
             row[f"{TASK_NAMES[task]}_{name.lower()}"] = values[name]
     if run.zeroed:
-        for task, values in (zeroed_metrics(run) or {}).items():
-            row[f"{TASK_NAMES[task]}_ap_{ZEROED}"] = values["AP"]
-        if (reason := zeroed_missing(run)) is not None:
-            row[ZEROED_MISSING] = reason
+        zeroed = zeroed_metrics(run)
+        if zeroed is None:
+            row[ZEROED_MISSING] = zeroed_missing(run)
+        else:
+            for task, values in zeroed.items():
+                row[f"{TASK_NAMES[task]}_ap_{ZEROED}"] = values["AP"]
     if norms := last_norms(run.folder):
         row["last_norm"] = norms
     log = _log(run.folder)

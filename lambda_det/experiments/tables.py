@@ -214,7 +214,7 @@ def _control_notes(record: Mapping) -> list[str]:
     if none := dict.fromkeys(row["label"] for row in rows if controls and not row["controls"]):
         sentences.append(
             f"No controls for {' and '.join(none)}: the backbone is not of this package, or has no "
-            "such branches."
+            "such branches that end with a norm."
         )
     return sentences
 

@@ -245,10 +245,8 @@ class Pretrainer:
             "iter %d/%d | epoch %.2f | loss %.4f | lr %.4g | %.1f images/s | eta %s",
             *(self.iteration, self.max_iter, epoch, loss, rate, speed, eta),
         )
-        self.metrics.append(
-            {"iteration": self.iteration, "epoch": epoch, "loss": loss, "lr": rate}
-            | {"images_per_s": speed}
-        )
+        line = {"iteration": self.iteration, "epoch": epoch, "loss": loss, "lr": rate}
+        self.metrics.append(line | {"images_per_s": speed})
 
     def _loss_of_all(self) -> Tensor:
         # A copy: the sum over the processes is made in place.
