@@ -1,0 +1,1 @@
+"""How we know that the plugin is right and fast; in a checkout only, no wheel carries it."""

@@ -1,0 +1,1 @@
+"""The comparisons whose numbers MODEL_ZOO.md shows."""

@@ -1,0 +1,134 @@
+"""row_mates: a generated dataset in COCO layout, of :mod:`studies.evidence.scenes`::
+
+python -m studies.evidence.row_mates --output DIR [--set rows] [--num-train 2000 ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+
+import cv2
+import numpy as np
+
+from lambda_det.errors import InputError, exit_on_input_error, writing
+from lambda_det.records import write_json
+from studies.evidence.scenes import KINDS, SETS, Layout, draw_scene
+
+SPLITS = ("train2017", "val2017")
+
+
+def generate(
+    root: str,
+    name: str = "rows",
+    layout: Layout = Layout(),
+    *,
+    num_train: int = 2000,
+    num_val: int = 200,
+    seed: int = 0,
+) -> None:
+    """Write ``annotations/instances_SPLIT.json`` and ``SPLIT/*.png`` for :data:`SPLITS`.
+
+    The splits draw from disjoint streams of ``seed``; image i of a split depends on (seed, split, i)
+    alone. The folder is made beside ``root`` and renamed at the end.
+
+    Args:
+        root: folder that is not there yet.
+        name: one of :data:`~studies.evidence.scenes.SETS`.
+        layout: of the scenes.
+        num_train, num_val: images of the splits.
+        seed: from 0 on.
+
+    Raises:
+        InputError: ``root`` is there, a number is out of range, or it cannot be written.
+    """
+    root = os.path.abspath(root)
+    if os.path.lexists(root):
+        raise InputError(f"--output {root}: is there already; name a new folder or remove it")
+    for option, value in (("--num-train", num_train), ("--num-val", num_val)):
+        if value < 1:
+            raise InputError(f"{option} {value}: at least 1 is needed")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: a number from 0 on is needed")
+    with writing(root):
+        os.makedirs(os.path.dirname(root), exist_ok=True)
+        made = tempfile.mkdtemp(prefix=f"{os.path.basename(root)}.", dir=os.path.dirname(root))
+        try:
+            os.chmod(made, 0o755)  # mkdtemp lets nobody else in
+            streams = np.random.SeedSequence(seed).spawn(len(SPLITS))
+            for split, count, stream in zip(SPLITS, (num_train, num_val), streams, strict=True):
+                _write_split(made, split, name, layout, stream.spawn(count))
+            os.rename(made, root)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_split(
+    root: str, split: str, name: str, layout: Layout, streams: list[np.random.SeedSequence]
+) -> None:
+    os.makedirs(os.path.join(root, split))
+    images, annotations = [], []
+    for number, stream in enumerate(streams, start=1):
+        scene = draw_scene(np.random.default_rng(stream), name, layout)
+        file_name = f"{number:06d}.png"
+        encoded = cv2.imencode(".png", scene.image)[1]
+        with open(os.path.join(root, split, file_name), "wb") as file:
+            file.write(encoded.tobytes())
+        height, width = scene.image.shape[:2]
+        images.append({"id": number, "file_name": file_name, "height": height, "width": width})
+        for box, kind in zip(scene.boxes.tolist(), scene.kinds.tolist(), strict=True):
+            annotations.append(_annotation(len(annotations) + 1, number, box, kind))
+    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS[name], start=1)]
+    content = {
+        "info": {"description": f"row_mates, {name}, {split}"},
+        "images": images,
+        "annotations": annotations,
+        "categories": categories,
+    }
+    path = os.path.join(root, "annotations", f"instances_{split}.json")
+    write_json(content, path, indent=None)
+
+
+def _annotation(number: int, image: int, box: list[int], kind: int) -> dict:
+    left, top, right, bottom = box
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": kind + 1,
+        "iscrowd": 0,
+        "bbox": [left, top, right - left, bottom - top],
+        "area": (right - left) * (bottom - top),
+        "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
+    }
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    add = parser.add_argument
+    add("--output", required=True, metavar="DIR", help="a new folder")
+    add("--set", default="rows", choices=SETS, help="what says the kind of an object")
+    add("--num-train", type=int, default=2000, metavar="N")
+    add("--num-val", type=int, default=200, metavar="N")
+    add("--rows", type=int, default=4, metavar="N", help="objects of an image, an even number")
+    add("--side", type=int, default=128, metavar="PX", help="height of an image")
+    add("--distance", type=int, metavar="PX", help="from an object to its marker")
+    add("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    generate(
+        args.output,
+        args.set,
+        Layout(args.rows, args.side, args.distance),
+        num_train=args.num_train,
+        num_val=args.num_val,
+        seed=args.seed,
+    )
+    print(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Generated scenes in which the kind of an object stands somewhere else in the image.
+
+Grey squares and, away from them, markers. The kind of a square is that of one of the markers; which
+one, a set says (:data:`SETS`). Each kind is there as often as the other, so that a summary of the
+whole image says nothing of one square.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from lambda_det.errors import InputError
+
+RED, BLUE = (40, 60, 235), (235, 80, 40)  # BGR
+_MARKER = (6, 9)  # least and most radius, pixels
+_SQUARE = (14, 22)  # least and most side, pixels
+_JITTER = 0.18  # of the height of a row
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things stand, in pixels.
+
+    Attributes:
+        rows: number of squares, one in each row; even, half of them of either kind.
+        side: height of the image.
+        distance: from the middle of a square to that of its marker along the row; None: the
+            markers stand at the far side of a square image.
+    """
+
+    rows: int = 4
+    side: int = 128
+    distance: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows < 2 or self.rows % 2:
+            raise InputError(f"rows {self.rows}: an even number from 2 on is needed")
+        if self.side < 24 * self.rows or self.side % 32:
+            raise InputError(
+                f"side {self.side}: a multiple of 32 of at least {24 * self.rows}, 24 pixels for "
+                f"each of {self.rows} rows, is needed"
+            )
+        if self.distance is not None and self.distance < _SQUARE[1]:
+            raise InputError(
+                f"distance {self.distance}: at least {_SQUARE[1]} pixels, or a marker lies on its "
+                "square"
+            )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An image and what is to be found in it.
+
+    Attributes:
+        image: BGR (H, W, 3) uint8.
+        boxes: (rows, 4) int, x0, y0, x1, y1 in pixels, x1 and y1 not part of the square.
+        kinds: (rows,) int, 0 or 1.
+        markers: (rows, 2) int, x and y of the middle of the marker that has the square's kind.
+    """
+
+    image: np.ndarray
+    boxes: np.ndarray
+    kinds: np.ndarray
+    markers: np.ndarray
+
+
+def draw_scene(rng: np.random.Generator, name: str, layout: Layout = Layout()) -> Scene:
+    """One scene of the set ``name``; as often as not mirrored."""
+    scene = SETS[name](_Canvas(rng, layout, _width(name, layout)))
+    return _mirrored(scene) if rng.random() < 0.5 else scene
+
+
+def _width(name: str, layout: Layout) -> int:
+    """Of the image: room for the distance, on both sides where markers stand there; a multiple of
+    32, which the networks' strides divide."""
+    if layout.distance is None:
+        return layout.side
+    sides = 2 if name == "sides" else 1
+    least = sides * layout.distance + (2 if sides == 2 else 1) * 10 + (24 if sides == 2 else 40)
+    return max(layout.side, -(-least // 32) * 32)
+
+
+class _Canvas:
+    """An image that is being drawn: noise of a middle grey, and the rows."""
+
+    def __init__(self, rng: np.random.Generator, layout: Layout, width: int) -> None:
+        self.rng, self.layout, self.width = rng, layout, width
+        blocks = rng.normal(0, 12, (layout.side // 8, width // 8, 3))
+        self.image = 127 + blocks.repeat(8, 0).repeat(8, 1)
+        self.middles = (np.arange(layout.rows) + 0.5) * layout.side / layout.rows
+        self.kinds = rng.permutation([0, 1] * (layout.rows // 2))
+        self.boxes: list[tuple[int, int, int, int]] = []
+
+    def height_in(self, row: int) -> int:
+        """y of something in a row."""
+        reach = _JITTER * self.layout.side / self.layout.rows
+        return round(self.middles[row] + self.rng.uniform(-reach, reach))
+
+    def square(self, row: int, colour: tuple | None = None, x: int | None = None) -> int:
+        """Draw a square, grey where it has no colour of its own; return x of its middle."""
+        side = int(self.rng.integers(*_SQUARE, endpoint=True))
+        free = round(0.28 * self.layout.side) - side
+        left = 4 + int(self.rng.integers(0, free, endpoint=True)) if x is None else x - side // 2
+        top = min(max(self.height_in(row) - side // 2, 1), self.layout.side - side - 1)
+        grey = self.rng.uniform(190, 240)
+        self.image[top : top + side, left : left + side] = (grey,) * 3 if colour is None else colour
+        self.boxes.append((left, top, left + side, top + side))
+        return left + side // 2
+
+    def marker_x(self, square_x: int, sign: int = 1) -> int:
+        """Where the marker of a square stands in its row."""
+        if self.layout.distance is None:
+            return round(self.layout.side * self.rng.uniform(0.86, 0.93))
+        return square_x + sign * self.layout.distance
+
+    def marker(self, x: int, row: int, colour: tuple, *, hollow: bool = False) -> tuple[int, int]:
+        """Draw a disc, or a ring; return its middle."""
+        y, radius = self.height_in(row), int(self.rng.integers(*_MARKER, endpoint=True))
+        cv2.circle(self.image, (x, y), radius, colour, -1)
+        if hollow:
+            cv2.circle(self.image, (x, y), radius - 3, (127, 127, 127), -1)
+        return x, y
+
+    def bar(self, row: int, place: int, *, upright: bool) -> None:
+        """A dark bar on the square of a row: at its left, middle or right (place −1, 0, 1) where it
+        is upright, else at its top, middle or bottom."""
+        left, top, right, bottom = self.boxes[row]
+        side, width = right - left, 4
+        start = (side - width) * (place + 1) // 2
+        if upright:
+            self.image[top:bottom, left + start : left + start + width] = 40
+        else:
+            self.image[top + start : top + start + width, left:right] = 40
+
+    def scene(self, kinds: np.ndarray, markers: list[tuple[int, int]]) -> Scene:
+        image = self.image.clip(0, 255).astype(np.uint8)
+        return Scene(image, np.array(self.boxes), np.asarray(kinds), np.array(markers))
+
+
+def _colours(kinds: np.ndarray) -> list[tuple[int, int, int]]:
+    return [(RED, BLUE)[kind] for kind in kinds]
+
+
+def _control(canvas: _Canvas) -> Scene:
+    """The square has the colour of its kind; the markers' colours say nothing."""
+    shown = canvas.rng.permutation(canvas.kinds)
+    places = []
+    for row, (own, other) in enumerate(zip(_colours(canvas.kinds), _colours(shown), strict=True)):
+        x = canvas.square(row, own)
+        places.append(canvas.marker(canvas.marker_x(x), row, other))
+    return canvas.scene(canvas.kinds, places)
+
+
+def _rows(canvas: _Canvas) -> Scene:
+    """The kind is the colour of the marker in the square's own row."""
+    places = []
+    for row, colour in enumerate(_colours(canvas.kinds)):
+        x = canvas.square(row)
+        places.append(canvas.marker(canvas.marker_x(x), row, colour))
+    return canvas.scene(canvas.kinds, places)
+
+
+def _sides(canvas: _Canvas) -> Scene:
+    """A marker on either side of each square, one red and one blue; a bar at the square's left or
+    right says on which side the one stands that counts."""
+    places = []
+    for row, kind in enumerate(canvas.kinds):
+        x = canvas.square(row, x=canvas.width // 2 + int(canvas.rng.integers(-4, 5)))
+        sign = 1 if canvas.rng.random() < 0.5 else -1
+        right, wrong = ((RED, BLUE)[k] for k in (kind, 1 - kind))
+        distance = canvas.layout.distance or canvas.width // 2 - 14
+        places.append(canvas.marker(x + sign * distance, row, right))
+        canvas.marker(x - sign * distance, row, wrong)
+        canvas.bar(row, sign, upright=True)
+    return canvas.scene(canvas.kinds, places)
+
+
+def _offsets(canvas: _Canvas) -> Scene:
+    """A bar at the top, the middle or the bottom of a square says that the marker of the row above,
+    of its own row or of the row below counts."""
+    rows = canvas.layout.rows
+    drawn = []
+    for row, colour in enumerate(_colours(canvas.kinds)):
+        x = canvas.square(row)
+        drawn.append(canvas.marker(canvas.marker_x(x), row, colour))
+    kinds, places = [], []
+    for row in range(rows):
+        offset = int(canvas.rng.choice([o for o in (-1, 0, 1) if 0 <= row + o < rows]))
+        canvas.bar(row, offset, upright=False)
+        kinds.append(canvas.kinds[row + offset])
+        places.append(drawn[row + offset])
+    return canvas.scene(np.array(kinds), places)
+
+
+def _matches(canvas: _Canvas) -> Scene:
+    """Each square has a hue, one of as many as there are rows, and one of the markers, in whatever
+    row, has the same: whether that is a disc or a ring is the kind."""
+    rows = canvas.layout.rows
+    hues = [_of_hue(180 * number // rows) for number in canvas.rng.permutation(rows)]
+    order = canvas.rng.permutation(rows)  # row of a square -> row of its marker
+    places: dict[int, tuple[int, int]] = {}
+    for row in range(rows):
+        x = canvas.square(row, hues[row])
+        hollow = bool(canvas.kinds[row])
+        there = int(order[row])
+        places[row] = canvas.marker(canvas.marker_x(x), there, hues[row], hollow=hollow)
+    return canvas.scene(canvas.kinds, [places[row] for row in range(rows)])
+
+
+def _of_hue(hue: int) -> tuple[int, int, int]:
+    """A bright colour, BGR, of one of OpenCV's 180 hues."""
+    return tuple(cv2.cvtColor(np.uint8([[[hue, 210, 220]]]), cv2.COLOR_HSV2BGR)[0, 0].tolist())
+
+
+SETS: dict[str, Callable[[_Canvas], Scene]] = {
+    "control": _control, "rows": _rows, "sides": _sides, "offsets": _offsets, "matches": _matches,
+}  # fmt: skip
+"""Name of a set -> what draws its scenes: see the functions."""
+
+KINDS = {name: ("red", "blue") for name in SETS} | {"matches": ("disc", "ring")}
+"""Name of a set -> what its two kinds are called."""
+
+
+def _mirrored(scene: Scene) -> Scene:
+    width = scene.image.shape[1]
+    boxes, markers = scene.boxes.copy(), scene.markers.copy()
+    boxes[:, [0, 2]] = width - scene.boxes[:, [2, 0]]
+    markers[:, 0] = width - 1 - markers[:, 0]
+    return Scene(np.ascontiguousarray(scene.image[:, ::-1]), boxes, scene.kinds, markers)

@@ -1,0 +1,190 @@
+"""The kinds of objects whose boxes are given: a task in which nothing but features is learned.
+
+A detector that has to find its objects first takes thousands of iterations until its features relate
+what lies apart. Given the true boxes, a few hundred show whether they can, and are a start for the
+backbone and the FPN of a detector::
+
+    python -m studies.evidence.true_boxes --config-file CONFIG --output WEIGHTS [KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
+from torch import Tensor, nn
+from torchvision.ops import roi_align
+
+from lambda_det.data import build_train_loader, configure_datasets
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError, exit_on_input_error, writing
+from lambda_det.randomness import seed_everything
+
+logger = logging.getLogger("lambda_det.true_boxes")
+
+ITERATIONS, IMAGES = 200, 16
+_LEVEL, _STRIDE = "p2", 4
+_POOLED = 7
+
+
+class TrueBoxes(nn.Module):
+    """An FPN, RoIAlign of its finest level on given boxes, and a small classifier.
+
+    Args:
+        fpn: images (N, 3, H, W) -> level -> features.
+        channels: of a level.
+        classes: kinds of objects.
+    """
+
+    def __init__(self, fpn: nn.Module, channels: int, classes: int) -> None:
+        super().__init__()
+        self.fpn = fpn
+        self.head = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.GroupNorm(32, 64), nn.ReLU(),
+            nn.Flatten(), nn.Linear(64 * _POOLED**2, 128), nn.ReLU(), nn.Linear(128, classes),
+        )  # fmt: skip
+
+    def forward(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
+        """Logits (boxes of all images, classes).
+
+        Args:
+            images: (N, 3, H, W), normalised.
+            boxes: for each image (n, 4), x0, y0, x1, y1 in pixels.
+        """
+        features = self.fpn(images)[_LEVEL]
+        return self.head(roi_align(features, list(boxes), _POOLED, 1 / _STRIDE, 2, True))
+
+
+@dataclass
+class Curve:
+    """How a training went: loss and share of right kinds of each iteration, seconds of the CPU."""
+
+    loss: list[float] = field(default_factory=list)
+    right: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+
+Batch = tuple[Tensor, Sequence[Tensor], Tensor]
+"""Images, the boxes of each, and the kinds of all boxes (M,)."""
+
+
+def train(
+    net: TrueBoxes, batches: Iterable[Batch], cfg: CfgNode, iterations: int, *, every: int = 50
+) -> Curve:
+    """Train by SGD with the learning rate, warm-up and decay that ``cfg.SOLVER`` describes.
+
+    Parameters that need no gradient stay as they are.
+
+    Args:
+        net: trained in place.
+        batches: at least as many as ``iterations``.
+        cfg: whose SOLVER is read; its MAX_ITER gives way to ``iterations``.
+        iterations: to train for.
+        every: iterations from one line of the log to the next.
+
+    Raises:
+        InputError: the loss is not finite.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER = iterations
+    solver = cfg.SOLVER
+    optimizer = torch.optim.SGD(
+        [parameter for parameter in net.parameters() if parameter.requires_grad],
+        lr=solver.BASE_LR, momentum=solver.MOMENTUM, weight_decay=solver.WEIGHT_DECAY,
+    )  # fmt: skip
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    curve, start = Curve(), time.process_time()
+    net.train()
+    for iteration, (images, boxes, kinds) in zip(range(1, iterations + 1), batches, strict=False):
+        logits = net(images, boxes)
+        loss = nn.functional.cross_entropy(logits, kinds)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        curve.loss.append(loss.item())
+        curve.right.append((logits.argmax(1) == kinds).double().mean().item())
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"SOLVER.BASE_LR {solver.BASE_LR}: the loss of iteration {iteration} is not finite"
+            )
+        if iteration % every == 0:
+            logger.info(
+                "iteration %d of %d: loss %.3f, right kinds %.1f %%", iteration, iterations,
+                sum(curve.loss[-every:]) / every, 100 * sum(curve.right[-every:]) / every,
+            )  # fmt: skip
+    curve.cpu_s = time.process_time() - start
+    return curve
+
+
+def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -> dict[str, Tensor]:
+    """The backbone and FPN of a detector, trained on the true boxes of its training set.
+
+    Args:
+        cfg: of the detector, with its classes; its SEED and SOLVER (but for MAX_ITER and
+            IMS_PER_BATCH) are used.
+        iterations: to train for.
+        images: of an iteration.
+
+    Returns:
+        Their weights under the detector's names (``backbone.…``).
+
+    Raises:
+        InputError: the FPN has no level p2, or the loss is not finite.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.IMS_PER_BATCH = images
+    seed_everything(cfg.SEED)
+    model = build_model(cfg)
+    levels = model.backbone.output_shape()
+    if _LEVEL not in levels:
+        raise InputError(f"true boxes: a backbone with the FPN level {_LEVEL} is needed")
+    net = TrueBoxes(model.backbone, levels[_LEVEL].channels, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    net.to(model.device)
+    loader = build_train_loader(cfg, seed=cfg.SEED)
+
+    def batches() -> Iterable[Batch]:
+        for items in loader:
+            objects = [item["instances"].to(model.device) for item in items]
+            kinds = torch.cat([each.gt_classes for each in objects])
+            yield (
+                model.preprocess_image(items).tensor,
+                [each.gt_boxes.tensor for each in objects],
+                kinds,
+            )
+
+    train(net, batches(), cfg, iterations)
+    return {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--config-file", required=True, metavar="YAML", help="of the detector")
+    parser.add_argument("--output", required=True, metavar="FILE", help="weights: MODEL.WEIGHTS")
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, metavar="N")
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="of an iteration")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys")
+    args = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lambda_det").setLevel(logging.INFO)
+    cfg = load_config(args.config_file, args.opts)
+    configure_datasets(cfg)
+    weights = pretrain(cfg, args.iterations, args.images)
+    with writing(args.output):
+        torch.save({"model": weights}, args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
