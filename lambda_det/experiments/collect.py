@@ -12,10 +12,10 @@ from lambda_det.analysis.published import load_published
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
+from lambda_det.experiments.kept import num_classes
 from lambda_det.experiments.run_facts import (
     COST_COLUMNS,
     METRIC_COLUMNS,
-    built_config,
     row_of,
     train_size,
 )
@@ -232,9 +232,8 @@ def _facts(
         if (run.set, run.model, run.without, state) != (set_name, model, False, FINISHED):
             continue
         cfg = suite.configs[set_name, model].clone()
-        built = built_config(run.folder)
         for node in ("ROI_HEADS", "RETINANET"):
-            cfg.MODEL[node].NUM_CLASSES = built.MODEL[node].NUM_CLASSES
+            cfg.MODEL[node].NUM_CLASSES = num_classes(run)
         return facts_of(cfg)
     return {}
 

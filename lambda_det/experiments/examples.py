@@ -195,7 +195,9 @@ def _runs_of_one_seed(states: Mapping[Run, str], set_name: str) -> dict[str, Run
     """Model -> finished run, of the seed that most models have finished, the first of equals."""
     seeds: dict[int, dict[str, Run]] = {}
     for run, state in states.items():
-        if run.set == set_name and state == FINISHED and not run.without:
+        if run.set != set_name or state != FINISHED or run.without:
+            continue
+        if os.path.isdir(run.folder):  # not of one that is known from what was kept alone
             seeds.setdefault(run.seed, {})[run.model] = run
     return max(seeds.values(), key=len, default={})
 

@@ -89,7 +89,9 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
                 f"  {most}{_hours(hours)} {time.unit}: {time.ms_per_image:.1f} ms per image on "
                 f"{time.gpus} x {time.device} ({time.source}{'' if here else '; not this machine'})"
             )
-        lines += [f"  {launch(run)}", f"  # trains: {_training(run)}"]
+        lines.append(f"  {launch(run)}")
+        lines += [f"  # pretrains first: {_relative(run.pretrain)}"] if run.pretrain else []
+        lines.append(f"  # trains: {tool_command('train_net', map(_relative, run.words))}")
     if totals:
         sums = [f"{_hours(hours)} {unit} ({name})" for (unit, name), hours in totals.items()]
         lines.append(
@@ -136,6 +138,7 @@ def measure(
         folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
         words = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
                  "DATASETS.TEST", "()")  # fmt: skip
+        words += ("MODEL.WEIGHTS", "") if run.pretrain else ()  # which are not made for this
         one = dataclasses.replace(
             run, overrides=run.overrides + words, folder=folder, gpus=1, resume=False
         )
@@ -180,6 +183,5 @@ def _hours(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
-def _training(run: Run) -> str:
-    words = [word.replace(PROJECT + os.sep, "") for word in run.words]
-    return tool_command("train_net", words)
+def _relative(text: str) -> str:
+    return text.replace(PROJECT + os.sep, "")

@@ -10,6 +10,7 @@ from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments import plots
 from lambda_det.experiments.controls import controls_line
 from lambda_det.experiments.examples import IOU, SCORE, examples_of
+from lambda_det.experiments.kept import class_metrics_of, losses_of
 from lambda_det.experiments.page import figure, page, picture
 from lambda_det.experiments.report_tables import (
     ap_table,
@@ -19,7 +20,6 @@ from lambda_det.experiments.report_tables import (
     gain_cards,
     runs_table,
 )
-from lambda_det.experiments.run_facts import class_metrics, losses
 from lambda_det.experiments.run_files import FINISHED
 from lambda_det.experiments.suite import Run, Suite
 from lambda_det.experiments.tables import notes, sets_of, unfinished_runs
@@ -88,7 +88,7 @@ def _losses(suite: Suite, states: Mapping[Run, str], record: Mapping) -> list[st
     curves: dict[str, dict[str, list[dict[int, float]]]] = {}
     for set_name, label in suite.sets.items():
         curves[label] = {
-            model: [losses(run.folder) for run in _finished(states, set_name, model)]
+            model: [losses_of(run) for run in _finished(states, set_name, model)]
             for model in suite.labels
         }
     draw = plots.loss_figure(curves, record)
@@ -124,7 +124,7 @@ def class_gains(
         if model == baseline:
             continue
         own, other = (
-            {run.seed: class_metrics(run.folder).get(task, {}) for run in runs}
+            {run.seed: class_metrics_of(run).get(task, {}) for run in runs}
             for runs in (_finished(states, set_name, m) for m in (model, baseline))
         )
         of = gains.setdefault(model, {})

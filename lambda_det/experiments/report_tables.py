@@ -11,6 +11,7 @@ from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.experiments.tables import (
     COSTS,
     DETAILS,
+    NAMED_RIGHT,
     SIZES,
     control_cells,
     control_headers,
@@ -61,6 +62,8 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     known = {column for row in rows for column in row.get("published", {})}
     published = [task for task in tasks if f"{task}_ap" in known]
     headers = ["backbone", "seeds"]
+    named = any(NAMED_RIGHT in row for row in rows)
+    headers += ["right class (%)"] if named else []
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "small", "medium", "large"]
     for task in published:
@@ -68,6 +71,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [escape(row["label"]), f"{row['finished']}/{row['planned']}"]
+        line += [plus_minus(row.get(NAMED_RIGHT))] if named else []
         for task in tasks:
             line += [
                 f"<b>{plus_minus(row.get(f'{task}_ap'))}</b>",

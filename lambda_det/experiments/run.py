@@ -24,6 +24,9 @@ class Run:
         without: whether it is the control of that model and seed, trained without the residual
             branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES`.
         zeroed: whether its weights are evaluated once more with these branches zeroed.
+        pretrain: command that is run before it, or "".
+        weights: the file that it starts from, which that command leaves; or "".
+        kept: path of the small JSON that is kept of it when it has finished, or "".
         settings: what its numbers depend on: config key -> value, the comparison's folder as
             ``{output}``.
     """
@@ -38,6 +41,9 @@ class Run:
     gpus: int = 1
     without: bool = False
     zeroed: bool = False
+    pretrain: str = ""
+    weights: str = ""
+    kept: str = ""
     settings: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -71,3 +77,8 @@ def run_name(set_name: str | None, model: str, seed: int, without: bool = False)
     """Of a run, as :attr:`Run.name`."""
     words = f"without {NAMED_STAGES}" if without else ""
     return " ".join(filter(None, (set_name, model, f"seed {seed}", words)))
+
+
+def half_written(weights: str) -> str:
+    """What a pretraining writes, to become ``weights`` when it has ended well."""
+    return f"{weights}.part"

@@ -22,6 +22,7 @@ from lambda_det.experiments.run_files import (
     FINISHED_FILE,
     failed_facts,
     finished_facts,
+    kept_facts,
 )
 from lambda_det.experiments.suite import Run
 from lambda_det.records import read_text
@@ -33,7 +34,7 @@ METRIC_COLUMNS = tuple(f"{task}_{name.lower()}" for task in TASK_NAMES.values() 
 
 COST_COLUMNS = (
     "train_ms_per_image", "inference_ms_per_image", "peak_host_memory_mib", "peak_gpu_memory_mib",
-    "pretrained_percent",
+    "pretrained_percent", "right_class_percent",
 )  # fmt: skip
 
 ZEROED_MISSING = "zeroed_missing"
@@ -58,6 +59,17 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         row["reason"] = (failed_facts(run) or {"reason": "taken up anew since"})["reason"]
     if state != FINISHED:
         return row
+    kept = kept_facts(run)
+    return row | (numbers_of(run) if kept is None else kept["row"])
+
+
+def numbers_of(run: Run) -> dict[str, object]:
+    """What a finished run measured, from its folder.
+
+    Raises:
+        InputError: a file of it is missing or broken.
+    """
+    row: dict[str, object] = {}
     facts = finished_facts(run)
     if facts is None:
         raise InputError(f"{os.path.join(run.folder, FINISHED_FILE)} is gone or broken")
@@ -80,6 +92,7 @@ def row_of(run: Run, state: str) -> dict[str, object]:
         "peak_host_memory_mib": facts["peak_host_memory_mib"],
         "peak_gpu_memory_mib": _peak_gpu_memory(run.folder),
         "pretrained_percent": _coverage(log),
+        "right_class_percent": facts.get("right_class_percent"),
         "run_s": facts["last_attempt_s"],
         "jobs": facts["jobs"],
         "gpus": facts["gpus"],
@@ -103,10 +116,15 @@ def zeroed_metrics(run: Run) -> dict[str, dict] | None:
 def zeroed_missing(run: Run) -> str | None:
     """Why a finished run, whose zeroed branches are to be evaluated, has no metrics of that; None
     where it has them, or where that is not asked for."""
-    if not run.zeroed or zeroed_metrics(run) is not None:
+    if not run.zeroed or _is_kept_zeroed(run) or zeroed_metrics(run) is not None:
         return None
     failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
     return "not evaluated yet" if failed is None else failed["reason"]
+
+
+def _is_kept_zeroed(run: Run) -> bool:
+    kept = kept_facts(run)
+    return kept is not None and any(column.endswith(f"_ap_{ZEROED}") for column in kept["row"])
 
 
 def train_size(cfg: CfgNode) -> str:

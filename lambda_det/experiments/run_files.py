@@ -26,6 +26,8 @@ FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
 
 RUN_FILE, FINISHED_FILE, FAILED_FILE = "run.json", "finished.json", "failed.json"
 
+_WAYS_OUT = "take another --output or remove that folder"
+
 SET_ASIDE = "set_aside_"
 """What a folder is called that keeps files of an earlier attempt which nobody can read."""
 
@@ -39,16 +41,19 @@ def state_of(run: Run) -> str:
         InputError: the folder holds a run with other settings, or one of which nobody knows any
             more what it is.
     """
+    if (known := kept_facts(run)) is not None:
+        _check_settings(run, known, run.kept)
+        return FINISHED
     known = description(run)
     if known is None:
         return NEW
-    _check_settings(run, known)
+    _check_settings(run, known, run.folder)
     if finished_facts(run) is not None:
         return FINISHED
     return STARTED if failed_facts(run) is None else FAILED
 
 
-def _check_settings(run: Run, known: Mapping) -> None:
+def _check_settings(run: Run, known: Mapping, place: str) -> None:
     # A key that one side does not know (it is new, or another version of detectron2 has it) was
     # then, or is now, what it is by default.
     then, default = known["settings"], default_settings()
@@ -56,16 +61,26 @@ def _check_settings(run: Run, known: Mapping) -> None:
         was = then[key] if key in then else default.get(key)
         if was != value:
             raise InputError(
-                f"{run.folder} holds a run with {key} {was!r}, the suite says "
-                f"{value!r}; take another --output or remove that folder"
+                f"{place} holds a run with {key} {was!r}, the suite says "
+                f"{value!r}; {_WAYS_OUT if place == run.folder else 'remove that file'}"
             )
     for key in known.get("changed", ()):  # not in what earlier versions have written
         if key not in run.settings:
             raise InputError(
-                f"{run.folder} holds a run with {key} {then[key]!r}, which this version of "
-                "detectron2 or of this package does not know; take another --output or remove "
-                "that folder"
+                f"{place} holds a run with {key} {then[key]!r}, which this version of "
+                "detectron2 or of this package does not know; "
+                f"{_WAYS_OUT if place == run.folder else 'remove that file'}"
             )
+
+
+def kept_facts(run: Run) -> dict | None:
+    """The small JSON that is kept of a finished run, of
+    :func:`~lambda_det.experiments.run_facts.keep`; None where there is none, or a broken one.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    return _read_or_warn(run, run.kept, _check_kept) if run.kept else None
 
 
 def changed_settings(run: Run) -> list[str]:
@@ -96,12 +111,14 @@ def description(run: Run) -> dict | None:
 
 
 def finished_facts(run: Run) -> dict | None:
-    """``finished.json``; None where there is none, or a broken one.
+    """``finished.json``, or that part of it which is kept; None where there is none, or a broken
+    one.
 
     Raises:
         InputError: it cannot be read.
     """
-    return _read_or_warn(run, FINISHED_FILE, _check_finished)
+    kept = kept_facts(run)
+    return _read_or_warn(run, FINISHED_FILE, _check_finished) if kept is None else kept["finished"]
 
 
 def failed_facts(run: Run, folder: str | None = None) -> dict | None:
@@ -199,9 +216,16 @@ def _check(facts: object, kinds: dict[str, type]) -> None:
 
 
 def _check_description(content: dict) -> None:
-    _check(content, {"settings": dict, "attempts": int})
+    _check(content, {"settings": dict})
     if unknown := set(content.get("changed", ())) - content["settings"].keys():
         raise ValueError(f"'changed' names {min(map(str, unknown))!r}")
+
+
+def _check_kept(content: dict) -> None:
+    _check_description(content)
+    kinds = {"finished": dict, "row": dict, "losses": dict, "classes": dict, "num_classes": int}
+    _check(content, kinds)
+    _check_finished(content["finished"])
 
 
 def _check_finished(facts: dict) -> None:

@@ -7,26 +7,27 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
-from lambda_det.engine.averaging import FINAL_AVERAGE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.evaluation.records import zeroed_folder
 from lambda_det.experiments.controls import NAMED_STAGES
+from lambda_det.experiments.kept import keep, named_right
 from lambda_det.experiments.preparing import prepare
-from lambda_det.experiments.processes import (
-    PROJECT,
-    environment_of,
-    last_line,
-    stop,
-    tied,
+from lambda_det.experiments.processes import PROJECT, environment_of, last_line, stop, tied
+from lambda_det.experiments.run import half_written
+from lambda_det.experiments.run_commands import (
+    Command,
+    final_weights,
+    pretrain_command,
+    train_command,
+    zeroed_command,
 )
 from lambda_det.experiments.run_facts import zeroed_metrics, zeroed_missing
 from lambda_det.experiments.run_files import (
@@ -47,35 +48,6 @@ from lambda_det.experiments.suite import Run, Suite
 from lambda_det.records import make_record, write_json
 
 logger = logging.getLogger(__name__)
-
-Command = Callable[[Run], Sequence[str]]
-
-
-def train_command(run: Run) -> list[str]:
-    """``tools/train_net.py`` of this checkout."""
-    tool = os.path.join(PROJECT, "tools", "train_net.py")
-    return [sys.executable, "-W", "ignore", tool, *run.words]
-
-
-def zeroed_command(run: Run) -> list[str]:
-    """``tools/evaluate.py`` of this checkout on the weights that a run has left, with the residual
-    branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
-
-    The config is the one that was built, with the classes of its dataset, below the suite's words:
-    the comparison's folder may have been moved.
-    """
-    return [
-        sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "evaluate.py"),
-        "--zeroed", ",".join(CONTROLLED_STAGES),
-        "--config-file", os.path.join(run.folder, "config.yaml"),
-        *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
-    ]  # fmt: skip
-
-
-def final_weights(run: Run) -> str:
-    """Path of the weights that a finished run was judged by."""
-    averaged = run.settings["SOLVER.EMA_DECAY"]
-    return os.path.join(run.folder, FINAL_AVERAGE if averaged else "model_final.pth")
 
 
 def execute(
@@ -191,6 +163,8 @@ class _Workers:
                 state = self._train(run, device, lock.fileno())
             if state == FINISHED and zeroed_missing(run) is not None:
                 self._evaluate_zeroed(run, device, lock.fileno())
+            if state == FINISHED and run.kept and zeroed_missing(run) is None:
+                keep(run)
             return state
 
     def _train(self, run: Run, device: str | None, lock: int) -> str:
@@ -203,7 +177,31 @@ class _Workers:
         }  # fmt: skip
         _write(known, run, RUN_FILE)
         logger.info("%s ... (%s)", run.name, os.path.join(run.folder, "output.log"))
+        facts = self._pretrain(run, device, lock) if run.pretrain else None
+        if self.stopping.is_set():
+            return STARTED
+        if facts is not None:
+            _write(facts | {"attempts": attempts}, run, FAILED_FILE)
+            return FAILED
         return self._watch(run, device, lock, attempts)
+
+    def _pretrain(self, run: Run, device: str | None, lock: int) -> dict | None:
+        """Make the weights that a run starts from, unless they are there; None, or what failed."""
+        if os.path.isfile(run.weights):
+            return None
+        with writing(run.weights):
+            os.makedirs(os.path.dirname(run.weights), exist_ok=True)
+        log_path, part = f"{run.weights}.log", half_written(run.weights)
+        logger.info("%s, pretraining ... (%s)", run.name, log_path)
+        status, _ = self._process(pretrain_command(run), device, lock, log_path, folder=PROJECT)
+        if not status and os.path.isfile(part):
+            with writing(run.weights):
+                os.replace(part, run.weights)
+            return None
+        reason = last_line(log_path) if status else f"no {part}"
+        if not self.stopping.is_set():
+            logger.error("%s, pretraining: %s (%s)", run.name, reason, log_path)
+        return {"exit_status": status, "reason": f"pretraining: {reason}"}
 
     def _evaluate_zeroed(self, run: Run, device: str | None, lock: int) -> None:
         """A failure is noted, and the run stays finished."""
@@ -246,7 +244,7 @@ class _Workers:
         # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
         interrupted = interrupted_facts(run)
         if status == 0 and os.path.isfile(metrics) and interrupted is None:
-            facts["record"] = record
+            facts |= {"record": record, "right_class_percent": named_right(run)}
             _write(facts, run, FINISHED_FILE)
             return FINISHED
         if interrupted is not None:
@@ -262,12 +260,19 @@ class _Workers:
         return FAILED
 
     def _process(
-        self, command: Sequence[str], device: str | None, lock: int, log_path: str
+        self,
+        command: Sequence[str],
+        device: str | None,
+        lock: int,
+        log_path: str,
+        *,
+        folder: str | None = None,
     ) -> tuple[int, int]:
         """Exit status and peak memory, in KiB, of a command whose output goes to ``log_path``."""
         with open_to_write(log_path, "a") as log:
             process = subprocess.Popen(
                 tied(command),
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

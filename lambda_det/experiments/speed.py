@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.evaluation.records import flat
-from lambda_det.experiments.run_facts import train_ms
+from lambda_det.experiments.kept import train_ms_of
 from lambda_det.experiments.run_files import FINISHED, finished_facts, state_of
 from lambda_det.experiments.suite import Suite
 from lambda_det.records import hardware, read_text
@@ -104,7 +104,7 @@ def known_times(suite: Suite, output: str) -> dict[Key, Time]:
         if path:
             times |= _times_of_record(path)
     for run in suite.runs:
-        if state_of(run) != FINISHED or (found := train_ms(run.folder)) is None:
+        if state_of(run) != FINISHED or (found := train_ms_of(run)) is None:
             continue
         facts = finished_facts(run)
         key = speed_key(suite.config_of(run), facts["gpus"])

@@ -32,6 +32,14 @@ Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More
     trained_without]``, ``[]`` is none. *zeroed*: the weights of each run are evaluated once more
     with the residual branches of res4 and res5 taken as 0. *trained_without*: one further training
     for each model and seed with these branches held at 0 throughout.
+``pretrain: "{python} -m my.pretraining --config {config} --out {weights} {words}"``
+    A command for each run, before it: ``{weights}`` is the file that it has to leave, from which
+    the run starts (``MODEL.WEIGHTS``), ``{words}`` the run's KEY VALUE pairs with its SEED. A run
+    waits for its own; a file that is there is not made again.
+``keep: runs/mine``
+    A folder, relative to the suite file, that gets a small JSON of each finished run. A run that
+    has one there is finished, wherever it was trained: a long study commits them and goes on from
+    a fresh checkout.
 ``models.NAME.baseline``
     Another baseline for this model: that of its depth, say.
 ``models.NAME.published``
@@ -64,7 +72,7 @@ from lambda_det.experiments.controls import (
     idle_stages,
 )
 from lambda_det.experiments.run import Run, run_key
-from lambda_det.experiments.suite_file import RESERVED, SuiteFile
+from lambda_det.experiments.suite_file import PRETRAIN, RESERVED, SuiteFile
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,7 @@ def read_suite(
     resume = content.get("resume", False)
     if type(resume) is not bool:
         raise reader.error(f"resume {resume!r}; True or False is needed")
+    pretrain, kept = reader.pretrain(content.get("pretrain")), reader.keep(content.get("keep"))
     throughput = content.get("throughput") or ""
     if not isinstance(throughput, str):
         raise reader.error(f"throughput {throughput!r}; the path of a record is needed")
@@ -200,6 +209,8 @@ def read_suite(
                 without=without,
                 resume=resume,
                 gpus=gpus,
+                pretrain=pretrain,
+                kept=kept,
             )
             for seed in seeds
             for without in (False, True)
@@ -224,21 +235,36 @@ def _planned_run(
     without: bool,
     resume: bool,
     gpus: int,
+    pretrain: str,
+    kept: str,
 ) -> Run:
     config, words = plan
+    key = run_key(set_name, model, seed, without)
     if without:
         cfg = config_without(cfg)
         words += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
+    settings: dict[str, object] = {}
+    weights = command = ""
+    if pretrain:
+        weights = os.path.join(reader.output, "pretrained", f"{key}.pth")
+        command = reader.for_run(pretrain, config, weights, (*words, "SEED", str(seed)))
+        settings[PRETRAIN] = pretrain
+        cfg = cfg.clone()
+        cfg.MODEL.WEIGHTS = weights
+        words += ("MODEL.WEIGHTS", weights)
     return Run(
         model,
         set_name,
         seed,
         config,
         words,
-        folder=os.path.join(reader.output, "runs", run_key(set_name, model, seed, without)),
+        folder=os.path.join(reader.output, "runs", key),
         resume=resume,
         gpus=gpus,
         without=without,
         zeroed=not without and ZEROED in controls and idle_stages(cfg) is not None,
-        settings=reader.settings(cfg),
+        pretrain=command,
+        weights=weights,
+        kept=kept and os.path.join(kept, f"{key}.json"),
+        settings=reader.settings(cfg) | settings,
     )

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import yaml
 from detectron2.config import CfgNode
@@ -17,14 +17,17 @@ from lambda_det.configs import config_path
 from lambda_det.errors import InputError
 from lambda_det.evaluation.records import flat
 from lambda_det.experiments.controls import CONTROLS
+from lambda_det.experiments.run import half_written
 
 _KEYS = {
     "name", "baseline", "seeds", "prepare", "overrides", "models", "sets", "resume",
-    "gpus_per_run", "throughput", "controls",
+    "gpus_per_run", "throughput", "controls", "pretrain", "keep",
 }  # fmt: skip
 _MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
 _SET_KEYS = {"label", "overrides", "prepare"}
 RESERVED = ("SEED", "OUTPUT_DIR")
+PRETRAIN = "pretrain"
+"""The suite's key, and what it is called among the settings that a run's numbers depend on."""
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
 _BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
@@ -141,6 +144,20 @@ class SuiteFile:
             raise self.error(f"{key} {commands!r}; a list of commands is needed")
         return tuple(self.fill(command, shlex.quote) for command in commands)
 
+    def pretrain(self, command: object) -> str:
+        if command is None:
+            return ""
+        if not isinstance(command, str) or "{weights}" not in command:
+            raise self.error(f"pretrain {command!r}; a command that writes {{weights}} is needed")
+        return command
+
+    def keep(self, folder: object) -> str:
+        if folder is None:
+            return ""
+        if not isinstance(folder, str) or not folder.strip():
+            raise self.error(f"keep {folder!r}; the path of a folder is needed")
+        return self.relative(folder)
+
     def words(self, key: str, overrides: object) -> tuple[str, ...]:
         words: list[str] = []
         for name, value in self.mapping(key, {} if overrides is None else overrides).items():
@@ -152,6 +169,12 @@ class SuiteFile:
     def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
         text = text.replace("{python}", quote(sys.executable))
         return text.replace("{output}", quote(self.output))
+
+    def for_run(self, command: str, config: str, weights: str, words: Sequence[str]) -> str:
+        """The command of ``pretrain`` for one run; it writes beside ``weights``."""
+        command = self.fill(command, shlex.quote).replace("{config}", shlex.quote(config))
+        command = command.replace("{weights}", shlex.quote(half_written(weights)))
+        return command.replace("{words}", shlex.join(words))
 
     def labels(self, kind: str, entries: dict[str, dict]) -> dict[str, str]:
         labels = {name: str(entry.get("label", name)) for name, entry in entries.items()}

@@ -19,6 +19,7 @@ from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")
 DETAILS = {name.lower(): name for name in (*AP_METRICS, "AR100")}
+NAMED_RIGHT = "right_class_percent"
 COSTS = {
     "parameters_millions": "parameters (M)",
     "multiply_adds_billions": "GMAC",
@@ -80,6 +81,8 @@ def ap_table(rows: Sequence[Mapping]) -> str:
         task for task in tasks if any(f"{task}_ap" in r.get("published", {}) for r in rows)
     ]
     headers = ["backbone", "seeds"]
+    named = any(NAMED_RIGHT in row for row in rows)
+    headers += ["right class (%)"] if named else []
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
     for task in published:
@@ -87,6 +90,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [row["label"], f"{row['finished']}/{row['planned']}"]
+        line += [plus_minus(row.get(NAMED_RIGHT))] if named else []
         for task in tasks:
             line += [
                 plus_minus(row.get(f"{task}_ap")),
@@ -167,6 +171,11 @@ def notes(record: Mapping) -> list[str]:
            for row in rows for t in TASK_NAMES.values()):  # fmt: skip
         sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
     sentences += _control_notes(record)
+    if any(NAMED_RIGHT in row for row in rows):
+        sentences.append(
+            "Right class: of the objects found at IoU 0.5 as whatever class, those whose most "
+            "confident detection has their class."
+        )
     if any("multiply_adds_billions" in row for row in rows):
         sentences.append("GMAC: 10⁹ multiply-adds of one image.")
     if any("published" in row for row in rows):

@@ -1,0 +1,93 @@
+"""The small JSON that a suite keeps of a finished run (its key ``keep``): enough for every table
+and curve, without the run's folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+
+from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.coco import DETECTIONS_FILE
+from lambda_det.experiments.examples import validation_set
+from lambda_det.experiments.right_classes import right_class_percent
+from lambda_det.experiments.run_facts import (
+    built_config,
+    class_metrics,
+    losses,
+    numbers_of,
+    train_ms,
+)
+from lambda_det.experiments.run_files import changed_settings, finished_facts, kept_facts
+from lambda_det.experiments.suite import Run
+from lambda_det.records import write_json
+
+logger = logging.getLogger(__name__)
+
+_NODES = ("ROI_HEADS", "RETINANET")
+
+
+def keep(run: Run) -> None:
+    """Write the JSON of a finished run, from its folder.
+
+    Raises:
+        InputError: a file of the run is missing or broken, or it cannot be written.
+    """
+    changed = changed_settings(run)
+    content = {
+        "settings": {key: run.settings[key] for key in changed},
+        "changed": changed,
+        "finished": finished_facts(run),
+        "row": numbers_of(run),
+        "losses": losses(run.folder),
+        "classes": class_metrics(run.folder),
+        "num_classes": num_classes(run),
+    }
+    with writing(run.kept):
+        write_json(content, run.kept)
+
+
+def losses_of(run: Run) -> dict[int, float]:
+    """Finished iterations -> total loss."""
+    kept = kept_facts(run)
+    if kept is None:
+        return losses(run.folder)
+    return {int(iteration): loss for iteration, loss in kept["losses"].items()}
+
+
+def class_metrics_of(run: Run) -> Mapping[str, Mapping[str, Mapping]]:
+    """Task -> name of a class -> its metrics."""
+    kept = kept_facts(run)
+    return class_metrics(run.folder) if kept is None else kept["classes"]
+
+
+def train_ms_of(run: Run) -> float | None:
+    """Milliseconds of training per image."""
+    kept = kept_facts(run)
+    return train_ms(run.folder) if kept is None else kept["row"].get("train_ms_per_image")
+
+
+def num_classes(run: Run) -> int:
+    """Of the dataset that the run was trained on."""
+    kept = kept_facts(run)
+    if kept is not None:
+        return kept["num_classes"]
+    model = built_config(run.folder).MODEL
+    retina = model.META_ARCHITECTURE == "RetinaNet"
+    return model.RETINANET.NUM_CLASSES if retina else model.ROI_HEADS.NUM_CLASSES
+
+
+def named_right(run: Run) -> float | None:
+    """Of the run's detections on the set that judges it,
+    :func:`~lambda_det.experiments.right_classes.right_class_percent`; None, with a warning, where
+    they are not to be read."""
+    try:
+        cfg = built_config(run.folder)
+        if not cfg.DATASETS.TEST:
+            return None
+        annotations, _ = validation_set(cfg)
+        path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
+        return right_class_percent(annotations, path)
+    except (InputError, KeyError, TypeError) as error:
+        logger.warning("%s: how many classes are right is not known (%s)", run.name, error)
+        return None
