@@ -32,8 +32,8 @@ def generate(
 ) -> None:
     """Write ``annotations/instances_SPLIT.json`` and ``SPLIT/*.png`` for :data:`SPLITS`.
 
-    The splits draw from disjoint streams of ``seed``; image i of a split depends on (seed, split, i)
-    alone. The folder is made beside ``root`` and renamed at the end.
+    The splits draw from disjoint streams of ``seed``; image i of a split depends on (seed, split,
+    i) alone. The folder is made beside ``root`` and renamed at the end.
 
     Args:
         root: folder that is not there yet.
