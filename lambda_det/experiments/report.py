@@ -11,6 +11,7 @@ from lambda_det.experiments import plots
 from lambda_det.experiments.controls import controls_line
 from lambda_det.experiments.examples import IOU, SCORE, examples_of
 from lambda_det.experiments.kept import class_metrics_of, losses_of
+from lambda_det.experiments.notes import notes, unfinished_runs
 from lambda_det.experiments.page import figure, page, picture
 from lambda_det.experiments.report_tables import (
     ap_table,
@@ -22,7 +23,7 @@ from lambda_det.experiments.report_tables import (
 )
 from lambda_det.experiments.run_files import FINISHED
 from lambda_det.experiments.suite import Run, Suite
-from lambda_det.experiments.tables import notes, sets_of, unfinished_runs
+from lambda_det.experiments.tables import sets_of
 from lambda_det.records import provenance
 
 MOST_CLASSES = 24

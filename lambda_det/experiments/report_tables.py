@@ -7,11 +7,11 @@ from html import escape
 
 from lambda_det.experiments.controls import gain_remark
 from lambda_det.experiments.page import details, gain, table
+from lambda_det.experiments.run_facts import NAMED_RIGHT
 from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.experiments.tables import (
     COSTS,
     DETAILS,
-    NAMED_RIGHT,
     SIZES,
     control_cells,
     control_headers,

@@ -32,9 +32,12 @@ logger = logging.getLogger(__name__)
 METRIC_COLUMNS = tuple(f"{task}_{name.lower()}" for task in TASK_NAMES.values() for name in METRICS)
 """``box_ap`` … ``mask_arl``, in percent."""
 
+NAMED_RIGHT = "right_class_percent"
+"""Column: of the objects that are found, those whose class is right."""
+
 COST_COLUMNS = (
     "train_ms_per_image", "inference_ms_per_image", "peak_host_memory_mib", "peak_gpu_memory_mib",
-    "pretrained_percent", "right_class_percent",
+    "pretrained_percent", NAMED_RIGHT,
 )  # fmt: skip
 
 ZEROED_MISSING = "zeroed_missing"
@@ -92,7 +95,7 @@ def numbers_of(run: Run) -> dict[str, object]:
         "peak_host_memory_mib": facts["peak_host_memory_mib"],
         "peak_gpu_memory_mib": _peak_gpu_memory(run.folder),
         "pretrained_percent": _coverage(log),
-        "right_class_percent": facts.get("right_class_percent"),
+        NAMED_RIGHT: facts.get(NAMED_RIGHT),
         "run_s": facts["last_attempt_s"],
         "jobs": facts["jobs"],
         "gpus": facts["gpus"],

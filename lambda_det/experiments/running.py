@@ -29,7 +29,7 @@ from lambda_det.experiments.run_commands import (
     train_command,
     zeroed_command,
 )
-from lambda_det.experiments.run_facts import zeroed_metrics, zeroed_missing
+from lambda_det.experiments.run_facts import NAMED_RIGHT, zeroed_metrics, zeroed_missing
 from lambda_det.experiments.run_files import (
     FAILED,
     FAILED_FILE,
@@ -193,7 +193,7 @@ class _Workers:
             os.makedirs(os.path.dirname(run.weights), exist_ok=True)
         log_path, part = f"{run.weights}.log", half_written(run.weights)
         logger.info("%s, pretraining ... (%s)", run.name, log_path)
-        status, _ = self._process(pretrain_command(run), device, lock, log_path, folder=PROJECT)
+        status, _ = self._process(pretrain_command(run), device, lock, log_path, PROJECT)
         if not status and os.path.isfile(part):
             with writing(run.weights):
                 os.replace(part, run.weights)
@@ -244,7 +244,7 @@ class _Workers:
         # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
         interrupted = interrupted_facts(run)
         if status == 0 and os.path.isfile(metrics) and interrupted is None:
-            facts |= {"record": record, "right_class_percent": named_right(run)}
+            facts |= {"record": record, NAMED_RIGHT: named_right(run)}
             _write(facts, run, FINISHED_FILE)
             return FINISHED
         if interrupted is not None:
@@ -265,7 +265,6 @@ class _Workers:
         device: str | None,
         lock: int,
         log_path: str,
-        *,
         folder: str | None = None,
     ) -> tuple[int, int]:
         """Exit status and peak memory, in KiB, of a command whose output goes to ``log_path``."""

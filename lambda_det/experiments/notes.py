@@ -1,0 +1,98 @@
+"""What stands below the tables of a comparison: how to read them, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lambda_det.evaluation.metrics import TASK_NAMES
+from lambda_det.experiments.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
+from lambda_det.experiments.run import run_name
+from lambda_det.experiments.run_facts import NAMED_RIGHT, ZEROED_MISSING
+from lambda_det.experiments.run_files import FAILED, FINISHED
+
+
+def notes(record: Mapping) -> list[str]:
+    """How to read the tables, one sentence each."""
+    rows, runs = record["rows"], record["runs"]
+    labels = {row["model"]: row["label"] for row in rows}
+    over = list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
+    budgets = list(dict.fromkeys(map(_budget, rows)))
+    if len(budgets) > 1:
+        budgets = list(dict.fromkeys(f"{row['set_label']}: {_budget(row)}" for row in rows))
+    sentences = [f"{'; '.join(budgets)}."]
+    several = len(record["seeds"]) > 1
+    spread = ", mean ± sample standard deviation over the seeds" if several else ""
+    if over:
+        gain = f"; Δ: gain over {' and '.join(over)}"
+        if several:
+            gain += " with the same seeds, mean and 95 % confidence interval (Student's t)"
+    else:
+        gain = ""
+    unknown = "" if several else " One seed: the spread is unknown."
+    sentences.append(f"AP in percent{spread}{gain}.{unknown}")
+    if any(len(row.get(f"{t}_ap_gain", {}).get("values", ())) not in (0, row["finished"])
+           for row in rows for t in TASK_NAMES.values()):  # fmt: skip
+        sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
+    sentences += _control_notes(record)
+    if any(NAMED_RIGHT in row for row in rows):
+        sentences.append(
+            "Right class: of the objects found at IoU 0.5 as whatever class, those whose most "
+            "confident detection has their class."
+        )
+    if any("multiply_adds_billions" in row for row in rows):
+        sentences.append("GMAC: 10⁹ multiply-adds of one image.")
+    if any("published" in row for row in rows):
+        sentences.append(f"Published: {record['published_source']}.")
+    jobs = max((run.get("jobs", 1) for run in runs), default=1)
+    if jobs > 1:
+        sentences.append(
+            f"{jobs} runs at a time shared the machine: times are of that, and longer than alone."
+        )
+    if any(run.get("resumed") for run in runs):
+        sentences.append("Some runs were resumed from a checkpoint.")
+    if len({run["gpus"] for run in runs if "gpus" in run}) > 1:
+        sentences.append("The runs were on different numbers of GPUs: no comparison of times.")
+    if "origins" in record:
+        sentences.append("The runs are from different machines, versions or commits.")
+        if any(o["hardware"] != record["hardware"] for o in record["origins"]):
+            sentences.append("Times and memory are of different hardware: no comparison of them.")
+    return sentences
+
+
+def unfinished_runs(record: Mapping) -> list[str]:
+    """A line for every run without numbers, or without those of its zeroed branches."""
+    lines = []
+    for run in record["runs"]:
+        name = run_name(run.get("set"), run["model"], run["seed"], "without" in run)
+        if run["state"] != FINISHED:
+            reason = f": {run['reason']}" if run["state"] == FAILED else ""
+            lines.append(f"{name}, {run['state']}{reason}")
+        elif ZEROED_MISSING in run:
+            lines.append(f"{name}, with {NAMED_STAGES} zeroed: {run[ZEROED_MISSING]}")
+    return lines
+
+
+def _control_notes(record: Mapping) -> list[str]:
+    rows, controls = record["rows"], record.get("controls", ())
+    sentences = []
+    if ZEROED in controls:
+        sentences.append(
+            f"Zeroed: the same weights with the residual branches of {NAMED_STAGES} taken as 0."
+        )
+    if TRAINED_WITHOUT in controls:
+        sentences.append(
+            "Trained without: the same recipe and seeds with these branches held at 0 throughout."
+        )
+    if none := dict.fromkeys(row["label"] for row in rows if controls and not row["controls"]):
+        sentences.append(
+            f"No controls for {' and '.join(none)}: the backbone is not of this package, or has no "
+            "such branches that end with a norm."
+        )
+    return sentences
+
+
+def _budget(row: Mapping) -> str:
+    return (
+        f"{row['iterations']} iterations of {row['images_per_iteration']} images "
+        f"({row['train_size']}), learning rate {row['base_lr']:g}"
+    )
