@@ -34,6 +34,35 @@ def comparison_tables(record: Mapping) -> str:
     return "\n\n".join([*parts, " ".join(notes(record)), provenance(record)])
 
 
+def brief_table(record: Mapping) -> str:
+    """Of a record of a comparison: AP, what it rests on and the gain, a line for each set and
+    model; for who wants the answer before the whole."""
+    tasks = tasks_of(record["rows"]) or ["box"]
+    named = any(NAMED_RIGHT in row for row in record["rows"])
+    headers = ["images", "backbone", *(["right class (%)"] if named else [])]
+    for task in tasks:
+        headers += [f"{task} AP", *_columns_of(record["rows"], task), "Δ"]
+    lines = []
+    for label, rows in sets_of(record):
+        for row in rows:
+            line = [label, row["label"], *([plus_minus(row.get(NAMED_RIGHT))] if named else [])]
+            for task in tasks:
+                line.append(plus_minus(row.get(f"{task}_ap")))
+                if _columns_of(record["rows"], task):
+                    line.append(plus_minus(row.get(f"{task}_ap_{TRAINED_WITHOUT}")))
+                line.append(interval(row.get(f"{task}_ap_gain")) if row["over"] else "")
+            lines.append(line)
+    if not any(line[0] for line in lines):
+        headers, lines = headers[1:], [line[1:] for line in lines]
+    seeds = len(record["seeds"])
+    spread = f"{seeds} seeds, mean ± standard deviation" if seeds > 1 else "one seed"
+    return f"{markdown(headers, lines)}\n\n{spread}. {provenance(record)}"
+
+
+def _columns_of(rows: Sequence[Mapping], task: str) -> list[str]:
+    return ["trained without"] if TRAINED_WITHOUT in _controls_of(rows, task) else []
+
+
 def results_markdown(record: Mapping) -> str:
     """results.md: the tables above, those of every metric, and every run that is not finished."""
     parts = [f"# {record['suite']}"]

@@ -27,6 +27,7 @@ from lambda_det.experiments.controls import (
     controls_line,
     verdict,
 )
+from lambda_det.experiments.documents import VIEWS
 from lambda_det.experiments.outputs import write_record
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.report import html_report
@@ -306,6 +307,8 @@ def test_tables_and_report_show_the_controls(controlled, write_suite, output):
         assert head in text and f"\n\n{line}\n\n" in text
         assert "| λ-50 | 2/2 | 35.0 ± 1.4 | 15.0 ± 1.4 | 29.0 ± 1.4 | +6.0 [+6.0, +6.0] |" in text
         assert "Zeroed: the same weights" in text and "Trained without: the same recipe" in text
+    line_of_brief = "| λ-50 | 35.0 ± 1.4 | 29.0 ± 1.4 | +3.5 [−2.9, +9.9] |"
+    assert line_of_brief in VIEWS["brief"](record)
     page = html_report(suite, states, record)
     assert f"<p class=note>{line}</p>" in page and "<th>AP − trained without</th>" in page
     assert "trained without res4 and res5" in page  # in the table of runs

@@ -108,6 +108,9 @@ def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, f
     hard, easy = text.partition("**relational**")[2].split("**easy**")
     assert "| R-50 | 2/2 | 31.5 ± 0.7 |" in hard and "| R-50 | 2/2 | 41.5 ± 0.7 |" in easy
     assert "\n20 iterations of 8 images" in text
+    brief = VIEWS["brief"](json.loads(json.dumps(record)))
+    assert "| relational | R-50 | 31.5 ± 0.7 |  |" in brief and "2 seeds, mean" in brief
+    assert "| easy | λ-50 | 45.0 ± 1.4 | +3.5 [−2.9, +9.9] |" in brief
     record["rows"][0]["iterations"] = 30
     assert "relational: 30 iterations" in comparison_tables(record)
 
