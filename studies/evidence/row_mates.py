@@ -10,13 +10,14 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.records import write_json
-from studies.evidence.scenes import KINDS, SETS, Layout, draw_scene
+from studies.evidence.scenes import KINDS, SETS, Layout, Scene, draw_scene
 
 SPLITS = ("train2017", "val2017")
 
@@ -58,21 +59,27 @@ def generate(
         made = tempfile.mkdtemp(prefix=f"{os.path.basename(root)}.", dir=os.path.dirname(root))
         try:
             os.chmod(made, 0o755)  # mkdtemp lets nobody else in
-            streams = np.random.SeedSequence(seed).spawn(len(SPLITS))
-            for split, count, stream in zip(SPLITS, (num_train, num_val), streams, strict=True):
-                _write_split(made, split, name, layout, stream.spawn(count))
+            for split, count in zip(SPLITS, (num_train, num_val), strict=True):
+                drawn = scenes(split, name, layout, count=count, seed=seed)
+                _write_split(made, split, name, drawn)
             os.rename(made, root)
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
 
-def _write_split(
-    root: str, split: str, name: str, layout: Layout, streams: list[np.random.SeedSequence]
-) -> None:
+def scenes(
+    split: str, name: str, layout: Layout = Layout(), *, count: int, seed: int = 0
+) -> Iterator[Scene]:
+    """The first ``count`` scenes of a split, as :func:`generate` writes them."""
+    stream = np.random.SeedSequence(seed).spawn(len(SPLITS))[SPLITS.index(split)]
+    for child in stream.spawn(count):
+        yield draw_scene(np.random.default_rng(child), name, layout)
+
+
+def _write_split(root: str, split: str, name: str, drawn: Iterable[Scene]) -> None:
     os.makedirs(os.path.join(root, split))
     images, annotations = [], []
-    for number, stream in enumerate(streams, start=1):
-        scene = draw_scene(np.random.default_rng(stream), name, layout)
+    for number, scene in enumerate(drawn, start=1):
         file_name = f"{number:06d}.png"
         encoded = cv2.imencode(".png", scene.image)[1]
         with open(os.path.join(root, split, file_name), "wb") as file:
