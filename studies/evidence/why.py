@@ -26,6 +26,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from lambda_det.backbone.residual_branches import mean_last_norms
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.randomness import seed_everything
@@ -178,6 +179,7 @@ def do(run: Run) -> dict:
         "train_cpu_s": round(curve.cpu_s, 1),
         "parameters": parameters(net),
         "multiply_adds": multiply_adds(net, height, width),
+        "last_norm": {s: round(v, 4) for s, v in mean_last_norms(net.fpn.bottom_up).items()},
         "moved": {name: round(moved(before[name], after[name]), 5) for name in before},
     }
 
