@@ -43,10 +43,11 @@ class Layout:
     def __post_init__(self) -> None:
         if self.rows < 2 or self.rows % 2:
             raise InputError(f"rows {self.rows}: an even number from 2 on is needed")
-        if self.side < 24 * self.rows or self.side % 32:
+        least = max(24 * self.rows, 96)
+        if self.side < least or self.side % 32:
             raise InputError(
-                f"side {self.side}: a multiple of 32 of at least {24 * self.rows}, 24 pixels for "
-                f"each of {self.rows} rows, is needed"
+                f"side {self.side}: a multiple of 32 of at least {least} is needed for {self.rows} "
+                "rows"
             )
         if self.distance is not None and self.distance < _SQUARE[1]:
             raise InputError(
