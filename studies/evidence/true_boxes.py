@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -72,6 +73,17 @@ class Curve:
     loss: list[float] = field(default_factory=list)
     right: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
+
+
+def normalised(images: np.ndarray, cfg: CfgNode) -> Tensor:
+    """BGR (N, H, W, 3) uint8 -> (N, 3, H, W) float as a detector with this config takes them."""
+    if cfg.INPUT.FORMAT == "RGB":
+        images = images[..., ::-1]
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    )
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return (pixels.float() - mean) / std
 
 
 Batch = tuple[Tensor, Sequence[Tensor], Tensor]

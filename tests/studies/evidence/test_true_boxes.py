@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -16,7 +17,8 @@ from lambda_det.data import configure_datasets
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from studies.evidence.row_mates import generate
-from studies.evidence.true_boxes import TrueBoxes, main, pretrain, train
+from studies.evidence.scenes import draw_scene
+from studies.evidence.true_boxes import TrueBoxes, main, normalised, pretrain, train
 
 CONFIG = "studies/evidence/row_mates_detector.yaml"
 SMALL = ["INPUT.MIN_SIZE_TRAIN", "(64,)", "MODEL.LAMBDA_RESNET.LAYER.SCOPE", "5"]
@@ -117,6 +119,18 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate(project):
     cfg = solver(project, BASE_LR=1e30, WARMUP_ITERS=0)
     with pytest.raises(InputError, match=r"SOLVER.BASE_LR 1e\+30: the loss of iteration \d+ is"):
         train(net, colour_batches(), cfg, 40)
+
+
+def test_images_are_as_the_detector_has_them(project):
+    cfg = load_config(str(project / CONFIG))
+    scene = draw_scene(np.random.default_rng(0), "rows")
+    x, y = scene.markers[0]
+    blue, green, red = map(float, scene.image[y, x])
+    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
+    assert cfg.INPUT.FORMAT == "RGB" and mean[0] > mean[2]
+    expected = [(c - m) / s for c, m, s in zip((red, green, blue), mean, std, strict=True)]
+    found = normalised(scene.image[None], cfg)[0, :, y, x]
+    assert torch.allclose(found, torch.tensor(expected), atol=1e-5)
 
 
 def test_a_detector_starts_from_the_weights_with_new_heads_alone(

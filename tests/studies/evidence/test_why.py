@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from studies.evidence import why
 from studies.evidence.networks import NETWORKS
-from studies.evidence.scenes import Layout, draw_scene
-from studies.evidence.why import PARTS, Run, do, do_all, is_there, main, normalised, plan
+from studies.evidence.scenes import Layout
+from studies.evidence.why import do, do_all, main
+from studies.evidence.why_plan import PARTS, Run, plan, stored
 
 TINY = Run("reach", "rows", Layout(2, 96), "res4_only", 1, 2, images=2, validation=4)
 
@@ -105,18 +103,6 @@ def test_networks_with_one_seed_see_the_same_scenes_and_all_runs_the_same_valida
     assert training[0][0][2] == (2, 3, 96, 96)
 
 
-def test_images_are_as_the_detector_has_them(project: Path):
-    cfg = load_config(str(why.CONFIG))
-    scene = draw_scene(np.random.default_rng(0), "rows")
-    x, y = scene.markers[0]
-    blue, green, red = map(float, scene.image[y, x])
-    mean, std = cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD
-    assert cfg.INPUT.FORMAT == "RGB" and mean[0] > mean[2]
-    expected = [(c - m) / s for c, m, s in zip((red, green, blue), mean, std, strict=True)]
-    found = normalised(scene.image[None], cfg)[0, :, y, x]
-    assert torch.allclose(found, torch.tensor(expected), atol=1e-5)
-
-
 def test_a_run_leaves_one_json_and_is_not_done_again(quick_weights, tmp_path, capsys, monkeypatch):
     store = str(tmp_path / "store")
     do_all([TINY], store)
@@ -144,10 +130,10 @@ def test_a_run_with_other_settings_is_refused_before_any_is_done(done, tmp_path)
     path = tmp_path / TINY.path
     path.write_text(path.read_text().replace("0.05", "0.1"))
     with pytest.raises(InputError, match=r"base_lr 0\.1, not 0\.05"):
-        is_there(TINY, store)
+        stored(TINY, store)
     path.write_text("{")
     with pytest.raises(InputError, match="is no JSON"):
-        is_there(TINY, store)
+        stored(TINY, store)
 
 
 def test_what_was_done_before_an_interruption_is_kept(tmp_path, monkeypatch):
