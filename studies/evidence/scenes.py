@@ -1,8 +1,11 @@
 """Generated scenes in which the kind of an object stands somewhere else in the image.
 
 Grey squares and, away from them, markers. The kind of a square is that of one of the markers; which
-one, a set says (:data:`SETS`). Each kind is there as often as the other, so that a summary of the
+one, a set says (:data:`SETS`). There are as many markers of either kind, so that a summary of the
 whole image says nothing of one square.
+
+Where rows are close, a square may cover an edge of the square in the next row, and a marker of
+another, never what is in its middle.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ RED, BLUE = (40, 60, 235), (235, 80, 40)  # BGR
 _MARKER = (6, 9)  # least and most radius, pixels
 _SQUARE = (14, 22)  # least and most side, pixels
 _JITTER = 0.18  # of the height of a row
+_LEFT = 0.28  # of the height of an image: the part of the width in which squares stand
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,11 @@ class Layout:
     def __post_init__(self) -> None:
         if self.rows < 2 or self.rows % 2:
             raise InputError(f"rows {self.rows}: an even number from 2 on is needed")
-        if self.side < 24 * self.rows or self.side % 32:
+        least = max(24 * self.rows, 96)
+        if self.side < least or self.side % 32:
             raise InputError(
-                f"side {self.side}: a multiple of 32 of at least {24 * self.rows}, 24 pixels for "
-                f"each of {self.rows} rows, is needed"
+                f"side {self.side}: a multiple of 32 of at least {least} is needed for {self.rows} "
+                "rows"
             )
         if self.distance is not None and self.distance < _SQUARE[1]:
             raise InputError(
@@ -59,7 +64,8 @@ class Scene:
         image: BGR (H, W, 3) uint8.
         boxes: (rows, 4) int, x0, y0, x1, y1 in pixels, x1 and y1 not part of the square.
         kinds: (rows,) int, 0 or 1.
-        markers: (rows, 2) int, x and y of the middle of the marker that has the square's kind.
+        markers: (rows, 2) int, x and y of the middle of the marker that has the square's kind; in
+            ``control``, where none has, of the one in the square's row.
     """
 
     image: np.ndarray
@@ -79,8 +85,10 @@ def _width(name: str, layout: Layout) -> int:
     32, which the networks' strides divide."""
     if layout.distance is None:
         return layout.side
-    sides = 2 if name == "sides" else 1
-    least = sides * layout.distance + (2 if sides == 2 else 1) * 10 + (24 if sides == 2 else 40)
+    if name == "sides":
+        least = 2 * (layout.distance + 10) + 24
+    else:
+        least = 4 + round(_LEFT * layout.side) + layout.distance + 10
     return max(layout.side, -(-least // 32) * 32)
 
 
@@ -103,7 +111,7 @@ class _Canvas:
     def square(self, row: int, colour: tuple | None = None, x: int | None = None) -> int:
         """Draw a square, grey where it has no colour of its own; return x of its middle."""
         side = int(self.rng.integers(*_SQUARE, endpoint=True))
-        free = round(0.28 * self.layout.side) - side
+        free = round(_LEFT * self.layout.side) - side
         left = 4 + int(self.rng.integers(0, free, endpoint=True)) if x is None else x - side // 2
         top = min(max(self.height_in(row) - side // 2, 1), self.layout.side - side - 1)
         grey = self.rng.uniform(190, 240)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -23,6 +25,7 @@ from detectron2.solver import build_lr_scheduler
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
+from lambda_det.checkpoint.atomic import write_atomically
 from lambda_det.data import build_train_loader, configure_datasets
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
@@ -70,6 +73,17 @@ class Curve:
     loss: list[float] = field(default_factory=list)
     right: list[float] = field(default_factory=list)
     cpu_s: float = 0.0
+
+
+def normalised(images: np.ndarray, cfg: CfgNode) -> Tensor:
+    """BGR (N, H, W, 3) uint8 -> (N, 3, H, W) float as a detector with this config takes them."""
+    if cfg.INPUT.FORMAT == "RGB":
+        images = images[..., ::-1]
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1) for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    )
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    return (pixels.float() - mean) / std
 
 
 Batch = tuple[Tensor, Sequence[Tensor], Tensor]
@@ -139,8 +153,11 @@ def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -
         Their weights under the detector's names (``backbone.…``).
 
     Raises:
-        InputError: the FPN has no level p2, or the loss is not finite.
+        InputError: a number is below 1, the FPN has no level p2, or the loss is not finite.
     """
+    for option, number in (("--iterations", iterations), ("--images", images)):
+        if number < 1:
+            raise InputError(f"{option} {number}: at least 1 is needed")
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.IMS_PER_BATCH = images
@@ -180,9 +197,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     cfg = load_config(args.config_file, args.opts)
     configure_datasets(cfg)
-    weights = pretrain(cfg, args.iterations, args.images)
     with writing(args.output):
-        torch.save({"model": weights}, args.output)
+        os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
+    weights = pretrain(cfg, args.iterations, args.images)
+    write_atomically(
+        args.output,
+        lambda file: torch.save({"model": weights}, file),
+        subject=f"--output {args.output}",
+    )
     return 0
 
 
