@@ -18,6 +18,7 @@ from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.experiments import collect, execute, read_suite, results_markdown
 from lambda_det.experiments.collect import comparison_record, published_rows
+from lambda_det.experiments.kept import keep
 from lambda_det.experiments.outputs import check_record, write_record, write_results
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
@@ -94,6 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         jobs = default_jobs(gpus, device) if args.jobs is None else args.jobs
         devices = device_groups(jobs, gpus, device)
         states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
+    for run, state in states.items():
+        if state == FINISHED:
+            keep(run)
     record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
     try:
         write_results(args.output, suite, states, record)

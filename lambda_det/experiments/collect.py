@@ -16,6 +16,7 @@ from lambda_det.experiments.kept import num_classes
 from lambda_det.experiments.run_facts import (
     COST_COLUMNS,
     METRIC_COLUMNS,
+    RIGHT_CLASS,
     row_of,
     train_size,
 )
@@ -101,7 +102,7 @@ def collect(
                 there = idle_stages(suite.configs[set_name, model]) is not None
                 row["controls"] = list(suite.controls) if there else []
             row.update(_facts(suite, set_name, model, states, facts_of))
-            for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS):
+            for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, RIGHT_CLASS):
                 summary = spread([entry.get(column) for entry in finished])
                 if summary is not None:
                     row[column] = summary

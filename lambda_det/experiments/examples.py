@@ -26,7 +26,7 @@ from lambda_det.evaluation.drawn_objects import (
     read_image,
 )
 from lambda_det.evaluation.ground_truth import GroundTruth
-from lambda_det.experiments.run_files import FINISHED
+from lambda_det.experiments.run_files import FINISHED, FINISHED_FILE
 from lambda_det.experiments.suite import Run, Suite
 
 SCORE = 0.5
@@ -197,7 +197,7 @@ def _runs_of_one_seed(states: Mapping[Run, str], set_name: str) -> dict[str, Run
     for run, state in states.items():
         if run.set != set_name or state != FINISHED or run.without:
             continue
-        if os.path.isdir(run.folder):  # not of one that is known from what was kept alone
+        if os.path.isfile(os.path.join(run.folder, FINISHED_FILE)):  # not of what is kept alone
             seeds.setdefault(run.seed, {})[run.model] = run
     return max(seeds.values(), key=len, default={})
 

@@ -1,4 +1,4 @@
-"""The small JSON that a suite keeps of a finished run (its key ``keep``): enough for every table
+"""The JSON that a suite keeps of a finished run (its key ``keep``): enough for every table
 and curve, without the run's folder."""
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 
-from lambda_det.errors import InputError, writing
+from lambda_det.errors import reason_of, writing
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.experiments.examples import validation_set
 from lambda_det.experiments.right_classes import right_class_percent
@@ -17,34 +17,38 @@ from lambda_det.experiments.run_facts import (
     losses,
     numbers_of,
     train_ms,
+    zeroed_missing,
 )
-from lambda_det.experiments.run_files import changed_settings, finished_facts, kept_facts
+from lambda_det.experiments.run_files import changed_settings, facts_of_folder, kept_facts
 from lambda_det.experiments.suite import Run
 from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
 
-_NODES = ("ROI_HEADS", "RETINANET")
-
 
 def keep(run: Run) -> None:
-    """Write the JSON of a finished run, from its folder.
+    """Write the JSON of a finished run, from its folder, where the suite asks for that and it does
+    not exist yet. A run without its zeroed branches waits for them.
 
     Raises:
         InputError: a file of the run is missing or broken, or it cannot be written.
     """
-    changed = changed_settings(run)
+    if not run.kept or kept_facts(run) is not None or facts_of_folder(run) is None:
+        return
+    if zeroed_missing(run) is not None:
+        return
     content = {
-        "settings": {key: run.settings[key] for key in changed},
-        "changed": changed,
-        "finished": finished_facts(run),
+        "key": run.key,
+        "settings": run.settings,
+        "changed": changed_settings(run),
+        "finished": facts_of_folder(run),
         "row": numbers_of(run),
         "losses": losses(run.folder),
         "classes": class_metrics(run.folder),
         "num_classes": num_classes(run),
     }
     with writing(run.kept):
-        write_json(content, run.kept)
+        write_json(content, run.kept, indent=None)
 
 
 def losses_of(run: Run) -> dict[int, float]:
@@ -77,10 +81,9 @@ def num_classes(run: Run) -> int:
     return model.RETINANET.NUM_CLASSES if retina else model.ROI_HEADS.NUM_CLASSES
 
 
-def named_right(run: Run) -> float | None:
-    """Of the run's detections on the set that judges it,
-    :func:`~lambda_det.experiments.right_classes.right_class_percent`; None, with a warning, where
-    they are not to be read."""
+def right_class(run: Run) -> float | None:
+    """:func:`~lambda_det.experiments.right_classes.right_class_percent` of the run's detections on
+    the set that judges it; None, with a warning, where it cannot be counted."""
     try:
         cfg = built_config(run.folder)
         if not cfg.DATASETS.TEST:
@@ -88,6 +91,8 @@ def named_right(run: Run) -> float | None:
         annotations, _ = validation_set(cfg)
         path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
         return right_class_percent(annotations, path)
-    except (InputError, KeyError, TypeError) as error:
-        logger.warning("%s: how many classes are right is not known (%s)", run.name, error)
+    except Exception as error:  # whatever it is: a remark, which must not cost a training
+        logger.warning(
+            "%s: how many classes are right is not known (%s)", run.name, reason_of(error)
+        )
         return None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
 from lambda_det.experiments.run import run_name
-from lambda_det.experiments.run_facts import NAMED_RIGHT, ZEROED_MISSING
+from lambda_det.experiments.run_facts import RIGHT_CLASS, ZEROED_MISSING
 from lambda_det.experiments.run_files import FAILED, FINISHED
 
 
@@ -34,10 +34,10 @@ def notes(record: Mapping) -> list[str]:
            for row in rows for t in TASK_NAMES.values()):  # fmt: skip
         sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
     sentences += _control_notes(record)
-    if any(NAMED_RIGHT in row for row in rows):
+    if any(RIGHT_CLASS in row for row in rows):
         sentences.append(
-            "Right class: of the objects found at IoU 0.5 as whatever class, those whose most "
-            "confident detection has their class."
+            "Right class: the objects whose most confident detection at IoU 0.5, of whatever "
+            "class, has theirs."
         )
     if any("multiply_adds_billions" in row for row in rows):
         sentences.append("GMAC: 10⁹ multiply-adds of one image.")

@@ -14,9 +14,9 @@ from lambda_det.errors import InputError, writing
 from lambda_det.experiments.controls import NAMED_STAGES
 from lambda_det.experiments.preparing import prepare
 from lambda_det.experiments.processes import PROJECT, environment_of, last_line, tied
+from lambda_det.experiments.run_commands import Command, train_command
 from lambda_det.experiments.run_facts import train_ms, train_size, zeroed_missing
 from lambda_det.experiments.run_files import FINISHED, open_to_write, state_of
-from lambda_det.experiments.running import Command, train_command
 from lambda_det.experiments.speed import (
     SPEED_SETTINGS,
     THROUGHPUT_FILE,
@@ -92,12 +92,14 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
         lines.append(f"  {launch(run)}")
         lines += [f"  # pretrains first: {_relative(run.pretrain)}"] if run.pretrain else []
         lines.append(f"  # trains: {tool_command('train_net', map(_relative, run.words))}")
+    pretrainings = " and pretrainings" if any(run.pretrain for run in runs) else ""
     if totals:
         sums = [f"{_hours(hours)} {unit} ({name})" for (unit, name), hours in totals.items()]
         lines.append(
             f"together {' and '.join(sums)}"
             + (f" and {unknown} runs of unknown time" if unknown else "")
-            + "; without evaluations, and as if several GPUs lost nothing by waiting for each other"
+            + f"; without evaluations{pretrainings}, and as if several GPUs lost nothing by "
+            "waiting for each other"
         )
     if unknown:
         lines.append(

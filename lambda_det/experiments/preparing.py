@@ -138,9 +138,14 @@ def _is_there(path: str, names: Sequence[str]) -> bool:
     return all(_is_there(os.path.join(path, name), []) for name in names)
 
 
+def shell_words(command: str) -> list[str]:
+    """A command of a suite's author, who may use what a shell has."""
+    return ["/bin/sh", "-c", command]
+
+
 def _run(command: str) -> None:
     process = subprocess.Popen(
-        tied(["/bin/sh", "-c", command]), cwd=PROJECT, env=environment_of(1, None), text=True,
+        tied(shell_words(command)), cwd=PROJECT, env=environment_of(1, None), text=True,
         errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,  # a group of its own, to be ended as a whole
     )  # fmt: skip

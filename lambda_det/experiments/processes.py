@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 import torch
@@ -95,6 +96,15 @@ def stop(process: subprocess.Popen) -> None:
     for it would not learn how it ended.)"""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)
+
+
+def wait_for_group(leader: int, seconds: float = 10) -> None:
+    """Until no process of a group is left, or for so long."""
+    end = time.monotonic() + seconds
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < end:
+            os.killpg(leader, 0)
+            time.sleep(0.02)
 
 
 def last_line(path: str) -> str:

@@ -7,7 +7,7 @@ from html import escape
 
 from lambda_det.experiments.controls import gain_remark
 from lambda_det.experiments.page import details, gain, table
-from lambda_det.experiments.run_facts import NAMED_RIGHT
+from lambda_det.experiments.run_facts import RIGHT_CLASS
 from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.experiments.tables import (
     COSTS,
@@ -62,7 +62,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     known = {column for row in rows for column in row.get("published", {})}
     published = [task for task in tasks if f"{task}_ap" in known]
     headers = ["backbone", "seeds"]
-    named = any(NAMED_RIGHT in row for row in rows)
+    named = any(RIGHT_CLASS in row for row in rows)
     headers += ["right class (%)"] if named else []
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "small", "medium", "large"]
@@ -71,7 +71,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [escape(row["label"]), f"{row['finished']}/{row['planned']}"]
-        line += [plus_minus(row.get(NAMED_RIGHT))] if named else []
+        line += [plus_minus(row.get(RIGHT_CLASS))] if named else []
         for task in tasks:
             line += [
                 f"<b>{plus_minus(row.get(f'{task}_ap'))}</b>",

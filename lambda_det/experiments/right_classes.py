@@ -1,53 +1,50 @@
-"""Where a detector errs: of the objects that it finds, how many it also names."""
+"""Of the objects of a set, how many a detector finds and names right: where AP is low, this tells
+whether it is for the boxes or for the classes."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import json
 from collections import defaultdict
 
 import numpy as np
 import pycocotools.mask as mask_util
-from pycocotools.coco import COCO
 
 from lambda_det.evaluation.detections import read_detections
+from lambda_det.records import read_text
 
 IOU = 0.5
 
 
 def right_class_percent(annotations: str, detections: str) -> float | None:
-    """Of the objects that some detection meets at box IoU :data:`IOU`, whatever its class, the
-    percentage whose most confident such detection has their class.
+    """Percentage of the objects whose most confident detection at box IoU :data:`IOU`, of whatever
+    class, has their class. One that no detection meets is not right.
 
     Args:
         annotations: a COCO json; crowd regions do not count.
         detections: a COCO results json.
 
     Returns:
-        None where there is but one class, or no object is found.
+        None where there is but one class, or no object.
 
     Raises:
-        InputError: the detections cannot be read.
+        InputError: a file cannot be read.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(annotations)
-    if len(truth.cats) < 2:
+    truth = json.loads(read_text(annotations))
+    objects = [each for each in truth["annotations"] if not each.get("iscrowd")]
+    if len(truth["categories"]) < 2 or not objects:
         return None
     of_image: dict[object, list[dict]] = defaultdict(list)
     for detection in read_detections(detections):
         of_image[detection["image_id"]].append(detection)
-    found = right = 0
-    for image_id, found_there in of_image.items():
-        objects = [a for a in truth.imgToAnns[image_id] if not a.get("iscrowd")]
-        if not objects:
+    right = 0
+    for each in objects:
+        found = of_image[each["image_id"]]
+        if not found:
             continue
-        boxes = (np.array([each["bbox"] for each in of], float) for of in (found_there, objects))
-        overlap = np.asarray(mask_util.iou(*boxes, [0] * len(objects)))
-        scores = np.array([each["score"] for each in found_there])
-        for column, each in zip(overlap.T, objects, strict=True):
-            meeting = np.flatnonzero(column >= IOU)
-            if len(meeting):
-                best = found_there[meeting[scores[meeting].argmax()]]
-                found += 1
-                right += best["category_id"] == each["category_id"]
-    return 100 * right / found if found else None
+        boxes = np.array([detection["bbox"] for detection in found], float)
+        overlap = mask_util.iou(boxes, np.array([each["bbox"]], float), [0])[:, 0]
+        meeting = [d for d, iou in zip(found, overlap, strict=True) if iou >= IOU]
+        if meeting:
+            best = max(meeting, key=lambda detection: detection["score"])
+            right += best["category_id"] == each["category_id"]
+    return 100 * right / len(objects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ class Run:
         zeroed: whether its weights are evaluated once more with these branches zeroed.
         pretrain: command that is run before it, or "".
         weights: the file that it starts from, which that command leaves; or "".
-        kept: path of the small JSON that is kept of it when it has finished, or "".
+        kept: path of the JSON that is kept of it when it has finished, or "".
         settings: what its numbers depend on: config key -> value, the comparison's folder as
             ``{output}``.
     """
@@ -79,6 +80,11 @@ def run_name(set_name: str | None, model: str, seed: int, without: bool = False)
     return " ".join(filter(None, (set_name, model, f"seed {seed}", words)))
 
 
+PRETRAINED_FILE = "pretrained.pth"
+"""In a run's folder: the weights that it starts from, where a pretraining makes them."""
+
+
 def half_written(weights: str) -> str:
     """What a pretraining writes, to become ``weights`` when it has ended well."""
-    return f"{weights}.part"
+    stem, suffix = os.path.splitext(weights)
+    return f"{stem}.part{suffix}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
+from lambda_det.experiments.preparing import shell_words
 from lambda_det.experiments.processes import PROJECT
 from lambda_det.experiments.run import Run
 
@@ -22,7 +23,7 @@ def train_command(run: Run) -> list[str]:
 
 def pretrain_command(run: Run) -> list[str]:
     """The suite's own, in a shell."""
-    return ["/bin/sh", "-c", run.pretrain]
+    return shell_words(run.pretrain)
 
 
 def zeroed_command(run: Run) -> list[str]:

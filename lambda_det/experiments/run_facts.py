@@ -20,8 +20,8 @@ from lambda_det.experiments.run_files import (
     FAILED,
     FINISHED,
     FINISHED_FILE,
+    facts_of_folder,
     failed_facts,
-    finished_facts,
     kept_facts,
 )
 from lambda_det.experiments.suite import Run
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 METRIC_COLUMNS = tuple(f"{task}_{name.lower()}" for task in TASK_NAMES.values() for name in METRICS)
 """``box_ap`` … ``mask_arl``, in percent."""
 
-NAMED_RIGHT = "right_class_percent"
-"""Column: of the objects that are found, those whose class is right."""
+RIGHT_CLASS = "right_class_percent"
+"""Column: see :mod:`lambda_det.experiments.right_classes`."""
 
 COST_COLUMNS = (
     "train_ms_per_image", "inference_ms_per_image", "peak_host_memory_mib", "peak_gpu_memory_mib",
-    "pretrained_percent", NAMED_RIGHT,
+    "pretrained_percent",
 )  # fmt: skip
 
 ZEROED_MISSING = "zeroed_missing"
@@ -63,7 +63,10 @@ def row_of(run: Run, state: str) -> dict[str, object]:
     if state != FINISHED:
         return row
     kept = kept_facts(run)
-    return row | (numbers_of(run) if kept is None else kept["row"])
+    if kept is None:
+        return row | numbers_of(run)
+    hidden = () if run.zeroed else tuple(f"{task}_ap_{ZEROED}" for task in TASK_NAMES.values())
+    return row | {column: value for column, value in kept["row"].items() if column not in hidden}
 
 
 def numbers_of(run: Run) -> dict[str, object]:
@@ -73,7 +76,7 @@ def numbers_of(run: Run) -> dict[str, object]:
         InputError: a file of it is missing or broken.
     """
     row: dict[str, object] = {}
-    facts = finished_facts(run)
+    facts = facts_of_folder(run)
     if facts is None:
         raise InputError(f"{os.path.join(run.folder, FINISHED_FILE)} is gone or broken")
     for task, values in _metrics(run.folder).items():
@@ -95,7 +98,7 @@ def numbers_of(run: Run) -> dict[str, object]:
         "peak_host_memory_mib": facts["peak_host_memory_mib"],
         "peak_gpu_memory_mib": _peak_gpu_memory(run.folder),
         "pretrained_percent": _coverage(log),
-        NAMED_RIGHT: facts.get(NAMED_RIGHT),
+        RIGHT_CLASS: facts.get(RIGHT_CLASS),
         "run_s": facts["last_attempt_s"],
         "jobs": facts["jobs"],
         "gpus": facts["gpus"],
@@ -119,15 +122,10 @@ def zeroed_metrics(run: Run) -> dict[str, dict] | None:
 def zeroed_missing(run: Run) -> str | None:
     """Why a finished run, whose zeroed branches are to be evaluated, has no metrics of that; None
     where it has them, or where that is not asked for."""
-    if not run.zeroed or _is_kept_zeroed(run) or zeroed_metrics(run) is not None:
+    if not run.zeroed or kept_facts(run) is not None or zeroed_metrics(run) is not None:
         return None
     failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
     return "not evaluated yet" if failed is None else failed["reason"]
-
-
-def _is_kept_zeroed(run: Run) -> bool:
-    kept = kept_facts(run)
-    return kept is not None and any(column.endswith(f"_ap_{ZEROED}") for column in kept["row"])
 
 
 def train_size(cfg: CfgNode) -> str:

@@ -18,7 +18,9 @@ from lambda_det.config import get_cfg
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.records import flat, zeroed_folder
-from lambda_det.experiments.suite import Run
+from lambda_det.experiments.controls import ZEROED
+from lambda_det.experiments.run import PRETRAINED_FILE, Run
+from lambda_det.experiments.suite_file import PREPARE
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +43,7 @@ def state_of(run: Run) -> str:
         InputError: the folder holds a run with other settings, or one of which nobody knows any
             more what it is.
     """
-    if (known := kept_facts(run)) is not None:
-        _check_settings(run, known, run.kept)
+    if kept_facts(run) is not None:
         return FINISHED
     known = description(run)
     if known is None:
@@ -58,6 +59,8 @@ def _check_settings(run: Run, known: Mapping, place: str) -> None:
     # then, or is now, what it is by default.
     then, default = known["settings"], default_settings()
     for key, value in run.settings.items():
+        if key == PREPARE and key not in then:
+            continue  # a folder has its data beside it; what made them counts elsewhere
         was = then[key] if key in then else default.get(key)
         if was != value:
             raise InputError(
@@ -74,13 +77,24 @@ def _check_settings(run: Run, known: Mapping, place: str) -> None:
 
 
 def kept_facts(run: Run) -> dict | None:
-    """The small JSON that is kept of a finished run, of
-    :func:`~lambda_det.experiments.run_facts.keep`; None where there is none, or a broken one.
+    """The JSON that is kept of a finished run, of :func:`~lambda_det.experiments.kept.keep`; None
+    where there is none, a broken one, or one without the zeroed branches that are asked for.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or is of a run with other settings.
     """
-    return _read_or_warn(run, run.kept, _check_kept) if run.kept else None
+    facts = _read_or_warn(run, run.kept, _check_kept) if run.kept else None
+    if facts is None:
+        return None
+    if facts["key"] != run.key:
+        raise InputError(f"{run.kept} is of the run {facts['key']!r}, not {run.key!r}; remove it")
+    _check_settings(run, facts, run.kept)
+    return None if run.zeroed and not is_zeroed(facts["row"]) else facts
+
+
+def is_zeroed(row: Mapping) -> bool:
+    """Whether a run's numbers have those of its zeroed branches."""
+    return any(column.endswith(f"_ap_{ZEROED}") for column in row)
 
 
 def changed_settings(run: Run) -> list[str]:
@@ -118,7 +132,12 @@ def finished_facts(run: Run) -> dict | None:
         InputError: it cannot be read.
     """
     kept = kept_facts(run)
-    return _read_or_warn(run, FINISHED_FILE, _check_finished) if kept is None else kept["finished"]
+    return facts_of_folder(run) if kept is None else kept["finished"]
+
+
+def facts_of_folder(run: Run) -> dict | None:
+    """``finished.json`` in the run's folder, whatever is kept; None likewise."""
+    return _read_or_warn(run, FINISHED_FILE, _check_finished)
 
 
 def failed_facts(run: Run, folder: str | None = None) -> dict | None:
@@ -139,13 +158,15 @@ def interrupted_facts(run: Run) -> dict | None:
 
 
 def clear(run: Run) -> None:
-    """Remove what an earlier attempt left; of a run that is to be resumed only its verdict.
+    """Remove what an earlier attempt left, but for the weights it started from; of a run that is to
+    be resumed only its verdict.
 
     Of a run that had finished, but with a ``finished.json`` that is broken, nothing is removed:
     what would be is set aside.
     """
     found = os.listdir(run.folder)
-    names = [name for name in found if name != "lock" and not name.startswith(SET_ASIDE)]
+    stays = ("lock", PRETRAINED_FILE)
+    names = [name for name in found if name not in stays and not name.startswith(SET_ASIDE)]
     if run.resume:
         zeroed = os.path.basename(zeroed_folder(run.folder, CONTROLLED_STAGES))
         verdicts = (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE, zeroed)
@@ -216,16 +237,19 @@ def _check(facts: object, kinds: dict[str, type]) -> None:
 
 
 def _check_description(content: dict) -> None:
-    _check(content, {"settings": dict})
+    _check(content, {"settings": dict, "attempts": int})
     if unknown := set(content.get("changed", ())) - content["settings"].keys():
         raise ValueError(f"'changed' names {min(map(str, unknown))!r}")
 
 
 def _check_kept(content: dict) -> None:
-    _check_description(content)
-    kinds = {"finished": dict, "row": dict, "losses": dict, "classes": dict, "num_classes": int}
+    kinds = {"key": str, "settings": dict, "finished": dict, "row": dict, "losses": dict,
+             "classes": dict, "num_classes": int}  # fmt: skip
     _check(content, kinds)
     _check_finished(content["finished"])
+    _check(content["row"], {"gpus": int, "jobs": int})
+    for iteration, loss in content["losses"].items():
+        _check({"loss": loss, "iteration": int(iteration)}, {"loss": float})
 
 
 def _check_finished(facts: dict) -> None:

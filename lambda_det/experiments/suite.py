@@ -35,20 +35,19 @@ Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More
 ``pretrain: "{python} -m my.pretraining --config {config} --out {weights} {words}"``
     A command for each run, before it: ``{weights}`` is the file that it has to leave, from which
     the run starts (``MODEL.WEIGHTS``), ``{words}`` the run's KEY VALUE pairs with its SEED. A run
-    waits for its own; a file that is there is not made again.
+    waits for its own; what an earlier attempt at it has made is not made again.
 ``keep: runs/mine``
-    A folder, relative to the suite file, that gets a small JSON of each finished run. A run that
-    has one there is finished, wherever it was trained: a long study commits them and goes on from
-    a fresh checkout.
+    A folder that gets a JSON of each finished run. A run that has one there is finished, wherever
+    it was trained: a long study commits them and goes on from a fresh checkout.
 ``models.NAME.baseline``
     Another baseline for this model: that of its depth, say.
 ``models.NAME.published``
     Name of a row of ``configs/published/coco.yaml`` to show beside it.
 
-``config`` and ``throughput`` are relative to the suite file (a ``config`` that is no file there is
-the name of a shipped one); ``{output}`` is the comparison's
-folder, ``{python}`` the running interpreter; in commands both are quoted for the shell, in which
-they run in the root of the checkout.
+``config``, ``throughput`` and ``keep`` are relative to the suite file (a ``config`` that is no file
+there is the name of a shipped one); ``{output}`` is the comparison's folder, ``{python}`` the
+running interpreter; in commands both are quoted for the shell, in which they run in the root of the
+checkout.
 """
 
 from __future__ import annotations
@@ -71,8 +70,8 @@ from lambda_det.experiments.controls import (
     config_without,
     idle_stages,
 )
-from lambda_det.experiments.run import Run, run_key
-from lambda_det.experiments.suite_file import PRETRAIN, RESERVED, SuiteFile
+from lambda_det.experiments.run import PRETRAINED_FILE, Run, run_key
+from lambda_det.experiments.suite_file import PREPARE, PRETRAIN, RESERVED, SuiteFile
 
 
 @dataclass(frozen=True)
@@ -173,11 +172,13 @@ def read_suite(
     controls = reader.controls(content.get("controls", list(CONTROLS)))
     sets = reader.sets(content.get("sets"))
     prepare = reader.commands("prepare", content.get("prepare"))
+    made_by: dict[str, list[str]] = {}
     shared = reader.words("overrides", content.get("overrides"))
     plans: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
     configs: dict[tuple[str, str], CfgNode] = {}
     for set_name, set_entry in sets.items():
         prepare += reader.commands(f"sets.{set_name}.prepare", set_entry.get("prepare"))
+        made_by[set_name] = [*(content.get("prepare") or []), *(set_entry.get("prepare") or [])]
         of_set = reader.words(f"sets.{set_name}.overrides", set_entry.get("overrides"))
         for name, entry in models.items():
             own = reader.words(f"models.{name}.overrides", entry.get("overrides"))
@@ -211,6 +212,7 @@ def read_suite(
                 gpus=gpus,
                 pretrain=pretrain,
                 kept=kept,
+                prepare=made_by[set_name],
             )
             for seed in seeds
             for without in (False, True)
@@ -237,20 +239,25 @@ def _planned_run(
     gpus: int,
     pretrain: str,
     kept: str,
+    prepare: Sequence[str],
 ) -> Run:
     config, words = plan
     key = run_key(set_name, model, seed, without)
     if without:
         cfg = config_without(cfg)
         words += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
-    settings: dict[str, object] = {}
+    folder = os.path.join(reader.output, "runs", key)
+    settings: dict[str, object] = {PREPARE: list(prepare)} if kept else {}
     weights = command = ""
     if pretrain:
-        weights = os.path.join(reader.output, "pretrained", f"{key}.pth")
+        if cfg.MODEL.WEIGHTS:
+            raise reader.error(
+                f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} beside pretrain, whose "
+                "weights a run starts from; leave one of them out"
+            )
+        weights = os.path.join(folder, PRETRAINED_FILE)
         command = reader.for_run(pretrain, config, weights, (*words, "SEED", str(seed)))
         settings[PRETRAIN] = pretrain
-        cfg = cfg.clone()
-        cfg.MODEL.WEIGHTS = weights
         words += ("MODEL.WEIGHTS", weights)
     return Run(
         model,
@@ -258,7 +265,7 @@ def _planned_run(
         seed,
         config,
         words,
-        folder=os.path.join(reader.output, "runs", key),
+        folder=folder,
         resume=resume,
         gpus=gpus,
         without=without,

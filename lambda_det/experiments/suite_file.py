@@ -26,8 +26,8 @@ _KEYS = {
 _MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
 _SET_KEYS = {"label", "overrides", "prepare"}
 RESERVED = ("SEED", "OUTPUT_DIR")
-PRETRAIN = "pretrain"
-"""The suite's key, and what it is called among the settings that a run's numbers depend on."""
+PRETRAIN, PREPARE = "pretrain", "prepare"
+"""Keys of a suite, and what they are called among the settings that a run's numbers depend on."""
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
 _BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
@@ -51,7 +51,7 @@ class SuiteFile:
     """A suite file, and the line that a wrong one gets."""
 
     def __init__(self, path: str, output: str) -> None:
-        self.path = path
+        self.path = os.path.abspath(path)
         self.output = output
         self.content = self._read()
         for key in self.content:
@@ -156,7 +156,7 @@ class SuiteFile:
             return ""
         if not isinstance(folder, str) or not folder.strip():
             raise self.error(f"keep {folder!r}; the path of a folder is needed")
-        return self.relative(folder)
+        return self.relative(self.fill(folder))
 
     def words(self, key: str, overrides: object) -> tuple[str, ...]:
         words: list[str] = []

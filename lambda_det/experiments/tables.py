@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
-from lambda_det.experiments.controls import CONTROLS, TRAINED_WITHOUT, controls_line
+from lambda_det.experiments.controls import CONTROLS, NAMED_STAGES, TRAINED_WITHOUT, controls_line
 from lambda_det.experiments.notes import notes, unfinished_runs
-from lambda_det.experiments.run_facts import NAMED_RIGHT
+from lambda_det.experiments.run_facts import RIGHT_CLASS
 from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")
@@ -38,14 +38,14 @@ def brief_table(record: Mapping) -> str:
     """Of a record of a comparison: AP, what it rests on and the gain, a line for each set and
     model; for who wants the answer before the whole."""
     tasks = tasks_of(record["rows"]) or ["box"]
-    named = any(NAMED_RIGHT in row for row in record["rows"])
-    headers = ["images", "backbone", *(["right class (%)"] if named else [])]
+    named = any(RIGHT_CLASS in row for row in record["rows"])
+    headers = ["set", "backbone", *(["right class (%)"] if named else [])]
     for task in tasks:
         headers += [f"{task} AP", *_columns_of(record["rows"], task), "Δ"]
     lines = []
     for label, rows in sets_of(record):
         for row in rows:
-            line = [label, row["label"], *([plus_minus(row.get(NAMED_RIGHT))] if named else [])]
+            line = [label, row["label"], *([plus_minus(row.get(RIGHT_CLASS))] if named else [])]
             for task in tasks:
                 line.append(plus_minus(row.get(f"{task}_ap")))
                 if _columns_of(record["rows"], task):
@@ -54,9 +54,23 @@ def brief_table(record: Mapping) -> str:
             lines.append(line)
     if not any(line[0] for line in lines):
         headers, lines = headers[1:], [line[1:] for line in lines]
-    seeds = len(record["seeds"])
-    spread = f"{seeds} seeds, mean ± standard deviation" if seeds > 1 else "one seed"
-    return f"{markdown(headers, lines)}\n\n{spread}. {provenance(record)}"
+    notes = _brief_notes(record, named)
+    return f"{markdown(headers, lines)}\n\n{notes}\n\n{provenance(record)}"
+
+
+def _brief_notes(record: Mapping, named: bool) -> str:
+    rows = record["rows"]
+    seeds = sorted({row["finished"] for row in rows})
+    number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    parts = [f"AP in percent, mean ± sample standard deviation of {number} seeds"]
+    parts += ["right class: objects that are found and named right"] if named else []
+    if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
+        parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
+    labels = {row["model"]: row["label"] for row in rows}
+    over = dict.fromkeys(labels[row["over"]] for row in rows if row["over"])
+    if over:
+        parts.append(f"Δ: gain over {' and '.join(over)}, paired by seed, with its 95 % interval")
+    return f"{'; '.join(parts)}."
 
 
 def _columns_of(rows: Sequence[Mapping], task: str) -> list[str]:
@@ -102,7 +116,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
         task for task in tasks if any(f"{task}_ap" in r.get("published", {}) for r in rows)
     ]
     headers = ["backbone", "seeds"]
-    named = any(NAMED_RIGHT in row for row in rows)
+    named = any(RIGHT_CLASS in row for row in rows)
     headers += ["right class (%)"] if named else []
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
@@ -111,7 +125,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [row["label"], f"{row['finished']}/{row['planned']}"]
-        line += [plus_minus(row.get(NAMED_RIGHT))] if named else []
+        line += [plus_minus(row.get(RIGHT_CLASS))] if named else []
         for task in tasks:
             line += [
                 plus_minus(row.get(f"{task}_ap")),

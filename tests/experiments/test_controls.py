@@ -31,9 +31,9 @@ from lambda_det.experiments.documents import VIEWS
 from lambda_det.experiments.outputs import write_record
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.report import html_report
+from lambda_det.experiments.run_commands import zeroed_command
 from lambda_det.experiments.run_facts import zeroed_missing
 from lambda_det.experiments.run_files import FAILED, FINISHED, state_of
-from lambda_det.experiments.running import zeroed_command
 from lambda_det.experiments.suite import Suite, chosen_runs
 
 IDLE_STAGES = "MODEL.LAMBDA_RESNET.IDLE_STAGES"

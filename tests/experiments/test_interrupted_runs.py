@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from lambda_det.experiments import execute, read_suite
-from lambda_det.experiments.running import FAILED, FINISHED
+from lambda_det.experiments.run_files import FAILED, FINISHED
 
 
 def test_a_run_that_a_signal_ended_is_not_finished(content, write_suite, output, fake_command):

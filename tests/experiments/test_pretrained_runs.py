@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from lambda_det.experiments.run_files import FAILED, FINISHED, STARTED, failed_f
 PRETRAINING = """
 import json, pathlib, sys
 config, weights, *words = sys.argv[1:]
-root = next(p.parent for p in pathlib.Path(weights).parents if p.name == "pretrained")
+root = next(p.parent for p in pathlib.Path(weights).parents if p.name == "runs")
 with open(root / "pretrainings.txt", "a") as file:
     print(json.dumps([pathlib.Path(config).name, *words]), file=file)
 pathlib.Path(weights).write_text("half")
@@ -47,7 +49,7 @@ def test_a_run_starts_from_its_own_weights(content, write_suite, output, fake_co
     states = execute(suite, str(output), command=fake_command)
     assert set(states.values()) == {FINISHED} and len(states) == 4
     by_key = {run.key: run for run in suite.runs}
-    weights = output / "pretrained" / "lambda" / "seed1_without.pth"
+    weights = output / "runs" / "lambda" / "seed1_without" / "pretrained.pth"
     run = by_key["lambda/seed1_without"]
     assert run.weights == str(weights) and weights.read_text() == "whole"
     assert run.words[run.words.index("MODEL.WEIGHTS") + 1] == str(weights)
@@ -80,7 +82,12 @@ def test_one_that_leaves_nothing_is_told(content, write_suite, output, fake_comm
     content["pretrain"] = "true {weights}"
     suite = read_suite(write_suite(content), str(output))
     assert set(execute(suite, str(output), command=fake_command).values()) == {FAILED}
-    assert failed_facts(suite.runs[0])["reason"] == f"pretraining: no {suite.runs[0].weights}.part"
+    part = suite.runs[0].weights.replace(".pth", ".part.pth")
+    assert failed_facts(suite.runs[0])["reason"] == f"pretraining: no {part}"
+    # What an earlier attempt has left half-written is not taken for it.
+    Path(part).write_text("half")
+    assert set(execute(suite, str(output), command=fake_command).values()) == {FAILED}
+    assert not Path(suite.runs[0].weights).exists()
 
 
 def test_another_pretraining_is_another_run(content, write_suite, output, fake_command):
@@ -95,7 +102,8 @@ def test_the_plan_names_it(content, write_suite, output):
     suite = read_suite(write_suite(content), str(output))
     text = plan_text(suite, str(output), suite.runs, lambda run: run.key)
     assert "# pretrains first: " in text and "pretraining of mine.py" in text
-    assert f"{output}/pretrained/plain/seed1.pth.part" in text
+    assert f"{output}/runs/plain/seed1/pretrained.part.pth" in text
+    assert "without evaluations and pretrainings" not in text  # no time is known: no sum
 
 
 @pytest.mark.parametrize("command", ["true", 3, ["true {weights}"]])
@@ -107,7 +115,9 @@ def test_a_pretraining_that_writes_nothing_is_refused(content, write_suite, outp
 
 def test_a_signal_ends_the_pretraining_too(content, write_suite, output):
     """And the run is taken up again, not failed."""
-    content["pretrain"] = "touch {output}/begun; sleep 100; touch {weights}"
+    content["pretrain"] = (
+        "touch {weights}; trap 'exit 0' TERM; sleep 100 & echo $! > {output}/begun; wait"
+    )
     suite = read_suite(write_suite(content), str(output))
 
     class Signal(Exception):
@@ -124,5 +134,43 @@ def test_a_signal_ends_the_pretraining_too(content, write_suite, output):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert (output / "begun").exists()
     assert state_of(suite.runs[0]) == STARTED and not Path(suite.runs[0].weights).exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((output / "begun").read_text()), 0)
+
+
+def test_weights_of_another_pretraining_are_not_taken(content, write_suite, output, fake_command):
+    """Who removes the run that is refused removes its weights too."""
+    execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+    content["pretrain"] += " --longer"
+    shutil.rmtree(output / "runs")
+    execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+    assert [words[-1] for words in pretrainings(output)] == ["1", "1", "--longer", "--longer"]
+
+
+def test_a_run_that_is_begun_again_keeps_its_weights(content, write_suite, output, fake_command):
+    (output / "break").write_text("plain lambda")
+    suite = read_suite(write_suite(content), str(output))
+    assert set(execute(suite, str(output), command=fake_command).values()) == {FAILED}
+    (output / "break").unlink()
+    assert set(execute(suite, str(output), command=fake_command).values()) == {FINISHED}
+    assert len(pretrainings(output)) == 2
+
+
+def test_a_suite_is_found_by_a_relative_path(
+    content, write_suite, output, fake_command, monkeypatch
+):
+    """The command runs elsewhere, in the root of the checkout."""
+    path = Path(write_suite(content))
+    monkeypatch.chdir(path.parent)
+    (path.parent / "mine.yaml").write_text("_BASE_: " + content["models"]["plain"]["config"])
+    content["models"]["plain"]["config"] = "mine.yaml"
+    suite = read_suite(Path(write_suite(content)).name, str(output))
+    assert f" {path.parent}/mine.yaml " in suite.runs[0].pretrain
+    assert set(execute(suite, str(output), command=fake_command).values()) == {FINISHED}
+
+
+def test_weights_beside_a_pretraining_are_refused(content, write_suite, output):
+    content["overrides"]["MODEL.WEIGHTS"] = "mine.pth"
+    with pytest.raises(InputError, match=r"MODEL.WEIGHTS 'mine.pth' beside pretrain"):
+        read_suite(write_suite(content), str(output))

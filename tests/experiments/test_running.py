@@ -24,8 +24,8 @@ from lambda_det.experiments import (
 )
 from lambda_det.experiments.collect import comparison_record
 from lambda_det.experiments.documents import VIEWS
+from lambda_det.experiments.run_commands import train_command
 from lambda_det.experiments.run_files import FAILED, FINISHED, NEW, STARTED, state_of
-from lambda_det.experiments.running import train_command
 from lambda_det.experiments.suite import Run, Suite, chosen_runs
 
 
@@ -109,7 +109,10 @@ def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, f
     assert "| R-50 | 2/2 | 31.5 ± 0.7 |" in hard and "| R-50 | 2/2 | 41.5 ± 0.7 |" in easy
     assert "\n20 iterations of 8 images" in text
     brief = VIEWS["brief"](json.loads(json.dumps(record)))
-    assert "| relational | R-50 | 31.5 ± 0.7 |  |" in brief and "2 seeds, mean" in brief
+    assert (
+        "| relational | R-50 | 31.5 ± 0.7 |  |" in brief
+        and "standard deviation of 2 seeds" in brief
+    )
     assert "| easy | λ-50 | 45.0 ± 1.4 | +3.5 [−2.9, +9.9] |" in brief
     record["rows"][0]["iterations"] = 30
     assert "relational: 30 iterations" in comparison_tables(record)
