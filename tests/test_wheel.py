@@ -29,7 +29,7 @@ def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     pytest.importorskip("setuptools", minversion="77")
     copy = tmp_path_factory.mktemp("wheel") / "project"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("lambda_det", "configs", "tools", "docs"):
+    for name in ("lambda_det", "configs", "tools", "docs", "studies"):
         shutil.copytree(project / name, copy / name, ignore=unwanted)
     for path in project.iterdir():
         if path.is_file() and not path.name.startswith("."):
@@ -82,7 +82,9 @@ def test_wheel_holds_the_package_with_configs_and_tools(site: Path, project: Pat
     assert shipped == {f"configs/{name}" for name in files(project / "configs")} | tools
     (info,) = site.glob("*.dist-info")
     names = {"lambda_det", "lambda_det_command.py", info.name}
-    assert {path.name for path in site.iterdir()} == names
+    assert {path.name for path in site.iterdir()} == names  # no studies
+    for path in (site / "lambda_det" / "shipped" / "tools").iterdir():
+        assert "from studies." not in path.read_text(encoding="utf-8"), path.name
     assert (info / "licenses" / "LICENSE").read_bytes() == (project / "LICENSE").read_bytes()
 
 
@@ -105,7 +107,7 @@ def test_sdist_has_what_the_wheel_is_built_from(built: dict[str, Path]) -> None:
     # What the wheel's build reads is there; a file that is not would be missing in its wheel.
     assert {name.replace("lambda_det/shipped/", "") for name in own} <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= names
-    assert not any(name.startswith(("tests", "results", "output")) for name in names)
+    assert not any(name.startswith(("tests", "studies", "results", "output")) for name in names)
 
 
 CODE = """

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measure how much an image's features and detections depend on its neighbours in a batch, without
 and with MODEL.LAMBDA_RESNET.MASK_PADDING."""
 
@@ -58,7 +57,3 @@ def main(argv: list[str] | None = None) -> int:
         command = tool_command("batch_mates", arguments)
         write_json(make_record(command, rows, seeds=[args.seed]), args.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Speed and memory side by side with alternatives.
 
     python tools/benchmark.py layers [--device cuda --dtype bfloat16] [--output O.json]
@@ -177,7 +176,3 @@ def _check(args: argparse.Namespace) -> None:
                 f"--device {args.device}: PyTorch sees {torch.cuda.device_count()} GPUs"
             )
         torch.cuda.set_device(device)  # whose end of work is waited for, whose memory is counted
-
-
-if __name__ == "__main__":
-    sys.exit(main())

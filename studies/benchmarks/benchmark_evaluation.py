@@ -1,10 +1,8 @@
-#!/usr/bin/env python3
 """Time pycocotools and faster-coco-eval on a generated results file of COCO's size."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from tabulate import tabulate
 
@@ -33,7 +31,3 @@ def main(argv: list[str] | None = None) -> int:
         record = make_record(command, rows, seeds=[args.seed], packages=["faster-coco-eval"])
         write_json(record, args.output)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Draw what a network's lambda layers do with a picture: position embeddings, where the keys look,
 content lambdas, the position lambda of a query, and its effective receptive field.
 
@@ -70,7 +69,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: half of the gradient of {field['feature']} is within {radius:.1f} pixels")
     print(f"{args.output}/{FIGURE_FILE}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
