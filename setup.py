@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parent
 
 # What a wheel carries of the folders beside the package (lambda_det/project.py finds it).
 SHIPPED = {"configs": ("**/*.yaml", "**/*.py"), "tools": ("*.py",)}
-# Tools that read the tests or write the documents.
-CHECKOUT_ONLY = {"corpus.py", "fuzz.py", "record_run.py"}
+# Tools whose body is in studies/, which no wheel carries.
+CHECKOUT_ONLY = {"chaos.py", "corpus.py", "fuzz.py", "record_run.py", "soak.py"}
 
 
 class BuildWithConfigs(build_py):

@@ -16,7 +16,7 @@ import pytest
 import lambda_det
 from lambda_det import configs
 
-CHECKOUT_ONLY = {"corpus", "fuzz", "record_run"}
+CHECKOUT_ONLY = {"chaos", "corpus", "fuzz", "record_run", "soak"}
 BUILD = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 
@@ -26,7 +26,7 @@ def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     pytest.importorskip("setuptools", minversion="77")
     copy = tmp_path_factory.mktemp("wheel") / "project"
     unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("lambda_det", "configs", "tools", "docs"):
+    for name in ("lambda_det", "configs", "tools", "docs", "studies"):
         shutil.copytree(project / name, copy / name, ignore=unwanted)
     for path in project.iterdir():
         if path.is_file() and not path.name.startswith("."):
@@ -102,7 +102,7 @@ def test_sdist_has_what_the_wheel_is_built_from(built: dict[str, Path]) -> None:
     # What the wheel's build reads is there; a file that is not would be missing in its wheel.
     assert {name.replace("lambda_det/shipped/", "") for name in own} <= names
     assert {"setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"} <= names
-    assert not any(name.startswith(("tests", "results", "output")) for name in names)
+    assert not any(name.startswith(("tests", "studies", "results", "output")) for name in names)
 
 
 CODE = """

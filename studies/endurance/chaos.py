@@ -1,7 +1,8 @@
-"""A training that is killed again and again, and what it ends with beside one that was not."""
+"""Kill a training again and again, resume it, and compare its end with an undisturbed run's."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import glob
 import itertools
@@ -22,12 +23,15 @@ import torch
 from lambda_det.checkpoint.atomic import TEMPORARY
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.engine.checkpointing import FINAL
-from lambda_det.errors import InputError
-from lambda_det.experiments.chaos_run import LOSSES_FILE
+from lambda_det.engine.setup import setup_console
+from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.experiments.processes import last_line
-from lambda_det.experiments.tiny_training import CONFIG, TINY, make_pictures, start_training
+from lambda_det.project import results_folder
+from lambda_det.records import record_path, rows_table, write_json
+from studies.endurance.chaos_run import LOSSES_FILE
+from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lambda_det.chaos")  # what the console shows
 
 PERIOD = 3  # iterations from one checkpoint to the next
 SLOW_S = 0.6  # that a write is made to last
@@ -194,7 +198,7 @@ class _Training:
     def _start(self, *, slow_s: float, workers: int) -> subprocess.Popen:
         os.makedirs(self.folder, exist_ok=True)
         command = [
-            sys.executable, "-W", "ignore", "-m", "lambda_det.experiments.chaos_run",
+            sys.executable, "-W", "ignore", "-m", "studies.endurance.chaos_run",
             "--config-file", CONFIG, "--resume",
             "--slow-write", str(slow_s), *self._words, "DATALOADER.NUM_WORKERS", str(workers),
         ]  # fmt: skip
@@ -256,3 +260,31 @@ def remove_checkpoints(output: str) -> None:
     """Remove what the trainings have left, some hundreds of megabytes, but for the logs."""
     for name in ("undisturbed", "killed", "shapes"):
         shutil.rmtree(os.path.join(output, name), ignore_errors=True)
+
+
+@exit_on_input_error
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", required=True, metavar="DIR", help="is made")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=0, help="default: five per kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
+    parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
+    args = parser.parse_args()
+    path = record_path(str(results_folder()), args.record) if args.record else None
+    setup_console()
+    result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
+    name, row = args.record or "chaos", result.row()
+    record = record_of("chaos", sys.argv[1:], args.output, row, name=name, seed=args.seed)
+    print(rows_table(record))
+    if path:
+        write_json(record, path)
+    if not args.keep:
+        remove_checkpoints(args.output)
+    print("the same" if result.same else "NOT the same as the undisturbed run")
+    return 0 if result.same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
@@ -13,15 +12,15 @@ import pytest
 
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
-from lambda_det.experiments import process_tree, soak
-from lambda_det.experiments.process_tree import (
+from studies.endurance import process_tree, soak
+from studies.endurance.process_tree import (
     Usage,
     shared_memory,
     started,
     usage_of_tree,
 )
-from lambda_det.experiments.soak import run_soak, watch
-from lambda_det.experiments.soak_figures import Sample, Series, figures, memory, slope
+from studies.endurance.soak import run_soak, watch
+from studies.endurance.soak_figures import Sample, Series, figures, memory, slope
 
 TRAINING, WORKER = (7, 70), (8, 80)
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
@@ -131,7 +130,7 @@ def test_processes_are_watched(tmp_path, monkeypatch) -> None:
 
 @linux
 @pytest.mark.parametrize(("status", "grows"), [(1, "4"), (2, "broken")])
-def test_the_tool_says_it(project, tmp_path, monkeypatch, capsys, status, grows) -> None:
+def test_the_tool_says_it(tmp_path, monkeypatch, capsys, status, grows) -> None:
     """With another training in the place of the real one, whose config is looked at."""
     seen = []
 
@@ -145,13 +144,10 @@ def test_the_tool_says_it(project, tmp_path, monkeypatch, capsys, status, grows)
 
     monkeypatch.setattr(soak, "SAMPLE_S", 0.01)
     monkeypatch.setattr(soak, "start_training", start)
-    monkeypatch.syspath_prepend(str(project / "tools"))
-    monkeypatch.setattr("lambda_det.project.IN_CHECKOUT", False)  # as from a wheel
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(soak, "results_folder", lambda: tmp_path / "results")
     words = ["--output", str(tmp_path / "out"), "--iterations", "160", "--record", "long"]
     monkeypatch.setattr("sys.argv", ["soak.py", *words])
-    tool = importlib.import_module("soak")
-    assert tool.main() == status
+    assert soak.main() == status
     place = seen.index("--config-file")
     cfg = load_config(seen[place + 1], seen[place + 2 :])
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.TEST.EVAL_PERIOD) == (160, 4, 16)
@@ -160,10 +156,11 @@ def test_the_tool_says_it(project, tmp_path, monkeypatch, capsys, status, grows)
     if status == 1:
         assert "| rss slope kib per iteration | " in shown.out and str(tmp_path) not in shown.out
         assert shown.out.splitlines()[-1].startswith("memory may grow by")
+        assert "iteration 20: " in shown.out  # how far it is
         assert sorted(os.listdir(tmp_path / "out")) == ["log.txt", "samples.jsonl"]
         record = json.loads((tmp_path / "results" / "long.json").read_text(encoding="utf-8"))
         words[1] = "output/long"
-        assert record["command"] == " ".join(["python -m lambda_det soak", *words])
+        assert record["command"] == " ".join(["python tools/soak.py", *words])
     else:
         assert "error: the training ended with 1: ValueError: invalid literal" in shown.err
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from lambda_det.errors import InputError
-from lambda_det.experiments import tiny_training
-from lambda_det.experiments.chaos import Chaos, _compare, _Training, run_chaos
+from studies.endurance import tiny_training
+from studies.endurance.chaos import Chaos, _compare, _Training, run_chaos
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""A long training of a tiny Mask R-CNN, and what it holds while it runs."""
+"""Train for a long time and say whether memory, file handles and threads stay what they are."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -12,18 +13,21 @@ import time
 from collections.abc import Sequence
 
 from lambda_det.engine.run_state import METRICS_FILE
-from lambda_det.errors import InputError
-from lambda_det.experiments.process_tree import (
+from lambda_det.engine.setup import setup_console
+from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.experiments.processes import PROJECT, last_line
+from lambda_det.project import results_folder
+from lambda_det.records import figures_table, record_path, write_json
+from studies.endurance.process_tree import (
     Identity,
     shared_memory,
     started,
     usage_of_tree,
 )
-from lambda_det.experiments.processes import PROJECT, last_line
-from lambda_det.experiments.soak_figures import Sample, figures
-from lambda_det.experiments.tiny_training import CONFIG, TINY, make_pictures, start_training
+from studies.endurance.soak_figures import Sample, figures
+from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lambda_det.soak")  # what the console shows
 
 CHECKPOINTS, EVALUATIONS = 40, 10
 """How many of them are shared out over a training."""
@@ -136,3 +140,29 @@ def _still_there(seen: set[Identity]) -> int:
         if not left or time.monotonic() > end:
             return len(left)
         time.sleep(0.2)
+
+
+@exit_on_input_error
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", required=True, metavar="DIR", help="is made")
+    parser.add_argument("--iterations", type=int, default=5000, help="(5000)")
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
+    parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
+    args = parser.parse_args()
+    path = record_path(str(results_folder()), args.record) if args.record else None
+    setup_console()
+    row = run_soak(args.output, args.iterations)
+    name = args.record or "soak"
+    record = record_of("soak", sys.argv[1:], args.output, row, name=name, seed=1)
+    print(figures_table(record))
+    if path:
+        write_json(record, path)
+    if not args.keep:
+        remove_run(args.output)
+    print(row["verdict"])
+    return 0 if row["verdict"] == "flat" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""A training for :mod:`lambda_det.experiments.chaos`: slow writes, and every loss in a file.
+"""A training for :mod:`studies.endurance.chaos`: slow writes, and every loss in a file.
 
-``python -m lambda_det.experiments.chaos_run --config-file C --slow-write SECONDS [--resume] …``
+``python -m studies.endurance.chaos_run --config-file C --slow-write SECONDS [--resume] …``
 """
 
 from __future__ import annotations

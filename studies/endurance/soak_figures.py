@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lambda_det.errors import InputError
-from lambda_det.experiments.process_tree import Identity, Usage
+from studies.endurance.process_tree import Identity, Usage
 
 HORIZON = 100_000
 """Iterations that growth is projected over: more than the longest run of the paper's tables."""
