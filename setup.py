@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent
 # What a wheel carries of the folders beside the package (lambda_det/project.py finds it).
 SHIPPED = {"configs": ("**/*.yaml", "**/*.py"), "tools": ("*.py",)}
 # Tools whose body is in studies/, which no wheel carries.
-CHECKOUT_ONLY = {"chaos.py", "corpus.py", "fuzz.py", "record_run.py", "soak.py"}
+CHECKOUT_ONLY = {
+    f"{name}.py" for name in ("chaos", "corpus", "fuzz", "pretrain_gain", "record_run", "soak")
+}
 
 
 class BuildWithConfigs(build_py):

@@ -16,7 +16,7 @@ import pytest
 import lambda_det
 from lambda_det import configs
 
-CHECKOUT_ONLY = {"chaos", "corpus", "fuzz", "record_run", "soak"}
+CHECKOUT_ONLY = {"chaos", "corpus", "fuzz", "pretrain_gain", "record_run", "soak"}
 BUILD = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 

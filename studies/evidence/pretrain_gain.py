@@ -1,36 +1,45 @@
-"""Does pretraining help? The first iterations of a detector from pretrained and random weights.
+"""Pretrain a backbone on generated pictures; train detectors from it and from random weights.
 
-The steps are commands in an order: the two generated datasets, the pretraining, a detector per
-initialisation and seed. Each leaves a file when it is through; a step whose file is there is
-passed over, so the experiment is taken up where it stopped. What decides a step's numbers is noted
-beside its file: other arguments are refused, and not mistaken for what is there.
+Run again with the same --output, it goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from detectron2.modeling import build_model
 
 from lambda_det.checkpoint import load_weights
 from lambda_det.engine.setup import load_config
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
 from lambda_det.experiments.statistics import spread
-from lambda_det.records import read_text, write_json
+from lambda_det.project import ROOT, results_folder, tool_command
+from lambda_det.records import make_record, read_text, record_path, rows_table, write_json
 
 INITIALISATIONS = ("pretrained", "random")
 AP_NAMES = ("AP", "AP50")
 
+PRETRAIN_CONFIG = ROOT / "configs" / "pretrain" / "lambda_R_50_shapes_cpu.yaml"
+DETECTION_CONFIG = ROOT / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+
 
 @dataclass(frozen=True)
 class Step:
-    """A command, the file that says that it is through, and where its output goes."""
+    """A command, the file that says that it is through, and where its output goes.
+
+    A step whose file is there is passed over, so the experiment is taken up where it stopped. What
+    decides its numbers is noted beside the file: other arguments are refused, and not mistaken for
+    what is there.
+    """
 
     name: str
     command: list[str]
@@ -233,3 +242,43 @@ def _last_top1(experiment: GainExperiment) -> float:
     lines = [json.loads(line) for line in text.splitlines()]
     last = [line for line in lines if "val_top1" in line][-1]
     return round(last.get("ema_top1", last["val_top1"]), 2)
+
+
+@exit_on_input_error
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="output/pretrain_gain", metavar="DIR")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--iterations", type=int, default=200, help="of each detector")
+    parser.add_argument("--pictures", type=int, nargs=2, default=[1600, 200], metavar="N")
+    parser.add_argument("--pretrain-keys", nargs="*", default=[], metavar="KEY VALUE")
+    parser.add_argument("--detection-keys", nargs="*", default=[], metavar="KEY VALUE")
+    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    args = parser.parse_args()
+    if args.record is not None:
+        record_file = record_path(str(results_folder()), args.record)
+    python = [sys.executable, "-W", "ignore"]
+    experiment = GainExperiment(
+        output=args.output,
+        dataset_command=[*python, str(ROOT / "tools" / "make_shapes_dataset.py")],
+        pretrain_command=[*python, str(ROOT / "tools" / "pretrain.py")],
+        train_command=[*python, str(ROOT / "tools" / "train_net.py")],
+        pretrain_config=str(PRETRAIN_CONFIG),
+        detection_config=str(DETECTION_CONFIG),
+        pretrain_keys=args.pretrain_keys,
+        detection_keys=["SOLVER.MAX_ITER", str(args.iterations), *args.detection_keys],
+        seeds=args.seeds,
+        pictures=tuple(args.pictures),
+    )
+    run_steps(experiment.steps(), report=lambda line: print(line, flush=True))
+    command = tool_command("pretrain_gain", sys.argv[1:])
+    record = make_record(command, gain_rows(experiment), seeds=args.seeds)
+    print(rows_table(record))
+    files = [str(Path(args.output) / "record.json")]
+    for path in [*files, record_file] if args.record is not None else files:
+        with writing(path):
+            write_json(record, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,14 +15,14 @@ import torch
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.errors import InputError
-from lambda_det.experiments.pretrain_gain import (
+from lambda_det.records import make_record, rows_table
+from studies.evidence.pretrain_gain import (
     GainExperiment,
     Step,
     backbone_coverage,
     gain_rows,
     run_steps,
 )
-from lambda_det.records import make_record, rows_table
 
 DETECTION = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 
@@ -155,7 +155,7 @@ def test_rows_and_table(finished, weights):
 
 
 def test_a_detector_that_finds_nothing_has_ap_0(finished, tmp_path, monkeypatch):
-    monkeypatch.setattr("lambda_det.experiments.pretrain_gain.backbone_coverage", lambda _: 100.0)
+    monkeypatch.setattr("studies.evidence.pretrain_gain.backbone_coverage", lambda _: 100.0)
     nothing = {task: {"AP": None, "AP50": None} for task in ("bbox", "segm")}
     path = tmp_path / "random_seed2" / "inference" / "metrics.json"
     path.write_text(json.dumps(nothing))
