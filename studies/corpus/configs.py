@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from corpus_case import LEFT_BY_A_START, Command, Group
-from corpus_files import train, write_folder
+from studies.corpus.case import LEFT_BY_A_START, Command, Group
+from studies.corpus.files import train, write_folder
 
 case = Group("configs")
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import random
 import signal
 
-import fuzz_targets
 import pycocotools.mask as mask_util
 import pytest
-from fuzz_mutations import changed, random_steps
-from fuzz_run import fuzz, minimised, steps_of, totals
-from fuzz_targets import TARGETS, Target, plain_runs
+
+from studies.fuzz import fuzz as fuzzing
+from studies.fuzz import targets
+from studies.fuzz.fuzz import fuzz, minimised, steps_of, totals
+from studies.fuzz.mutations import changed, random_steps
+from studies.fuzz.targets import TARGETS, Target, plain_runs
 
 
 def test_nothing_is_found_in_some_hundred_cases() -> None:
@@ -41,10 +42,8 @@ def test_steps_change_a_copy_and_survive_what_is_gone() -> None:
 
 
 @pytest.mark.parametrize("minutes", ["inf", "nan", "0", "-1"])
-def test_a_run_has_an_end(project, monkeypatch, capsys, minutes: str) -> None:
-    monkeypatch.syspath_prepend(str(project / "tools"))
-    tool = importlib.import_module("fuzz")
-    assert tool.main(["--minutes", minutes]) == 2
+def test_a_run_has_an_end(capsys, minutes: str) -> None:
+    assert fuzzing.main(["--minutes", minutes]) == 2
     assert "expected a finite number above 0" in capsys.readouterr().err
 
 
@@ -59,9 +58,9 @@ def test_an_error_is_found_and_cut_down(monkeypatch, spoil, error: str) -> None:
             spoil()
 
     target = Target({"a": 1, "b": 2, "c": 3}, run)
-    monkeypatch.setattr("fuzz_run.TARGETS", {"one": target})
+    monkeypatch.setattr(fuzzing, "TARGETS", {"one": target})
     steps = [("put", ("b",), 7), ("put", ("a",), 5), ("drop", ("c",), None)]
-    monkeypatch.setattr("fuzz_run.random_steps", lambda *_: list(steps))
+    monkeypatch.setattr(fuzzing, "random_steps", lambda *_: list(steps))
     (row,) = fuzz(30, seed=0, cases=2)
     (finding,) = row["findings"]
     assert error in finding["error"]
@@ -77,6 +76,6 @@ def test_plain_runs_are_those_that_were_encoded() -> None:
 
 def test_a_broken_check_would_be_found(monkeypatch) -> None:
     """Without the check of codes the fuzzing fails: it does look."""
-    monkeypatch.setattr(fuzz_targets, "first_broken", lambda codes: None)
-    monkeypatch.setattr("fuzz_run.TARGETS", {"rle": TARGETS["rle"]})
+    monkeypatch.setattr(targets, "first_broken", lambda codes: None)
+    monkeypatch.setattr(fuzzing, "TARGETS", {"rle": TARGETS["rle"]})
     assert totals(fuzz(60, seed=0, cases=400))["findings"] > 0

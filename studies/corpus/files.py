@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import numpy as np
-from corpus_case import PROJECT, Command
 from PIL import Image
+
+from studies.corpus.case import PROJECT, Command
 
 CONFIG = str(PROJECT / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml")
 HEIGHT, WIDTH = 30, 40

@@ -6,8 +6,8 @@ import contextlib
 import resource
 from pathlib import Path
 
-from corpus_case import Command, Group
-from corpus_files import content, detections, draw, evaluate, text_of, write_folder
+from studies.corpus.case import Command, Group
+from studies.corpus.files import content, detections, draw, evaluate, text_of, write_folder
 
 case = Group("detections")
 _DONE = {"metrics.json"}

@@ -1,27 +1,25 @@
-"""All cases, and the page that shows what each of them gives."""
+"""Run every case of bad input (studies/corpus) and write docs/bad_input.md, or compare with it."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import re
+import sys
 
-import corpus_annotations
-import corpus_configs
-import corpus_images
-import corpus_paths
-import corpus_predictions
-import corpus_weights
-from corpus_case import PROJECT, Case, Outcome, run_case
+from lambda_det.errors import exit_on_input_error
+from studies.corpus import annotations, configs, images, paths, predictions, weights
+from studies.corpus.case import PROJECT, Case, Outcome, run_case
 
 PAGE = PROJECT / "docs" / "bad_input.md"
 
 CASES: list[Case] = [
-    *corpus_images.case.cases,
-    *corpus_annotations.case.cases,
-    *corpus_predictions.case.cases,
-    *corpus_configs.case.cases,
-    *corpus_weights.case.cases,
-    *corpus_paths.case.cases,
+    *images.case.cases,
+    *annotations.case.cases,
+    *predictions.case.cases,
+    *configs.case.cases,
+    *weights.case.cases,
+    *paths.case.cases,
 ]
 
 _HEAD = """\
@@ -29,7 +27,7 @@ _HEAD = """\
 
 {count} files, keys and names that are wrong or odd, what a command says of them, and its exit
 status: 2 for an input that cannot be used, 0 for one that can. Made by `python tools/corpus.py`;
-the cases are in `tests/corpus`. A test holds every row, and that no input is changed and no file
+the cases are in `studies/corpus`. A test holds every row, and that no input is changed and no file
 is left half-written.
 
 `DIR` stands for a folder. What a library says in its own words is shown as `‹…›`. A training here
@@ -69,3 +67,31 @@ def _cell(line: str) -> str:
         line = re.sub(pattern, "‹…›", line)
     line = re.sub(r"(?<= one of )[\w-]+(, [\w-]+){3,}", "‹names›", line)
     return "`" + line.replace("|", "\\|").replace("`", "'") + "`"
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    args = parser.parse_args(argv)
+    found = outcomes()
+    wrong = [
+        case.name
+        for case in CASES
+        if (found[case.name].status, case.says in found[case.name].line) != (case.status, True)
+    ]
+    for name in wrong:
+        print(f"{name}: {found[name].trace or found[name].output}", file=sys.stderr)
+    text = page(found)
+    if args.check:
+        if PAGE.read_text(encoding="utf-8") != text:
+            print(f"{PAGE.name} is not up to date: python tools/corpus.py", file=sys.stderr)
+            return 1
+    elif not wrong:
+        PAGE.write_text(text, encoding="utf-8")
+    print(f"{len(CASES)} cases, {len(wrong)} of them not as expected")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

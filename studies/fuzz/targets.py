@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import DatasetCatalog
-from fuzz_mutations import as_text
 from PIL import Image
 
 from lambda_det import get_cfg
@@ -21,6 +20,7 @@ from lambda_det.data.rle import compress, first_broken
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files, metrics_table
 from lambda_det.evaluation.metrics import per_class_table
+from studies.fuzz.mutations import as_text
 
 HEIGHT, WIDTH = 30, 40
 

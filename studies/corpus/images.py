@@ -8,9 +8,10 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from corpus_case import LEFT_BY_A_START, Command, Group
-from corpus_files import HEIGHT, WIDTH, content, draw, picture, train, write_folder
 from PIL import Image
+
+from studies.corpus.case import LEFT_BY_A_START, Command, Group
+from studies.corpus.files import HEIGHT, WIDTH, content, draw, picture, train, write_folder
 
 case = Group("images")
 _STARTED = LEFT_BY_A_START

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from corpus_case import LEFT_BY_A_START, Command, Group
-from corpus_files import content, text_of, train_json
+from studies.corpus.case import LEFT_BY_A_START, Command, Group
+from studies.corpus.files import content, text_of, train_json
 
 case = Group("json")
 _BOTH = "objects: 1"

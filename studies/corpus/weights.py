@@ -9,8 +9,9 @@ from pathlib import Path
 from types import FunctionType
 
 import torch
-from corpus_case import LEFT_BY_A_START, Command, Group
-from corpus_files import train, write_folder
+
+from studies.corpus.case import LEFT_BY_A_START, Command, Group
+from studies.corpus.files import train, write_folder
 
 case = Group("weights")
 

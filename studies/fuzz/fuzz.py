@@ -1,13 +1,17 @@
-"""Runs case after case in a process of its own, and cuts down what should not have happened."""
+"""Fuzz the reading of annotations, detections and masks (studies/fuzz); record what was found."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import multiprocessing
 import random
 import re
 import resource
+import shlex
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -16,10 +20,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from fuzz_mutations import Step, changed, random_steps
-from fuzz_targets import TARGETS
-
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.evaluation.metrics import check_writable
+from lambda_det.records import make_record, write_json
+from studies.fuzz.mutations import Step, changed, random_steps
+from studies.fuzz.targets import TARGETS
 
 PATIENCE_S = 20.0
 _MEMORY = 4 << 30  # bytes that a case may take beyond what is loaded
@@ -182,3 +187,33 @@ def totals(rows: list[dict]) -> Counter:
         found.update({key: row[key] for key in ("cases", "accepted", "refused")})
         found["findings"] += len(row["findings"])
     return found
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="(10)")
+    parser.add_argument("--seed", type=int, default=0, help="decides the cases (0)")
+    parser.add_argument("--output", metavar="JSON", help="record to write")
+    args = parser.parse_args(argv)
+    if not 0 < args.minutes < float("inf"):
+        raise InputError(f"--minutes {args.minutes}: expected a finite number above 0")
+    if args.output:
+        check_writable(args.output)
+    rows = fuzz(60 * args.minutes, args.seed)
+    for row in rows:
+        row["minutes_of_all"] = args.minutes
+        print({key: value for key, value in row.items() if key != "findings"})
+        for finding in row["findings"]:
+            print(json.dumps(finding, indent=1))
+    if args.output:
+        words = sys.argv[1:] if argv is None else argv
+        command = shlex.join(["python", "tools/fuzz.py", *words])
+        write_json(make_record(command, rows, seeds=[args.seed]), args.output)
+    found = totals(rows)
+    print(", ".join(f"{count} {name}" for name, count in found.items()))
+    return 1 if found["findings"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from unittest import mock
 
-from corpus_case import LEFT_BY_A_START, Command, Group
-from corpus_files import content, detections, evaluate, text_of, train, write_folder
+from studies.corpus.case import LEFT_BY_A_START, Command, Group
+from studies.corpus.files import content, detections, evaluate, text_of, train, write_folder
 
 case = Group("paths")
 _READ = "b.png read: 120 x 160 pixels"

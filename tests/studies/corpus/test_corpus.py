@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from corpus_table import CASES, PAGE, outcomes, page
+
+from studies.corpus.corpus import CASES, PAGE, outcomes, page
 
 
 @pytest.fixture(scope="module")
