@@ -27,9 +27,10 @@ from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.experiments.processes import last_line
 from lambda_det.project import results_folder
-from lambda_det.records import record_path, rows_table, write_json
+from lambda_det.records import record_path, write_json
 from studies.endurance.chaos_run import LOSSES_FILE
 from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
+from studies.tables import rows_table
 
 logger = logging.getLogger("lambda_det.chaos")  # what the console shows
 

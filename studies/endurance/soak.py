@@ -17,7 +17,7 @@ from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.experiments.processes import PROJECT, last_line
 from lambda_det.project import results_folder
-from lambda_det.records import figures_table, record_path, write_json
+from lambda_det.records import record_path, write_json
 from studies.endurance.process_tree import (
     Identity,
     shared_memory,
@@ -26,6 +26,7 @@ from studies.endurance.process_tree import (
 )
 from studies.endurance.soak_figures import Sample, figures
 from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
+from studies.tables import figures_table
 
 logger = logging.getLogger("lambda_det.soak")  # what the console shows
 

@@ -23,7 +23,8 @@ from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
 from lambda_det.experiments.statistics import spread
 from lambda_det.project import ROOT, results_folder, tool_command
-from lambda_det.records import make_record, read_text, record_path, rows_table, write_json
+from lambda_det.records import make_record, read_text, record_path, write_json
+from studies.tables import rows_table
 
 INITIALISATIONS = ("pretrained", "random")
 AP_NAMES = ("AP", "AP50")

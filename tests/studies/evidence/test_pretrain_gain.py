@@ -15,7 +15,7 @@ import torch
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.errors import InputError
-from lambda_det.records import make_record, rows_table
+from lambda_det.records import make_record
 from studies.evidence.pretrain_gain import (
     GainExperiment,
     Step,
@@ -23,6 +23,7 @@ from studies.evidence.pretrain_gain import (
     gain_rows,
     run_steps,
 )
+from studies.tables import rows_table
 
 DETECTION = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 

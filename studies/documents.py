@@ -7,9 +7,8 @@ from pathlib import Path
 from lambda_det.analysis.backbone_report import backbones_table
 from lambda_det.analysis.family import architecture_table
 from lambda_det.analysis.layer_report import layers_table
-from lambda_det.evaluation.records import ap_table
 from lambda_det.experiments.tables import brief_table, comparison_tables
-from lambda_det.records import figures_table, rows_table, update_tables
+from studies.tables import ap_table, figures_table, rows_table, update_tables
 
 VIEWS = {
     "ap": ap_table,

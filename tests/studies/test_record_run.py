@@ -10,8 +10,9 @@ import pytest
 from lambda_det import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
-from lambda_det.evaluation.records import ap_table, controls_text, last_norms, row_of_run
 from lambda_det.records import make_record
+from studies.record_run import controls_text, row_of_run
+from studies.tables import ap_table
 
 
 @pytest.fixture
@@ -84,8 +85,7 @@ def test_control_of_another_run_is_refused(finished_run, tmp_path, changes):
         row_of_run(str(finished_run), without=str(tmp_path / "without"))
 
 
-def test_last_norms_are_the_last_ones(finished_run):
-    assert last_norms(str(finished_run)) == {}
+def test_last_norms_stand_below_the_table(finished_run):
     with (finished_run / "metrics.json").open("a") as file:
         for value in (0.5, 0.98765):
             file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.experiments.documents import document_with_tables, documents
+from studies.documents import document_with_tables, documents
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = documents(PROJECT)
