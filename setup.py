@@ -11,8 +11,11 @@ ROOT = Path(__file__).resolve().parent
 
 # What a wheel carries of the folders beside the package (lambda_det/project.py finds it).
 SHIPPED = {"configs": ("**/*.yaml", "**/*.py"), "tools": ("*.py",)}
-# Tools that read the tests or write the documents.
-CHECKOUT_ONLY = {"corpus.py", "fuzz.py", "record_run.py"}
+# Tools whose body is in studies/, which no wheel carries.
+CHECKOUT_ONLY = {
+    "batch_mates.py", "benchmark.py", "benchmark_evaluation.py", "chaos.py", "corpus.py", "fuzz.py",
+    "pretrain_gain.py", "record_run.py", "soak.py", "visualize_lambdas.py",
+}  # fmt: skip
 
 
 class BuildWithConfigs(build_py):

@@ -1,4 +1,4 @@
-"""Records of what was measured, ``results/<name>.json``, and the tables made from them.
+"""Records of what was measured, ``results/<name>.json``.
 
 A module of its own because two rooms that may not know of each other write records: ``analysis``
 (counts) and ``evaluation`` (runs).
@@ -14,7 +14,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 import torch
@@ -121,66 +121,10 @@ def provenance(record: Mapping) -> str:
     return f"`{record['command']}` ({device}, {record['date']})"
 
 
-def rows_table(record: Mapping) -> str:
-    """The rows of a record as they are, as a Markdown table: mean ± sd where a value has them."""
-    rows = record["rows"]
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [
-        markdown_row([name.replace("_", " ") for name in columns]),
-        "|" + "---|" * len(columns),
-    ]
-    lines += [markdown_row([_cell(row.get(name)) for name in columns]) for row in rows]
-    return "\n".join([*lines, "", provenance(record)])
-
-
-def figures_table(record: Mapping) -> str:
-    """As :func:`rows_table`, with a line for each name: for many names and a row or two."""
-    rows = record["rows"]
-    lines = [markdown_row(["", *[""] * len(rows)]), "|" + "---|" * (len(rows) + 1)]
-    for name in dict.fromkeys(name for row in rows for name in row):
-        lines.append(markdown_row([name.replace("_", " "), *[_cell(r.get(name)) for r in rows]]))
-    return "\n".join([*lines, "", provenance(record)])
-
-
 def markdown_row(cells: Sequence[str]) -> str:
     """A row of a Markdown table; a ``|`` or a line break in a cell does not end the cell."""
     texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
     return "| " + " | ".join(texts) + " |"
-
-
-def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping], str]]) -> str:
-    """``text`` with every part between ``<!-- NAME.json VIEW -->`` and ``<!-- end -->`` made anew.
-
-    Args:
-        text: Markdown.
-        results: folder of the records.
-        views: VIEW -> what makes Markdown from a record.
-
-    Raises:
-        InputError: a record or a view that the text names does not exist, a record is no JSON, or
-            a marker has no end.
-    """
-
-    def replace(match: re.Match) -> str:
-        if match["view"] not in views:
-            raise InputError(f"{match[1]}: expected a view among {', '.join(views)}")
-        try:
-            record = json.loads(read_text(results, match["name"]))
-        except ValueError as error:
-            raise InputError(f"{results}/{match['name']}: is no JSON ({error})") from error
-        table = views[match["view"]](record)
-        return f"{match[1]}\n{table}\n<!-- end -->"
-
-    # A marker without a view is found too, so that it is refused and not left to grow old.
-    # No marker inside: one without an end must not swallow what stands before the next.
-    marker = r"(<!--\s*(?P<name>[\w.-]+\.json) ?(?P<view>\w*)\s*-->)\n(?:(?!<!--).)*<!-- end -->"
-    new, replaced = re.subn(marker, replace, text, flags=re.S)
-    if replaced != (found := len(re.findall(r"<!--\s*[\w.-]+\.json", text))):
-        raise InputError(
-            f"{found} markers '<!-- NAME.json VIEW -->', but {replaced} of them followed by a new "
-            "line, a table and '<!-- end -->'"
-        )
-    return new
 
 
 def read_text(*parts: str) -> str:
@@ -206,17 +150,6 @@ def hardware() -> dict[str, object]:
         cpu = found[1] if found else cpu
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu}
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, list):  # of findings: each is for a person to read, in the record
-        return str(len(value))
-    if isinstance(value, Mapping) and "mean" in value:
-        sd = value.get("sd")
-        return f"{value['mean']:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _commit() -> str | None:

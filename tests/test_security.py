@@ -12,6 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 FILES = sorted(
     [
         *(PROJECT / "lambda_det").rglob("*.py"),
+        *(PROJECT / "studies").rglob("*.py"),
         *(PROJECT / "tools").rglob("*.py"),
         PROJECT / "setup.py",
     ]

@@ -1,76 +1,12 @@
 #!/usr/bin/env python3
-"""Draw what a network's lambda layers do with a picture: position embeddings, where the keys look,
-content lambdas, the position lambda of a query, and its effective receptive field.
+"""Draw what a network's lambda layers do with an image, and its effective receptive field."""
 
-visualize_lambdas.py --config-file C.yaml --weights W.pth --image photo.jpg --output DIR \\
-    [--query Y X] [--layers res4.5 ...] [--beside resnet R.pth] [KEY VALUE ...]
-"""
-
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
+from pathlib import Path
 
-from lambda_det.engine.setup import load_config, split_overrides
-from lambda_det.errors import InputError, exit_on_input_error
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    usage, _, form = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=usage, epilog=form, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--config-file", required=True, metavar="YAML", help="config of the model")
-    add("--image", required=True, metavar="FILE", help="the picture")
-    add("--output", required=True, metavar="DIR", help="folder to write into")
-    add("--weights", metavar="FILE", help="the same as MODEL.WEIGHTS FILE")
-    add("--query", nargs=2, type=float, metavar=("Y", "X"),
-        help="pixel of the picture (its middle)")  # fmt: skip
-    add("--layers", nargs="+", metavar="NAME",
-        help="blocks such as res4.5, counted from 0 (the last of each stage)")  # fmt: skip
-    add("--feature", metavar="STAGE", help="whose receptive field (the stage of the first layer)")
-    add("--channels", type=int, default=16, metavar="N",
-        help="channels of it that gradients are taken of (16)")  # fmt: skip
-    add("--beside", nargs=2, action="append", default=[], metavar=("VARIANT", "FILE"),
-        help="receptive field of another variant (resnet, se) with weights of its own")  # fmt: skip
-    add("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    arguments = parser.parse_args(argv)
-    arguments.layers, arguments.opts = split_overrides(arguments.layers or [], arguments.opts)
-    return arguments
-
-
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
-    from lambda_det.analysis.lambda_figures import FIGURE_FILE, draw_lambdas
-    from lambda_det.engine.look import load_networks, read_for
-
-    overrides = args.opts + (["MODEL.WEIGHTS", args.weights] if args.weights else [])
-    networks = load_networks(load_config(args.config_file, overrides), args.beside)
-    if args.channels < 1:
-        raise InputError(f"--channels {args.channels}: at least 1 is needed")
-    image, picture, query = read_for(networks, args.image, args.query)
-    numbers = draw_lambdas(
-        networks.backbones,
-        image,
-        picture,
-        args.output,
-        query=query,
-        layers=args.layers,
-        feature=args.feature,
-        channels=args.channels,
-    )
-    field = numbers["receptive_field"]
-    for name, radii in field["networks"].items():
-        radius = radii["half_radius_px"]
-        print(f"{name}: half of the gradient of {field['feature']} is within {radius:.1f} pixels")
-    print(f"{args.output}/{FIGURE_FILE}")
-    return 0
-
+from studies.views.visualize_lambdas import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Published numbers, ``configs/published/*.yaml``, checked; with arguments for our networks."""
+"""Files of published numbers (``configs/published/``), checked; with arguments for our networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiments of several runs, and from records to what people read.
+"""Experiments of several runs.
 
 A suite of runs -> one table: plan, run (skip, start again or resume, survive), collect, compare.
 """

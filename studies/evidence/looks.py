@@ -24,9 +24,10 @@ from lambda_det.data import configure_datasets
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.experiments.statistics import spread
-from lambda_det.records import make_record, rows_table, write_json
+from lambda_det.records import make_record, write_json
 from studies.evidence.row_mates import scenes
 from studies.evidence.scenes import Scene
+from studies.tables import rows_table
 
 RECORD = Path(__file__).resolve().parents[2] / "results" / "row_mates_looks.json"
 IMAGES = 50

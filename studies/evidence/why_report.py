@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from lambda_det.analysis.receptive_field import radius_holding, receptive_field
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.experiments.statistics import paired_difference, spread, t975
@@ -20,6 +19,7 @@ from studies.evidence.networks import build_network
 from studies.evidence.scenes import draw_scene
 from studies.evidence.true_boxes import normalised
 from studies.evidence.why_plan import CONFIG, IMAGES, Run, scenes_name, stored
+from studies.views.receptive_field import radius_holding, receptive_field
 
 SUBJECT = "lambda"
 """The network that the others are compared with."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from unittest import mock
 
 from lambda_det.engine.setup import load_config
-from lambda_det.experiments.documents import documents
 from lambda_det.pretrain.config import get_pretrain_cfg
+from studies.documents import documents
 
 _FENCE = re.compile(
     r"(?:^<!-- needs: (?P<needs>[^>]+) -->\n)?^```(?P<language>bash|python)\n(?P<text>.*?)^```$",

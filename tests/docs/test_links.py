@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.experiments.documents import documents
+from studies.documents import documents
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = documents(PROJECT)

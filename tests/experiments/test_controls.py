@@ -27,7 +27,6 @@ from lambda_det.experiments.controls import (
     controls_line,
     verdict,
 )
-from lambda_det.experiments.documents import VIEWS
 from lambda_det.experiments.outputs import write_record
 from lambda_det.experiments.planning import measure, plan_text
 from lambda_det.experiments.report import html_report
@@ -35,6 +34,7 @@ from lambda_det.experiments.run_commands import zeroed_command
 from lambda_det.experiments.run_facts import zeroed_missing
 from lambda_det.experiments.run_files import FAILED, FINISHED, state_of
 from lambda_det.experiments.suite import Suite, chosen_runs
+from lambda_det.experiments.tables import brief_table
 
 IDLE_STAGES = "MODEL.LAMBDA_RESNET.IDLE_STAGES"
 
@@ -308,7 +308,7 @@ def test_tables_and_report_show_the_controls(controlled, write_suite, output):
         assert "| λ-50 | 2/2 | 35.0 ± 1.4 | 15.0 ± 1.4 | 29.0 ± 1.4 | +6.0 [+6.0, +6.0] |" in text
         assert "Zeroed: the same weights" in text and "Trained without: the same recipe" in text
     line_of_brief = "| λ-50 | 35.0 ± 1.4 | 29.0 ± 1.4 | +3.5 [−2.9, +9.9] |"
-    assert line_of_brief in VIEWS["brief"](record)
+    assert line_of_brief in brief_table(record)
     page = html_report(suite, states, record)
     assert f"<p class=note>{line}</p>" in page and "<th>AP − trained without</th>" in page
     assert "trained without res4 and res5" in page  # in the table of runs

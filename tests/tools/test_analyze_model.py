@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-import time
 
 import pytest
 
@@ -29,20 +28,6 @@ def tool(project, monkeypatch):
         return module.main()
 
     return run
-
-
-def test_tables_take_under_a_minute_and_are_committed(tool, project, tmp_path, capsys) -> None:
-    start = time.perf_counter()
-    assert tool("--tables", "--output", tmp_path / "t.json") == 0
-    assert time.perf_counter() - start < 60
-    output = capsys.readouterr().out
-    assert "│ CCLL" in output and "misprint" in output and "19.4" in output
-    record = json.loads((tmp_path / "t.json").read_text())
-    assert record["schema"] == 1 and record["seeds"] == [] and len(record["rows"]) == 49
-    assert record["command"].startswith("python tools/analyze_model.py --tables --output ")
-    committed = json.loads((project / "results" / "architecture_tables.json").read_text())
-    assert committed["rows"] == record["rows"]
-    assert committed["command"].startswith("python tools/analyze_model.py --tables --output ")
 
 
 def test_config(tool, project, tmp_path, capsys) -> None:
@@ -149,8 +134,6 @@ def test_retinanet(tool, project, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tables", "--size", "8", "8"], "--size and KEY VALUE pairs belong to --config-file"),
-        (["--family", "A", "1"], "--size and KEY VALUE pairs belong to --config-file"),
         (["--config-file", "no.yaml"], "--config-file no.yaml: no such file"),
         (["--config-file", "{config}", "--size", "0", "8"], "--size 0 8: expected two positive"),
         (["--config-file", "{config}", "NO.KEY", "1"], "KEY VALUE pairs: Non-existent key"),
@@ -171,7 +154,10 @@ def test_retinanet(tool, project, tmp_path) -> None:
             ["--config-file", "{config}", "MODEL.RPN.IN_FEATURES", "['p9']"],
             "'p9' is not among the features of the backbone",
         ),
-        (["--tables", "--output", "{folder}"], "is a folder, expected the name of a file"),
+        (
+            ["--config-file", "{config}", "--output", "{folder}"],
+            "is a folder, expected the name of a file",
+        ),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
 )
@@ -190,13 +176,6 @@ def test_output_that_cannot_be_written(tool, tmp_path, capsys, project) -> None:
     assert tool("--config-file", config, "--size", 64, 64, "--output", output) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith(f"error: --output {output}: cannot be written")
-
-
-@pytest.mark.parametrize("arguments", [[], ["--tables", "--family"]], ids=str)
-def test_exactly_one_thing_is_asked_for(tool, arguments) -> None:
-    with pytest.raises(SystemExit) as raised:
-        tool(*arguments)
-    assert raised.value.code == 2
 
 
 def test_an_image_of_one_position_is_one_line(tool, project, capsys) -> None:

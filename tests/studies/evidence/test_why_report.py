@@ -12,11 +12,11 @@ import torch
 from matplotlib.figure import Figure
 
 from lambda_det.errors import InputError
-from lambda_det.records import rows_table
 from studies.evidence import why, why_report
 from studies.evidence.why_figure import _LINE, draw_evidence, drawing, heights
 from studies.evidence.why_plan import PARTS, Run, plan
 from studies.evidence.why_report import collect, half_radius, record_of, with_interval
+from studies.tables import rows_table
 
 ACCURACY = {"lambda": (100.0, 98.0, 99.0), "resnet": (50.0, 54.0, 49.0)}
 

@@ -1,0 +1,178 @@
+"""Speed and memory side by side with alternatives.
+
+    python tools/benchmark.py layers [--device cuda --dtype bfloat16] [--output O.json]
+
+times every back end of the position lambda, the forms of other implementations, whole layers, the
+3x3 convolution and squeeze-and-excitation at the feature maps of a detector.
+
+    python tools/benchmark.py backbones [--depth 101 152] [--size H W] [--output O.json]
+
+times training step and inference of whole backbones with FPN: R, SE, λ, and λ with its lambda
+layers in the forms of other implementations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lambda_det.backbone.architectures import BLOCKS_PER_STAGE
+from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.evaluation.metrics import check_writable
+from lambda_det.project import tool_command
+from lambda_det.records import make_record, write_json
+from studies.benchmarks import backbone_report, layer_report
+from studies.benchmarks.backbone_benchmark import Protocol as BackboneProtocol
+from studies.benchmarks.backbone_benchmark import benchmark_backbones
+from studies.benchmarks.backbone_forms import MODELS
+from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers
+from studies.benchmarks.layer_forms import STAGES, shapes_of_image
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_layers(commands)
+    _add_backbones(commands)
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(arguments)
+    _check(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    measure, report = {
+        "layers": (_layers, layer_report),
+        "backbones": (_backbones, backbone_report),
+    }[args.command]
+    rows = measure(args, lambda line: print(line, file=sys.stderr, flush=True))
+    for row in rows:
+        row["threads"] = torch.get_num_threads()
+    print(report.text_tables(rows))
+    if args.output:
+        command = tool_command("benchmark", arguments)
+        write_json(make_record(command, rows, seeds=[args.seed]), args.output)
+    if args.plot:
+        report.plot(rows, args.plot)
+    return 0
+
+
+def _add_layers(commands) -> None:
+    layers = commands.add_parser("layers", help="lambda layers and what stands in their place")
+    layers.add_argument(
+        "--image", nargs=2, type=int, default=(800, 1344), metavar=("H", "W"), help="(800 1344)"
+    )
+    layers.add_argument(
+        "--stages", nargs="+", default=["res3", "res4", "res5"], choices=STAGES, metavar="STAGE"
+    )
+    layers.add_argument("--batch", nargs="+", type=int, default=[1, 2], help="(1 2)")
+    layers.add_argument("--forms", nargs="+", default=[], metavar="NAME", help="only these")
+    layers.add_argument("--rounds", type=int, default=3, help="the best counts (3)")
+    layers.add_argument("--repetitions", type=int, default=9, help="in a round (9)")
+    _add_common(layers)
+
+
+def _add_backbones(commands) -> None:
+    backbones = commands.add_parser("backbones", help="whole backbones with FPN")
+    backbones.add_argument(
+        "--depth", nargs="+", type=int, default=[101], choices=BLOCKS_PER_STAGE, help="(101)"
+    )
+    backbones.add_argument(
+        "--size", nargs=2, type=int, default=(800, 1344), metavar=("H", "W"),
+        help="of the images, multiples of 32 (800 1344)",
+    )  # fmt: skip
+    backbones.add_argument("--batch", type=int, default=1, help="(1)")
+    backbones.add_argument(
+        "--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL",
+        help=f"among {', '.join(MODELS)} (all)",
+    )  # fmt: skip
+    backbones.add_argument(
+        "--repetitions", type=int, default=9, help="turns; slow models take part in a third (9)"
+    )
+    backbones.add_argument(
+        "--channels-last", action="store_true", help="memory layout of images and weights"
+    )
+    _add_common(backbones)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
+    command.add_argument(
+        "--dtype", default="float32", choices=DTYPES,
+        help="a half type means autocast around modules (float32)",
+    )  # fmt: skip
+    command.add_argument("--threads", type=int, help="of PyTorch")
+    command.add_argument("--seed", type=int, default=0, help="(0)")
+    command.add_argument("--quick", action="store_true", help="a small image, few repetitions")
+    command.add_argument("--output", metavar="O.json", help="record to write")
+    command.add_argument("--plot", metavar="P.png", help="picture to write")
+
+
+def _layers(args: argparse.Namespace, progress: Callable[[str], None]) -> list[dict]:
+    if args.quick:
+        args.image, args.stages, args.batch = (64, 96), ["res4"], [1]
+        args.rounds, args.repetitions = 1, 2
+    protocol = Protocol(
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        rounds=args.rounds,
+        repetitions=args.repetitions,
+        forms=tuple(args.forms),
+        seed=args.seed,
+    )
+    shapes = shapes_of_image(*args.image, args.stages, args.batch)
+    rows = benchmark_layers(shapes, protocol, progress)
+    if not rows:
+        raise InputError(f"--forms {' '.join(args.forms)}: none of these is there")
+    return rows
+
+
+def _backbones(args: argparse.Namespace, progress: Callable[[str], None]) -> list[dict]:
+    if args.quick:
+        args.size, args.batch, args.repetitions = (64, 96), 1, 2
+    if any(side % 32 for side in args.size):
+        raise InputError(f"--size {_words(args.size)}: expected multiples of 32, for the FPN")
+    protocol = BackboneProtocol(
+        size=tuple(args.size),
+        batch=args.batch,
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        channels_last=args.channels_last,
+        repetitions=args.repetitions,
+        models=tuple(args.models),
+        seed=args.seed,
+    )
+    return benchmark_backbones(args.depth, protocol, progress)
+
+
+def _words(values: Sequence[int] | int) -> str:
+    return " ".join(map(str, values)) if isinstance(values, Sequence) else str(values)
+
+
+def _check(args: argparse.Namespace) -> None:
+    for path in filter(None, (args.output, args.plot)):
+        check_writable(path)
+    for name in ("rounds", "repetitions", "image", "size", "batch", "threads"):
+        values = getattr(args, name, None)
+        if values is None:
+            continue
+        if min(values if isinstance(values, Sequence) else [values]) < 1:
+            raise InputError(f"--{name} {_words(values)}: expected 1 or more")
+    try:
+        device = torch.device(args.device)
+    except RuntimeError as error:
+        raise InputError(f"--device {args.device}: expected cpu or cuda") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {args.device}: expected cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {args.device}: PyTorch sees no GPU; expected cpu")
+    if device.index is not None and device.type == "cuda":
+        if device.index >= torch.cuda.device_count():
+            raise InputError(
+                f"--device {args.device}: PyTorch sees {torch.cuda.device_count()} GPUs"
+            )
+        torch.cuda.set_device(device)  # whose end of work is waited for, whose memory is counted

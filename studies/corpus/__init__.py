@@ -1,0 +1,1 @@
+"""Bad input: what a command says of it, and its exit status."""

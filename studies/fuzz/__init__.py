@@ -1,0 +1,1 @@
+"""Random changes of what people hand in: success, or one line of error, and nothing else."""

@@ -1,0 +1,1 @@
+"""The paper's tables counted again, and how it counted its FLOPs."""

@@ -1,0 +1,56 @@
+"""Count the paper's tables beside ours, or the whole family::
+
+python -m studies.paper.count tables [--output O.json]
+python -m studies.paper.count family [--output O.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from lambda_det.analysis.published import PublishedTable, load_published
+from lambda_det.errors import exit_on_input_error
+from lambda_det.evaluation.metrics import check_writable
+from lambda_det.project import ROOT
+from lambda_det.records import make_record, write_json
+from studies.paper.family import architecture_table, count_family
+from studies.paper.paper_tables import compare_with_paper, comparison_text
+
+
+def published_tables() -> dict[str, PublishedTable]:
+    """The paper's numbers by the name of their table: those on COCO, which stay with the plugin,
+    and ``studies/paper/published/``."""
+    own = Path(__file__).resolve().parent / "published"
+    return load_published(ROOT / "configs" / "published") | load_published(own)
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("::")[0])
+    parser.add_argument(
+        "what", choices=("tables", "family"),
+        help="tables: the paper's beside ours; family: every depth and variant",
+    )  # fmt: skip
+    parser.add_argument("--output", metavar="O.json", help="write a record of the numbers")
+    arguments = sys.argv[1:] if argv is None else argv
+    args = parser.parse_args(arguments)
+    if args.output:
+        check_writable(args.output)
+    command = shlex.join(["python", "-m", "studies.paper.count", *arguments])
+    tables = published_tables()
+    if args.what == "tables":
+        rows = compare_with_paper(tables)
+        print(comparison_text(rows, tables))
+    else:
+        rows = count_family(tables, progress=lambda name: print(name, file=sys.stderr))
+        print(architecture_table(make_record(command, rows)))
+    if args.output:
+        write_json(make_record(command, rows), args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""Record a finished run in results/, or make the tables of the documents anew from the records."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
+from lambda_det.errors import InputError, exit_on_input_error, writing
+from lambda_det.evaluation.metrics import AP_METRICS, METRICS_FILE, TASK_NAMES
+from lambda_det.evaluation.records import flat, iteration_times, last_norms, zeroed_folder
+from lambda_det.records import make_record, read_text, record_path, write_json
+from studies.documents import document_with_tables, documents
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def row_of_run(folder: str, *, without: str = "") -> dict:
+    """The row of a finished run of ``tools/train_net.py``: its AP in percent and its speed.
+
+    Where the run was also evaluated with the branches of res4 and res5 zeroed, its row has
+    ``box_ap_zeroed`` and ``mask_ap_zeroed``; ``last_norm`` by stage, where it was logged.
+
+    Args:
+        folder: the run's OUTPUT_DIR.
+        without: OUTPUT_DIR of the same run with these branches held at 0 throughout; gives
+            ``box_ap_trained_without`` and ``mask_ap_trained_without``.
+
+    Raises:
+        InputError: a folder is not that of a finished run, or ``without`` is another run's.
+    """
+    cfg = CfgNode.load_cfg(read_text(folder, "config.yaml"))
+    metrics = _metrics(folder)
+    times = iteration_times(folder)
+    row = {
+        "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
+        "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
+        "iterations": cfg.SOLVER.MAX_ITER,
+        "images_per_iteration": cfg.SOLVER.IMS_PER_BATCH,
+        "train_s_per_iteration": {
+            "median": round(statistics.median(times), 3),
+            "min": round(min(times), 3),
+            "max": round(max(times), 3),
+        },
+    }
+    for task, values in metrics.items():
+        for name in AP_METRICS:
+            value = values[name]
+            row[f"{TASK_NAMES[task]}_{name.lower()}"] = None if value is None else round(value, 2)
+    row |= _zeroed(folder)
+    if without:
+        _check_without(without, cfg)
+        row |= _control(without, "trained_without")
+    if norms := last_norms(folder):
+        row["last_norm"] = norms
+    return row
+
+
+def controls_text(row: Mapping, recorded: Mapping) -> str:
+    """What the controls say of one run's AP, for people.
+
+    Args:
+        row: of :func:`row_of_run`, with its zeroed evaluation.
+        recorded: of such a run whose *trained without* is known.
+    """
+    tasks = [task for task in TASK_NAMES.values() if f"{task}_ap_zeroed" in row]
+    stages = " and ".join(CONTROLLED_STAGES)
+
+    def listing(column: str, values: Mapping) -> str:
+        return ", ".join(f"{task} AP {values[f'{task}_ap{column}']:.1f}" for task in tasks)
+
+    zeroed = f"{listing('', row)}; with the branches of {stages} zeroed {listing('_zeroed', row)}."
+    if all(row[f"{task}_ap_zeroed"] >= 0.99 * row[f"{task}_ap"] for task in tasks):
+        verdict = "It is no worse without them: they are idle."
+    else:
+        verdict = (
+            "They are not idle, but this alone does not show that they are needed: a random branch "
+            "would be missed too."
+        )
+    return (
+        f"{zeroed} {verdict} Trained without them from the start, the same network reached "
+        f"{listing('_trained_without', recorded)} (results/quickstart.json). Such shapes can be "
+        "told apart without deep features: the numbers say that the whole path works, and nothing "
+        "of one backbone against another."
+    )
+
+
+def _metrics(folder: str) -> dict[str, dict]:
+    return json.loads(read_text(folder, "inference", METRICS_FILE))
+
+
+def _control(folder: str, name: str) -> dict[str, float | None]:
+    """``box_ap_NAME``, ``mask_ap_NAME``."""
+    return {
+        f"{TASK_NAMES[task]}_ap_{name}": None if v["AP"] is None else round(v["AP"], 2)
+        for task, v in _metrics(folder).items()
+    }
+
+
+def _zeroed(folder: str) -> dict[str, float | None]:
+    zeroed = zeroed_folder(folder, CONTROLLED_STAGES)
+    own, other = (os.path.join(f, "inference", METRICS_FILE) for f in (folder, zeroed))
+    if not os.path.isfile(other):
+        return {}
+    if os.path.getmtime(other) < os.path.getmtime(own):
+        raise InputError(
+            f"{other}: is older than the evaluation of the whole network, and so perhaps of other "
+            "weights; evaluate with --zeroed again"
+        )
+    return _control(zeroed, "zeroed")
+
+
+def _check_without(folder: str, cfg: CfgNode) -> None:
+    """Is the run in ``folder`` that of ``cfg`` but for the branches that it is to lack?"""
+    expected, found = cfg.clone(), CfgNode.load_cfg(read_text(folder, "config.yaml"))
+    expected.MODEL.LAMBDA_RESNET.IDLE_STAGES = list(CONTROLLED_STAGES)
+    for node in (expected, found):  # where things lie, not what they are
+        node.OUTPUT_DIR = node.DATASETS.COCO_FOLDER = ""
+    keys, others = flat(expected), flat(found)
+    for key in keys.keys() | others.keys():
+        if keys.get(key) != others.get(key):
+            raise InputError(
+                f"{folder}: is not the same run without the branches of "
+                f"{' and '.join(CONTROLLED_STAGES)}: {key} is {others.get(key)!r} there, "
+                f"{keys.get(key)!r} is expected"
+            )
+
+
+@exit_on_input_error
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", metavar="DIR", help="OUTPUT_DIR of the run")
+    parser.add_argument(
+        "--without", metavar="DIR", default="",
+        help="OUTPUT_DIR of the same run with MODEL.LAMBDA_RESNET.IDLE_STAGES ['res4','res5']",
+    )  # fmt: skip
+    parser.add_argument("--name", help="the record becomes results/NAME.json")
+    parser.add_argument("--command", help="what made the run, from the root of the checkout")
+    parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more of the row")
+    parser.add_argument(
+        "--controls", metavar="DIR",
+        help="only say what the controls of the quickstart in DIR tell of its AP",
+    )  # fmt: skip
+    parser.add_argument(
+        "--readme", action="store_true", help="make the tables of the documents anew"
+    )
+    parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    args = parser.parse_args()
+    if args.controls:
+        recorded = json.loads(read_text(str(PROJECT / "results" / "quickstart.json")))
+        print(controls_text(row_of_run(args.controls), recorded["rows"][0]))
+        return 0
+    if args.run:
+        if not (args.name and args.command):
+            raise InputError("--run needs --name and --command")
+        if wrong := [note for note in args.note if "=" not in note]:
+            raise InputError(f"--note {wrong[0]!r}: expected KEY=TEXT")
+        row = row_of_run(args.run, without=args.without) | dict(
+            note.split("=", 1) for note in args.note
+        )
+        with open(os.path.join(args.run, "config.yaml"), encoding="utf-8") as file:
+            seed = CfgNode.load_cfg(file).SEED
+        path = Path(record_path(str(PROJECT / "results"), args.name, "--name"))
+        with writing(str(path)):
+            write_json(make_record(args.command, [row], seeds=[seed]), str(path))
+        print(path.relative_to(PROJECT))
+    if not (args.readme or args.check):
+        return 0
+    status = 0
+    for name in documents(PROJECT):
+        document = PROJECT / name
+        new = document_with_tables(PROJECT, name)
+        if args.check and new != document.read_text(encoding="utf-8"):
+            print(f"{name} differs from results/: python tools/record_run.py --readme")
+            status = 1
+        elif args.readme:
+            document.write_text(new, encoding="utf-8")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

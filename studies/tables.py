@@ -1,0 +1,113 @@
+"""Markdown tables of records, and where a document shows them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+
+from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
+from lambda_det.records import markdown_row, provenance, read_text
+
+
+def ap_table(record: Mapping) -> str:
+    """The AP of the record's rows as a Markdown table, with its hardware and command.
+
+    The controls that a row has (``box_ap_zeroed``, ``box_ap_trained_without``) stand beside AP, its
+    last norms below.
+    """
+    controls = [
+        name
+        for name in ("zeroed", "trained_without")
+        if any(f"{task}_ap_{name}" in row for row in record["rows"] for task in TASK_NAMES.values())
+    ]
+    headers = ["AP", *(f"AP, {name.replace('_', ' ')}" for name in controls), *AP_METRICS[1:]]
+    columns = ["ap", *(f"ap_{name}" for name in controls), *map(str.lower, AP_METRICS[1:])]
+    lines = [
+        "| backbone | task | " + " | ".join(headers) + " |",
+        "|---|---|" + "---|" * len(headers),
+    ]
+    for row in record["rows"]:
+        for task in TASK_NAMES.values():
+            if f"{task}_ap" not in row:
+                continue
+            values = (row.get(f"{task}_{column}") for column in columns)
+            cells = ["–" if value is None else f"{value:.1f}" for value in values]
+            lines.append(f"| {row['variant']}-{row['depth']} | {task} | {' | '.join(cells)} |")
+    norms = [
+        f"{row['variant']}-{row['depth']} "
+        + ", ".join(f"{stage} {value:.3f}" for stage, value in row["last_norm"].items())
+        for row in record["rows"]
+        if "last_norm" in row
+    ]
+    if norms:
+        lines += ["", f"Mean |last norm| of the residual branches: {'; '.join(norms)}."]
+    return "\n".join([*lines, "", provenance(record)])
+
+
+def rows_table(record: Mapping) -> str:
+    """The rows of a record as they are, as a Markdown table: mean ± sd where a value has them."""
+    rows = record["rows"]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [
+        markdown_row([name.replace("_", " ") for name in columns]),
+        "|" + "---|" * len(columns),
+    ]
+    lines += [markdown_row([_cell(row.get(name)) for name in columns]) for row in rows]
+    return "\n".join([*lines, "", provenance(record)])
+
+
+def figures_table(record: Mapping) -> str:
+    """As :func:`rows_table`, with a line for each name: for many names and a row or two."""
+    rows = record["rows"]
+    lines = [markdown_row(["", *[""] * len(rows)]), "|" + "---|" * (len(rows) + 1)]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        lines.append(markdown_row([name.replace("_", " "), *[_cell(r.get(name)) for r in rows]]))
+    return "\n".join([*lines, "", provenance(record)])
+
+
+def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping], str]]) -> str:
+    """``text`` with every part between ``<!-- NAME.json VIEW -->`` and ``<!-- end -->`` made anew.
+
+    Args:
+        text: Markdown.
+        results: folder of the records.
+        views: VIEW -> what makes Markdown from a record.
+
+    Raises:
+        InputError: a record or a view that the text names does not exist, a record is no JSON, or
+            a marker has no end.
+    """
+
+    def replace(match: re.Match) -> str:
+        if match["view"] not in views:
+            raise InputError(f"{match[1]}: expected a view among {', '.join(views)}")
+        try:
+            record = json.loads(read_text(results, match["name"]))
+        except ValueError as error:
+            raise InputError(f"{results}/{match['name']}: is no JSON ({error})") from error
+        table = views[match["view"]](record)
+        return f"{match[1]}\n{table}\n<!-- end -->"
+
+    # A marker without a view is found too, so that it is refused and not left to grow old.
+    # No marker inside: one without an end must not swallow what stands before the next.
+    marker = r"(<!--\s*(?P<name>[\w.-]+\.json) ?(?P<view>\w*)\s*-->)\n(?:(?!<!--).)*<!-- end -->"
+    new, replaced = re.subn(marker, replace, text, flags=re.S)
+    if replaced != (found := len(re.findall(r"<!--\s*[\w.-]+\.json", text))):
+        raise InputError(
+            f"{found} markers '<!-- NAME.json VIEW -->', but {replaced} of them followed by a new "
+            "line, a table and '<!-- end -->'"
+        )
+    return new
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):  # of findings: each is for a person to read, in the record
+        return str(len(value))
+    if isinstance(value, Mapping) and "mean" in value:
+        sd = value.get("sd")
+        return f"{value['mean']:.2f}" + ("" if sd is None else f" ± {sd:.2f}")
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""What the lambda layers of a network look at."""

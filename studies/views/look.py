@@ -1,0 +1,100 @@
+"""Networks and a picture, as :mod:`studies.views.lambda_figures` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from lambda_det.backbone import LambdaResNet
+from lambda_det.checkpoint.loading import find_backbone
+from lambda_det.data.images import read_image
+from lambda_det.engine.config_values import check_values
+from lambda_det.engine.predict import set_classes
+from lambda_det.engine.predictor import Predictor
+from lambda_det.engine.setup import check_device
+from lambda_det.errors import InputError
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Label -> backbone, and the detector that the first one is of."""
+
+    backbones: dict[str, nn.Module]
+    predictor: Predictor
+
+
+def load_networks(cfg: CfgNode, beside: Sequence[tuple[str, str]] = ()) -> Networks:
+    """The backbone of a config with MODEL.WEIGHTS, and of other variants with theirs.
+
+    Args:
+        cfg: an unfrozen config.
+        beside: pairs of ``MODEL.LAMBDA_RESNET.VARIANT`` and a file of weights.
+
+    Raises:
+        InputError: a value is wrong, weights cannot be used, or the backbone is none of the family.
+    """
+    check_values(cfg)
+    check_device(cfg)
+    first, backbones = None, {}
+    for variant, weights in [(None, cfg.MODEL.WEIGHTS), *beside]:
+        one = cfg.clone()
+        one.MODEL.WEIGHTS = weights
+        if variant is not None:
+            one.MODEL.LAMBDA_RESNET.VARIANT = variant
+        set_classes(one)
+        predictor = Predictor(one)
+        _, backbone = find_backbone(predictor.model)
+        if backbone is None:
+            raise InputError(
+                f"MODEL.BACKBONE.NAME={cfg.MODEL.BACKBONE.NAME!r}: is no ResNet and has no lambda "
+                "layers"
+            )
+        label = one.MODEL.BACKBONE.NAME
+        if isinstance(backbone, LambdaResNet):
+            label = f"{one.MODEL.LAMBDA_RESNET.VARIANT}-{one.MODEL.LAMBDA_RESNET.DEPTH}"
+        while label in backbones:  # one variant with two files of weights
+            label += "'"
+        backbones[label] = backbone
+        first = first or predictor
+    return Networks(backbones, first)
+
+
+def read_for(
+    networks: Networks, path: str, query: Sequence[float] | None
+) -> tuple[Tensor, np.ndarray, tuple[float, float] | None]:
+    """A picture for the backbones (1, C, H, W), the same (H, W, 3) RGB uint8 to be looked at, and
+    the query in pixels of these.
+
+    Args:
+        networks: of :func:`load_networks`.
+        path: the picture; it is resized as for a prediction.
+        query: row and column in pixels of the file's picture.
+
+    Raises:
+        InputError: the picture cannot be read, or the query is outside of it.
+    """
+    predictor = networks.predictor
+    original = read_image(path, predictor.cfg.INPUT.FORMAT, called="--image")
+    image = predictor.prepare(original)["image"]
+    if query is not None:
+        height, width = original.shape[:2]
+        if not (0 <= query[0] < height and 0 <= query[1] < width):
+            raise InputError(
+                f"--query {query[0]:g} {query[1]:g}: the picture has {height} x {width} pixels"
+            )
+        query = tuple(
+            min((pixel + 0.5) * new / old - 0.5, new - 1) if new != old else pixel
+            for pixel, new, old in zip(query, image.shape[1:], (height, width), strict=True)
+        )
+        query = tuple(max(0.0, pixel) for pixel in query)
+    picture = predictor.to_bgr(image.permute(1, 2, 0).numpy())[:, :, ::-1]
+    model = predictor.cfg.MODEL
+    mean, std = (
+        torch.tensor(values)[:, None, None] for values in (model.PIXEL_MEAN, model.PIXEL_STD)
+    )
+    return ((image - mean) / std)[None].to(model.DEVICE), picture, query

@@ -1,0 +1,112 @@
+"""The benchmark of layers and backbones: what it measures and writes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from studies.benchmarks.backbone_report import backbones_table
+from studies.benchmarks.benchmark import main
+from studies.benchmarks.layer_report import layers_table
+
+
+@pytest.fixture
+def tool():
+    """A function that runs the command with arguments and returns its status."""
+    return lambda *arguments: main([str(argument) for argument in arguments])
+
+
+def test_quick_run_writes_a_record_and_a_picture(tool, tmp_path, capsys) -> None:
+    record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
+    assert tool("layers", "--quick", "--output", record_file, "--plot", picture) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = json.loads(record_file.read_text())
+    assert record["command"].startswith("python tools/benchmark.py layers --quick")
+    rows = {row["form"]: row for row in record["rows"]}
+    assert {"auto", "conv", "banded", "conv2d form", "LambdaLayer", "SE"} <= set(rows)
+    assert "reference" not in rows and "triton" not in rows
+    for row in rows.values():
+        assert (row["stage"], row["height"], row["width"]) == ("res4", 4, 6)
+        for what in ("forward", "train"):
+            assert 0 < row[f"{what}_min_ms"] <= row[f"{what}_ms"] <= row[f"{what}_max_ms"]
+        assert row["peak_mib"] is None
+        if row["kind"] == "position":
+            assert row["error"] < 1e-5 and row["gradient_error"] < 1e-5
+    output = capsys.readouterr().out
+    assert "res4: 1 × 256 × 4 × 6, float32, cpu" in output
+    assert all(form in output for form in rows)
+    assert "| banded" in layers_table(record) and "benchmark.py" in layers_table(record)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--device", "tpu"], ["--device tpu", "cpu or cuda"]),
+        (["--repetitions", "0"], ["--repetitions 0", "1 or more"]),
+        (["--batch", "2", "0"], ["--batch 2 0", "1 or more"]),
+        (["--threads", "0"], ["--threads 0", "1 or more"]),
+        (["--quick", "--forms", "conv4d"], ["--forms conv4d", "none"]),
+    ],
+)
+def test_wrong_arguments(tool, capsys, arguments, words) -> None:
+    assert tool("layers", *arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in message for word in words)
+
+
+def test_output_that_cannot_be_written(tool, tmp_path, capsys) -> None:
+    assert tool("layers", "--output", tmp_path) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without a GPU")
+def test_no_gpu(tool, capsys) -> None:
+    assert tool("layers", "--device", "cuda") == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_a_gpu_by_number_is_the_current_one(tool, monkeypatch, capsys) -> None:
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    for number in (1, 2):
+        # A size that is refused later, so that nothing is measured.
+        assert tool("backbones", "--size", 33, 33, "--device", f"cuda:{number}") == 2
+    assert chosen == ["cuda:1"]
+    assert "--device cuda:2: PyTorch sees 2 GPUs" in capsys.readouterr().err
+
+
+def test_backbones_writes_a_record(tool, tmp_path, capsys) -> None:
+    record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
+    arguments = ["--quick", "--depth", 26, "--models", "lambda", "lambda-conv2d"]
+    files = ["--output", record_file, "--plot", picture]
+    assert tool("backbones", *arguments, "--dtype", "bfloat16", "--channels-last", *files) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    record = json.loads(record_file.read_text())
+    assert record["command"].startswith("python tools/benchmark.py backbones --quick --depth 26")
+    assert [row["label"] for row in record["rows"]] == ["R-26", "λ-26", "λ-26, conv2d form"]
+    for row in record["rows"]:
+        assert (row["height"], row["width"], row["batch"]) == (64, 96, 1)
+        for step in ("train", "inference"):
+            assert 0 < row[f"{step}_q1_ms"] <= row[f"{step}_ms"] <= row[f"{step}_q3_ms"]
+            assert row[f"{step}_runs"] >= 1 and row[f"{step}_peak_mib"] is None
+        assert row["saved_mib"] > 0 and row["threads"] == torch.get_num_threads()
+    assert "channels last" in capsys.readouterr().out
+    assert "| λ-26 " in backbones_table(record)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "800", "1333"], ["--size 800 1333", "multiples of 32"]),
+        (["--repetitions", "0"], ["--repetitions 0", "1 or more"]),
+        (["--batch", "-1"], ["--batch -1", "1 or more"]),
+    ],
+)
+def test_wrong_arguments_of_backbones(tool, capsys, arguments, words) -> None:
+    assert tool("backbones", *arguments) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in message for word in words)

@@ -1,0 +1,83 @@
+"""The benchmark of layers: its forms are the same function, its numbers are what they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lambda_det.layers import position_lambda
+from studies.benchmarks import layer_benchmark, layer_forms
+from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers, saved_bytes
+from studies.benchmarks.layer_forms import Candidate, Shape, candidates, shapes_of_image
+from studies.benchmarks.layer_report import by_shape, fastest_peer
+
+
+def test_shapes_of_an_image() -> None:
+    assert shapes_of_image(800, 1333, ["res3", "res5"], [1, 4]) == [
+        Shape("res3", 1, 128, 100, 167),
+        Shape("res3", 4, 128, 100, 167),
+        Shape("res5", 1, 512, 25, 42),
+        Shape("res5", 4, 512, 25, 42),
+    ]
+
+
+@pytest.mark.parametrize("name", layer_forms.PEER_FORMS)
+@pytest.mark.parametrize("u", [1, 3])
+def test_peers_forms_are_the_same_function(name: str, u: int) -> None:
+    generator = torch.Generator().manual_seed(u)
+    shapes = (2, 3, 4, 5, 7), (2, u, 6, 5, 7), (4, u, 3, 5)
+    inputs = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    expected = position_lambda(*inputs, backend="reference")
+    torch.testing.assert_close(layer_forms.PEER_FORMS[name](*inputs), expected)
+
+
+def test_kept_memory() -> None:
+    shape = Shape("res4", 2, 64, 5, 9)
+    found = {c.name: saved_bytes(c) for c in candidates(shape, "cpu", torch.float32, 0)}
+    positions = 2 * 5 * 9
+    query, value, lambdas = 4 * 64 * positions, 4 * 16 * positions, 4 * 16 * 16 * positions
+    assert found["banded"] == query + value
+    assert found["conv2d form"] >= query + lambdas
+    assert found["3x3 convolution"] == 4 * 64 * positions
+
+
+def test_a_form_that_fails_is_a_note(monkeypatch) -> None:
+    def fails(*_inputs):
+        raise RuntimeError("does not fit\nat all")
+
+    monkeypatch.setattr(layer_benchmark, "candidates", lambda *_: iter([
+        Candidate("broken", "position", fails, [torch.ones(1, requires_grad=True)]),
+    ]))  # fmt: skip
+    (row,) = benchmark_layers([Shape("res4", 1, 64, 2, 2)], Protocol(rounds=1, repetitions=1))
+    assert row["note"] == "does not fit" and "train_ms" not in row
+
+
+def test_forms_take_turns_and_the_best_round_counts(monkeypatch) -> None:
+    order, clock = [], iter([1.0, 1, 1, 1, 8, 8, 9, 9, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7])
+
+    def milliseconds(candidate, _call, _times) -> float:
+        order.append(candidate.name)
+        return next(clock)
+
+    monkeypatch.setattr(layer_benchmark, "_milliseconds", milliseconds)
+    chosen = [
+        (Candidate(name, "position", torch.mul, [torch.ones(2, requires_grad=True)] * 2), {})
+        for name in "ab"
+    ]
+    layer_benchmark._time(chosen, Protocol(rounds=2, repetitions=2))
+    assert "".join(order[4:]) == "aabb" * 4
+    # Round 1: (8, 2) and (8, 2) for a, (9, 3) for b; round 2: (4, 6) for a, (5, 7) for b.
+    assert [row["forward_ms"] for _, row in chosen] == [5, 6]
+    assert [row["train_min_ms"] for _, row in chosen] == [2, 3]
+    assert [row["train_max_ms"] for _, row in chosen] == [8, 9]
+
+
+def test_ratio_is_to_the_fastest_published_form() -> None:
+    base = {"stage": "res4", "batch": 1, "height": 2, "width": 2, "device": "cpu", "dtype": "x"}
+    rows = [
+        base | {"form": form, "kind": "position", "train_ms": ms}
+        for form, ms in (("conv2d form", 6.0), ("conv3d form", 7.0), ("row-unfold form", 3.0))
+    ]
+    assert by_shape(rows) == [rows]
+    assert fastest_peer(rows) == 6.0
+    assert fastest_peer(rows[2:]) is None

@@ -1,0 +1,65 @@
+"""The command that counts the paper's tables and the family: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from lambda_det.analysis.published import MARKS
+from studies.paper import count
+from studies.paper.count import main, published_tables
+
+
+def test_published_tables() -> None:
+    tables = published_tables()
+    names = {"resnet_rs_family", "hybrids", "depth_heads_intra_depth", "scope", "mask_rcnn"}
+    assert names <= set(tables)
+    for table in tables.values():
+        assert "arxiv.org/abs/2102.08602" in table.source
+        assert set(table.marks.values()) <= set(MARKS)
+    assert sum(row.model is not None for table in tables.values() for row in table.rows) > 40
+
+
+def test_tables_take_under_a_minute_and_are_committed(project: Path, tmp_path, capsys) -> None:
+    start = time.perf_counter()
+    assert main(["tables", "--output", str(tmp_path / "t.json")]) == 0
+    assert time.perf_counter() - start < 60
+    output = capsys.readouterr().out
+    assert "│ CCLL" in output and "misprint" in output and "19.4" in output
+    record = json.loads((tmp_path / "t.json").read_text())
+    assert record["schema"] == 1 and record["seeds"] == [] and len(record["rows"]) == 49
+    command = "python -m studies.paper.count tables --output "
+    assert record["command"].startswith(command)
+    committed = json.loads((project / "results" / "architecture_tables.json").read_text())
+    assert committed["rows"] == record["rows"]
+    assert committed["command"].startswith(command)
+
+
+def test_the_family_is_printed_and_written(project: Path, tmp_path, capsys, monkeypatch) -> None:
+    committed = json.loads((project / "results" / "architectures.json").read_text())
+    rows = committed["rows"][:1]  # tests/studies/paper/test_paper_tables.py counts more
+    monkeypatch.setattr(count, "count_family", lambda tables, progress: progress("one") or rows)
+    assert main(["family", "--output", str(tmp_path / "f.json")]) == 0
+    printed = capsys.readouterr()
+    assert "| resnet-50 " in printed.out and printed.err == "one\n"
+    record = json.loads((tmp_path / "f.json").read_text())
+    command = "python -m studies.paper.count family --output "
+    assert record["rows"] == rows and record["command"].startswith(command)
+    assert committed["command"].startswith(command)
+
+
+def test_an_output_that_is_a_folder_is_one_line(tmp_path: Path, capsys) -> None:
+    assert main(["tables", "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --output {tmp_path} cannot be written")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["parameters"]], ids=str)
+def test_one_of_two_things_is_asked_for(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(words)
+    assert raised.value.code == 2

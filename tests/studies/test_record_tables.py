@@ -1,0 +1,68 @@
+"""Tables of records, and those between markers."""
+
+from __future__ import annotations
+
+import pytest
+
+from lambda_det.errors import InputError
+from lambda_det.records import make_record, provenance, write_json
+from studies.tables import figures_table, rows_table, update_tables
+
+
+def test_tables_are_made_between_their_markers(tmp_path) -> None:
+    record = make_record("python x.py", [{"a_ms": 1}])
+    write_json(record, str(tmp_path / "results" / "a.json"))
+    text = "before\n<!-- a.json times -->\nold\n<!-- end -->\nafter\n"
+    views = {"times": lambda r: f"{r['rows'][0]['a_ms']} ms\n{provenance(r)}"}
+    new = update_tables(text, str(tmp_path / "results"), views)
+    assert new.startswith("before\n<!-- a.json times -->\n1 ms\n`python x.py` (")
+    assert new.endswith("\n<!-- end -->\nafter\n") and "old" not in new
+    assert update_tables(new, str(tmp_path / "results"), views) == new
+
+
+def test_a_bar_in_a_cell_stays_in_it() -> None:
+    record = make_record("python x.py", [{"label": "a|b", "note|s": "two\nlines"}])
+    header, _, row = rows_table(record).splitlines()[:3]
+    assert header == r"| label | note\|s |" and row == r"| a\|b | two lines |"
+
+
+def test_findings_are_counted_in_a_table() -> None:
+    rows = [{"findings": []}, {"findings": [{"case": 3}, {"case": 4}]}]
+    lines = rows_table(make_record("python x.py", rows)).splitlines()
+    assert lines[2:4] == ["| 0 |", "| 2 |"]
+
+
+def test_many_figures_stand_below_each_other() -> None:
+    rows = [{"a_b": 1, "c": "x|y"}, {"c": 2.5}]
+    lines = figures_table(make_record("python x.py", rows)).splitlines()
+    assert lines[:4] == ["|  |  |  |", "|---|---|---|", "| a b | 1 | – |", r"| c | x\|y | 2.5 |"]
+    assert lines[5].startswith("`python x.py` (")
+
+
+def test_missing_record_or_view_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"gone\.json"):
+        update_tables("<!-- gone.json ap -->\n<!-- end -->", str(tmp_path), {"ap": str})
+    with pytest.raises(InputError, match=r"a\.json xy .*expected a view among ap"):
+        update_tables("<!-- a.json xy -->\n<!-- end -->", str(tmp_path), {"ap": str})
+    with pytest.raises(InputError, match=r"a\.json -->: expected a view among ap"):
+        update_tables("<!-- a.json -->\n<!-- end -->", str(tmp_path), {"ap": str})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- a.json ap -->\nprose\n<!-- a.json ap -->\n<!-- end -->\n",
+        "<!-- a.json ap -->\nprose\n",
+        "<!-- a.json ap -->\r\n<!-- end -->\n",
+    ],
+)
+def test_marker_without_an_end_swallows_nothing(tmp_path, text) -> None:
+    write_json(make_record("python x.py", [{"a_ms": 1}]), str(tmp_path / "a.json"))
+    with pytest.raises(InputError, match="markers"):
+        update_tables(text, str(tmp_path), {"ap": lambda _record: "table"})
+
+
+def test_broken_record_is_named(tmp_path) -> None:
+    (tmp_path / "a.json").write_text("{")
+    with pytest.raises(InputError, match=r"a\.json: is no JSON"):
+        update_tables("<!-- a.json ap -->\n<!-- end -->", str(tmp_path), {"ap": str})
