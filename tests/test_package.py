@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import lambda_det
 
 PACKAGE = Path(lambda_det.__file__).resolve().parent
@@ -72,41 +70,41 @@ def test_layers_import_nothing_of_detectron2() -> None:
                 assert room(name) in {"layers", *SHARED}, f"{name_of(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_rooms_import_in_one_direction(path: Path) -> None:
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def test_rooms_import_in_one_direction() -> None:
     rank = {name: row for row, names in enumerate(ROWS) for name in names}
-    for name in imports(path):
-        assert name.split(".")[0] not in ("studies", "tools", "tests"), f"imports {name}"
-        if name.startswith("lambda_det.") and own in rank and room(name) not in SHARED:
-            assert room(name) in rank, f"imports {name} of an unknown room"
-            assert rank[room(name)] <= rank[own], f"imports {name}"
+    for path in FILES:
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for name in imports(path):
+            said = f"{name_of(path)} imports {name}"
+            assert name.split(".")[0] not in ("studies", "tools", "tests"), said
+            if name.startswith("lambda_det.") and own in rank and room(name) not in SHARED:
+                assert room(name) in rank, f"{said} of an unknown room"
+                assert rank[room(name)] <= rank[own], said
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_no_version_is_compared(path: Path) -> None:
-    for name in imports(path):
-        assert name.split(".")[0] not in ("packaging", "distutils", "pkg_resources"), name
-    if path.name == "compat.py":
-        return
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Compare):
-            for part in ast.walk(node):
+def test_no_version_is_compared() -> None:
+    for path in FILES:
+        for name in imports(path):
+            assert name.split(".")[0] not in ("packaging", "distutils", "pkg_resources"), name
+        if path.name == "compat.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for part in ast.walk(node) if isinstance(node, ast.Compare) else ():
                 word = getattr(part, "attr", None) or getattr(part, "id", None) or ""
-                assert "version" not in word.lower(), f"line {node.lineno} compares {word}"
+                assert "version" not in word.lower(), f"{name_of(path)}:{node.lineno}: {word}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_files_are_short_and_quiet(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300
-    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
-    printed = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
-    if path.name == "__main__.py":  # a command line, as the tools are
-        return
-    for call in printed:  # only a tool's error line, which goes to stderr
-        streams = [k.value.attr for k in call.keywords if k.arg == "file"]
-        assert path.name == "errors.py" and streams == ["stderr"]
+def test_files_are_short_and_quiet() -> None:
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 300, name_of(path)
+        calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+        printed = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+        if path.name == "__main__.py":  # a command line, as the tools are
+            continue
+        for call in printed:  # only a tool's error line, which goes to stderr
+            streams = [k.value.attr for k in call.keywords if k.arg == "file"]
+            assert path.name == "errors.py" and streams == ["stderr"], name_of(path)
 
 
 def test_only_builders_read_the_config() -> None:

@@ -16,6 +16,7 @@ from studies.evidence import why, why_report
 from studies.evidence.why_figure import _LINE, draw_evidence, drawing, heights
 from studies.evidence.why_plan import PARTS, Run, plan
 from studies.evidence.why_report import collect, half_radius, record_of, with_interval
+from studies.evidence.why_table import why_tables
 from studies.tables import rows_table
 
 ACCURACY = {"lambda": (100.0, 98.0, 99.0), "resnet": (50.0, 54.0, 49.0)}
@@ -58,6 +59,12 @@ def test_a_row_over_the_seeds_and_the_lead_of_lambda(tmp_path):
     assert record["hardware"]["gpu"] is None and len(record["runs"]["commits"]) == 1
     json.dumps(record, allow_nan=False)
     assert "51.00 ± 2.65" in rows_table(record)
+    text = why_tables(json.loads(json.dumps(record)))
+    assert "**The colour of the marker in the own row**" in text and "distance" not in text
+    low, high = f"{51 - half:.1f}", f"{51 + half:.1f}"
+    assert f"| rows | resnet | 3 | 51.0 [{low}, {high}] | +48.0 [+39.4, +56.6] | 0.0 |" in text
+    assert "| rows | lambda | 3 | 99.0 [96.5, 101.5] |  | 0.0 | 0.00 | 50.0–50.0 |" in text
+    assert "1 of 9 planned runs are missing." in text
 
 
 def test_one_value_has_no_interval():
