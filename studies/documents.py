@@ -7,6 +7,7 @@ from pathlib import Path
 from lambda_det.experiments.tables import brief_table, comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table
+from studies.evidence.why_table import why_tables
 from studies.paper.family import architecture_table
 from studies.tables import ap_table, figures_table, rows_table, update_tables
 
@@ -19,6 +20,7 @@ VIEWS = {
     "figures": figures_table,
     "layers": layers_table,
     "rows": rows_table,
+    "why": why_tables,
 }
 """Word in a marker ``<!-- NAME.json VIEW -->`` -> what makes Markdown from the record."""
 

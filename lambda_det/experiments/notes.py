@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
@@ -57,6 +57,40 @@ def notes(record: Mapping) -> list[str]:
         if any(o["hardware"] != record["hardware"] for o in record["origins"]):
             sentences.append("Times and memory are of different hardware: no comparison of them.")
     return sentences
+
+
+def gains_line(rows: Sequence[Mapping]) -> str:
+    """What the gains of a set's models say, in one line: which of them their intervals tell apart
+    from their baselines; "" without gains."""
+    labels = {row["model"]: row["label"] for row in rows}
+    sentences = []
+    for task in TASK_NAMES.values():
+        found: dict[str, list[str]] = {}
+        for row in rows:
+            gain = row.get(f"{task}_ap_gain")
+            if gain is not None:
+                pair = f"{row['label']} and {labels[row['over']]}"
+                found.setdefault(_told(gain), []).append(pair)
+        if found:
+            said = [f"{_SAID[key]}: {', '.join(found[key])}" for key in _SAID if key in found]
+            sentences.append(f"{task.capitalize()} AP: {'; '.join(said)}.")
+    return " ".join(sentences)
+
+
+_SAID = {
+    "above": "the first lies above the second with the whole interval",
+    "below": "the first lies below the second with the whole interval",
+    "even": "not told apart, the interval holds 0",
+    "unknown": "one seed tells nothing apart",
+}
+
+
+def _told(gain: Mapping) -> str:
+    if gain["low"] is None:
+        return "unknown"
+    if gain["low"] > 0:
+        return "above"
+    return "below" if gain["high"] < 0 else "even"
 
 
 def unfinished_runs(record: Mapping) -> list[str]:

@@ -11,7 +11,7 @@ from lambda_det.experiments import plots
 from lambda_det.experiments.controls import controls_line
 from lambda_det.experiments.examples import IOU, SCORE, examples_of
 from lambda_det.experiments.kept import class_metrics_of, losses_of
-from lambda_det.experiments.notes import notes, unfinished_runs
+from lambda_det.experiments.notes import gains_line, notes, unfinished_runs
 from lambda_det.experiments.page import figure, page, picture
 from lambda_det.experiments.report_tables import (
     ap_table,
@@ -46,7 +46,7 @@ def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str
     for label, rows in sets_of(record):
         parts.append(f"<h2>{escape(label or 'Box and mask AP')}</h2>")
         parts.append(ap_table(rows))
-        if line := controls_line(rows):
+        for line in filter(None, (gains_line(rows), controls_line(rows))):
             parts.append(f"<p class=note>{escape(line)}</p>")
         parts += [every_metric(rows), "<h3>Cost</h3>", cost_table(rows)]
     parts.append(f"<p class=note>{escape(' '.join(notes(record)))}</p>")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.experiments.controls import CONTROLS, NAMED_STAGES, TRAINED_WITHOUT, controls_line
-from lambda_det.experiments.notes import notes, unfinished_runs
+from lambda_det.experiments.notes import gains_line, notes, unfinished_runs
 from lambda_det.experiments.run_facts import RIGHT_CLASS
 from lambda_det.records import markdown_row, provenance
 
@@ -30,7 +30,7 @@ def comparison_tables(record: Mapping) -> str:
     parts = []
     for label, rows in sets_of(record):
         parts += [f"**{label}**"] if label else []
-        parts += [*filter(None, (ap_table(rows), controls_line(rows))), cost_table(rows)]
+        parts += [*_ap_and_meaning(rows), cost_table(rows)]
     return "\n\n".join([*parts, " ".join(notes(record)), provenance(record)])
 
 
@@ -82,7 +82,7 @@ def results_markdown(record: Mapping) -> str:
     parts = [f"# {record['suite']}"]
     for label, rows in sets_of(record):
         parts += [f"## {label}"] if label else []
-        parts += filter(None, (ap_table(rows), controls_line(rows)))
+        parts += _ap_and_meaning(rows)
         parts += [_detail_table(rows, task) for task in tasks_of(rows)]
         parts.append(cost_table(rows))
     parts.append(" ".join(notes(record)))
@@ -93,6 +93,10 @@ def results_markdown(record: Mapping) -> str:
         lines = (line.replace("<", "\\<") for line in unfinished)
         parts.append("Not finished:\n\n" + "\n".join(f"- {line}" for line in lines))
     return "\n\n".join([*parts, provenance(record)]) + "\n"
+
+
+def _ap_and_meaning(rows: Sequence[Mapping]) -> list[str]:
+    return [part for part in (ap_table(rows), gains_line(rows), controls_line(rows)) if part]
 
 
 def sets_of(record: Mapping) -> list[tuple[str, list[Mapping]]]:

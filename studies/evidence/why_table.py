@@ -1,0 +1,62 @@
+"""The tables of the "why" study for the documents, from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lambda_det.experiments.tables import interval, markdown
+from lambda_det.records import provenance
+from studies.evidence.scenes import Layout
+from studies.evidence.why_plan import scenes_name
+from studies.evidence.why_report import SUBJECT
+
+_TITLES = {
+    "reach": "The colour of the marker in the own row",
+    "ask": "Sets that ask for more than reach",
+    "distance": "The distance of the marker",
+    "rows": "Number of rows",
+}
+
+
+def why_tables(record: Mapping) -> str:
+    """A table for each part, and how many runs of the plan are missing."""
+    parts = []
+    for part, title in _TITLES.items():
+        rows = [row for row in record["rows"] if row["part"] == part]
+        if rows:
+            parts += [f"**{title}**", _table(rows)]
+    missing = record["runs"]["missing"]
+    state = f" {missing} of {missing + record['runs']['done']} planned runs are missing." * bool(
+        missing
+    )
+    parts.append(
+        "Right kinds in percent of 512 scenes that no training shows, chance 50: mean with its "
+        "95 % interval over the seeds; λ − this: paired by seed. Moved: how far the weights of the "
+        f"window have moved from their random start, relative to their size.{state}"
+    )
+    return "\n\n".join([*parts, provenance(record)])
+
+
+def _table(rows: Sequence[Mapping]) -> str:
+    headers = ["scenes", "network", "seeds", "right kinds", "λ − this", "M", "GMAC", "moved (%)"]
+    return markdown(headers, [_line(row) for row in rows])
+
+
+def _line(row: Mapping) -> list[str]:
+    moved = [100 * share for share in row.get("moved", {}).values()]
+    return [
+        scenes_name(row["set"], Layout(**row["layout"])).replace("_", " "),
+        row["network"],
+        str(len(row["seeds"])),
+        _mean(row["kind_accuracy_percent"]),
+        "" if row["network"] == SUBJECT else interval(row.get("lambda_leads_by_percent")),
+        f"{row['parameters'] / 1e6:.1f}",
+        f"{row['multiply_adds'] / 1e9:.2f}",
+        f"{min(moved):.1f}–{max(moved):.1f}" if moved else "",
+    ]
+
+
+def _mean(value: Mapping) -> str:
+    if value["low"] is None:
+        return f"{value['mean']:.1f}"
+    return f"{value['mean']:.1f} [{value['low']:.1f}, {value['high']:.1f}]"
