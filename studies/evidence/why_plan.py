@@ -19,7 +19,7 @@ _HERE = Path(__file__).resolve().parent
 STORE = _HERE / "runs" / "why"
 CONFIG = _HERE / "row_mates_detector.yaml"
 
-IMAGES = 16  # of an iteration
+IMAGES = 8  # of an iteration
 VALIDATION = 512  # scenes, the same for all runs of a set and layout
 EVERY = 25  # iterations from one point of a curve to the next
 _ITERATIONS = {"rows": 250, "sides": 400, "offsets": 400, "matches": 400}
