@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import faulthandler
 import importlib.metadata
 import importlib.util
 import json
@@ -17,7 +16,6 @@ import logging
 import os
 import platform
 import re
-import runpy
 import shutil
 import sys
 import tempfile
@@ -95,7 +93,7 @@ def check_gpu() -> str:
         if not any(Path("/dev").glob("nvidia[0-9]*")):
             advice = "MODEL.DEVICE cpu behind every command trains and evaluates on the CPU"
             raise Trouble("none seen, no /dev/nvidia*", advice, WARNING)
-        if torch.version.cuda is None:
+        if not torch.version.cuda:
             raise Trouble("there is one, but this torch is built without CUDA")
         torch.cuda.init()  # raises, and says why
         raise Trouble("there is one, but torch does not see it")
@@ -243,10 +241,9 @@ def examine(checks: Sequence[Check] = CHECKS) -> list[dict[str, Any]]:
 
 
 def environment() -> str:
-    """detectron2's ``collect_env_info()``, from its file: a broken detectron2 has it, too."""
+    """detectron2's own report. It needs little of it, so that a broken one has it, too."""
     try:
-        file = detectron2_folder() / "utils" / "collect_env.py"
-        return str(runpy.run_path(str(file))["collect_env_info"]())
+        return str(importlib.import_module("detectron2.utils.collect_env").collect_env_info())
     except (Exception, SystemExit) as error:
         return f"detectron2's collect_env does not run here ({one_line(error)})"
 
@@ -295,5 +292,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    faulthandler.enable()  # libraries that do not fit each other may end the process
     sys.exit(main())

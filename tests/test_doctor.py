@@ -230,15 +230,6 @@ def test_names_that_libraries_have_dropped(monkeypatch, tmp_path, source: str, w
     look("detectron2", PROBLEM if words else OK, *words)
 
 
-def test_the_report_of_a_detectron2_that_cannot_be_imported(monkeypatch, tmp_path) -> None:
-    (tmp_path / "utils").mkdir()
-    (tmp_path / "__init__.py").write_text("raise AttributeError", encoding="utf-8")
-    report = "def collect_env_info():\n    return 'numpy 2'\n"
-    (tmp_path / "utils" / "collect_env.py").write_text(report, encoding="utf-8")
-    monkeypatch.setattr(doctor, "detectron2_folder", lambda: tmp_path)
-    assert doctor.environment() == "numpy 2"
-
-
 def other_gpu(monkeypatch, *, device: bool, available: bool, built: str | None, init=None) -> None:
     """A machine with or without a device file, and a torch that sees what is said."""
     monkeypatch.setattr(Path, "glob", lambda _folder, _pattern: iter(["/dev/nvidia3"] * device))

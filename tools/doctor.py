@@ -4,7 +4,8 @@ detectron2, GPU, datasets, disk, a training step. Exit status 0 without a proble
 
 from __future__ import annotations
 
-import runpy
+import faulthandler
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -15,5 +16,10 @@ FILES = (TOOLS.parent / "lambda_det" / "doctor.py", TOOLS.parent.parent / "docto
 if __name__ == "__main__":
     if sys.version_info < (3, 10):  # noqa: UP036  (this line is for those who have no other)
         sys.exit("error: Python 3.10 or later is needed")
+    faulthandler.enable()  # libraries that do not fit each other may end the process
     # Without lambda_det around it, which needs detectron2 for its own import.
-    runpy.run_path(str(next(file for file in FILES if file.is_file())), run_name="__main__")
+    file = next(file for file in FILES if file.is_file())
+    spec = importlib.util.spec_from_file_location("lambda_det_doctor", file)
+    doctor = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(doctor)
+    sys.exit(doctor.main())
