@@ -121,8 +121,8 @@ from lambda_det.experiments import read_suite
 from lambda_det.experiments.collect import PUBLISHED
 print(len(read_suite("paper_coco", "out").runs), list(load_published(PUBLISHED)))
 print(project.tool_command("train_net", []), project.results_folder())
-from lambda_det.doctor.findings import tool
-print(tool("train_net"))
+from lambda_det.doctor import TOOL
+print(TOOL.format("train_net"))
 import lambda_det_command
 lambda_det_command.main()
 """
