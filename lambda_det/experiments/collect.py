@@ -13,10 +13,10 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
 from lambda_det.experiments.kept import num_classes
+from lambda_det.experiments.right_classes import FOUND, RIGHT_CLASS
 from lambda_det.experiments.run_facts import (
     COST_COLUMNS,
     METRIC_COLUMNS,
-    RIGHT_CLASS,
     row_of,
     train_size,
 )
@@ -102,7 +102,7 @@ def collect(
                 there = idle_stages(suite.configs[set_name, model]) is not None
                 row["controls"] = list(suite.controls) if there else []
             row.update(_facts(suite, set_name, model, states, facts_of))
-            for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, RIGHT_CLASS):
+            for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, FOUND, RIGHT_CLASS):
                 summary = spread([entry.get(column) for entry in finished])
                 if summary is not None:
                     row[column] = summary
@@ -117,6 +117,7 @@ def collect(
         **({"controls": list(suite.controls)} if suite.controls else {}),
         **({"sets": suite.sets} if "" not in suite.sets else {}),
         **({"published_source": published_source()} if published else {}),
+        **({"pretrain": suite.pretrain} if suite.pretrain else {}),
         "differences": _differences(suite),
         "rows": rows,
         "runs": runs,

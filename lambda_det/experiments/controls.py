@@ -1,5 +1,5 @@
 """Two controls of what an AP rests on: the trained network with the residual branches of res4 and
-res5 zeroed, and a network trained without them (DESIGN.md, "What a number must rest on")."""
+res5 zeroed, and a network trained without them (docs/comparison.md, "What the AP rests on")."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def config_without(cfg: CfgNode) -> CfgNode:
 def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mapping | None) -> str:
     """Whether an AP rests on the residual branches of res4 and res5.
 
-    The rule is DESIGN.md's ("What a number must rest on"): a number rests on the branches only
+    The rule is that of docs/comparison.md: a number rests on the branches only
     where it beats *trained without* by more than the interval. As good as before when *zeroed*, the
     branches are idle; worse when zeroed proves nothing, for random branches are that too.
 

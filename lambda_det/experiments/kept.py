@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from lambda_det.errors import reason_of, writing
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.experiments.examples import validation_set
-from lambda_det.experiments.right_classes import right_class_percent
+from lambda_det.experiments.right_classes import objects_found
 from lambda_det.experiments.run_facts import (
     built_config,
     class_metrics,
@@ -81,18 +81,18 @@ def num_classes(run: Run) -> int:
     return model.RETINANET.NUM_CLASSES if retina else model.ROI_HEADS.NUM_CLASSES
 
 
-def right_class(run: Run) -> float | None:
-    """:func:`~lambda_det.experiments.right_classes.right_class_percent` of the run's detections on
-    the set that judges it; None, with a warning, where it cannot be counted."""
+def found_by(run: Run) -> dict[str, float]:
+    """:func:`~lambda_det.experiments.right_classes.objects_found` by the run on the set that judges
+    it; nothing, with a warning, where it cannot be counted."""
     try:
         cfg = built_config(run.folder)
         if not cfg.DATASETS.TEST:
-            return None
+            return {}
         annotations, _ = validation_set(cfg)
         path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
-        return right_class_percent(annotations, path)
+        return objects_found(annotations, path)
     except Exception as error:  # whatever it is: a remark, which must not cost a training
         logger.warning(
-            "%s: how many classes are right is not known (%s)", run.name, reason_of(error)
+            "%s: how many objects were found is not known (%s)", run.name, reason_of(error)
         )
-        return None
+        return {}

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
+from lambda_det.experiments.right_classes import RIGHT_CLASS
 from lambda_det.experiments.run import run_name
-from lambda_det.experiments.run_facts import RIGHT_CLASS, ZEROED_MISSING
+from lambda_det.experiments.run_facts import ZEROED_MISSING
 from lambda_det.experiments.run_files import FAILED, FINISHED
 
 
@@ -34,10 +35,11 @@ def notes(record: Mapping) -> list[str]:
            for row in rows for t in TASK_NAMES.values()):  # fmt: skip
         sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
     sentences += _control_notes(record)
+    sentences += filter(None, (pretrain_note(record),))
     if any(RIGHT_CLASS in row for row in rows):
         sentences.append(
-            "Right class: the objects whose most confident detection at IoU 0.5, of whatever "
-            "class, has theirs."
+            "Found: the objects that a detection of whatever class meets at IoU 0.5; right class: "
+            "those whose most confident such detection has their class."
         )
     if any("multiply_adds_billions" in row for row in rows):
         sentences.append("GMAC: 10⁹ multiply-adds of one image.")
@@ -57,6 +59,14 @@ def notes(record: Mapping) -> list[str]:
         if any(o["hardware"] != record["hardware"] for o in record["origins"]):
             sentences.append("Times and memory are of different hardware: no comparison of them.")
     return sentences
+
+
+def pretrain_note(record: Mapping) -> str:
+    """What each run starts from; "" where it is no pretraining of its own."""
+    if "pretrain" not in record:
+        return ""
+    command = record["pretrain"].strip().replace("{python}", "python")
+    return f"Each run starts from weights that were made for it: `{command}`."
 
 
 def gains_line(rows: Sequence[Mapping]) -> str:

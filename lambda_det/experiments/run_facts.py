@@ -16,6 +16,7 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
 from lambda_det.evaluation.records import iteration_times, last_norms, metrics_lines, zeroed_folder
 from lambda_det.experiments.controls import ZEROED
+from lambda_det.experiments.right_classes import FOUND, RIGHT_CLASS
 from lambda_det.experiments.run_files import (
     FAILED,
     FINISHED,
@@ -31,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 METRIC_COLUMNS = tuple(f"{task}_{name.lower()}" for task in TASK_NAMES.values() for name in METRICS)
 """``box_ap`` … ``mask_arl``, in percent."""
-
-RIGHT_CLASS = "right_class_percent"
-"""Column: see :mod:`lambda_det.experiments.right_classes`."""
 
 COST_COLUMNS = (
     "train_ms_per_image", "inference_ms_per_image", "peak_host_memory_mib", "peak_gpu_memory_mib",
@@ -98,6 +96,7 @@ def numbers_of(run: Run) -> dict[str, object]:
         "peak_host_memory_mib": facts["peak_host_memory_mib"],
         "peak_gpu_memory_mib": _peak_gpu_memory(run.folder),
         "pretrained_percent": _coverage(log),
+        FOUND: facts.get(FOUND),
         RIGHT_CLASS: facts.get(RIGHT_CLASS),
         "run_s": facts["last_attempt_s"],
         "jobs": facts["jobs"],

@@ -90,6 +90,7 @@ class Suite:
         configs: (set, model) -> its config, merged.
         throughput: path of a record with training times, or "".
         controls: those of :data:`~lambda_det.experiments.controls.CONTROLS` that are made.
+        pretrain: command that is run before each run, as the file has it; or "".
     """
 
     name: str
@@ -103,6 +104,7 @@ class Suite:
     configs: dict[tuple[str, str], CfgNode]
     throughput: str = ""
     controls: tuple[str, ...] = ()
+    pretrain: str = ""
 
     def config_of(self, run: Run) -> CfgNode:
         """The config of a run, merged, without SEED and OUTPUT_DIR."""
@@ -222,6 +224,7 @@ def read_suite(
         configs=configs,
         throughput=throughput and reader.relative(throughput),
         controls=controls,
+        pretrain=pretrain,
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.experiments.controls import CONTROLS, NAMED_STAGES, TRAINED_WITHOUT, controls_line
-from lambda_det.experiments.notes import gains_line, notes, unfinished_runs
-from lambda_det.experiments.run_facts import RIGHT_CLASS
+from lambda_det.experiments.notes import gains_line, notes, pretrain_note, unfinished_runs
+from lambda_det.experiments.right_classes import FOUND, RIGHT_CLASS
 from lambda_det.records import markdown_row, provenance
 
 SIZES = ("aps", "apm", "apl")
@@ -39,13 +39,13 @@ def brief_table(record: Mapping) -> str:
     model; for who wants the answer before the whole."""
     tasks = tasks_of(record["rows"]) or ["box"]
     named = any(RIGHT_CLASS in row for row in record["rows"])
-    headers = ["set", "backbone", *(["right class (%)"] if named else [])]
+    headers = ["set", "backbone", *(FOUND_HEADERS if named else [])]
     for task in tasks:
         headers += [f"{task} AP", *_columns_of(record["rows"], task), "Δ"]
     lines = []
     for label, rows in sets_of(record):
         for row in rows:
-            line = [label, row["label"], *([plus_minus(row.get(RIGHT_CLASS))] if named else [])]
+            line = [label, row["label"], *(found_cells(row) if named else [])]
             for task in tasks:
                 line.append(plus_minus(row.get(f"{task}_ap")))
                 if _columns_of(record["rows"], task):
@@ -63,14 +63,15 @@ def _brief_notes(record: Mapping, named: bool) -> str:
     seeds = sorted({row["finished"] for row in rows})
     number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     parts = [f"AP in percent, mean ± sample standard deviation of {number} seeds"]
-    parts += ["right class: objects that are found and named right"] if named else []
+    if named:
+        parts.append("found: objects met at IoU 0.5; right class: found and named right")
     if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
         parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
     labels = {row["model"]: row["label"] for row in rows}
     over = dict.fromkeys(labels[row["over"]] for row in rows if row["over"])
     if over:
         parts.append(f"Δ: gain over {' and '.join(over)}, paired by seed, with its 95 % interval")
-    return f"{'; '.join(parts)}."
+    return f"{'; '.join(parts)}. {pretrain_note(record)}".strip()
 
 
 def _columns_of(rows: Sequence[Mapping], task: str) -> list[str]:
@@ -121,7 +122,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     ]
     headers = ["backbone", "seeds"]
     named = any(RIGHT_CLASS in row for row in rows)
-    headers += ["right class (%)"] if named else []
+    headers += FOUND_HEADERS if named else []
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
     for task in published:
@@ -129,7 +130,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [row["label"], f"{row['finished']}/{row['planned']}"]
-        line += [plus_minus(row.get(RIGHT_CLASS))] if named else []
+        line += found_cells(row) if named else []
         for task in tasks:
             line += [
                 plus_minus(row.get(f"{task}_ap")),
@@ -141,6 +142,14 @@ def ap_table(rows: Sequence[Mapping]) -> str:
             line += [published_ap(row, rows, task), published_sizes(row, task)]
         lines.append(line)
     return markdown(headers, lines)
+
+
+FOUND_HEADERS = ["found (%)", "right class (%)"]
+
+
+def found_cells(row: Mapping) -> list[str]:
+    """Of a row, below :data:`FOUND_HEADERS`."""
+    return [plus_minus(row.get(column)) for column in (FOUND, RIGHT_CLASS)]
 
 
 def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:

@@ -18,7 +18,7 @@ from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.evaluation.records import zeroed_folder
 from lambda_det.experiments.controls import NAMED_STAGES
-from lambda_det.experiments.kept import keep, right_class
+from lambda_det.experiments.kept import found_by, keep
 from lambda_det.experiments.processes import (
     PROJECT,
     environment_of,
@@ -29,7 +29,7 @@ from lambda_det.experiments.processes import (
 )
 from lambda_det.experiments.run import Run, half_written
 from lambda_det.experiments.run_commands import Command, final_weights, pretrain_command
-from lambda_det.experiments.run_facts import RIGHT_CLASS, zeroed_metrics, zeroed_missing
+from lambda_det.experiments.run_facts import zeroed_metrics, zeroed_missing
 from lambda_det.experiments.run_files import (
     FAILED,
     FAILED_FILE,
@@ -181,7 +181,7 @@ class Workers:
         # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
         interrupted = interrupted_facts(run)
         if status == 0 and os.path.isfile(metrics) and interrupted is None:
-            facts |= {"record": record, RIGHT_CLASS: right_class(run)}
+            facts |= {"record": record, **found_by(run)}
             _write(facts, run, FINISHED_FILE)
             return FINISHED
         if interrupted is not None:

@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     if not found:
         raise InputError(f"{args.output}: has no finished run in runs/relational")
     rows = [
-        {"model": model}
+        {"model": model, "seeds": len(of)}
         | {
             name: spread(values)
             for name, values in zip(COLUMNS, zip(*of.values(), strict=True), strict=True)
@@ -122,9 +122,13 @@ def main(argv: list[str] | None = None) -> int:
         for model, of in found.items()
     ]
     seeds = sorted({seed for of in found.values() for seed in of})
-    command = "python -m studies.evidence.looks output/row_mates --record"
+    output = os.path.relpath(args.output)
+    output = f"output/{os.path.basename(output)}" if output.startswith("..") else output
+    command = f"python -m studies.evidence.looks {output} --record"
     record = make_record(command, rows, seeds, with_gpu=False)
     print(rows_table(record))
+    if args.record and len({*map(len, found.values())}) > 1:
+        raise InputError(f"--record: {args.output} has not the same seeds of every model")
     if args.record:
         with writing(str(RECORD)):
             write_json(record, str(RECORD))

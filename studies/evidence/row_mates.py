@@ -1,6 +1,8 @@
-"""row_mates: a generated dataset in COCO layout, of :mod:`studies.evidence.scenes`::
+"""row_mates, a generated dataset in COCO layout, of :mod:`studies.evidence.scenes`.
 
-python -m studies.evidence.row_mates --output DIR [--set rows] [--num-train 2000 ...]
+::
+
+    python -m studies.evidence.row_mates --output DIR [--set rows] [--num-train 2000 ...]
 """
 
 from __future__ import annotations
@@ -114,7 +116,7 @@ def _annotation(number: int, image: int, box: list[int], kind: int) -> dict:
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="a new folder")
     add("--set", default="rows", choices=SETS, help="what says the kind of an object")

@@ -30,7 +30,7 @@ class Layout:
     """Where things stand, in pixels.
 
     Attributes:
-        rows: number of squares, one in each row; even, half of them of either kind.
+        rows: number of squares, one in each row; even, half of the markers of either kind.
         side: height of the image.
         distance: from the middle of a square to that of its marker along the row; None: the
             markers stand at the far side of a square image.

@@ -1,8 +1,8 @@
 """The kinds of objects whose boxes are given: a task in which nothing but features is learned.
 
-A detector that has to find its objects first takes thousands of iterations until its features
-relate what lies apart. Given the true boxes, a few hundred show whether they can, and are a start
-for the backbone and the FPN of a detector::
+A detector that has to find its objects, too, stays at chance for some hundred iterations on kinds
+that stand elsewhere in the image. Given the true boxes, a few hundred show whether it can learn
+them, and are a start for the backbone and the FPN of a detector::
 
     python -m studies.evidence.true_boxes --config-file CONFIG --output WEIGHTS [KEY VALUE ...]
 """

@@ -73,6 +73,8 @@ class Part:
     seeds: Sequence[int]
 
 
+_DISTANCES = (28, 40, 52, 64, 76)  # pixels; all of them fit into an image of 128
+
 PARTS = {
     "reach": Part([("rows", Layout())], [*NETWORKS], (1, 2, 3)),
     "ask": Part(
@@ -81,13 +83,13 @@ PARTS = {
         (1, 2, 3),
     ),
     "distance": Part(
-        [("rows", Layout(distance=pixels)) for pixels in (32, 48, 64, 80, 96)],
+        [("rows", Layout(distance=pixels)) for pixels in _DISTANCES],
         ["lambda", "resnet", "se"],
         (1, 2),
     ),
-    # A row takes 24 pixels at least, and a side is a multiple of 32.
+    # Of one size and one distance, so that nothing but the number of rows differs.
     "rows": Part(
-        [("rows", Layout(rows=2)), ("rows", Layout(6, 160)), ("rows", Layout(8, 192))],
+        [("rows", Layout(rows, side=160, distance=90)) for rows in (2, 4, 6)],
         ["lambda", "resnet"],
         (1, 2),
     ),

@@ -30,8 +30,9 @@ def why_tables(record: Mapping) -> str:
         missing
     )
     parts.append(
-        "Right kinds in percent of 512 scenes that no training shows, chance 50: mean with its "
-        "95 % interval over the seeds; λ − this: paired by seed. Moved: how far the weights of the "
+        "Right kinds: percent of the squares of 512 scenes that no training shows, mean with its "
+        "95 % interval over the seeds; chance is 50, of offsets 67, for who takes the commonest of "
+        "the markers that may count; λ − this: paired by seed. Moved: how far the weights of the "
         f"window have moved from their random start, relative to their size.{state}"
     )
     return "\n\n".join([*parts, provenance(record)])

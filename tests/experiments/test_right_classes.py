@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lambda_det.experiments.right_classes import right_class_percent
+from lambda_det.experiments.right_classes import objects_found
 
 
 def write(path, content) -> str:
@@ -48,14 +48,20 @@ def test_the_most_confident_detection_names_an_object(truth, tmp_path):
         detection(2, 4, [20, 20, 70, 70], 0.9),  # of the crowd
     ]
     paths = write(tmp_path / "t.json", truth), write(tmp_path / "d.json", detections)
-    assert right_class_percent(*paths) == 25.0  # of the four that are no crowd
+    assert objects_found(*paths) == {  # of the four that are no crowd
+        "found_percent": 50.0,
+        "right_class_percent": 25.0,
+    }
 
 
 def test_where_nothing_can_be_said(truth, tmp_path):
     none = write(tmp_path / "d.json", [])
-    assert right_class_percent(write(tmp_path / "t.json", truth), none) == 0
+    assert objects_found(write(tmp_path / "t.json", truth), none) == {
+        "found_percent": 0,
+        "right_class_percent": 0,
+    }
     empty = truth | {"annotations": []}
-    assert right_class_percent(write(tmp_path / "t.json", empty), none) is None
+    assert objects_found(write(tmp_path / "t.json", empty), none) == {}
     truth["categories"] = truth["categories"][:1]
     one = write(tmp_path / "d.json", [detection(1, 4, [0, 0, 10, 10], 0.3)])
-    assert right_class_percent(write(tmp_path / "t.json", truth), one) is None
+    assert objects_found(write(tmp_path / "t.json", truth), one) == {}

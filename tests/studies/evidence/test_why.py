@@ -46,13 +46,13 @@ def test_the_plan_has_everything_with_one_seed_before_anything_with_the_next():
     assert {run.iterations for run in runs if run.set == "rows"} == {250}
     assert {run.iterations for run in runs if run.set != "rows"} == {400}
     sides = [run.layout.side for run in plan(["rows"], ["lambda"], [1])]
-    assert sides == [128, 160, 192]
+    assert sides == [160, 160, 160]
 
 
 def test_a_part_of_the_plan():
     runs = plan(["distance"], ["lambda"], [2], iterations=3)
     assert [run.path for run in runs] == [
-        f"distance/rows_distance{pixels}/lambda_seed2.json" for pixels in (32, 48, 64, 80, 96)
+        f"distance/rows_distance{pixels}/lambda_seed2.json" for pixels in (28, 40, 52, 64, 76)
     ]
     assert {run.iterations for run in runs} == {3}
     with pytest.raises(InputError, match="no run of the plan"):

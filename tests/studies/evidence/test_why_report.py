@@ -117,7 +117,7 @@ def test_lines_are_the_means_over_the_seeds(tmp_path):
     assert len(sides.collections) == 7, "a band of each"
     last = figure.axes[2]
     distances = [line for line in last.get_lines() if line.get_marker() == "o"]
-    assert len(distances) == 3 and [*distances[0].get_xdata()] == [32, 48, 64, 80, 96]
+    assert len(distances) == 3 and [*distances[0].get_xdata()] == [28, 40, 52, 64, 76]
 
 
 def test_a_figure_of_a_single_run():
