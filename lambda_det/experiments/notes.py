@@ -75,23 +75,21 @@ def gains_line(rows: Sequence[Mapping]) -> str:
     labels = {row["model"]: row["label"] for row in rows}
     sentences = []
     for task in TASK_NAMES.values():
-        found: dict[str, list[str]] = {}
-        for row in rows:
-            gain = row.get(f"{task}_ap_gain")
-            if gain is not None:
-                pair = f"{row['label']} and {labels[row['over']]}"
-                found.setdefault(_told(gain), []).append(pair)
-        if found:
-            said = [f"{_SAID[key]}: {', '.join(found[key])}" for key in _SAID if key in found]
+        said = [
+            _SAID[_told(row[f"{task}_ap_gain"])].format(row["label"], labels[row["over"]])
+            for row in rows
+            if f"{task}_ap_gain" in row
+        ]
+        if said:
             sentences.append(f"{task.capitalize()} AP: {'; '.join(said)}.")
     return " ".join(sentences)
 
 
 _SAID = {
-    "above": "the first lies above the second with the whole interval",
-    "below": "the first lies below the second with the whole interval",
-    "even": "not told apart, the interval holds 0",
-    "unknown": "one seed tells nothing apart",
+    "above": "{} lies above {} with the whole interval of its gain",
+    "below": "{} lies below {} with the whole interval of its gain",
+    "even": "{} is not told apart from {} (the interval holds 0)",
+    "unknown": "{} and {} are of one seed, which tells nothing apart",
 }
 
 

@@ -80,7 +80,7 @@ def test_rows(content, write_suite, output, fake_command):
     record = comparison_record(suite, collected, "python x")
     assert record["schema"] == 1 and record["seeds"] == [1, 2, 3]
     text = results_markdown(record)
-    assert "the first lies above the second with the whole interval: λ-50 and R-50." in text
+    assert "Box AP: λ-50 lies above R-50 with the whole interval of its gain." in text
     assert "| λ-50 | 3/3 | 35.3 ± 1.2 | +3.3 [+1.9, +4.8] | 10.0 / 10.0 / – |" in text
     assert "| R-50 | 1.2 | 100.0 ± 25.0 | 20.0 ± 10.0 |" in text
     assert (
@@ -109,7 +109,7 @@ def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, f
     hard, easy = text.partition("**relational**")[2].split("**easy**")
     assert "| R-50 | 2/2 | 31.5 ± 0.7 |" in hard and "| R-50 | 2/2 | 41.5 ± 0.7 |" in easy
     assert "\n20 iterations of 8 images" in text
-    assert "Box AP: not told apart, the interval holds 0: λ-50 and R-50." in text
+    assert "Box AP: λ-50 is not told apart from R-50 (the interval holds 0)." in text
     brief = brief_table(json.loads(json.dumps(record)))
     assert "| relational | R-50 | 31.5 ± 0.7 |  |" in brief
     assert "standard deviation of 2 seeds" in brief
