@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Say what of the environment works and how to mend the rest: versions that fit each other,
-detectron2, GPU, datasets, disk, a training step. Exit status 0 without a problem, 1 with one."""
+detectron2, GPU, datasets, disk. Exit status 0 without a problem, 1 with one."""
 
 from __future__ import annotations
 

@@ -15,8 +15,7 @@ from lambda_det.experiments.run_files import FAILED, FINISHED
 def notes(record: Mapping) -> list[str]:
     """How to read the tables, one sentence each."""
     rows, runs = record["rows"], record["runs"]
-    labels = {row["model"]: row["label"] for row in rows}
-    over = list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
+    over = baselines_of(rows)
     budgets = list(dict.fromkeys(map(_budget, rows)))
     if len(budgets) > 1:
         budgets = list(dict.fromkeys(f"{row['set_label']}: {_budget(row)}" for row in rows))
@@ -59,6 +58,12 @@ def notes(record: Mapping) -> list[str]:
         if any(o["hardware"] != record["hardware"] for o in record["origins"]):
             sentences.append("Times and memory are of different hardware: no comparison of them.")
     return sentences
+
+
+def baselines_of(rows: Sequence[Mapping]) -> list[str]:
+    """Labels of the models that gains are over."""
+    labels = {row["model"]: row["label"] for row in rows}
+    return list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
 
 
 def pretrain_note(record: Mapping) -> str:

@@ -7,17 +7,16 @@ from html import escape
 
 from lambda_det.experiments.controls import gain_remark
 from lambda_det.experiments.page import details, gain, table
-from lambda_det.experiments.right_classes import RIGHT_CLASS
 from lambda_det.experiments.run_files import FAILED, FINISHED
 from lambda_det.experiments.tables import (
     COSTS,
     DETAILS,
-    FOUND_HEADERS,
     SIZES,
     control_cells,
     control_headers,
     cost,
     found_cells,
+    found_headers,
     plus_minus,
     published_ap,
     published_sizes,
@@ -63,9 +62,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     tasks = tasks_of(rows) or ["box"]
     known = {column for row in rows for column in row.get("published", {})}
     published = [task for task in tasks if f"{task}_ap" in known]
-    headers = ["backbone", "seeds"]
-    named = any(RIGHT_CLASS in row for row in rows)
-    headers += FOUND_HEADERS if named else []
+    headers = ["backbone", "seeds", *found_headers(rows)]
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "small", "medium", "large"]
     for task in published:
@@ -73,7 +70,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [escape(row["label"]), f"{row['finished']}/{row['planned']}"]
-        line += found_cells(row) if named else []
+        line += found_cells(row, rows)
         for task in tasks:
             line += [
                 f"<b>{plus_minus(row.get(f'{task}_ap'))}</b>",

@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.experiments.controls import CONTROLS, NAMED_STAGES, TRAINED_WITHOUT, controls_line
-from lambda_det.experiments.notes import gains_line, notes, pretrain_note, unfinished_runs
+from lambda_det.experiments.notes import (
+    baselines_of,
+    gains_line,
+    notes,
+    pretrain_note,
+    unfinished_runs,
+)
 from lambda_det.experiments.right_classes import FOUND, RIGHT_CLASS
 from lambda_det.records import markdown_row, provenance
 
@@ -38,14 +44,13 @@ def brief_table(record: Mapping) -> str:
     """Of a record of a comparison: AP, what it rests on and the gain, a line for each set and
     model; for who wants the answer before the whole."""
     tasks = tasks_of(record["rows"]) or ["box"]
-    named = any(RIGHT_CLASS in row for row in record["rows"])
-    headers = ["set", "backbone", *(FOUND_HEADERS if named else [])]
+    headers = ["set", "backbone", *found_headers(record["rows"])]
     for task in tasks:
         headers += [f"{task} AP", *_columns_of(record["rows"], task), "Δ"]
     lines = []
     for label, rows in sets_of(record):
         for row in rows:
-            line = [label, row["label"], *(found_cells(row) if named else [])]
+            line = [label, row["label"], *found_cells(row, record["rows"])]
             for task in tasks:
                 line.append(plus_minus(row.get(f"{task}_ap")))
                 if _columns_of(record["rows"], task):
@@ -54,22 +59,19 @@ def brief_table(record: Mapping) -> str:
             lines.append(line)
     if not any(line[0] for line in lines):
         headers, lines = headers[1:], [line[1:] for line in lines]
-    notes = _brief_notes(record, named)
-    return f"{markdown(headers, lines)}\n\n{notes}\n\n{provenance(record)}"
+    return f"{markdown(headers, lines)}\n\n{_brief_notes(record)}\n\n{provenance(record)}"
 
 
-def _brief_notes(record: Mapping, named: bool) -> str:
+def _brief_notes(record: Mapping) -> str:
     rows = record["rows"]
     seeds = sorted({row["finished"] for row in rows})
     number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     parts = [f"AP in percent, mean ± sample standard deviation of {number} seeds"]
-    if named:
+    if found_headers(rows):
         parts.append("found: objects met at IoU 0.5; right class: found and named right")
     if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
         parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
-    labels = {row["model"]: row["label"] for row in rows}
-    over = dict.fromkeys(labels[row["over"]] for row in rows if row["over"])
-    if over:
+    if over := baselines_of(rows):
         parts.append(f"Δ: gain over {' and '.join(over)}, paired by seed, with its 95 % interval")
     return f"{'; '.join(parts)}. {pretrain_note(record)}".strip()
 
@@ -120,9 +122,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     published = [
         task for task in tasks if any(f"{task}_ap" in r.get("published", {}) for r in rows)
     ]
-    headers = ["backbone", "seeds"]
-    named = any(RIGHT_CLASS in row for row in rows)
-    headers += FOUND_HEADERS if named else []
+    headers = ["backbone", "seeds", *found_headers(rows)]
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
     for task in published:
@@ -130,7 +130,7 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     lines = []
     for row in rows:
         line = [row["label"], f"{row['finished']}/{row['planned']}"]
-        line += found_cells(row) if named else []
+        line += found_cells(row, rows)
         for task in tasks:
             line += [
                 plus_minus(row.get(f"{task}_ap")),
@@ -144,12 +144,16 @@ def ap_table(rows: Sequence[Mapping]) -> str:
     return markdown(headers, lines)
 
 
-FOUND_HEADERS = ["found (%)", "right class (%)"]
+def found_headers(rows: Sequence[Mapping]) -> list[str]:
+    """Of the columns of what was found and named right; none where no row knows it."""
+    known = any(RIGHT_CLASS in row for row in rows)
+    return ["found (%)", "right class (%)"] if known else []
 
 
-def found_cells(row: Mapping) -> list[str]:
-    """Of a row, below :data:`FOUND_HEADERS`."""
-    return [plus_minus(row.get(column)) for column in (FOUND, RIGHT_CLASS)]
+def found_cells(row: Mapping, rows: Sequence[Mapping]) -> list[str]:
+    """Of a row of a table with these rows, below :func:`found_headers`."""
+    columns = (FOUND, RIGHT_CLASS) if found_headers(rows) else ()
+    return [plus_minus(row.get(column)) for column in columns]
 
 
 def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:

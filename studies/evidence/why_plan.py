@@ -51,7 +51,7 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Of its JSON in a store, such as ``distance/rows_distance48/lambda_seed1.json``."""
+        """Of its JSON in a store, such as ``distance/rows_distance52/lambda_seed1.json``."""
         return os.path.join(
             self.part, scenes_name(self.set, self.layout), f"{self.network}_seed{self.seed}.json"
         )
