@@ -84,7 +84,7 @@ PARTS = {
     ),
     "distance": Part(
         [("rows", Layout(distance=pixels)) for pixels in _DISTANCES],
-        ["lambda", "resnet", "se"],
+        ["lambda", "resnet"],
         (1, 2),
     ),
     # Of one size and one distance, so that nothing but the number of rows differs.
