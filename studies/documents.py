@@ -26,9 +26,9 @@ VIEWS = {
 
 
 def documents(project: Path) -> list[str]:
-    """The pages of a checkout, relative to its root: README.md, MODEL_ZOO.md and docs/."""
+    """The pages of a checkout, relative to its root."""
     pages = sorted(path.relative_to(project).as_posix() for path in project.glob("docs/*.md"))
-    return ["README.md", "MODEL_ZOO.md", *pages]
+    return ["README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "studies/README.md", *pages]
 
 
 def document_with_tables(project: Path, name: str) -> str:

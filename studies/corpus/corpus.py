@@ -1,4 +1,4 @@
-"""Run every case of bad input (studies/corpus) and write docs/bad_input.md, or compare with it."""
+"""Run every case of bad input (studies/corpus) and write studies/bad_input.md, or compare with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lambda_det.errors import exit_on_input_error
 from studies.corpus import annotations, configs, images, paths, predictions, weights
 from studies.corpus.case import PROJECT, Case, Outcome, run_case
 
-PAGE = PROJECT / "docs" / "bad_input.md"
+PAGE = PROJECT / "studies" / "bad_input.md"
 
 CASES: list[Case] = [
     *images.case.cases,

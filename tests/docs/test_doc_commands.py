@@ -1,7 +1,7 @@
 """Every command of the documents runs, or is marked with what it needs that is not here.
 
-They run in the order of the pages in one folder that looks like a checkout: what README.md's five
-minutes make is what the other pages go on from.
+They run in the order of the pages in one folder that looks like a checkout: what the five minutes of
+getting_started.md make is what the other pages go on from.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _name(block: Block) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Block], None]]:
-    """Runs a block once, after those of README.md."""
+    """Runs a block once, after those of docs/getting_started.md."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in PROJECT.iterdir():
         if path.name[0] != "." and path.name != "output":
@@ -35,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Block], 
     done: set[Block] = set()
 
     def run_block(block: Block) -> None:
-        for other in [each for each in RUN if each.page == "README.md"] + [block]:
+        for other in [each for each in RUN if each.page == "docs/getting_started.md"] + [block]:
             if other in done:
                 continue
             if other.language == "python":
