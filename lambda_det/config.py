@@ -45,6 +45,15 @@ def get_cfg() -> CfgNode:
     return cfg
 
 
+def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
+    """A config as ``{"SOLVER.MAX_ITER": 100, …}``."""
+    keys: dict[str, object] = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        keys |= flat(value, f"{name}.") if isinstance(value, CfgNode) else {name: value}
+    return keys
+
+
 def _add(node: CfgNode, key: str, value: object) -> None:
     if key not in node:
         node[key] = value

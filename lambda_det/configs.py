@@ -1,23 +1,31 @@
-"""The configs that come with this package, by name.
+"""Config files: the shipped ones by name, and the reader of YAML.
 
 ``"mask_rcnn_lambda_R_101_FPN_lsj"`` is the file ``configs/COCO-InstanceSegmentation/…lsj.yaml`` of
 the checkout, or the copy of it in an installed wheel. The folder, ``configs/`` before it and
-``.yaml`` after it may be said and need not be.
+``.yaml`` after it may be left out.
+
+A YAML config and the files that its ``_BASE_`` names are read once, as plain data. detectron2's own
+``merge_from_file`` runs the code that a tag names; nothing here does.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import yaml
 from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
-from lambda_det.config import get_cfg
-from lambda_det.errors import InputError
+from lambda_det.config import flat, get_cfg
+from lambda_det.errors import InputError, reason_of
 from lambda_det.project import ROOT
 
 __all__ = [
+    "changed_keys",
     "config_names",
     "config_path",
     "find_config",
@@ -25,23 +33,113 @@ __all__ = [
     "find_suite",
     "get_config",
     "lazy_config_names",
+    "load_config",
+    "merge_config",
+    "read_config",
     "suite_names",
 ]
 
-_FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "pretrain", "quick")
-_SUITES = ("suites",)
-_PRETRAIN = "pretrain"
-_SUFFIX, _LAZY_SUFFIX = ".yaml", ".py"
+CONFIGS = ROOT / "configs"
+BASE_KEY = "_BASE_"
+
+# Base-RetinaNet.yaml of every detectron2 has its anchor sizes as this expression.
+_EVAL = "tag:yaml.org,2002:python/object/apply:eval"
+_RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+
+# What yacs raises for a value that does not fit.
+_MERGE_ERRORS = (KeyError, ValueError, TypeError, AttributeError, AssertionError)
+
+Layer = tuple[str, dict]
+"""What an error calls a config file, and the file's content without ``_BASE_``."""
+
+
+@dataclass(frozen=True)
+class _Shipped:
+    """The shipped files of one kind.
+
+    Attributes:
+        kind: the word for it in messages.
+        folders: of ``configs/``.
+        suffix: of the files.
+        missing: the message of a file that does not exist.
+    """
+
+    kind: str
+    folders: tuple[str, ...] = ("COCO-Detection", "COCO-InstanceSegmentation", "pretrain", "quick")
+    suffix: str = ".yaml"
+    missing: str = "--config-file {}: no such file"
+
+    def names(self) -> list[str]:
+        """``folder/name`` of each."""
+        paths = (path for f in self.folders for path in (CONFIGS / f).glob(f"*{self.suffix}"))
+        return sorted(f"{path.parent.name}/{path.stem}" for path in paths)
+
+    def matching(self, word: str) -> list[str]:
+        word = word.replace(os.sep, "/").removeprefix("configs/").removesuffix(self.suffix)
+        return [name for name in self.names() if name == word or name.endswith(f"/{word}")]
+
+    def near(self, word: str) -> list[str]:
+        word = os.path.basename(word).removesuffix(self.suffix)
+        short = {name.rpartition("/")[2]: name for name in self.names()}
+        return [short[name] for name in difflib.get_close_matches(word, short)]
+
+    def path(self, name: str) -> str:
+        """Path of the one with that name.
+
+        Raises:
+            InputError: there is none, or there are several; the line names near ones.
+        """
+        found = self.matching(name)
+        if len(found) == 1:
+            return str(CONFIGS / f"{found[0]}{self.suffix}")
+        said = f"{self.kind} {name!r}"
+        if found:
+            raise InputError(f"{said}: may be {' or '.join(found)}; name the folder too")
+        if not (names := self.names()):
+            raise InputError(f"{said}: the folder of the configs, {CONFIGS}, does not exist")
+        near = self.near(name)
+        hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names)}"
+        raise InputError(f"{said}: no shipped {self.kind} has that name; {hint}")
+
+    def find(self, path_or_name: str) -> str:
+        """A path that exists as it is, or else the path of the one with that name.
+
+        Raises:
+            InputError: neither.
+        """
+        # The folder of a run may well be called as its config is.
+        if not path_or_name or (os.path.lexists(path_or_name) and not os.path.isdir(path_or_name)):
+            return path_or_name
+        if self.matching(path_or_name):
+            return self.path(path_or_name)
+        if os.path.isdir(path_or_name):
+            return path_or_name  # whose reader says what is wrong with it
+        said = self.missing.format(path_or_name)
+        if near := self.near(path_or_name):
+            said += f"; shipped with a name near it: {', '.join(near)}"
+        elif not path_or_name.endswith(self.suffix):
+            said += f", and no shipped {self.kind} has that name"
+        raise InputError(said)
+
+
+_YAML = _Shipped("config")
+_LAZY = _Shipped("LazyConfig", suffix=".py")
+_SUITES = _Shipped("suite", ("suites",), missing="suite {} cannot be read: no such file")
 
 
 def config_names() -> list[str]:
     """``folder/name`` of every config to train with, without ``.yaml``."""
-    return _names(_FOLDERS)
+    return _YAML.names()
+
+
+def lazy_config_names() -> list[str]:
+    """``folder/name`` of every shipped LazyConfig, without ``.py``: one for each recipe."""
+    return _LAZY.names()
 
 
 def suite_names() -> list[str]:
     """``suites/name`` of every suite of ``compare``, without ``.yaml``."""
-    return _names(_SUITES)
+    return _SUITES.names()
 
 
 def config_path(name: str) -> str:
@@ -50,7 +148,34 @@ def config_path(name: str) -> str:
     Raises:
         InputError: there is none, or there are several; the line names near ones.
     """
-    return _path(name, config_names(), "config")
+    return _YAML.path(name)
+
+
+def find_config(path_or_name: str) -> str:
+    """What ``--config-file`` means: a path that exists, or else the name of a shipped config.
+
+    Raises:
+        InputError: neither.
+    """
+    return _YAML.find(path_or_name)
+
+
+def find_lazy_config(path_or_name: str) -> str:
+    """A path that exists, or else the name of a shipped LazyConfig.
+
+    Raises:
+        InputError: neither.
+    """
+    return _LAZY.find(path_or_name)
+
+
+def find_suite(path_or_name: str) -> str:
+    """What ``--suite`` means: a path that exists, or else the name of a shipped suite.
+
+    Raises:
+        InputError: neither.
+    """
+    return _SUITES.find(path_or_name)
 
 
 def get_config(name: str) -> CfgNode:
@@ -61,92 +186,184 @@ def get_config(name: str) -> CfgNode:
             which has other keys.
     """
     path = config_path(name)
-    if os.path.basename(os.path.dirname(path)) == _PRETRAIN:
+    if os.path.basename(os.path.dirname(path)) == "pretrain":
         raise InputError(
             f"config {name!r}: is one of the pretraining of backbones, which has other keys; it is "
             "read by lambda_det.pretrain"
         )
-    cfg = get_cfg()
-    cfg.merge_from_file(path, allow_unsafe=False)
+    return load_config(path)
+
+
+def load_config(
+    config_file: str, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
+) -> CfgNode:
+    """The defaults, then the file with what it is based on, then ``KEY VALUE`` pairs.
+
+    Args:
+        config_file: path of a YAML file, name of a shipped config, or "".
+        overrides: keys and values by turns.
+        defaults: a config with every key, merged into; None = detectron2's and ours.
+
+    Raises:
+        InputError: as :func:`read_config` and :func:`merge_config`.
+    """
+    return merge_config(read_config(config_file), overrides, defaults=defaults)
+
+
+def read_config(config_file: str) -> list[Layer]:
+    """The files that make up a config, the innermost base first and the config itself last.
+
+    Args:
+        config_file: path of a YAML file, name of a shipped config, or "" (no file).
+
+    Raises:
+        InputError: a file is missing, is no YAML mapping, has a tag that names code, or is based on
+            itself; the line names that very file.
+    """
+    path = find_config(config_file)
+    return list(_chain(path, f"--config-file {path}")) if path else []
+
+
+def merge_config(
+    layers: Sequence[Layer], overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
+) -> CfgNode:
+    """The defaults, with what :func:`read_config` returned and ``KEY VALUE`` pairs merged in.
+
+    Args:
+        layers: the files' contents; each overrules those before it.
+        overrides: keys and values by turns.
+        defaults: a config with every key, merged into; None = detectron2's and ours.
+
+    Raises:
+        InputError: a key does not exist, or its value has the wrong type.
+    """
+    cfg = get_cfg() if defaults is None else defaults
+    version = cfg.VERSION
+    for name, content in layers:
+        _check_keys(content, cfg, name)
+        if (said := content.get("VERSION", version)) != version:
+            raise InputError(f"{name}: VERSION={said!r}: expected {version}")
+        try:
+            cfg.merge_from_other_cfg(CfgNode(content))
+        except _MERGE_ERRORS as error:
+            raise InputError(f"{name}: {reason_of(error)}") from error
+    name = "KEY VALUE pairs"
+    if len(overrides) % 2:
+        raise InputError(
+            f"{name}: {' '.join(overrides)!r} has an odd number of words, a key or a value is "
+            "missing"
+        )
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        nested: Any = value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        _check_keys(nested, cfg, name)
+    try:
+        cfg.merge_from_list(list(overrides))
+    except _MERGE_ERRORS as error:
+        raise InputError(f"{name}: {reason_of(error)}") from error
     return cfg
 
 
-def find_config(path_or_name: str) -> str:
-    """What ``--config-file`` means: a path that exists, or else the name of a shipped config.
+def changed_keys(
+    saved: str, cfg: CfgNode, relevant: Sequence[str], without_effect: Sequence[str] = ()
+) -> list[str]:
+    """Lines ``KEY: old -> new`` of what differs from a saved config and changes the training.
 
-    Raises:
-        InputError: neither.
+    A key that only one of them has says nothing: another version of detectron2 added it.
+
+    Args:
+        saved: the config's dump.
+        cfg: the config now.
+        relevant: what the names of keys that matter begin with.
+        without_effect: what the names of exceptions among them begin with.
     """
-    said = f"--config-file {path_or_name}: no such file"
-    return _find(path_or_name, config_names(), "config", said)
+    # Both as YAML, which has no tuples.
+    old, new = (flat(CfgNode.load_cfg(text)) for text in (saved, cfg.dump()))
+    return [
+        f"{key}: {old[key]!r} -> {new[key]!r}"
+        for key in sorted(old.keys() & new.keys())
+        if key.startswith(tuple(relevant))
+        and not key.startswith(tuple(without_effect))
+        and old[key] != new[key]
+    ]
 
 
-def lazy_config_names() -> list[str]:
-    """``folder/name`` of every shipped LazyConfig, without ``.py``: one for each recipe."""
-    return _names(_FOLDERS, _LAZY_SUFFIX)
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also knows the anchor sizes of detectron2's Base-RetinaNet."""
 
 
-def find_lazy_config(path_or_name: str) -> str:
-    """A path that exists, or else the name of a shipped LazyConfig.
+def _retinanet_sizes(loader: _Loader, node: yaml.Node) -> list[list[float]]:
+    if loader.construct_sequence(node) != [_RETINANET_SIZES]:
+        problem = "an expression in Python where its value is needed"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+    return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]
 
-    Raises:
-        InputError: neither.
+
+_Loader.add_constructor(_EVAL, _retinanet_sizes)
+
+
+def _chain(path: str, name: str, above: tuple[str, ...] = ()) -> Iterator[Layer]:
+    """The file after those that it is based on.
+
+    Args:
+        path: of the file, or a URL.
+        name: what an error calls it.
+        above: real paths of the files that led to it.
     """
-    said = f"--config-file {path_or_name}: no such file"
-    return _find(path_or_name, lazy_config_names(), "LazyConfig", said, _LAZY_SUFFIX)
+    real = os.path.realpath(path)
+    if real in above:
+        raise InputError(f"{name}: is based on itself")
+    content = _read(path, name)
+    bases = content.pop(BASE_KEY, [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise InputError(f"{name}: {BASE_KEY} {base!r} is not the name of a file")
+        if not base.startswith(("http://", "https://")):
+            base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        yield from _chain(base, f"{BASE_KEY} {base} (of {path})", (*above, real))
+    yield name, content
 
 
-def find_suite(path_or_name: str) -> str:
-    """What ``--suite`` means: a path that exists, or else the name of a shipped suite.
+def _read(path: str, name: str) -> dict:
+    try:
+        with open(PathManager.get_local_path(path), encoding="utf-8") as file:
+            content = _Loader(file).get_single_data()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
+    except yaml.constructor.ConstructorError as error:
+        raise InputError(
+            f"{name}: refused, it has {' '.join(str(error.problem).split())}; plain YAML is "
+            "needed, nothing of it was run"
+        ) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InputError(f"{name}: is no YAML: {reason_of(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{name}: its top level is a {type(content).__name__}; keys and values are needed"
+        )
+    return content
 
-    Raises:
-        InputError: neither.
+
+def _check_keys(content: Mapping, known: CfgNode, name: str, above: str = "") -> None:
+    """Raise InputError for a key that ``known`` lacks, and for a node in place of a value.
+
+    Args:
+        content: of a file.
+        known: the node with every key.
+        name: of the file.
+        above: the key of ``known``, with a dot after it.
     """
-    said = f"suite {path_or_name} cannot be read: no such file"
-    return _find(path_or_name, suite_names(), "suite", said)
-
-
-def _names(folders: Sequence[str], suffix: str = _SUFFIX) -> list[str]:
-    root = ROOT / "configs"
-    return sorted(f"{f}/{path.stem}" for f in folders for path in (root / f).glob(f"*{suffix}"))
-
-
-def _matching(word: str, names: Sequence[str], suffix: str) -> list[str]:
-    word = word.replace(os.sep, "/").removeprefix("configs/").removesuffix(suffix)
-    return [name for name in names if name == word or name.endswith(f"/{word}")]
-
-
-def _near(word: str, names: Sequence[str], suffix: str) -> list[str]:
-    word = os.path.basename(word).removesuffix(suffix)
-    short = {name.rpartition("/")[2]: name for name in names}
-    return [short[name] for name in difflib.get_close_matches(word, short)]
-
-
-def _path(name: str, names: Sequence[str], kind: str, suffix: str = _SUFFIX) -> str:
-    found = _matching(name, names, suffix)
-    if len(found) == 1:
-        return str(ROOT / "configs" / f"{found[0]}{suffix}")
-    if found:
-        raise InputError(f"{kind} {name!r}: may be {' or '.join(found)}; name the folder too")
-    if not names:
-        raise InputError(f"{kind} {name!r}: {ROOT / 'configs'} is not there, where they are")
-    near = _near(name, names, suffix)
-    hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names)}"
-    raise InputError(f"{kind} {name!r}: no shipped {kind} has that name; {hint}")
-
-
-def _find(
-    path_or_name: str, names: Sequence[str], kind: str, said: str, suffix: str = _SUFFIX
-) -> str:
-    # The folder of a run may well be called as its config is.
-    if not path_or_name or (os.path.lexists(path_or_name) and not os.path.isdir(path_or_name)):
-        return path_or_name
-    if _matching(path_or_name, names, suffix):
-        return _path(path_or_name, names, kind, suffix)
-    if os.path.isdir(path_or_name):
-        return path_or_name  # whose reader says what is wrong with it
-    if near := _near(path_or_name, names, suffix):
-        said += f"; shipped with a name near it: {', '.join(near)}"
-    elif not path_or_name.endswith(suffix):
-        said += f", and no shipped {kind} has that name"
-    raise InputError(said)
+    for key, value in content.items():
+        if not isinstance(key, str):
+            raise InputError(f"{name}: key {key!r} is no text; keys like MODEL are needed")
+        if key not in known:
+            near = difflib.get_close_matches(key, known)
+            hint = f"; near it: {', '.join(above + other for other in near)}" if near else ""
+            raise InputError(f"{name}: Non-existent key: {above}{key}{hint}")
+        if isinstance(known[key], CfgNode):
+            if not isinstance(value, dict):
+                raise InputError(f"{name}: {above}{key}={value!r}: expected keys and values")
+            _check_keys(value, known[key], name, f"{above}{key}.")
+        elif isinstance(value, dict):
+            raise InputError(f"{name}: {above}{key}={value!r}: expected a value without keys")

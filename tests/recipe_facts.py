@@ -21,8 +21,8 @@ from detectron2.solver import build_optimizer
 from torch import nn
 
 from lambda_det.backbone.shapes_only import shapes_only
-from lambda_det.configs import config_path
-from lambda_det.engine.setup import load_config
+from lambda_det.config import flat
+from lambda_det.configs import config_path, load_config
 
 RECORD = Path(__file__).parent / "recipes.json"
 HEADS = "COCO-InstanceSegmentation/mask_rcnn_"
@@ -65,16 +65,6 @@ def on_meta(path: str) -> tuple[CfgNode, nn.Module]:
     cfg.MODEL.DEVICE = "meta"
     with shapes_only():
         return cfg, build_model(cfg)
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    """``{"SOLVER.BASE_LR": 0.1, …}``"""
-    keys = {}
-    for key, value in node.items():
-        keys |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-        )
-    return keys
 
 
 def per_parameter(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict]:

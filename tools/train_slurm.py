@@ -12,8 +12,7 @@ import sys
 
 from detectron2.engine import default_argument_parser
 
-from lambda_det.engine.config_values import check_values
-from lambda_det.engine.setup import load_config
+from lambda_det.engine.setup import check_values, load_config
 from lambda_det.engine.slurm import CLUSTERS, TrainingJob, import_submitit, minutes_of, submit
 from lambda_det.errors import InputError, exit_on_input_error
 

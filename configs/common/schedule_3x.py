@@ -7,7 +7,8 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from .coco import dataloader
 from .train import optimizer, train
 
-backbone = dict(stem="v1", norm="SyncBN", freeze_at=1)  # goes into model.backbone.bottom_up
+# For model.backbone.bottom_up. Without the underscore it would be a part of the config.
+_backbone = dict(stem="v1", norm="SyncBN", freeze_at=1)
 
 train.update(max_iter=270000, eval_period=30000, max_skipped_steps=10)
 train.amp.update(enabled=True, precision="bfloat16")

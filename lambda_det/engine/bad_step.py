@@ -22,9 +22,10 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from lambda_det.checkpoint.reading import read_file
+from lambda_det.configs import load_config
 from lambda_det.engine.accumulation import mean_losses, split
 from lambda_det.engine.gradients import names_not_finite
-from lambda_det.engine.setup import check_device, load_config, precision
+from lambda_det.engine.setup import check_device, precision
 from lambda_det.errors import InputError
 from lambda_det.layers.precision import autocast_to
 

@@ -7,8 +7,8 @@ The checks of the objects themselves are in :mod:`lambda_det.data.object_checks`
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from detectron2.config import CfgNode
@@ -17,11 +17,48 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from lambda_det.checkpoint.images import IMAGENET, ImageFormat
+from lambda_det.configs import Layer
 from lambda_det.engine.best import check_best_metric
-from lambda_det.engine.recipe import Recipe
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A learning rate and the images per iteration that it was chosen for."""
+
+    base_lr: float
+    images_per_batch: int
+
+    def rate_for(self, images_per_batch: int) -> float:
+        """The rate for another batch by the linear scaling rule."""
+        return self.base_lr * images_per_batch / self.images_per_batch
+
+    @classmethod
+    def of(cls, layers: Sequence[Layer], overrides: Sequence[str] = ()) -> Recipe | None:
+        """The last of the files and the overrides that sets ``SOLVER.BASE_LR``, with the
+        ``SOLVER.IMS_PER_BATCH`` that holds there.
+
+        Args:
+            layers: of :func:`~lambda_det.configs.read_config`; the values were merged, so that
+                their types are right.
+            overrides: keys and values by turns.
+
+        Returns:
+            None where none of them sets both.
+        """
+        pairs = dict(zip(overrides[::2], overrides[1::2], strict=True))
+        prefix = "SOLVER."
+        given = {key.removeprefix(prefix): v for key, v in pairs.items() if key.startswith(prefix)}
+        batch = recipe = None
+        for solver in (*(content.get("SOLVER", {}) for _, content in layers), given):
+            batch = int(solver.get("IMS_PER_BATCH", batch or 0)) or None
+            if "BASE_LR" in solver:
+                base_lr = float(solver["BASE_LR"])
+                recipe = cls(base_lr, batch) if batch and base_lr > 0 else None
+        return recipe
+
 
 DETECTRON2 = Recipe(base_lr=0.02, images_per_batch=16)
 """Of detectron2's COCO baselines, with SGD of momentum 0.9."""
@@ -50,12 +87,7 @@ def check_solver(
         max_iter: length of the training in iterations.
         warmup_iters: length of the warm-up.
         recipe: the batch that the rate was chosen for; None = not known.
-
-    Raises:
-        InputError: the rate is negative or not finite.
     """
-    if not math.isfinite(base_lr) or base_lr < 0:
-        raise InputError(f"SOLVER.BASE_LR={base_lr}: expected a finite number, not below 0")
     if base_lr == 0:
         logger.warning("SOLVER.BASE_LR is 0: nothing will be learned")
     if max_iter > 0 and warmup_iters >= max_iter:
@@ -89,17 +121,9 @@ def check_pixels(images: ImageFormat) -> None:
     """Are ``MODEL.PIXEL_MEAN`` and ``PIXEL_STD`` those of images of 0 to 255 in ``INPUT.FORMAT``?
 
     The order of the channels is only judged where mean or deviation are ImageNet's.
-
-    Raises:
-        InputError: a standard deviation is not positive, or a number not finite.
     """
     mean, std = images.pixel_mean, images.pixel_std
-    if not all(map(math.isfinite, (*mean, *std))) or min(std, default=1.0) <= 0:
-        raise InputError(
-            f"MODEL.PIXEL_MEAN={list(mean)}, MODEL.PIXEL_STD={list(std)}: expected finite numbers, "
-            "standard deviations above 0"
-        )
-    if std and max(std) < 1 and max(mean) <= 1:
+    if max(std) < 1 and max(mean) <= 1:
         logger.warning(
             "MODEL.PIXEL_MEAN %s and MODEL.PIXEL_STD %s are for pixels of 0 to 1, and images here "
             "are 0 to 255: multiply both by 255",
@@ -163,16 +187,15 @@ def check_norms(model: nn.Module, images_per_process: int, num_processes: int) -
         )  # fmt: skip
 
 
-def check_settings(cfg: CfgNode, config_file: str = "", overrides: Sequence[str] = ()) -> None:
+def check_settings(cfg: CfgNode, recipe: Recipe | None = None) -> None:
     """The checks of a config alone, before the model is built.
 
     Args:
-        cfg: the whole config.
-        config_file, overrides: what it was made of; they tell which batch the rate was chosen for.
+        cfg: the whole config, whose single values have been checked.
+        recipe: the batch that its rate was chosen for; None = not known.
 
     Raises:
-        InputError: see :func:`check_solver`, :func:`check_pixels` and
-            :func:`~lambda_det.engine.best.check_best_metric`.
+        InputError: see :func:`~lambda_det.engine.best.check_best_metric`.
     """
     check_best_metric(cfg)
     solver = cfg.SOLVER
@@ -181,7 +204,7 @@ def check_settings(cfg: CfgNode, config_file: str = "", overrides: Sequence[str]
         solver.IMS_PER_BATCH,
         max_iter=solver.MAX_ITER,
         warmup_iters=solver.WARMUP_ITERS,
-        recipe=Recipe.from_files(config_file, overrides),
+        recipe=recipe,
     )
     check_pixels(ImageFormat.from_config(cfg))
 

@@ -12,8 +12,9 @@ from detectron2.config import CfgNode
 from lambda_det.backbone.architectures import STAGES, check_stages
 from lambda_det.backbone.residual_branches import zeroed
 from lambda_det.checkpoint import load_weights
+from lambda_det.configs import load_config
 from lambda_det.engine.evaluation_hook import inference_folder
-from lambda_det.engine.setup import load_config, setup_config
+from lambda_det.engine.setup import setup_config
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE

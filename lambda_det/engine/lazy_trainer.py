@@ -24,7 +24,6 @@ from lambda_det.data import configure_datasets
 from lambda_det.data.loaders import Mapper, TrainingLoader
 from lambda_det.data.training_images import check_images
 from lambda_det.engine.checks import check_settings
-from lambda_det.engine.config_values import check_values
 from lambda_det.engine.evaluation_hook import inference_folder
 from lambda_det.engine.lazy_settings import (
     keys_without_effect,
@@ -34,7 +33,7 @@ from lambda_det.engine.lazy_settings import (
     settings_of,
     take_datasets,
 )
-from lambda_det.engine.setup import check_device, setup_console, start_run
+from lambda_det.engine.setup import check_device, check_values, setup_console, start_run
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.project import tool_words

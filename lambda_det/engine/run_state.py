@@ -16,8 +16,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from lambda_det.configs import changed_keys
 from lambda_det.data.loaders import TrainingLoader
-from lambda_det.engine.config_changes import changed_keys
 from lambda_det.engine.launch import bare
 
 if TYPE_CHECKING:

@@ -3,36 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import math
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-import yaml
 from detectron2.config import CfgNode
+from detectron2.data import samplers
 from detectron2.engine import default_setup
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+)
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from fvcore.common.registry import Registry
 
 from lambda_det.config import get_cfg
-from lambda_det.configs import find_config
+from lambda_det.configs import find_config, load_config, merge_config, read_config  # noqa: F401
 from lambda_det.data import configure_datasets
-from lambda_det.engine.checks import check_settings
-from lambda_det.engine.config_files import as_plain_yaml, check_yaml
-from lambda_det.engine.config_values import check_values
-from lambda_det.errors import InputError, one_line
+from lambda_det.engine.checks import Recipe, check_settings
+from lambda_det.errors import InputError
 from lambda_det.records import write_bytes
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-
-# What yacs, fvcore and PyYAML raise for a file or a value that is not a config.
-_MERGE_ERRORS = (
-    KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError, yaml.YAMLError,
-)  # fmt: skip
 
 
 def split_overrides(words: list[str], opts: list[str]) -> tuple[list[str], list[str]]:
@@ -51,44 +57,6 @@ def split_overrides(words: list[str], opts: list[str]) -> tuple[list[str], list[
     return words, opts
 
 
-def load_config(
-    config_file: str, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
-) -> CfgNode:
-    """The defaults, then the file, then ``KEY VALUE`` pairs.
-
-    Args:
-        config_file: path of a YAML file, name of a shipped config, or "".
-        overrides: keys and values by turns.
-        defaults: a config with every key, merged into; None = detectron2's and ours.
-
-    Raises:
-        InputError: the file, or one that it is based on, is missing, is no YAML or names code; or
-            a key or a value's type is wrong.
-    """
-    cfg = get_cfg() if defaults is None else defaults
-    config_file = find_config(config_file)
-    if config_file:
-        if not os.path.isfile(config_file):
-            raise InputError(f"--config-file {config_file}: no such file")
-        check_yaml(config_file, cfg)
-        try:
-            # detectron2's own default runs the code that a file's tags name.
-            with as_plain_yaml(config_file) as plain:
-                cfg.merge_from_file(plain, allow_unsafe=False)
-        except _MERGE_ERRORS as error:
-            raise InputError(f"--config-file {config_file}: {_reason(error)}") from error
-    if len(overrides) % 2:
-        raise InputError(
-            f"KEY VALUE pairs: {' '.join(overrides)!r} has an odd number of words, a key or a "
-            "value is missing"
-        )
-    try:
-        cfg.merge_from_list(list(overrides))
-    except _MERGE_ERRORS as error:
-        raise InputError(f"KEY VALUE pairs: {_reason(error)}") from error
-    return cfg
-
-
 def setup_config(args: Namespace) -> CfgNode:
     """The config of a run, checked; logging and the output folder are set up too.
 
@@ -99,14 +67,15 @@ def setup_config(args: Namespace) -> CfgNode:
         InputError: a file, key or value is wrong; the line names it.
     """
     setup_console()
+    layers = read_config(args.config_file)
+    cfg = merge_config(layers, args.opts)
     args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
-    cfg = load_config(args.config_file, args.opts)
     check_values(cfg)
     check_device(cfg)
     configure_datasets(cfg, for_training=not args.eval_only)
     start_run(cfg, args)
     if not args.eval_only:
-        check_settings(cfg, args.config_file, args.opts)
+        check_settings(cfg, Recipe.of(layers, args.opts))
     return cfg
 
 
@@ -163,6 +132,123 @@ def _kept(folder: str | None) -> Iterator[None]:
         write_bytes(before, path)
 
 
+Rule = tuple[str, Callable[[Any], bool]]
+"""What is allowed, in words and as a test."""
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_colour(values: Sequence) -> bool:
+    return len(values) in (1, 3) and all(map(_is_number, values))
+
+
+def _one_of(*names: str) -> Rule:
+    return "one of " + ", ".join(names), lambda value: value in names
+
+
+_POSITIVE: Rule = ("a whole number above 0", lambda value: _is_count(value, 1))
+_NOT_NEGATIVE: Rule = ("a whole number, not negative", lambda value: _is_count(value, 0))
+_RULES: dict[str, Rule] = {
+    "DATALOADER.NUM_WORKERS": _NOT_NEGATIVE,
+    "INPUT.FORMAT": _one_of("RGB", "BGR", "L", "YUV-BT.601"),
+    "INPUT.MASK_FORMAT": _one_of("bitmask", "polygon"),
+    "INPUT.MIN_SIZE_TRAIN": (
+        "whole numbers of pixels, 0 for no resizing",
+        lambda values: len(values) > 0 and all(_is_count(size, 0) for size in values),
+    ),
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING": _one_of("choice", "range"),
+    "INPUT.MAX_SIZE_TRAIN": _POSITIVE,
+    "INPUT.MIN_SIZE_TEST": _NOT_NEGATIVE,
+    "INPUT.MAX_SIZE_TEST": _POSITIVE,
+    "MODEL.LOAD_PROPOSALS": (
+        "False: proposals come in pickles, which may run code",
+        lambda value: value is False,
+    ),
+    "MODEL.PIXEL_MEAN": (
+        "a finite number for each channel (three, or one for grey)",
+        _is_colour,
+    ),
+    "MODEL.PIXEL_STD": (
+        "a finite number above 0 for each channel (three, or one for grey)",
+        lambda values: _is_colour(values) and min(values) > 0,
+    ),
+    "SOLVER.ACCUMULATE": _POSITIVE,
+    "SOLVER.AMP.PRECISION": _one_of("float16", "bfloat16"),
+    "SOLVER.BASE_LR": (
+        "a finite number, not negative",
+        lambda value: _is_number(value) and value >= 0,
+    ),
+    "SOLVER.CHECKPOINT_KEEP": _NOT_NEGATIVE,
+    "SOLVER.CHECKPOINT_PERIOD": _POSITIVE,
+    "SOLVER.EMA_DECAY": (
+        "a number from 0 (no average) on and below 1",
+        lambda value: _is_number(value) and 0 <= value < 1,
+    ),
+    "SOLVER.IMS_PER_BATCH": _POSITIVE,
+    "SOLVER.LR_SCHEDULER_NAME": _one_of(
+        "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"
+    ),
+    "SOLVER.MAX_ITER": _POSITIVE,
+    "SOLVER.MAX_SKIPPED_STEPS": _NOT_NEGATIVE,
+    "SOLVER.WARMUP_ITERS": _NOT_NEGATIVE,
+    "SOLVER.WARMUP_METHOD": _one_of("linear", "constant"),
+    "TEST.DETECTIONS_PER_IMAGE": (
+        "a whole number, -1 for all",
+        lambda value: _is_count(value, -1),
+    ),
+    "TEST.EVAL_PERIOD": _NOT_NEGATIVE,
+    "TEST.SANITY_IMAGES": _NOT_NEGATIVE,
+}
+
+_REGISTRIES: dict[str, tuple[Registry, tuple[str, ...]]] = {
+    "MODEL.META_ARCHITECTURE": (META_ARCH_REGISTRY, ()),
+    "MODEL.BACKBONE.NAME": (BACKBONE_REGISTRY, ()),
+    "MODEL.ANCHOR_GENERATOR.NAME": (ANCHOR_GENERATOR_REGISTRY, ()),
+    "MODEL.PROPOSAL_GENERATOR.NAME": (PROPOSAL_GENERATOR_REGISTRY, ("PrecomputedProposals",)),
+    "MODEL.ROI_HEADS.NAME": (ROI_HEADS_REGISTRY, ()),
+    "MODEL.ROI_BOX_HEAD.NAME": (ROI_BOX_HEAD_REGISTRY, ("",)),
+    "MODEL.ROI_MASK_HEAD.NAME": (ROI_MASK_HEAD_REGISTRY, ()),
+}
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Raise InputError for the first value that detectron2 would stop at, or misread.
+
+    A ``MODEL.LOAD_PROPOSALS`` is refused, because detectron2 unpickles what it names.
+    """
+    for key, (allowed, is_allowed) in _RULES.items():
+        value = _get(cfg, key)
+        if not is_allowed(value):
+            raise InputError(f"{key}={value!r}: expected {allowed}")
+    for key, (registry, more) in _REGISTRIES.items():
+        if (value := _get(cfg, key)) not in registry and value not in more:
+            names = sorted(name for name, _ in registry)
+            raise InputError(f"{key}={value!r}: expected one of {', '.join(names)}")
+    sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+    if sampling == "range" and len(sizes) != 2:
+        raise InputError(
+            f"INPUT.MIN_SIZE_TRAIN={sizes!r}: expected the smallest and the largest size, because "
+            "INPUT.MIN_SIZE_TRAIN_SAMPLING is 'range'"
+        )
+    if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
+        raise InputError(
+            f"SOLVER.EMA_DECAY={cfg.SOLVER.EMA_DECAY}: expected 0, because TEST.PRECISE_BN "
+            "measures statistics of the last weights, not of their average"
+        )
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if not (sampler.endswith("TrainingSampler") and hasattr(samplers, sampler)):
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN={sampler!r}: expected TrainingSampler or "
+            "RepeatFactorTrainingSampler"
+        )
+
+
 def check_device(cfg: CfgNode) -> None:
     """Check MODEL.DEVICE and what depends on it; turn off AMP where it cannot be, and say so.
 
@@ -192,7 +278,5 @@ def precision(cfg: CfgNode) -> torch.dtype | None:
     return PRECISIONS[cfg.SOLVER.AMP.PRECISION] if cfg.SOLVER.AMP.ENABLED else None
 
 
-def _reason(error: BaseException) -> str:
-    # str() of a KeyError is quoted; yacs' other messages and YAML's may span lines.
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()) or one_line(error)
+def _get(cfg: CfgNode, key: str) -> object:
+    return functools.reduce(getattr, key.split("."), cfg)

@@ -7,8 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 
-from detectron2.config import CfgNode
-
+from lambda_det.config import flat  # noqa: F401  (imported from here, too)
 from lambda_det.errors import InputError
 from lambda_det.records import read_text
 
@@ -31,15 +30,6 @@ def last_norms(folder: str) -> dict[str, float]:
         found = {key: value for key, value in line.items() if key.startswith(prefix)}
         norms |= {key.removeprefix(prefix): round(value, 4) for key, value in found.items()}
     return norms
-
-
-def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """A config as ``{"SOLVER.MAX_ITER": 100, …}``."""
-    keys: dict[str, object] = {}
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        keys.update(flat(value, f"{name}.") if isinstance(value, CfgNode) else {name: value})
-    return keys
 
 
 def metrics_lines(folder: str) -> list[dict]:

@@ -8,8 +8,8 @@ from argparse import Namespace
 import torch
 from timm.utils import init_distributed_device
 
-from lambda_det.configs import find_config
-from lambda_det.engine.setup import check_device, load_config, setup_console, start_run
+from lambda_det.configs import find_config, load_config
+from lambda_det.engine.setup import check_device, setup_console, start_run
 from lambda_det.errors import InputError
 from lambda_det.pretrain.checkpoint import CHECKPOINT
 from lambda_det.pretrain.config import check_pretrain_config, get_pretrain_cfg

@@ -8,7 +8,8 @@ import sys
 
 from tabulate import tabulate
 
-from lambda_det.engine.setup import check_device, load_config
+from lambda_det.configs import load_config
+from lambda_det.engine.setup import check_device
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
 from lambda_det.project import tool_command

@@ -55,7 +55,7 @@ def absent(folder: Path) -> Command:
     return Command("train_net", ["--config-file", str(folder / "c.yaml")])
 
 
-@case("a folder", "--config-file DIR: no such file")
+@case("a folder", "--config-file DIR: cannot be read (Is a directory)")
 def is_folder(folder: Path) -> Command:
     return Command("train_net", ["--config-file", str(folder)])
 

@@ -20,8 +20,8 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from lambda_det.checkpoint import load_weights
+from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.experiments.statistics import spread
 from lambda_det.records import make_record, write_json

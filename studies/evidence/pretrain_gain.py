@@ -18,7 +18,7 @@ from pathlib import Path
 from detectron2.modeling import build_model
 
 from lambda_det.checkpoint import load_weights
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
 from lambda_det.experiments.statistics import spread

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torchvision.ops import roi_align
 
 from lambda_det.checkpoint.atomic import write_atomically
+from lambda_det.configs import load_config
 from lambda_det.data import build_train_loader, configure_datasets
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.randomness import seed_everything
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.records import read_text
 from studies.evidence.networks import NETWORKS

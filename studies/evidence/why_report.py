@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.experiments.statistics import paired_difference, spread, t975
 from lambda_det.randomness import seed_everything

@@ -11,7 +11,8 @@ import argparse
 import logging
 import sys
 
-from lambda_det.engine.setup import load_config, split_overrides
+from lambda_det.configs import load_config
+from lambda_det.engine.setup import split_overrides
 from lambda_det.errors import InputError, exit_on_input_error
 
 
