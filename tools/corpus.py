@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run every case of bad input (studies/corpus) and write studies/bad_input.md, or compare with it."""
+"""Run every case of bad input and write studies/bad_input.md, or compare with it."""
 
 import sys
 from pathlib import Path

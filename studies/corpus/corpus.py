@@ -1,4 +1,4 @@
-"""Run every case of bad input (studies/corpus) and write studies/bad_input.md, or compare with it."""
+"""Run every case of bad input and write studies/bad_input.md, or compare with it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Every command of the documents runs, or is marked with what it needs that is not here.
 
-They run in the order of the pages in one folder that looks like a checkout: what the five minutes of
-getting_started.md make is what the other pages go on from.
+They run in the order of the pages in one folder that looks like a checkout: what the five minutes
+of getting_started.md make is what the other pages go on from.
 """
 
 from __future__ import annotations
