@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     from lambda_det.engine.config_values import check_values
-    from lambda_det.engine.predict import predict_files
+    from lambda_det.predict import predict_files
 
     overrides = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):

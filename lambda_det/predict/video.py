@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lambda_det.engine.predictor import Predictor
 from lambda_det.errors import InputError, writing
-from lambda_det.evaluation.class_names import ClassNames
-from lambda_det.evaluation.instances import coco_results, drawing
+from lambda_det.predict.class_names import ClassNames
+from lambda_det.predict.instances import coco_results, drawing
+from lambda_det.predict.predictor import Predictor
 from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)

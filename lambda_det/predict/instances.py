@@ -6,8 +6,8 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from lambda_det.evaluation.class_names import ClassNames
 from lambda_det.evaluation.drawn_objects import DrawnObject, colour_of_class, draw_objects
+from lambda_det.predict.class_names import ClassNames
 
 _READABLE = 400  # pixels; a smaller picture is enlarged, or its labels could not be read
 

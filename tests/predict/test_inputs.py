@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.data.inputs import InputFile, OutputNames, find_inputs
 from lambda_det.errors import InputError
+from lambda_det.predict.inputs import InputFile, OutputNames, find_inputs
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.evaluation.listed_images import ListedImages
+from lambda_det.predict.listed_images import ListedImages
 
 LISTED = [
     {"id": 4, "file_name": "a.png", "width": 2, "height": 3},

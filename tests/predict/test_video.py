@@ -11,10 +11,10 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from lambda_det.engine.predict_video import predict_video
 from lambda_det.errors import InputError
-from lambda_det.evaluation.class_names import numbered
-from lambda_det.evaluation.instances import at_least
+from lambda_det.predict.class_names import numbered
+from lambda_det.predict.instances import at_least
+from lambda_det.predict.video import predict_video
 
 
 class BrightSquares:
@@ -108,7 +108,7 @@ def test_a_name_that_would_end_opencv_is_one_line(tmp_path: Path):
 
 def test_a_codec_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_video(tmp_path / "in.avi", frames=2, size=(96, 64), rate=5)
-    monkeypatch.setattr("lambda_det.engine.predict_video._CODEC", {".mp4": "XXXX"})
+    monkeypatch.setattr("lambda_det.predict.video._CODEC", {".mp4": "XXXX"})
     video = tmp_path / "o" / "a.mp4"
     with pytest.raises(InputError, match=r"cannot write XXXX video of 96 x 64.*--no-pictures"):
         arguments = (str(tmp_path / "in.avi"), str(tmp_path / "o/a.json"), str(video))

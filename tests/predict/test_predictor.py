@@ -7,8 +7,8 @@ import torch
 from detectron2.engine import DefaultPredictor
 from pictures_helper import picture
 
-from lambda_det.engine import predictor as predictor_module
-from lambda_det.engine.predictor import Predictor
+from lambda_det.predict import predictor as predictor_module
+from lambda_det.predict.predictor import Predictor
 
 
 def boxes_by_score(instances) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ from PIL import Image
 from lambda_det.checkpoint import load_weights
 from lambda_det.data.resizing import keep_one_pixel
 from lambda_det.errors import InputError
-from lambda_det.evaluation.instances import at_least
+from lambda_det.predict.instances import at_least
 
 Key = TypeVar("Key")
 
