@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 import torch
 
@@ -139,6 +139,26 @@ def read_text(*parts: str) -> str:
             return file.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_json(path: str, *, called: str = "") -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        called: what the error calls it, in front of the path.
+
+    Raises:
+        InputError: the file cannot be read, or is not valid JSON.
+    """
+    name = f"{called} {path}" if called else path
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not valid JSON: {error}") from error
 
 
 def hardware() -> dict[str, object]:

@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
-    from lambda_det.engine.predict import predict_files
     from lambda_det.engine.setup import check_values
+    from lambda_det.predict import predict_files
 
     overrides = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):

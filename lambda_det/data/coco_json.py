@@ -7,7 +7,6 @@ can be known from the json and a directory listing is checked here, before train
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Collection
@@ -17,6 +16,7 @@ from lambda_det.data.coco_values import check_annotation, check_image
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError
+from lambda_det.records import read_json
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
@@ -106,13 +106,7 @@ def parse_coco_json(json_file: str) -> dict:
     Raises:
         InputError: the file is missing, is not JSON or lacks a list.
     """
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"annotation file {json_file} is not valid JSON: {error}") from error
-    except OSError as error:
-        raise InputError(f"annotation file {json_file} cannot be read: {error.strerror}") from error
+    content = read_json(json_file, called="annotation file")
     if not isinstance(content, dict):
         raise InputError(
             f"annotation file {json_file} is not in COCO format: its top level is "

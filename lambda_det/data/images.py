@@ -10,7 +10,7 @@ from PIL import Image
 from lambda_det.errors import InputError, reason_of
 
 
-def read_image(path: str, image_format: str, *, called: str = "image") -> np.ndarray:
+def read_image(path: str, image_format: str = "BGR", *, called: str = "image") -> np.ndarray:
     """As detectron2's ``read_image`` (H, W, 3), turned as its EXIF says; 16-bit grey scaled.
 
     Args:

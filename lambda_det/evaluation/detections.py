@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from lambda_det.data.rle import compress, first_broken
 from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
+from lambda_det.records import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +25,7 @@ def read_detections(path: str) -> list:
     Raises:
         InputError: the file is missing, is not valid JSON (unfinished, say), or is not a list.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise InputError(f"predictions {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"predictions {path} is not valid JSON: {error}") from error
+    content = read_json(path, called="predictions")
     if not isinstance(content, list):
         raise InputError(
             f"predictions {path} is not in COCO's results format: its top level is a "

@@ -1,27 +1,26 @@
-"""Ground truth and predictions side by side in one picture."""
+"""Ground truth and predictions side by side in one image."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-import tempfile
 
 import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import read_coco_json
-from lambda_det.errors import InputError
+from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.images import read_image
+from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     class_colours,
     detections_per_image,
     draw_objects,
     object_of_annotation,
     object_of_detection,
-    read_image,
-    read_json,
 )
+from lambda_det.records import read_json, write_bytes
 
 _GAP = 8
 _PAIR_GAP = 28
@@ -59,23 +58,27 @@ def draw_predictions(
         raise InputError(f"--num-images {num_images}: at least 1 is needed")
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold {score_threshold}: 0 to 1 is allowed")
-    read_coco_json(annotations, images)
+    content = parse_coco_json(annotations)
+    summarize_coco(content, annotations, images)
     with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(annotations)
+        coco = COCO()
+        coco.dataset = content
+        coco.createIndex()
     detections = detections_per_image(predictions, coco)
     chosen = choose_images(coco, num_images)
     colours = class_colours(coco)
     pairs = []
     for image_id in chosen:
-        picture = read_image(os.path.join(images, coco.imgs[image_id]["file_name"]))
+        image = read_image(os.path.join(images, coco.imgs[image_id]["file_name"]))
         truth = [object_of_annotation(coco, a, colours) for a in coco.imgToAnns[image_id]]
         found = [
-            object_of_detection(coco, d, picture.shape[:2], colours, predictions)
+            object_of_detection(coco, d, image.shape[:2], colours, predictions)
             for d in detections.get(image_id, [])
             if d["score"] >= score_threshold
         ]
-        pairs.append((draw_objects(picture, truth), draw_objects(picture, found)))
-    _write_png(output, _compose(pairs, title))
+        pairs.append((draw_objects(image, truth), draw_objects(image, found)))
+    with writing(f"--output {output}"):
+        write_bytes(cv2.imencode(".png", _compose(pairs, title))[1].tobytes(), output)
     return chosen
 
 
@@ -136,21 +139,3 @@ def _compose(pairs: list[tuple[np.ndarray, np.ndarray]], title: str) -> np.ndarr
             sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
         top += height + _GAP
     return sheet
-
-
-def _write_png(path: str, image: np.ndarray) -> None:
-    content = cv2.imencode(".png", image)[1].tobytes()
-    folder = os.path.dirname(os.path.abspath(path))
-    temporary = None
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".png", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-        os.chmod(temporary, 0o644)  # the temporary file is for its owner only
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-        raise InputError(f"--output {path} cannot be written: {error.strerror}") from error

@@ -1,12 +1,12 @@
 """Objects drawn on an image: masks, boxes, labels.
 
-Masks are blended pixel by pixel: detectron2's ``Visualizer`` draws outlines and so fills holes.
+By OpenCV and not by detectron2's ``Visualizer``, which takes about 16 times as long (this counts in
+a video), lets labels cover each other and cuts them off at the edge of the image.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from dataclasses import dataclass
 
 import cv2
@@ -15,9 +15,10 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
-from lambda_det.data.rle import compress, first_broken
-from lambda_det.data.values import is_finite, is_in, shown
+from lambda_det.data.rle import compress
 from lambda_det.errors import InputError
+from lambda_det.evaluation.detections import Detections, read_detections
+from lambda_det.evaluation.ground_truth import GroundTruth
 
 _TILE = 400  # pixels, longer side of a drawn image
 _UNIT = 1000  # pixels, longer side from which on lines and letters grow with the picture
@@ -125,93 +126,65 @@ def colour_of_class(index: int) -> tuple[int, int, int]:
     return tuple(int(v) for v in table[(7 * index) % len(table)])
 
 
-def _mask(segmentation: object, height: int, width: int) -> np.ndarray:
-    """(H, W) bool; ValueError for what is no mask of this size."""
-    code = compress(segmentation, height, width, skip_short_polygons=True)
-    if first_broken([code]) is not None:
-        raise ValueError("is not one whole RLE of its image")
-    return mask_util.decode(code).astype(bool)
-
-
 def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnObject:
+    """An object of the ground truth, with its class's name."""
     image = coco.imgs[annotation["image_id"]]
-    mask = None
+    code = None
     with contextlib.suppress(ValueError):  # polygons of two points; the rest was checked
-        mask = _mask(annotation.get("segmentation"), image["height"], image["width"])
-    name = coco.cats[annotation["category_id"]]["name"]
-    return DrawnObject(
-        box=tuple(annotation["bbox"]),
-        mask=mask,
-        label=f"{name} (crowd)" if annotation.get("iscrowd") else name,
-        colour=colours[annotation["category_id"]],
-    )
+        code = compress(
+            annotation.get("segmentation"), image["height"], image["width"],
+            skip_short_polygons=True,
+        )  # fmt: skip
+    ending = " (crowd)" if annotation.get("iscrowd") else ""
+    return _object(coco, annotation, code, colours, ending)
 
 
 def object_of_detection(
     coco: COCO, detection: dict, height_width: tuple[int, int], colours: dict, path: str
 ) -> DrawnObject:
-    mask = None
+    """An object of :func:`detections_per_image`, with its class's name and its score.
+
+    Args:
+        coco: the annotations, for the names.
+        detection: an entry of ``path``.
+        height_width: size of the image as it was read.
+        colours: of :func:`class_colours`.
+        path: the predictions, for the error.
+
+    Raises:
+        InputError: the mask has another size than the image.
+    """
+    code = None
     if detection.get("segmentation"):
         try:
-            mask = _mask(detection["segmentation"], *height_width)
+            code = compress(detection["segmentation"], *height_width)
         except ValueError as error:
             raise InputError(
                 f"predictions {path}: a segmentation of image {detection['image_id']} {error}"
             ) from error
-    name = coco.cats[detection["category_id"]]["name"]
+    return _object(coco, detection, code, colours, f" {detection['score']:.2f}")
+
+
+def _object(coco: COCO, entry: dict, code: dict | None, colours: dict, ending: str) -> DrawnObject:
     return DrawnObject(
-        box=tuple(detection["bbox"]),
-        mask=mask,
-        label=f"{name} {detection['score']:.2f}",
-        colour=colours[detection["category_id"]],
+        box=tuple(entry.get("bbox") or mask_util.toBbox(code).tolist()),
+        mask=None if code is None else mask_util.decode(code).astype(bool),
+        label=coco.cats[entry["category_id"]]["name"] + ending,
+        colour=colours[entry["category_id"]],
     )
 
 
 def detections_per_image(path: str, coco: COCO) -> dict[int, list[dict]]:
-    """Detections per image id, in ascending order of score (the best is drawn last)."""
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise InputError(f"predictions {path} are not in COCO's results format: not a list")
+    """Detections per image id, in ascending order of score (the best is drawn last).
+
+    Raises:
+        InputError: as :class:`~lambda_det.evaluation.detections.Detections`.
+    """
+    entries = read_detections(path)
+    # Of the annotations, the images and categories alone: objects without an area are drawn, too.
+    truth = GroundTruth({**coco.dataset, "annotations": []}, "the annotations")
+    Detections(entries, truth, f"predictions {path}")
     per_image: dict[int, list[dict]] = {}
-    for index, detection in enumerate(content):
-        keys = ("image_id", "category_id", "bbox", "score")
-        if not isinstance(detection, dict) or any(key not in detection for key in keys):
-            raise InputError(f"predictions {path}: entry {index} lacks one of {', '.join(keys)}")
-        box = detection["bbox"]
-        is_box = isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))
-        if not is_box or not is_finite(detection["score"]):
-            raise InputError(
-                f"predictions {path}: entry {index} has score {shown(detection['score'])} and bbox "
-                f"{shown(box)}; a finite number, and four of them, are needed"
-            )
-        if not is_in(detection["image_id"], coco.imgs):
-            raise InputError(
-                f"predictions {path}: image_id {detection['image_id']!r} of entry {index} is not "
-                "in the annotations"
-            )
-        if not is_in(detection["category_id"], coco.cats):
-            raise InputError(
-                f"predictions {path}: category_id {detection['category_id']!r} of entry {index} "
-                "is not in the annotations"
-            )
-        per_image.setdefault(detection["image_id"], []).append(detection)
-    for detections in per_image.values():
-        detections.sort(key=lambda d: d["score"])
+    for entry in sorted(entries, key=lambda entry: entry["score"]):
+        per_image.setdefault(entry["image_id"], []).append(entry)
     return per_image
-
-
-def read_json(path: str) -> object:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-
-
-def read_image(path: str) -> np.ndarray:
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    if image is None:
-        raise InputError(f"image {path} cannot be read")
-    return image

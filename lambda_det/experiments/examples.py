@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from pycocotools.coco import COCO
 
 from lambda_det.data import configure_datasets
+from lambda_det.data.images import read_image
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.counting import evaluation_of
 from lambda_det.evaluation.detections import Detections, read_detections
@@ -23,7 +24,6 @@ from lambda_det.evaluation.drawn_objects import (
     draw_objects,
     object_of_annotation,
     object_of_detection,
-    read_image,
 )
 from lambda_det.evaluation.ground_truth import GroundTruth
 from lambda_det.experiments.run_files import FINISHED, FINISHED_FILE

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint.loading import find_backbone
 from lambda_det.data.images import read_image
-from lambda_det.engine.predict import set_classes
-from lambda_det.engine.predictor import Predictor
 from lambda_det.engine.setup import check_device, check_values
 from lambda_det.errors import InputError
+from lambda_det.predict.files import set_classes
+from lambda_det.predict.predictor import Predictor
 
 
 @dataclass(frozen=True)

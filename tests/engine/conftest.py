@@ -7,22 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling import build_model
+from tiny_detector import CONFIG, TINY
 
 from lambda_det.data import configure_datasets, generate_shapes
 from lambda_det.engine import Trainer
-from lambda_det.engine.predictor import Predictor
 from lambda_det.engine.setup import load_config
 
-CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
-TINY = (
-    # A whole LambdaResNet-50, everything around it as small as it gets.
-    "INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 SOLVER.IMS_PER_BATCH 2 SOLVER.MAX_ITER 2 "
-    "MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_MASK_HEAD.CONV_DIM 32 "
-    "MODEL.ROI_MASK_HEAD.NUM_CONV 1 MODEL.ROI_BOX_HEAD.CONV_DIM 32 MODEL.ROI_BOX_HEAD.NUM_CONV 1 "
-    "MODEL.RPN.POST_NMS_TOPK_TEST 10 SOLVER.WARMUP_ITERS 0 SEED 1 "
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST 0.0"
-).split()
 # For trainings by the dozen: detectron2's ResNet-50 with an eighth of its channels.
 SLIM = (
     "MODEL.BACKBONE.NAME build_resnet_fpn_backbone MODEL.BACKBONE.FREEZE_AT 0 "
@@ -73,36 +63,3 @@ def make_trainer(project: Path, shapes_folder: Path) -> Callable[..., Trainer]:
         return cls(cfg)
 
     return make
-
-
-@pytest.fixture(scope="module")
-def detector_words(
-    project: Path,
-    shapes_folder: Path,
-    tiny_overrides: tuple,
-    quick_weights: None,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> list[str]:
-    """Of a detector with random weights whose scores differ from each other."""
-    words = [*tiny_overrides, "DATASETS.COCO_FOLDER", str(shapes_folder)]
-    cfg = load_config(str(project / CONFIG), words)
-    configure_datasets(cfg, for_training=False)
-    torch.manual_seed(3)
-    model = build_model(cfg)
-    with torch.no_grad():
-        for module in model.backbone.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.weight.fill_(0.3)  # the last of a block is 0: lambda layers would not count
-        for parameter in model.roi_heads.box_predictor.cls_score.parameters():
-            parameter.mul_(200)
-        model.proposal_generator.rpn_head.objectness_logits.weight.mul_(100)
-    weights = tmp_path_factory.mktemp("weights") / "w.pth"
-    torch.save({"model": model.state_dict()}, weights)
-    return [*words, "MODEL.WEIGHTS", str(weights)]
-
-
-@pytest.fixture(scope="module")
-def predictor(project: Path, detector_words: list[str]) -> Predictor:
-    cfg = load_config(str(project / CONFIG), detector_words)
-    configure_datasets(cfg, for_training=False)
-    return Predictor(cfg)

@@ -55,7 +55,13 @@ def files(tmp_path: Path) -> dict[str, str]:
             "score": 0.9,
             "segmentation": as_rle(SQUARE),
         },
-        {"image_id": 2, "category_id": 6, "bbox": [60, 5, 20, 20], "score": 0.3},
+        {
+            "image_id": 2,
+            "category_id": 6,
+            "bbox": [60, 5, 20, 20],
+            "score": 0.3,
+            "segmentation": [[60, 5, 80, 5, 80, 25, 60, 25]],
+        },
     ]
     paths = {
         "annotations": str(tmp_path / "annotations.json"),
@@ -107,6 +113,16 @@ def test_hole_stays_open(files: dict[str, str]):
     tile = picture[-(267 + 8) : -8, -(400 + 8) : -8]  # 60 x 90 scaled to a width of 400
     assert (tile[25 * 400 // 90, 35 * 400 // 90] == 30).all()
     assert (tile[15 * 400 // 90, 35 * 400 // 90] != 30).any()
+
+
+def test_predictions_of_masks_alone_have_the_boxes_of_the_masks(files: dict[str, str]):
+    pictures = []
+    for box in ({"bbox": [20, 10, 30, 30]}, {}):
+        entry = {"image_id": 2, "category_id": 4, "score": 0.9, "segmentation": as_rle(SQUARE)}
+        Path(files["predictions"]).write_text(json.dumps([entry | box]))
+        draw_predictions(**files, num_images=1)
+        pictures.append(cv2.imread(files["output"]))
+    assert np.array_equal(*pictures)
 
 
 def test_no_predictions(files: dict[str, str]):

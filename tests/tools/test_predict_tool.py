@@ -63,7 +63,7 @@ def test_no_gpu_is_one_line(tool, project, tmp_path, capsys, monkeypatch):
 
 
 def test_status_and_summary(tool, project, tmp_path, capsys, monkeypatch):
-    from lambda_det.engine.predict import Predicted
+    from lambda_det.predict.files import Predicted
 
     asked = {}
     done = Predicted(images=[{"id": 1}], num_objects=3)
@@ -72,7 +72,7 @@ def test_status_and_summary(tool, project, tmp_path, capsys, monkeypatch):
         asked.update(options, weights=cfg.MODEL.WEIGHTS, device=cfg.MODEL.DEVICE)
         return done
 
-    monkeypatch.setattr("lambda_det.engine.predict.predict_files", predict_files)
+    monkeypatch.setattr("lambda_det.predict.predict_files", predict_files)
     words = ["--weights", "w.pth", "--batch", "2", "--no-pictures", "--device", "cpu"]
     assert run(tool, project, tmp_path, *words) == 0
     assert "1 pictures, 0 videos, 3 objects" in capsys.readouterr().out

@@ -15,19 +15,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lambda_det.checkpoint.heads import number_of_classes
 from lambda_det.data.images import read_image
-from lambda_det.data.inputs import InputFile, OutputNames, find_inputs
-from lambda_det.engine.predict_video import VIDEO_ENDING, predict_video
-from lambda_det.engine.predictor import Predictor, need_weights
 from lambda_det.errors import InputError, writing
-from lambda_det.evaluation.class_names import (
+from lambda_det.predict.class_names import (
     ClassNames,
     classes_of_annotations,
     classes_of_config,
     classes_of_file,
     numbered,
 )
-from lambda_det.evaluation.instances import coco_results, drawing
-from lambda_det.evaluation.listed_images import ListedImages
+from lambda_det.predict.inputs import InputFile, ListedImages, OutputNames, find_inputs
+from lambda_det.predict.predictor import Predictor, coco_results, draw_instances, need_weights
+from lambda_det.predict.video import VIDEO_ENDING, predict_video
 from lambda_det.records import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
@@ -83,13 +81,13 @@ def predict_files(
 
     Args:
         cfg: a checked config that is not frozen; the number of classes is set to the weights'.
-        named: files, folders and globs, see :func:`~lambda_det.data.inputs.find_inputs`.
+        named: files, folders and globs, see :func:`~lambda_det.predict.inputs.find_inputs`.
         output: the folder, made if it is not there.
         score_threshold: lowest score that is drawn and written.
         batch_size: pictures at once.
         pictures: whether to draw.
         recursive: folders with their sub-folders.
-        classes: file with names, see :func:`~lambda_det.evaluation.class_names.classes_of_file`.
+        classes: file with names, see :func:`~lambda_det.predict.class_names.classes_of_file`.
         annotations: a COCO json that gives the classes and the ids of the pictures.
 
     Raises:
@@ -240,8 +238,11 @@ def _predict_pictures(
             job = jobs[index]
             results[index] = coco_results(found, job.image_id, classes)
             if job.picture is not None:
-                drawn = drawing(predictor.to_bgr(images.pop(index)), found, classes)
-                _write_picture(drawn, os.path.join(output, job.picture))
+                drawn = draw_instances(predictor.to_bgr(images.pop(index)), found, classes)
+                content = cv2.imencode(os.path.splitext(job.picture)[1], drawn)[1].tobytes()
+                path = os.path.join(output, job.picture)
+                with writing(path):
+                    write_bytes(content, path)
                 rows[index]["picture"] = job.picture
             bar.update()
     done.images = [rows[index] for index in sorted(rows)]
@@ -263,12 +264,6 @@ def _read(job: _Job, image_format: str) -> np.ndarray:
             f"the annotations say {job.size[0]} x {job.size[1]}"
         )
     return image
-
-
-def _write_picture(image: np.ndarray, path: str) -> None:
-    content = cv2.imencode(os.path.splitext(path)[1], image)[1].tobytes()
-    with writing(path):
-        write_bytes(content, path)
 
 
 def _note(done: Predicted, path: str, reason: str) -> None:

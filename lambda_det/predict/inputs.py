@@ -1,4 +1,4 @@
-"""Images and videos as a command line names them: files, folders, globs."""
+"""Images and videos as a command line names them: files, folders, globs; names of the outputs."""
 
 from __future__ import annotations
 
@@ -131,3 +131,40 @@ class OutputNames:
                 raise InputError(
                     f"--output {self._folder}: {name} in it is an input, and would be overwritten"
                 )
+
+
+class ListedImages:
+    """A COCO json's images by the file that a path means.
+
+    Args:
+        listed: its ``images``, checked.
+        source: the json, for messages.
+    """
+
+    def __init__(self, listed: list[dict], source: str) -> None:
+        self._source = source
+        self._number = len(listed)
+        self._by_name: dict[str, list[dict]] = {}
+        for image in listed:
+            name = os.path.basename(image["file_name"])
+            self._by_name.setdefault(name, []).append(image)
+
+    def of(self, path: str) -> tuple[int, tuple[int, int]]:
+        """The id, width and height of the image whose ``file_name`` the path ends in.
+
+        Raises:
+            InputError: there is none.
+        """
+        absolute = os.path.abspath(path)
+        fitting = [
+            image
+            for image in self._by_name.get(os.path.basename(path), ())
+            if absolute.endswith(os.path.join(os.sep, os.path.normpath(image["file_name"])))
+        ]
+        if not fitting:
+            raise InputError(
+                f"--input {path}: is not among the {self._number} images of --annotations "
+                f"{self._source}"
+            )
+        image = max(fitting, key=lambda image: len(image["file_name"]))
+        return image["id"], (image["width"], image["height"])

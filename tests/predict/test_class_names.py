@@ -10,7 +10,7 @@ import pytest
 from lambda_det import get_cfg
 from lambda_det.data import generate_shapes
 from lambda_det.errors import InputError
-from lambda_det.evaluation.class_names import (
+from lambda_det.predict.class_names import (
     classes_of_annotations,
     classes_of_config,
     classes_of_file,
@@ -57,8 +57,11 @@ def test_a_broken_file_is_one_line(tmp_path: Path, name: str, content: str | byt
         classes_of_file(str(path))
 
 
-def test_annotations_without_their_pictures(tmp_path: Path, content: dict):
+def test_annotations_without_their_images(tmp_path: Path):
     path = tmp_path / "a.json"
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 30, "width": 40} for i in (8, 3, 11)]
+    categories = [{"id": 7, "name": "seven"}, {"id": 2, "name": "two"}]
+    content = {"images": images, "annotations": [], "categories": categories}
     path.write_text(json.dumps(content))
     classes, images = classes_of_annotations(str(path))
     assert (classes.names, classes.ids) == (("two", "seven"), (2, 7))

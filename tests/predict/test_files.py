@@ -12,15 +12,15 @@ import pytest
 from detectron2.config import CfgNode
 from pictures_helper import picture
 from PIL import Image
+from tiny_detector import CONFIG
 
 from lambda_det.engine.evaluate import evaluate_config
-from lambda_det.engine.predict import IMAGES_FILE, PREDICTIONS_FILE, Predicted, predict_files
-from lambda_det.engine.predictor import Predictor
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
+from lambda_det.predict.files import IMAGES_FILE, PREDICTIONS_FILE, Predicted, predict_files
+from lambda_det.predict.predictor import Predictor
 
-CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 Run = Callable[..., Predicted]
 
 
@@ -32,7 +32,7 @@ def cfg(project: Path, detector_words: list[str]) -> CfgNode:
 @pytest.fixture
 def run(cfg: CfgNode, predictor: Predictor, tmp_path: Path, monkeypatch) -> Run:
     """predict_files into tmp_path/out with the network that is there already."""
-    monkeypatch.setattr("lambda_det.engine.predict.Predictor", lambda cfg: predictor)
+    monkeypatch.setattr("lambda_det.predict.files.Predictor", lambda cfg: predictor)
 
     def run(*named: Path | str, **options) -> Predicted:
         options = {"score_threshold": 0.0, **options}

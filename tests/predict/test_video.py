@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -11,24 +12,21 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from lambda_det.engine.predict_video import predict_video
 from lambda_det.errors import InputError
-from lambda_det.evaluation.class_names import numbered
-from lambda_det.evaluation.instances import at_least
+from lambda_det.predict.class_names import numbered
+from lambda_det.predict.video import _frames, predict_video
 
 
 class BrightSquares:
     """A detector of the bright square in a frame: what the network would be does not matter."""
 
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
     def from_bgr(self, frame: np.ndarray) -> np.ndarray:
         return frame
 
-    def predict(self, frames: list[np.ndarray], score_threshold: float) -> list[Instances]:
-        self.batches.append(len(frames))
-        return [at_least(self._one(frame), score_threshold) for frame in frames]
+    def stream(self, images: Iterable, batch_size: int, score_threshold: float) -> Iterator:
+        for frame, image in images:
+            found = self._one(image)
+            yield frame, found[found.scores >= score_threshold]
 
     def _one(self, frame: np.ndarray) -> Instances:
         mask = torch.as_tensor(frame.max(axis=2) > 128)
@@ -58,9 +56,9 @@ def write_video(path: Path, *, frames: int, size: tuple[int, int], rate: float) 
 def test_round_trip(tmp_path: Path, ending: str):
     source, video = tmp_path / f"in{ending}", tmp_path / "out" / f"a{ending}"
     write_video(source, frames=7, size=(96, 64), rate=12.5)
-    detector, output = BrightSquares(), tmp_path / "out" / "a.json"
-    found = predict_video(detector, str(source), str(output), str(video), numbered(2), batch_size=3)
-    assert found == 7 and detector.batches == [3, 3, 1]
+    output = tmp_path / "out" / "a.json"
+    found = predict_video(BrightSquares(), str(source), str(output), str(video), numbered(2))
+    assert found == 7
     content = json.loads(output.read_text())
     assert (content["width"], content["height"]) == (96, 64)
     assert content["frames_per_second"] == pytest.approx(12.5)
@@ -108,7 +106,7 @@ def test_a_name_that_would_end_opencv_is_one_line(tmp_path: Path):
 
 def test_a_codec_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write_video(tmp_path / "in.avi", frames=2, size=(96, 64), rate=5)
-    monkeypatch.setattr("lambda_det.engine.predict_video._CODEC", {".mp4": "XXXX"})
+    monkeypatch.setattr("lambda_det.predict.video._CODEC", {".mp4": "XXXX"})
     video = tmp_path / "o" / "a.mp4"
     with pytest.raises(InputError, match=r"cannot write XXXX video of 96 x 64.*--no-pictures"):
         arguments = (str(tmp_path / "in.avi"), str(tmp_path / "o/a.json"), str(video))
@@ -118,10 +116,9 @@ def test_a_codec_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pyte
 
 def test_a_detector_that_fails_leaves_no_half_a_video(tmp_path: Path):
     class Failing(BrightSquares):
-        def predict(self, frames, score_threshold):
-            if self.batches:
-                raise RuntimeError("stop")
-            return super().predict(frames, score_threshold)
+        def stream(self, images, batch_size, score_threshold):
+            yield next(super().stream(images, batch_size, score_threshold))
+            raise RuntimeError("stop")
 
     write_video(tmp_path / "in.avi", frames=3, size=(96, 64), rate=5)
     out = tmp_path / "o"
@@ -131,3 +128,17 @@ def test_a_detector_that_fails_leaves_no_half_a_video(tmp_path: Path):
             numbered(2), batch_size=1,
         )  # fmt: skip
     assert not [*out.iterdir()]
+
+
+def test_frames_of_another_size_are_resized_to_the_first():
+    class Capture:
+        left = [np.zeros((64, 96, 3), np.uint8), np.full((32, 48, 3), 7, np.uint8)]
+
+        def isOpened(self) -> bool:
+            return True
+
+        def read(self):
+            return (True, self.left.pop(0)) if self.left else (False, None)
+
+    first, second = _frames(Capture())
+    assert first.shape == second.shape == (64, 96, 3) and (second == 7).all()

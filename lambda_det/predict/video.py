@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -12,10 +13,9 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lambda_det.engine.predictor import Predictor
 from lambda_det.errors import InputError, writing
-from lambda_det.evaluation.class_names import ClassNames
-from lambda_det.evaluation.instances import coco_results, drawing
+from lambda_det.predict.class_names import ClassNames
+from lambda_det.predict.predictor import Predictor, coco_results, draw_instances
 from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
@@ -72,20 +72,20 @@ def predict_video(
                 rate = _USUAL_RATE
             announced = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))
             height, width = first.shape[:2]
+            images = (
+                (frame, predictor.from_bgr(frame)) for frame in itertools.chain([first], frames)
+            )
             rows: list[dict] = []
             with (
                 _written(output_video, rate, (width, height)) as write,
                 tqdm(total=announced or None, unit="frame", disable=None) as bar,
             ):
-                for batch in _batches(first, frames, batch_size):
-                    images = [predictor.from_bgr(frame) for frame in batch]
-                    for frame, found in zip(
-                        batch, predictor.predict(images, score_threshold), strict=True
-                    ):
-                        rows.append(_row(len(rows), rate, coco_results(found, 0, classes)))
-                        if write is not None:
-                            write(drawing(frame, found, classes, same_size=True))
-                        bar.update()
+                # All frames have one size, and so they keep their order.
+                for frame, found in predictor.stream(images, batch_size, score_threshold):
+                    rows.append(_row(len(rows), rate, coco_results(found, 0, classes)))
+                    if write is not None:
+                        write(draw_instances(frame, found, classes, same_size=True))
+                    bar.update()
         finally:
             capture.release()
     if len(rows) < announced:
@@ -110,23 +110,14 @@ def _row(number: int, rate: float, entries: list[dict]) -> dict:
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
+    """The frames of a video; a stream that changes its size is resized to that of the first."""
+    size = None
     while capture.isOpened():
-        there, frame = capture.read()
-        if not there:
+        found, frame = capture.read()
+        if not found:
             return
-        yield frame
-
-
-def _batches(
-    first: np.ndarray, frames: Iterator[np.ndarray], size: int
-) -> Iterator[list[np.ndarray]]:
-    batch = [first]
-    for frame in frames:
-        if len(batch) == size:
-            yield batch
-            batch = []
-        batch.append(frame)
-    yield batch
+        size = size or frame.shape[1::-1]
+        yield frame if frame.shape[1::-1] == size else cv2.resize(frame, size)
 
 
 @contextlib.contextmanager
@@ -166,19 +157,13 @@ def _written(path: str | None, rate: float, size: tuple[int, int]):
 
 @contextlib.contextmanager
 def _quiet():
-    """FFmpeg and OpenCV print what they think of a file; what matters is said in one line.
+    """FFmpeg and OpenCV do not print what they think of a file; one line of ours says what matters.
 
-    (The first capture of a process settles it for FFmpeg.)
+    FFmpeg's level is read at the first capture of a process and stays.
     """
-    name = "OPENCV_FFMPEG_LOGLEVEL"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, "-8")
-    logging_of = getattr(getattr(cv2, "utils", None), "logging", None)
-    level = logging_of.setLogLevel(0) if logging_of is not None else None
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    level = cv2.utils.logging.setLogLevel(0)
     try:
         yield
     finally:
-        if level is not None:
-            logging_of.setLogLevel(level)
-        if before is None:
-            os.environ.pop(name, None)
+        cv2.utils.logging.setLogLevel(level)

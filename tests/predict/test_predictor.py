@@ -7,8 +7,8 @@ import torch
 from detectron2.engine import DefaultPredictor
 from pictures_helper import picture
 
-from lambda_det.engine import predictor as predictor_module
-from lambda_det.engine.predictor import Predictor
+from lambda_det.predict import predictor as predictor_module
+from lambda_det.predict.predictor import Predictor
 
 
 def boxes_by_score(instances) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -17,9 +17,14 @@ def boxes_by_score(instances) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     return instances.scores[order], instances.pred_boxes.tensor[order], masks
 
 
+def alone(predictor: Predictor, image: np.ndarray, score_threshold: float = 0.0):
+    ((_, found),) = predictor.stream([(None, image)], 1, score_threshold)
+    return found
+
+
 def test_the_same_as_detectron2s_predictor(predictor: Predictor):
     image = picture(0, 90, 131)
-    (ours,) = predictor.predict([predictor.from_bgr(image)])
+    ours = alone(predictor, predictor.from_bgr(image))
     theirs = DefaultPredictor(predictor.cfg)(image)["instances"]
     assert len(ours) == len(theirs) > 5
     assert torch.equal(ours.pred_classes, theirs.pred_classes)
@@ -40,11 +45,12 @@ def test_a_batch_gives_what_each_picture_gives_alone(predictor: Predictor):
     finally:
         del predictor._of_inputs
     assert sorted(together) == sorted(images) and max(batches) > 1
+    assert [key for key in together if sizes[key] == (90, 131)] == [0, 4]  # in their order
     for index, image in images.items():
-        (alone,) = predictor.predict([image])
+        expected = alone(predictor, image)
         scores, boxes, _ = boxes_by_score(together[index])
-        expected, expected_boxes, _ = boxes_by_score(alone)
-        torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+        expected_scores, expected_boxes, _ = boxes_by_score(expected)
+        torch.testing.assert_close(scores, expected_scores, atol=1e-4, rtol=0)
         torch.testing.assert_close(boxes, expected_boxes, atol=1e-2, rtol=0)
 
 
@@ -68,14 +74,14 @@ def test_masks_are_made_for_one_picture_at_a_time(predictor: Predictor, monkeypa
 
 def test_a_model_that_is_not_quite_generalized_rcnn(predictor: Predictor, monkeypatch):
     image = picture(0, 64, 64)
-    (wanted,) = predictor.predict([image], 0.1)
+    wanted = alone(predictor, image, 0.1)
 
     class Another(type(predictor.model)):
         def inference(self, batched_inputs):
             return super().inference(batched_inputs)
 
     monkeypatch.setattr(predictor.model, "__class__", Another)
-    (found,) = predictor.predict([image], 0.1)
+    found = alone(predictor, image, 0.1)
     assert torch.equal(found.scores, wanted.scores) and len(found) > 0
     assert torch.equal(found.pred_masks, wanted.pred_masks)
 

@@ -1,4 +1,4 @@
-"""A detector with its weights, for pictures: as detectron2's DefaultPredictor, in batches."""
+"""Images to instances, in batches; instances to COCO results and to a drawn image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import GeneralizedRCNN, build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
@@ -18,11 +19,13 @@ from PIL import Image
 from lambda_det.checkpoint import load_weights
 from lambda_det.data.resizing import keep_one_pixel
 from lambda_det.errors import InputError
-from lambda_det.evaluation.instances import at_least
+from lambda_det.evaluation.drawn_objects import DrawnObject, colour_of_class, draw_objects
+from lambda_det.predict.class_names import ClassNames
 
 Key = TypeVar("Key")
 
-_WAITING = 4  # batches' worth of pictures of all sizes that may wait for companions
+_WAITING = 4  # batches' worth of images of all sizes that may wait for others of their size
+_READABLE = 400  # pixels; a smaller image is enlarged, or its labels could not be read
 
 
 def need_weights(cfg: CfgNode) -> None:
@@ -35,10 +38,11 @@ def need_weights(cfg: CfgNode) -> None:
 
 
 class Predictor:
-    """``Predictor(cfg)`` loads ``MODEL.WEIGHTS``; pictures are resized by ``INPUT.*_TEST``.
+    """detectron2's DefaultPredictor in batches, with weights that are checked.
 
-    A picture's result is the one it has alone: only pictures that are padded to the same size share
-    a batch, because padding reaches every lambda layer's keys (and the heads of any network).
+    ``Predictor(cfg)`` loads ``MODEL.WEIGHTS``; images are resized by ``INPUT.*_TEST``. An image has
+    the result that it has alone: only images that are padded to the same size share a batch,
+    because padding reaches every lambda layer's keys (and the heads of any network).
 
     Args:
         cfg: a checked config.
@@ -73,34 +77,23 @@ class Predictor:
             image = np.repeat(image, 3, axis=2)
         return np.ascontiguousarray(image[:, :, ::-1].round().clip(0, 255).astype(np.uint8))
 
-    def predict(
-        self, images: Sequence[np.ndarray], score_threshold: float = 0.0
-    ) -> Iterator[Instances]:
-        """Detections in pixels of the pictures as they came, on the CPU, best first.
-
-        One picture's at a time: a hundred masks of a large one are more than a GB.
-
-        Args:
-            images: each (H, W, C) uint8 in ``INPUT.FORMAT``, all padded to the same size.
-            score_threshold: the others have no masks made of them.
-
-        Raises:
-            InputError: the model gives no instances.
-        """
-        return self._of_inputs([self.prepare(image) for image in images], score_threshold)
-
     def stream(
         self,
         images: Iterable[tuple[Key, np.ndarray]],
         batch_size: int,
         score_threshold: float = 0.0,
     ) -> Iterator[tuple[Key, Instances]]:
-        """:meth:`predict` of many pictures of any size, in batches, in whatever order is ready.
+        """Detections in pixels of the images as they came, on the CPU, best first.
+
+        Images that are padded to one size keep their order; those of another size may overtake
+        them. Masks are made for one image at a time, because a hundred masks of a large image are
+        more than a GB.
 
         Args:
-            images: pictures by what names them; read as they are needed.
+            images: what names an image, and the image (H, W, C) uint8 in ``INPUT.FORMAT``, of any
+                size; read as they are needed.
             batch_size: at most so many at once.
-            score_threshold: as in :meth:`predict`.
+            score_threshold: no mask is made of a detection below it, and it is left out.
 
         Raises:
             InputError: the model gives no instances.
@@ -120,7 +113,7 @@ class Predictor:
             yield from self._of_batch(waiting.pop(next(iter(waiting))), score_threshold)
 
     def prepare(self, image: np.ndarray) -> dict:
-        """What the model takes for one picture (H, W, C): it resized, and the size that it had."""
+        """The model's input for an image (H, W, C): the image resized, and the size it had."""
         resized = T.AugInput(image)
         self._resize(resized)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
@@ -133,11 +126,11 @@ class Predictor:
         return zip(keys, self._of_inputs(inputs, threshold), strict=True)
 
     def _of_inputs(self, inputs: Sequence[dict], threshold: float) -> Iterator[Instances]:
-        if type(self.model) is GeneralizedRCNN:  # else masks of a whole batch as large as pictures
+        if type(self.model) is GeneralizedRCNN:  # other models make all masks of a batch at once
             with torch.no_grad():
                 outputs = self.model.inference(list(inputs), do_postprocess=False)
             for found, given in zip(outputs, inputs, strict=True):
-                found = at_least(found, threshold)
+                found = found[found.scores >= threshold]
                 yield detector_postprocess(found, given["height"], given["width"]).to("cpu")
             return
         with torch.no_grad():
@@ -146,4 +139,37 @@ class Predictor:
             if "instances" not in output:
                 name = self.cfg.MODEL.META_ARCHITECTURE
                 raise InputError(f"MODEL.META_ARCHITECTURE={name!r}: gives no instances")
-            yield at_least(output["instances"], threshold).to("cpu")
+            found = output["instances"]
+            yield found[found.scores >= threshold].to("cpu")
+
+
+def coco_results(instances: Instances, image_id: int, classes: ClassNames) -> list[dict]:
+    """Entries of a COCO results json: boxes x, y, width, height in pixels, masks as RLE."""
+    entries = instances_to_coco_json(instances, image_id)
+    for entry in entries:
+        entry["category_id"] = classes.ids[entry["category_id"]]
+    return entries
+
+
+def draw_instances(
+    image: np.ndarray, instances: Instances, classes: ClassNames, *, same_size: bool = False
+) -> np.ndarray:
+    """A copy of ``image`` (H, W, 3) BGR uint8 with boxes, masks, names and scores.
+
+    An image whose longer side is below 400 pixels is enlarged, unless ``same_size``.
+    """
+    objects = []
+    for index in instances.scores.argsort().tolist():  # the best is drawn last
+        one = instances[index]
+        x0, y0, x1, y1 = one.pred_boxes.tensor[0].tolist()
+        number = int(one.pred_classes)
+        objects.append(
+            DrawnObject(
+                box=(x0, y0, x1 - x0, y1 - y0),
+                mask=one.pred_masks[0].numpy() if one.has("pred_masks") else None,
+                label=f"{classes.names[number]} {float(one.scores):.2f}",
+                colour=colour_of_class(number),
+            )
+        )
+    small = max(image.shape[:2]) < _READABLE and not same_size
+    return draw_objects(image, objects, longest=_READABLE if small else None)
