@@ -15,11 +15,10 @@ import sys
 
 from lambda_det.comparison import collect, execute, read_suite, results_markdown
 from lambda_det.comparison.collect import comparison_record, published_rows
-from lambda_det.comparison.kept import keep
 from lambda_det.comparison.outputs import check_record, write_record, write_results
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.processes import PROJECT, default_jobs, device_groups
-from lambda_det.comparison.run_facts import zeroed_missing
+from lambda_det.comparison.results import keep, zeroed_missing
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Run, chosen_runs
 from lambda_det.configs import find_suite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
@@ -9,26 +10,28 @@ from detectron2.config import CfgNode
 
 from lambda_det.analysis.detector import analyze_config
 from lambda_det.analysis.published import load_published
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
-from lambda_det.comparison.kept import num_classes
-from lambda_det.comparison.right_classes import FOUND, RIGHT_CLASS
-from lambda_det.comparison.run_facts import (
-    COST_COLUMNS,
-    METRIC_COLUMNS,
-    row_of,
-    train_size,
-)
-from lambda_det.comparison.run_files import FINISHED, finished_facts
-from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings
+from lambda_det.comparison.results import FOUND, RIGHT_CLASS, result_of
+from lambda_det.comparison.run_files import FAILED, FINISHED, FINISHED_FILE, failed_facts
+from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings, train_size
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError
-from lambda_det.evaluation.metrics import TASK_NAMES
+from lambda_det.evaluation.metrics import METRICS, TASK_NAMES
 from lambda_det.project import ROOT
 from lambda_det.records import make_record
 
 PUBLISHED = ROOT / "configs" / "published"
 _PUBLISHED_TABLE = "mask_rcnn"
+
+METRIC_COLUMNS = tuple(f"{task}_{name.lower()}" for task in TASK_NAMES.values() for name in METRICS)
+"""``box_ap`` … ``mask_arl``, in percent."""
+
+COST_COLUMNS = (
+    "train_ms_per_image", "inference_ms_per_image", "peak_host_memory_mib", "peak_gpu_memory_mib",
+    "pretrained_percent",
+)  # fmt: skip
 
 CONTROL_COLUMNS = tuple(f"{task}_ap_{name}" for task in TASK_NAMES.values() for name in CONTROLS)
 """``box_ap_zeroed`` … ``mask_ap_trained_without``, in percent."""
@@ -76,7 +79,8 @@ def collect(
         InputError: a model names a row that was not published, or a run's file is broken.
     """
     published = published_rows(suite)
-    runs = [_with_set(run, row_of(run, states[run])) for run in suite.runs]
+    results = {run: _result(run) for run, state in states.items() if state == FINISHED}
+    runs = [_row_of(run, states[run], results.get(run)) for run in suite.runs]
     _pair_with_controls(runs)
     rows = []
     for set_name, set_label in suite.sets.items():
@@ -101,7 +105,7 @@ def collect(
             if suite.controls:
                 there = idle_stages(suite.configs[set_name, model]) is not None
                 row["controls"] = list(suite.controls) if there else []
-            row.update(_facts(suite, set_name, model, states, facts_of))
+            row.update(_facts(suite, set_name, model, results, facts_of))
             for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, FOUND, RIGHT_CLASS):
                 summary = spread([entry.get(column) for entry in finished])
                 if summary is not None:
@@ -129,9 +133,9 @@ def comparison_record(suite: Suite, collected: Mapping[str, object], command: st
     record = make_record(command, collected["rows"], seeds=suite.seeds) | collected
     states = [row["state"] for row in collected["runs"]]
     finished = [
-        facts
+        result["finished"]
         for run, state in zip(suite.runs, states, strict=True)
-        if state == FINISHED and (facts := finished_facts(run)) is not None
+        if state == FINISHED and (result := result_of(run)) is not None
     ]
     origins: dict[str, dict] = {}
     for facts in finished:
@@ -160,8 +164,22 @@ def _gpus(finished: Sequence[Mapping], planned: int) -> int | None:
     return numbers.pop() if len(numbers) == 1 else None
 
 
-def _with_set(run: Run, row: dict) -> dict:
-    return {"set": run.set, **row} if run.set else row
+def _result(run: Run) -> dict:
+    result = result_of(run)
+    if result is None:
+        raise InputError(f"{os.path.join(run.folder, FINISHED_FILE)} is gone or broken")
+    return result
+
+
+def _row_of(run: Run, state: str, result: Mapping | None) -> dict[str, object]:
+    """The row of a run: its state, and its numbers when it has finished."""
+    row: dict[str, object] = {"set": run.set} if run.set else {}
+    row |= {"model": run.model, "seed": run.seed, "state": state}
+    if run.without:
+        row["without"] = list(CONTROLLED_STAGES)
+    if state == FAILED:
+        row["reason"] = (failed_facts(run) or {"reason": "taken up anew since"})["reason"]
+    return row | (result["row"] if result is not None else {})
 
 
 def _runs_of(runs: Sequence[Mapping], set_name: str, model: str) -> list[Mapping]:
@@ -227,15 +245,15 @@ def _gains(own: Sequence[Mapping], reference: Sequence[Mapping]) -> dict[str, di
 
 
 def _facts(
-    suite: Suite, set_name: str, model: str, states: Mapping[Run, str], facts_of: Callable
+    suite: Suite, set_name: str, model: str, results: Mapping[Run, Mapping], facts_of: Callable
 ) -> Mapping[str, object]:
     """Of the model as it was built, with the classes of its dataset; nothing before a run ended."""
-    for run, state in states.items():
-        if (run.set, run.model, run.without, state) != (set_name, model, False, FINISHED):
+    for run, result in results.items():
+        if (run.set, run.model, run.without) != (set_name, model, False):
             continue
         cfg = suite.configs[set_name, model].clone()
         for node in ("ROI_HEADS", "RETINANET"):
-            cfg.MODEL[node].NUM_CLASSES = num_classes(run)
+            cfg.MODEL[node].NUM_CLASSES = result["num_classes"]
         return facts_of(cfg)
     return {}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lambda_det.comparison.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
-from lambda_det.comparison.right_classes import RIGHT_CLASS
+from lambda_det.comparison.results import RIGHT_CLASS, ZEROED_MISSING
 from lambda_det.comparison.run import run_name
-from lambda_det.comparison.run_facts import ZEROED_MISSING
 from lambda_det.comparison.run_files import FAILED, FINISHED
 from lambda_det.evaluation.metrics import TASK_NAMES
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lambda_det.comparison import plots
 from lambda_det.comparison.report import html_report
-from lambda_det.comparison.run_facts import zeroed_missing
+from lambda_det.comparison.results import zeroed_missing
 from lambda_det.comparison.run_files import FINISHED, open_to_write
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.comparison.tables import results_markdown

@@ -13,8 +13,8 @@ from detectron2.config import CfgNode
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.comparison.preparing import prepare
 from lambda_det.comparison.processes import PROJECT, environment_of, last_line, tied
-from lambda_det.comparison.run_commands import Command, train_command
-from lambda_det.comparison.run_facts import train_ms, train_size, zeroed_missing
+from lambda_det.comparison.results import built_config, train_ms, zeroed_missing
+from lambda_det.comparison.run import Command, train_command
 from lambda_det.comparison.run_files import FINISHED, open_to_write, state_of
 from lambda_det.comparison.speed import (
     SPEED_SETTINGS,
@@ -26,6 +26,7 @@ from lambda_det.comparison.speed import (
     known_times,
     speed_key,
     speed_settings,
+    train_size,
 )
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError, writing
@@ -153,7 +154,7 @@ def measure(
                 tied(command(one)), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, env=environment_of(1, None),
             ).returncode  # fmt: skip
-        milliseconds = None if status else train_ms(folder)
+        milliseconds = None if status else train_ms(folder, built_config(folder))
         if milliseconds is None:
             raise InputError(f"--measure: {name}: {last_line(log_path)} ({log_path})")
         rows[key] = {

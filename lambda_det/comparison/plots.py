@@ -18,6 +18,9 @@ from matplotlib.patches import Patch
 
 from lambda_det.comparison.tables import sets_of, tasks_of
 
+Draw = Callable[[Figure], None]
+"""Draws a picture on an empty figure."""
+
 _INK = "#0a0b0c"  # becomes the page's colour in SVG
 _GRID = "#808890"
 # Colours that are told apart on white and on black, also by most who see few colours.
@@ -57,7 +60,7 @@ def styles(rows: Sequence[Mapping]) -> dict[str, Style]:
     }
 
 
-def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Callable[[Figure], None] | None:
+def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Draw | None:
     """AP against columns of cost: a row of axes for each set. None without numbers."""
     columns = [c for c in columns if any(c in row for row in record["rows"])]
     shown = [(label, rows) for label, rows in sets_of(record) if tasks_of(rows)]
@@ -80,7 +83,7 @@ def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Callable[[Figur
 
 def loss_figure(
     curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]]]], record: Mapping
-) -> Callable[[Figure], None] | None:
+) -> Draw | None:
     """Training loss, for each set: mean over the seeds, with a band from the least to the most.
 
     Args:
@@ -113,7 +116,7 @@ def loss_figure(
 
 def class_figure(
     gains: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], record: Mapping
-) -> Callable[[Figure], None] | None:
+) -> Draw | None:
     """AP of each class against the baseline: mean over the seeds, and a dot for each seed.
 
     Args:
@@ -148,7 +151,7 @@ def class_figure(
     return draw
 
 
-def svg(draw: Callable[[Figure], None], description: str) -> str:
+def svg(draw: Draw, description: str) -> str:
     """An ``<svg>`` element to stand in a page, in the colour of its text."""
     salt = f"{zlib.crc32(description.encode()):08x}"
     text = _save(draw, "svg", salt).decode()
@@ -161,12 +164,12 @@ def svg(draw: Callable[[Figure], None], description: str) -> str:
     return text.replace(width[0], size, 1)
 
 
-def png(draw: Callable[[Figure], None]) -> bytes:
+def png(draw: Draw) -> bytes:
     """A PNG on white."""
     return _save(draw, "png", "")
 
 
-def _save(draw: Callable[[Figure], None], kind: str, salt: str) -> bytes:
+def _save(draw: Draw, kind: str, salt: str) -> bytes:
     options = {
         **dict.fromkeys(
             ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), _INK

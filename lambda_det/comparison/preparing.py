@@ -6,7 +6,6 @@ the runs read.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import logging
@@ -15,7 +14,13 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
-from lambda_det.comparison.processes import PROJECT, environment_of, tied
+from lambda_det.comparison.processes import (
+    PROJECT,
+    end_session,
+    environment_of,
+    last_line,
+    tied,
+)
 from lambda_det.comparison.run_files import open_to_write
 from lambda_det.comparison.suite import Suite
 from lambda_det.errors import InputError, writing
@@ -64,7 +69,7 @@ def prepare(suite: Suite, output: str) -> None:
             if command in done:
                 continue
             logger.info("$ %s", command)
-            _run(command)
+            _run(command, os.path.join(output, "prepare.log"))
             done.append(command)
             known |= {name: _names(os.path.join(output, name)) for name in data}
             with writing(marker):
@@ -143,28 +148,22 @@ def shell_words(command: str) -> list[str]:
     return ["/bin/sh", "-c", command]
 
 
-def _run(command: str) -> None:
-    process = subprocess.Popen(
-        tied(shell_words(command)), cwd=PROJECT, env=environment_of(1, None), text=True,
-        errors="replace", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,  # a group of its own, to be ended as a whole
-    )  # fmt: skip
+def _run(command: str, log_path: str) -> None:
+    with open_to_write(log_path) as log:
+        process = subprocess.Popen(
+            tied(shell_words(command)), cwd=PROJECT, env=environment_of(1, None),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            start_new_session=True,  # of its own, to be ended as a whole
+        )  # fmt: skip
     try:
-        out, err = process.communicate()
+        process.wait()
     except BaseException:  # a signal to us, whose handler raises
-        _end(process)
+        # As Ctrl-C does it first: a command may remove what is half written.
+        end_session(process.pid, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL), _GRACE)
+        process.wait()
         raise
     if process.returncode:
-        said = (err or out).strip().splitlines() or ["no message"]
-        raise InputError(f"prepare: {command!r} ended with status {process.returncode}: {said[-1]}")
-
-
-def _end(process: subprocess.Popen) -> None:
-    """End a shell and what it has started: as Ctrl-C does, which lets a command remove what is half
-    written, and less and less politely."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=_GRACE)  # until also those that it started have ended
-            return
+        raise InputError(
+            f"prepare: {command!r} ended with status {process.returncode}: {last_line(log_path)} "
+            f"({log_path})"
+        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+import psutil
 import torch
 
 from lambda_det.engine.launch import cores
@@ -18,17 +19,6 @@ from lambda_det.project import IN_CHECKOUT, ROOT
 
 PROJECT = str(ROOT)
 """The root of the checkout, or what stands for it in an installed wheel."""
-
-# Linux sends a process SIGTERM when the one that started it ends (PR_SET_PDEATHSIG is 1). Asked for
-# by the new process itself, before it becomes the command: after a fork of a process with threads
-# no Python must run in it.
-_TIED = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(143)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 
 
 def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
@@ -85,25 +75,39 @@ def environment_of(jobs: int, device: str | None) -> dict[str, str]:
 
 
 def tied(command: Sequence[str]) -> list[str]:
-    """The command, made to end when this process ends, however that is killed. On Linux only."""
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-IS", "-c", _TIED, str(os.getpid()), *command]
+    """The command, made to get SIGTERM when this process ends, however that is killed. On Linux,
+    where ``setpriv`` (util-linux) is installed."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
 
 
-def stop(process: subprocess.Popen) -> None:
-    """SIGTERM to a process and what it started. (``terminate()`` would reap it, and whoever waits
-    for it would not learn how it ended.)"""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGTERM)
+def signal_session(leader: int, number: int) -> list[psutil.Process]:
+    """Send a signal to every process of a session; return those processes.
+
+    Args:
+        leader: id of a process that was started with ``start_new_session=True``.
+        number: of the signal; 0 only looks who is alive.
+    """
+    alive = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):  # it has ended meanwhile
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                process.send_signal(number)
+                alive.append(process)
+    return alive
 
 
-def wait_for_group(leader: int, seconds: float = 10) -> None:
-    """Until no process of a group is left, or for so long."""
-    end = time.monotonic() + seconds
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def end_session(
+    leader: int, numbers: Sequence[int] = (signal.SIGTERM,), seconds: float = 10
+) -> None:
+    """Send signals, one after the other, to a process and all that it has started, until they have
+    ended; after each signal they have so many seconds."""
+    for number in numbers:
+        signal_session(leader, number)
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
-            os.killpg(leader, 0)
+            if not signal_session(leader, 0):
+                return
             time.sleep(0.02)
 
 

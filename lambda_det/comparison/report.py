@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+import base64
+import os
+from collections.abc import Mapping, Sequence
 
-from lambda_det.comparison import plots
-from lambda_det.comparison.controls import controls_line
-from lambda_det.comparison.examples import IOU, SCORE, examples_of
-from lambda_det.comparison.kept import class_metrics_of, losses_of
+import jinja2
+from markupsafe import Markup
+
+from lambda_det.comparison import plots, tables
+from lambda_det.comparison.controls import controls_line, gain_remark
+from lambda_det.comparison.examples import IOU, SCORE, Example, examples_of
 from lambda_det.comparison.notes import gains_line, notes, unfinished_runs
-from lambda_det.comparison.page import figure, page, picture
-from lambda_det.comparison.report_tables import (
-    ap_table,
-    cost_table,
-    difference_section,
-    every_metric,
-    gain_cards,
-    runs_table,
-)
-from lambda_det.comparison.run_files import FINISHED
-from lambda_det.comparison.suite import Run, Suite
-from lambda_det.comparison.tables import sets_of
+from lambda_det.comparison.results import result_of
+from lambda_det.comparison.run import Run
+from lambda_det.comparison.run_files import FAILED, FINISHED
+from lambda_det.comparison.suite import Suite
+from lambda_det.comparison.tables import sets_of, signed, tasks_of
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.records import provenance
 
+TEMPLATE = "report.html.jinja"
 MOST_CLASSES = 24
 
 
@@ -40,22 +37,96 @@ def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str
     Raises:
         InputError: a finished run's file is broken.
     """
-    title = f"Comparison: {suite.name}"
-    parts = [f"<header><h1>{escape(title)}</h1>", f"<p class=soft>{_origin(record)}</p></header>"]
-    parts += [gain_cards(record), *_unfinished(record)]
+    found = {run: result_of(run) for run, state in states.items() if state == FINISHED}
+    results = {run: result for run, result in found.items() if result and not run.without}
+    trade_offs = plots.trade_off_figure(record, list(plots.TRADE_OFFS))
+    losses = {
+        label: {
+            model: [result["losses"] for result in _of(results, name, model).values()]
+            for model in suite.labels
+        }
+        for name, label in suite.sets.items()
+    }
+    return _template().render(
+        title=f"Comparison: {suite.name}",
+        record=record,
+        origin=_origin(record),
+        cards=gain_cards(record),
+        unfinished=unfinished_runs(record),
+        sets=sets_of(record),
+        notes=" ".join(notes(record)),
+        trade_offs=_svg(trade_offs, "AP against inference time and against parameters"),
+        losses=_svg(plots.loss_figure(losses, record), "training loss"),
+        classes=_classes(suite, results, record),
+        examples=_examples(suite, states),
+        labels=list({row["model"]: row["label"] for row in record["rows"]}.values()),
+        provenance=provenance(record),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        tables.control_cells, tables.control_headers, tables.cost, tables.cost_columns,
+        tables.found_cells, tables.found_headers, tables.plus_minus, tables.published_ap,
+        tables.published_sizes, tables.published_tasks, controls_line, gains_line, remarks, repr,
+        signed, tasks_of,
+    ):  # fmt: skip
+        environment.globals[function.__name__] = function
+    environment.globals |= {
+        "base64": lambda content: base64.b64encode(content).decode(),
+        "number": lambda value: "–" if value is None else f"{value:.1f}",
+        "DETAILS": tables.DETAILS, "SIZES": tables.SIZES, "MOST_CLASSES": MOST_CLASSES,
+        "SCORE": SCORE, "IOU": IOU,
+    }  # fmt: skip
+    return environment.get_template(TEMPLATE)
+
+
+def gain_cards(record: Mapping) -> list[dict[str, object]]:
+    """The answer first: each model's gain in AP, how sure it is, and what it does not say."""
+    cards = []
     for label, rows in sets_of(record):
-        parts.append(f"<h2>{escape(label or 'Box and mask AP')}</h2>")
-        parts.append(ap_table(rows))
-        for line in filter(None, (gains_line(rows), controls_line(rows))):
-            parts.append(f"<p class=note>{escape(line)}</p>")
-        parts += [every_metric(rows), "<h3>Cost</h3>", cost_table(rows)]
-    parts.append(f"<p class=note>{escape(' '.join(notes(record)))}</p>")
-    parts += _trade_offs(record) + _losses(suite, states, record)
-    parts += _classes(suite, states, record) + _examples(suite, states)
-    parts += difference_section(record)
-    parts += ["<h2>Runs</h2>", runs_table(record)]
-    parts.append(f"<p class=soft>{_code(provenance(record))}</p>")
-    return page(title, parts)
+        of_model = {row["model"]: row for row in rows}
+        for row in rows:
+            for task in tasks_of(rows) if row["over"] else ():
+                value = row.get(f"{task}_ap_gain")
+                if value is None:
+                    continue
+                baseline = of_model[row["over"]]
+                cards.append(
+                    {
+                        "set": label,
+                        "what": f"{task} AP, {row['label']} over {baseline['label']}",
+                        "gain": value,
+                        "certainty": _certainty(value),
+                        "remark": gain_remark(row, baseline, task),
+                    }
+                )
+    return cards
+
+
+def _certainty(value: Mapping) -> str:
+    if value["low"] is None:
+        return "one seed: no interval"
+    holds = ", which holds 0" if value["low"] <= 0 <= value["high"] else ""
+    number = len(value["values"])
+    return f"95 %: {signed(value['low'])} to {signed(value['high'])}{holds}; {number} seeds"
+
+
+def remarks(run: Mapping) -> str:
+    """What stands beside a run in the table of them."""
+    found = [run["reason"]] if run["state"] == FAILED else []
+    if run["state"] == FINISHED and run["resumed"]:
+        found.append("resumed from a checkpoint")
+    if "without" in run:
+        found.append(f"trained without {' and '.join(run['without'])}")
+    return "; ".join(found)
 
 
 def _origin(record: Mapping) -> str:
@@ -65,59 +136,27 @@ def _origin(record: Mapping) -> str:
         or f"{record['hardware']['cpu']}, {record['hardware']['cores']} cores"
     )
     commit = f", commit {record['commit']}" if record["commit"] else ""
-    return escape(f"{record['date']}, {machine}{commit} · {versions}")
+    return f"{record['date']}, {machine}{commit} · {versions}"
 
 
-def _unfinished(record: Mapping) -> list[str]:
-    lines = unfinished_runs(record)
-    if not lines:
-        return []
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return [f"<h2>Not finished</h2><p>This is missing from what follows.</p><ul>{items}</ul>"]
+def _svg(draw: plots.Draw | None, description: str) -> Markup | None:
+    return None if draw is None else Markup(plots.svg(draw, description))
 
 
-def _trade_offs(record: Mapping) -> list[str]:
-    draw = plots.trade_off_figure(record, list(plots.TRADE_OFFS))
-    if draw is None:
-        return []
-    image = plots.svg(draw, "AP against inference time and against parameters")
-    caption = "Mean over the seeds; bars: sample standard deviation. Better is up and left."
-    return ["<h2>AP against time and size</h2>", figure(image, caption)]
-
-
-def _losses(suite: Suite, states: Mapping[Run, str], record: Mapping) -> list[str]:
-    curves: dict[str, dict[str, list[dict[int, float]]]] = {}
-    for set_name, label in suite.sets.items():
-        curves[label] = {
-            model: [losses_of(run) for run in _finished(states, set_name, model)]
-            for model in suite.labels
-        }
-    draw = plots.loss_figure(curves, record)
-    if draw is None:
-        return []
-    caption = "Median of the last 20 iterations; mean over the seeds, band from least to most."
-    return ["<h2>Training loss</h2>", figure(plots.svg(draw, "training loss"), caption)]
-
-
-def _classes(suite: Suite, states: Mapping[Run, str], record: Mapping) -> list[str]:
-    parts = []
-    for set_name, label in suite.sets.items():
-        gains = {task: class_gains(suite, states, set_name, task) for task in TASK_NAMES.values()}
+def _classes(
+    suite: Suite, results: Mapping[Run, Mapping], record: Mapping
+) -> list[tuple[str, Markup]]:
+    """Label of a set, and the picture of its classes; where there is one."""
+    pictures = []
+    for name, label in suite.sets.items():
+        gains = {task: class_gains(suite, results, name, task) for task in TASK_NAMES.values()}
         draw = plots.class_figure(_most_different(gains), record)
-        if draw is not None:
-            parts += [f"<h3>{escape(label)}</h3>"] if label else []
-            parts.append(figure(plots.svg(draw, f"{label} AP of each class")))
-    if not parts:
-        return []
-    caption = (
-        "AP of each class against the baseline with the same seed, in points; bars: mean, dots: "
-        f"seeds. With more than {MOST_CLASSES} classes, those that differ most."
-    )
-    return ["<h2>Classes</h2>", f"<p class=soft>{caption}</p>", *parts]
+        pictures.append((label, _svg(draw, f"{label} AP of each class")))
+    return [(label, picture) for label, picture in pictures if picture is not None]
 
 
 def class_gains(
-    suite: Suite, states: Mapping[Run, str], set_name: str, task: str
+    suite: Suite, results: Mapping[Run, Mapping], set_name: str, task: str
 ) -> dict[str, dict[str, list[float]]]:
     """Model -> class -> AP minus the baseline's, for each seed that both have finished."""
     gains: dict[str, dict[str, list[float]]] = {}
@@ -125,8 +164,8 @@ def class_gains(
         if model == baseline:
             continue
         own, other = (
-            {run.seed: class_metrics_of(run).get(task, {}) for run in runs}
-            for runs in (_finished(states, set_name, m) for m in (model, baseline))
+            {run.seed: result["classes"].get(task, {}) for run, result in of.items()}
+            for of in (_of(results, set_name, m) for m in (model, baseline))
         )
         of = gains.setdefault(model, {})
         for seed in own.keys() & other.keys():
@@ -150,44 +189,17 @@ def _most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dic
     }
 
 
-def _examples(suite: Suite, states: Mapping[Run, str]) -> list[str]:
-    parts = []
-    for set_name, label in suite.sets.items():
+def _examples(suite: Suite, states: Mapping[Run, str]) -> list[tuple[str, Sequence[Example], str]]:
+    """Label of a set, its examples, or why there are none."""
+    found: list[tuple[str, Sequence[Example], str]] = []
+    for name, label in suite.sets.items():
         try:
-            examples = examples_of(suite, states, set_name)
+            if examples := examples_of(suite, states, name):
+                found.append((label, examples, ""))
         except InputError as error:
-            parts.append(f"<p class=soft>{escape(label)} No examples: {escape(str(error))}</p>")
-            continue
-        if label and examples:
-            parts.append(f"<h3>{escape(label)}</h3>")
-        for example in examples:
-            tiles = "".join(
-                figure(picture(content, f"{example.file_name}: {caption}"), escape(caption))
-                for caption, content in example.tiles
-            )
-            parts.append(
-                f"<p>{escape(example.reason)} <small>{escape(example.file_name)}</small></p>"
-            )
-            parts.append(f"<div class=tiles>{tiles}</div>")
-    if not parts:
-        return []
-    caption = (
-        "For every model the validation image on which it has the largest lead over its baseline "
-        "in objects found, and the one with the largest lag: extremes, and no sample. Detections "
-        f"with a score from {SCORE}; found: the right class at IoU {IOU}."
-    )
-    return ["<h2>Where the models differ</h2>", f"<p class=soft>{caption}</p>", *parts]
+            found.append((label, (), str(error)))
+    return found
 
 
-def _code(markdown: str) -> str:
-    """Escaped, with what stands between backquotes as code."""
-    pieces = escape(markdown).split("`")
-    return "".join(f"<code>{p}</code>" if i % 2 else p for i, p in enumerate(pieces))
-
-
-def _finished(states: Mapping[Run, str], set_name: str, model: str) -> list[Run]:
-    return [
-        run
-        for run, state in states.items()
-        if (run.set, run.model, run.without, state) == (set_name, model, False, FINISHED)
-    ]
+def _of(results: Mapping[Run, Mapping], set_name: str, model: str) -> dict[Run, Mapping]:
+    return {run: of for run, of in results.items() if (run.set, run.model) == (set_name, model)}

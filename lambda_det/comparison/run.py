@@ -1,12 +1,17 @@
-"""One training of a comparison: what it is called, where it lies, and the words that start it."""
+"""One training of a comparison: what it is called, where it lies, and the commands that train it
+and evaluate it once more."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
+from lambda_det.comparison.processes import PROJECT
+from lambda_det.engine.averaging import FINAL_AVERAGE
 
 
 @dataclass(frozen=True)
@@ -88,3 +93,33 @@ def half_written(weights: str) -> str:
     """What a pretraining writes, to become ``weights`` when it has ended well."""
     stem, suffix = os.path.splitext(weights)
     return f"{stem}.part{suffix}"
+
+
+Command = Callable[[Run], Sequence[str]]
+
+
+def train_command(run: Run) -> list[str]:
+    """``tools/train_net.py`` of this checkout."""
+    tool = os.path.join(PROJECT, "tools", "train_net.py")
+    return [sys.executable, "-W", "ignore", tool, *run.words]
+
+
+def zeroed_command(run: Run) -> list[str]:
+    """``tools/evaluate.py`` of this checkout on the weights that a run has left, with the residual
+    branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
+
+    The config is the one that was built, with the classes of its dataset, below the suite's words:
+    the comparison's folder may have been moved.
+    """
+    return [
+        sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "evaluate.py"),
+        "--zeroed", ",".join(CONTROLLED_STAGES),
+        "--config-file", os.path.join(run.folder, "config.yaml"),
+        *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
+    ]  # fmt: skip
+
+
+def final_weights(run: Run) -> str:
+    """Path of the weights that a finished run was judged by."""
+    averaged = run.settings["SOLVER.EMA_DECAY"]
+    return os.path.join(run.folder, FINAL_AVERAGE if averaged else "model_final.pth")

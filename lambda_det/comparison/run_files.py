@@ -49,7 +49,7 @@ def state_of(run: Run) -> str:
     if known is None:
         return NEW
     _check_settings(run, known, run.folder)
-    if finished_facts(run) is not None:
+    if facts_of_folder(run) is not None:
         return FINISHED
     return STARTED if failed_facts(run) is None else FAILED
 
@@ -77,7 +77,7 @@ def _check_settings(run: Run, known: Mapping, place: str) -> None:
 
 
 def kept_facts(run: Run) -> dict | None:
-    """The JSON that is kept of a finished run, of :func:`~lambda_det.comparison.kept.keep`; None
+    """The JSON that is kept of a finished run, of :func:`~lambda_det.comparison.results.keep`; None
     where there is none, a broken one, or one without the zeroed branches that are asked for.
 
     Raises:
@@ -124,19 +124,12 @@ def description(run: Run) -> dict | None:
         ) from error
 
 
-def finished_facts(run: Run) -> dict | None:
-    """``finished.json``, or that part of it which is kept; None where there is none, or a broken
-    one.
+def facts_of_folder(run: Run) -> dict | None:
+    """``finished.json``; None where there is none, or a broken one.
 
     Raises:
         InputError: it cannot be read.
     """
-    kept = kept_facts(run)
-    return facts_of_folder(run) if kept is None else kept["finished"]
-
-
-def facts_of_folder(run: Run) -> dict | None:
-    """``finished.json`` in the run's folder, whatever is kept; None likewise."""
     return _read_or_warn(run, FINISHED_FILE, _check_finished)
 
 
@@ -253,8 +246,8 @@ def _check_kept(content: dict) -> None:
 
 
 def _check_finished(facts: dict) -> None:
-    kinds = {"peak_host_memory_mib": float, "last_attempt_s": float, "jobs": int, "gpus": int}
-    _check(facts, kinds | {"resumed": bool, "record": dict})
+    kinds = {"last_attempt_s": float, "jobs": int, "gpus": int, "resumed": bool, "record": dict}
+    _check(facts, kinds)
     record = facts["record"]
     _check(record, {"date": str, "hardware": dict, "versions": dict})
     _ = record["commit"], [record["hardware"][key] for key in ("cpu", "cores", "gpu")]

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.comparison.preparing import prepare
-from lambda_det.comparison.run_commands import Command, train_command, zeroed_command
-from lambda_det.comparison.run_facts import zeroed_missing
+from lambda_det.comparison.results import zeroed_missing
+from lambda_det.comparison.run import Command, train_command, zeroed_command
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.comparison.workers import Workers

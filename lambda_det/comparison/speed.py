@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
-from lambda_det.comparison.kept import train_ms_of
-from lambda_det.comparison.run_files import FINISHED, finished_facts, state_of
+from lambda_det.comparison.results import result_of
+from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Suite
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
@@ -85,6 +85,16 @@ def images_per_gpu(images: int, gpus: int) -> int:
     return max(1, images // gpus)
 
 
+def train_size(cfg: CfgNode) -> str:
+    """Size of the images that a config trains on, as text: times of other sizes say nothing."""
+    if cfg.INPUT.LSJ.ENABLED:
+        return "{}×{} jittered".format(*cfg.INPUT.LSJ.SIZE)
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    least, most = min(sizes), max(sizes)
+    side = str(most) if least == most else f"{least}–{most}"
+    return f"short side {side}, at most {cfg.INPUT.MAX_SIZE_TRAIN}"
+
+
 def hardware_of(cfg: CfgNode) -> dict[str, object]:
     """This machine's hardware, as far as a config uses it: a GPU has no part in a CPU's time."""
     machine = hardware()
@@ -104,9 +114,11 @@ def known_times(suite: Suite, output: str) -> dict[Key, Time]:
         if path:
             times |= _times_of_record(path)
     for run in suite.runs:
-        if state_of(run) != FINISHED or (found := train_ms_of(run)) is None:
+        result = result_of(run) if state_of(run) == FINISHED else None
+        found = None if result is None else result["row"].get("train_ms_per_image")
+        if result is None or found is None:
             continue
-        facts = finished_facts(run)
+        facts = result["finished"]
         key = speed_key(suite.config_of(run), facts["gpus"])
         source = f"measured, {run.name}{_sharing(facts['jobs'])}"
         times[key] = _time(found, facts["gpus"], facts["record"]["hardware"], source)

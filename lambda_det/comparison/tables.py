@@ -12,7 +12,7 @@ from lambda_det.comparison.notes import (
     pretrain_note,
     unfinished_runs,
 )
-from lambda_det.comparison.right_classes import FOUND, RIGHT_CLASS
+from lambda_det.comparison.results import FOUND, RIGHT_CLASS
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.records import markdown_row, provenance
 
@@ -118,10 +118,7 @@ def tasks_of(rows: Iterable[Mapping]) -> list[str]:
 def ap_table(rows: Sequence[Mapping]) -> str:
     """The paper's layout: AP and that of small, medium and large objects; with the gain, and the
     published numbers in columns of their own."""
-    tasks = tasks_of(rows) or ["box"]
-    published = [
-        task for task in tasks if any(f"{task}_ap" in r.get("published", {}) for r in rows)
-    ]
+    tasks, published = tasks_of(rows) or ["box"], published_tasks(rows)
     headers = ["backbone", "seeds", *found_headers(rows)]
     for task in tasks:
         headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
@@ -190,14 +187,24 @@ def _controls_of(rows: Sequence[Mapping], task: str) -> list[str]:
 
 def cost_table(rows: Sequence[Mapping]) -> str:
     """Parameters, multiply-adds, times and memory."""
-    columns = [column for column in COSTS if any(column in row for row in rows)]
-    sizes = dict.fromkeys(row["counted_at"] for row in rows if "counted_at" in row)
-    headers = [
-        f"GMAC at {', '.join(sizes)}" if column == "multiply_adds_billions" else COSTS[column]
-        for column in columns
-    ]
+    columns = cost_columns(rows)
     lines = [[row["label"], *(cost(row.get(column)) for column in columns)] for row in rows]
-    return markdown(["backbone", *headers], lines)
+    return markdown(["backbone", *columns.values()], lines)
+
+
+def cost_columns(rows: Sequence[Mapping]) -> dict[str, str]:
+    """Of the costs that some row has: column -> what people read."""
+    sizes = dict.fromkeys(row["counted_at"] for row in rows if "counted_at" in row)
+    known = {column: text for column, text in COSTS.items() if any(column in row for row in rows)}
+    if "multiply_adds_billions" in known:
+        known["multiply_adds_billions"] = f"GMAC at {', '.join(sizes)}"
+    return known
+
+
+def published_tasks(rows: Sequence[Mapping]) -> list[str]:
+    """Those tasks of a table whose published AP some row has."""
+    known = {column for row in rows for column in row.get("published", {})}
+    return [task for task in tasks_of(rows) or ["box"] if f"{task}_ap" in known]
 
 
 def published_ap(row: Mapping, rows: Sequence[Mapping], task: str) -> str:

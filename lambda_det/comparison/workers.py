@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -15,18 +16,17 @@ from dataclasses import dataclass, field
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
-from lambda_det.comparison.kept import found_by, keep
+from lambda_det.comparison.preparing import shell_words
 from lambda_det.comparison.processes import (
     PROJECT,
+    end_session,
     environment_of,
     last_line,
-    stop,
+    signal_session,
     tied,
-    wait_for_group,
 )
-from lambda_det.comparison.run import Run, half_written
-from lambda_det.comparison.run_commands import Command, final_weights, pretrain_command
-from lambda_det.comparison.run_facts import zeroed_metrics, zeroed_missing
+from lambda_det.comparison.results import found_by, keep, zeroed_metrics, zeroed_missing
+from lambda_det.comparison.run import Command, Run, final_weights, half_written
 from lambda_det.comparison.run_files import (
     FAILED,
     FAILED_FILE,
@@ -41,6 +41,7 @@ from lambda_det.comparison.run_files import (
     open_to_write,
     state_of,
 )
+from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.evaluation.records import zeroed_folder
@@ -78,7 +79,7 @@ class Workers:
     def stop(self) -> None:
         self.stopping.set()
         for process in list(self.processes):
-            stop(process)
+            signal_session(process.pid, signal.SIGTERM)
 
     def _attempt(self, run: Run, device: str | None) -> str:
         with writing(run.folder):
@@ -129,7 +130,7 @@ class Workers:
         with open_to_write(log_path):  # what an earlier attempt said is not this one's reason
             pass
         logger.info("%s, pretraining ... (%s)", run.name, log_path)
-        status, _ = self._process(pretrain_command(run), device, lock, log_path, PROJECT)
+        status = self._process(shell_words(run.pretrain), device, lock, log_path, PROJECT)
         if self.stopping.is_set():
             return None
         if not status and os.path.isfile(part):
@@ -151,7 +152,7 @@ class Workers:
         logger.info("%s ... (%s)", what, log_path)
         weights, status = final_weights(run), None
         if os.path.isfile(weights):
-            status, _ = self._process(self.evaluate(run), device, lock, log_path)
+            status = self._process(self.evaluate(run), device, lock, log_path)
             reason = last_line(log_path) if status else f"no {METRICS_FILE} in {folder}"
         else:
             reason = f"{weights} is gone"
@@ -165,7 +166,7 @@ class Workers:
         start = time.monotonic()
         resumed = is_resumed(run)
         record = _record(run)  # of the code that is started, whatever becomes of the checkout
-        status, memory_kib = self._process(self.command(run), device, lock, log_path)
+        status = self._process(self.command(run), device, lock, log_path)
         if self.stopping.is_set():
             return STARTED
         facts = {
@@ -173,7 +174,7 @@ class Workers:
             "attempts": attempts,
             "resumed": resumed,
             "last_attempt_s": round(time.monotonic() - start, 1),
-            "peak_host_memory_mib": round(memory_kib / 1024, 1),
+            "peak_host_memory_mib": read_summary(run.folder).get("peak_host_memory_mib"),
             "jobs": self.jobs,
             "gpus": run.gpus,
         }
@@ -203,8 +204,8 @@ class Workers:
         lock: int,
         log_path: str,
         folder: str | None = None,
-    ) -> tuple[int, int]:
-        """Exit status and peak memory, in KiB, of a command whose output goes to ``log_path``."""
+    ) -> int:
+        """Exit status of a command whose output goes to ``log_path``."""
         with open_to_write(log_path, "a") as log:
             process = subprocess.Popen(
                 tied(command),
@@ -214,18 +215,16 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 env=environment_of(self.jobs, device),
                 pass_fds=(lock,),  # held as long as the process lives, whatever befalls us
-                start_new_session=True,  # a group of its own, to be stopped as a whole
+                start_new_session=True,  # of its own, to be ended as a whole
             )
             self.processes.add(process)
             if self.stopping.is_set():
-                stop(process)
-            # wait4 and not wait(): it knows the memory of this one process.
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
+                signal_session(process.pid, signal.SIGTERM)
+            status = process.wait()
             self.processes.discard(process)
             if self.stopping.is_set():  # a shell's children may end after it
-                wait_for_group(process.pid)
-        return process.returncode, usage.ru_maxrss
+                end_session(process.pid)
+        return status
 
 
 def is_resumed(run: Run) -> bool:

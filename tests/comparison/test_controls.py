@@ -29,8 +29,8 @@ from lambda_det.comparison.controls import (
 from lambda_det.comparison.outputs import write_record
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.report import html_report
-from lambda_det.comparison.run_commands import zeroed_command
-from lambda_det.comparison.run_facts import zeroed_missing
+from lambda_det.comparison.results import zeroed_missing
+from lambda_det.comparison.run import zeroed_command
 from lambda_det.comparison.run_files import FAILED, FINISHED, state_of
 from lambda_det.comparison.suite import Suite, chosen_runs
 from lambda_det.comparison.tables import brief_table

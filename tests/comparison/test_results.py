@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from detectron2.modeling import build_model
 
-from lambda_det.checkpoint.coverage import measure, report
 from lambda_det.comparison.collect import count_model
-from lambda_det.comparison.run_facts import losses, row_of
-from lambda_det.comparison.suite import Run
+from lambda_det.comparison.results import result_of
+from lambda_det.comparison.run import Run
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
@@ -27,8 +26,11 @@ def run(tmp_path: Path) -> Run:
     facts |= {"resumed": False, "record": make_record("python x", [])}
     (tmp_path / "finished.json").write_text(json.dumps(facts))
     (tmp_path / "config.yaml").write_text(
-        "MODEL: {LAMBDA_RESNET: {VARIANT: se, DEPTH: 50}}\nSOLVER: {MAX_ITER: 60, IMS_PER_BATCH: 4}"
+        "MODEL: {META_ARCHITECTURE: GeneralizedRCNN, ROI_HEADS: {NUM_CLASSES: 3}}\n"
+        "SOLVER: {MAX_ITER: 60, IMS_PER_BATCH: 4}"
     )
+    summary = {"pretrained_percent": 80.0, "inference_ms_per_image": 12.5, "more": None}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
     lines = [
         {"iteration": 19, "total_loss": 9.0, "time": 9.0, "peak_gpu_memory_mib": 10.0},
         {"iteration": 39, "total_loss": 8.0, "time": 9.0, "peak_gpu_memory_mib": 12.0},
@@ -39,12 +41,22 @@ def run(tmp_path: Path) -> Run:
     return Run("m", "", 1, "c.yaml", (), str(tmp_path))
 
 
-def test_row(run: Run):
-    row = row_of(run, "finished")
+def test_result(run: Run):
+    result = result_of(run)
+    row = result["row"]
     assert row["box_ap"] == 5 and row["mask_ap"] is None
-    assert row["train_ms_per_image"] == 100 and row["inference_ms_per_image"] is None
-    assert row["peak_gpu_memory_mib"] == 12 and row["pretrained_percent"] is None
-    assert losses(run.folder) == {20: 7.0, 40: 8.0}
+    assert row["train_ms_per_image"] == 100 and row["inference_ms_per_image"] == 12.5
+    assert row["peak_gpu_memory_mib"] == 12 and row["pretrained_percent"] == 80
+    assert result["losses"] == {20: 7.0, 40: 8.0} and result["num_classes"] == 3
+
+
+@pytest.mark.parametrize("text", [None, "", "[]"])
+def test_a_run_without_a_summary_has_all_its_other_numbers(run: Run, text):
+    path = Path(run.folder, "summary.json")
+    path.unlink() if text is None else path.write_text(text)
+    row = result_of(run)["row"]
+    assert row["box_ap"] == 5 and row["train_ms_per_image"] == 100
+    assert row["inference_ms_per_image"] is row["pretrained_percent"] is None
 
 
 def test_no_gpu_memory_of_a_run_that_held_none(run: Run):
@@ -53,26 +65,15 @@ def test_no_gpu_memory_of_a_run_that_held_none(run: Run):
     for value in ("10.0", "11.0", "12.0"):
         text = text.replace(f'memory_mib": {value}', 'memory_mib": 0.0')
     path.write_text(text)
-    assert row_of(run, "finished")["peak_gpu_memory_mib"] is None
+    assert result_of(run)["row"]["peak_gpu_memory_mib"] is None
 
 
 def test_a_line_that_a_killed_run_has_cut_off_is_left_out(run: Run):
     path = Path(run.folder, "metrics.json")
     path.write_text(path.read_text().replace('"time": 9.0, "peak_gpu_memory_mib": 12.0}', '"tim'))
-    row = row_of(run, "finished")
-    assert row["peak_gpu_memory_mib"] == 11
-    assert losses(run.folder) == {20: 7.0}
-
-
-def test_share_of_pretrained_weights_is_that_of_the_backbone(run: Run):
-    model = {"stem.a": (1000,), "res2.a": (3000,), "res2.b": (1000,), "fpn_lateral2.a": (7000,)}
-    text = report(measure(model, {"stem.a": (1000,), "res2.a": (3000,), "linear.a": (8,)}))
-    other = report(measure(model, {}))
-    log = (
-        f"MODEL.WEIGHTS='first'\n{other}\n[time] MODEL.WEIGHTS='x' (title)\n{text}\n[time] iter 20"
-    )
-    Path(run.folder, "log.txt").write_text(log)
-    assert row_of(run, "finished")["pretrained_percent"] == pytest.approx(80)
+    result = result_of(run)
+    assert result["row"]["peak_gpu_memory_mib"] == 11
+    assert result["losses"] == {20: 7.0}
 
 
 def test_model_is_counted_as_it_is_built(project):
@@ -98,11 +99,10 @@ def test_model_is_counted_as_it_is_built(project):
         ("config.yaml", "a: [", "config.yaml: is no config"),
         ("config.yaml", "", "config.yaml: is no config"),
         ("config.yaml", "3", "config.yaml: is no config"),
-        ("finished.json", "{", "finished.json is gone or broken"),
     ],
 )
 def test_broken_file_is_named(run: Run, name, text, words):
     Path(run.folder, name).write_text(text)
     with pytest.raises(InputError, match=words) as error:
-        row_of(run, "finished")
+        result_of(run)
     assert "\n" not in str(error.value)
