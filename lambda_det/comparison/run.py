@@ -85,6 +85,9 @@ def run_name(set_name: str | None, model: str, seed: int, without: bool = False)
     return " ".join(filter(None, (set_name, model, f"seed {seed}", words)))
 
 
+PRETRAIN, PREPARE = "pretrain", "prepare"
+"""Keys of a suite, and what they are called among the settings that a run's numbers depend on."""
+
 PRETRAINED_FILE = "pretrained.pth"
 """In a run's folder: the weights that it starts from, where a pretraining makes them."""
 

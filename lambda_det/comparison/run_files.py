@@ -15,8 +15,7 @@ from typing import TextIO
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import ZEROED
-from lambda_det.comparison.run import PRETRAINED_FILE, Run
-from lambda_det.comparison.suite_file import PREPARE
+from lambda_det.comparison.run import PREPARE, PRETRAINED_FILE, Run
 from lambda_det.config import get_cfg
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing

@@ -1,54 +1,4 @@
-"""The suite file: which models, with which seeds, all on one budget.
-
-.. code-block:: yaml
-
-    name: quick_cpu
-    baseline: resnet                 # gains are over this model
-    seeds: [1, 2, 3]
-    prepare:                         # commands, run once before the first run
-      - "{python} tools/make_shapes_dataset.py --output {output}/shapes"
-    overrides:                       # of every run: data and budget
-      DATASETS.COCO_FOLDER: "{output}/shapes"
-      SOLVER.MAX_ITER: 100
-    models:
-      resnet: {config: ../quick/x.yaml, label: R-50, overrides: {MODEL.LAMBDA_RESNET.DEPTH: 50}}
-      lambda: {config: ../quick/x.yaml}
-
-Needed are ``baseline``, ``seeds``, ``models`` and each model's ``config``. More that may be said:
-
-``resume: True``
-    A begun run goes on from its last checkpoint. False, the default, starts it again: time and
-    memory of a resumed run are those of its last attempt alone.
-``gpus_per_run: 8``
-    Each run trains on so many GPUs (default 1).
-``throughput: ../../results/x.json``
-    A record of a comparison, or of ``--measure``, whose training times ``--plan`` estimates hours
-    from, where all that decides the speed is the same (heads, images, batch on a GPU, precision …).
-``sets: {name: {label: …, overrides: {…}, prepare: […]}}``
-    Every model runs on every set, such as two datasets; the budget is equal within a set, and
-    gains are within a set.
-``controls: [zeroed]``
-    Which of two controls are made of what the AP rests on; by default ``[zeroed,
-    trained_without]``, ``[]`` is none. *zeroed*: the weights of each run are evaluated once more
-    with the residual branches of res4 and res5 taken as 0. *trained_without*: one further training
-    for each model and seed with these branches held at 0 throughout.
-``pretrain: "{python} -m my.pretraining --config {config} --out {weights} {words}"``
-    A command for each run, before it: ``{weights}`` is the file that it has to leave, from which
-    the run starts (``MODEL.WEIGHTS``), ``{words}`` the run's KEY VALUE pairs with its SEED. A run
-    waits for its own; what an earlier attempt at it has made is not made again.
-``keep: runs/mine``
-    A folder that gets a JSON of each finished run. A run that has one there is finished, wherever
-    it was trained: a long study commits them and goes on from a fresh checkout.
-``models.NAME.baseline``
-    Another baseline for this model: that of its depth, say.
-``models.NAME.published``
-    Name of a row of ``configs/published/coco.yaml`` to show beside it.
-
-``config``, ``throughput`` and ``keep`` are relative to the suite file (a ``config`` that is no file
-there is the name of a shipped one); ``{output}`` is the comparison's folder, ``{python}`` the
-running interpreter; in commands both are quoted for the shell, in which they run in the root of the
-checkout.
-"""
+"""A suite: which models, with which seeds, all on one budget; and the runs that it plans."""
 
 from __future__ import annotations
 
@@ -67,11 +17,16 @@ from lambda_det.comparison.controls import (
     config_without,
     idle_stages,
 )
-from lambda_det.comparison.run import PRETRAINED_FILE, Run, run_key
-from lambda_det.comparison.suite_file import PREPARE, PRETRAIN, RESERVED, SuiteFile
+from lambda_det.comparison.run import PREPARE, PRETRAIN, PRETRAINED_FILE, Run, run_key
+from lambda_det.comparison.suite_file import RESERVED, SuiteFile
 from lambda_det.configs import find_suite
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
+from lambda_det.evaluation.records import flat
+
+# What has to be the same for a comparison to be one. Weights may differ: those of their depth.
+_BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
+_BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
 
 
 @dataclass(frozen=True)
@@ -145,123 +100,85 @@ def read_suite(
         InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
             config does not load, or the models differ in more than the model.
     """
-    path = find_suite(path)
-    reader = SuiteFile(path, os.path.abspath(output))
-    content = reader.content
-    models = reader.mapping("models", content.get("models"))
-    if not models:
-        raise reader.error("models is empty; at least one model is needed")
-    for name, entry in models.items():
-        reader.check_model(name, entry)
-    baselines = {
-        name: reader.baseline(name, entry, content.get("baseline"), models)
-        for name, entry in models.items()
-    }
+    file = SuiteFile(find_suite(path), os.path.abspath(output))
+    keys = file.keys
     for name in overrides[::2]:
         if name in RESERVED:
             raise InputError(f"{name} is set by the suite itself; it cannot be given here")
-    seeds = reader.seeds(content.get("seeds"))
-    gpus = content.get("gpus_per_run", 1) if gpus_per_run is None else gpus_per_run
-    if type(gpus) is not int or gpus < 1:
-        raise reader.error(f"gpus_per_run {gpus!r}; a whole number from 1 on is needed")
-    resume = content.get("resume", False)
-    if type(resume) is not bool:
-        raise reader.error(f"resume {resume!r}; True or False is needed")
-    pretrain, kept = reader.pretrain(content.get("pretrain")), reader.keep(content.get("keep"))
-    throughput = content.get("throughput") or ""
-    if not isinstance(throughput, str):
-        raise reader.error(f"throughput {throughput!r}; the path of a record is needed")
-    controls = reader.controls(content.get("controls", list(CONTROLS)))
-    sets = reader.sets(content.get("sets"))
-    prepare = reader.commands("prepare", content.get("prepare"))
-    made_by: dict[str, list[str]] = {}
-    shared = reader.words("overrides", content.get("overrides"))
-    plans: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {}
+    if gpus_per_run is not None:
+        if gpus_per_run < 1:
+            raise InputError(f"--gpus-per-run {gpus_per_run}: at least 1 is needed")
+        keys.gpus_per_run = gpus_per_run
+    shared = file.words("overrides", keys.overrides)
+    words: dict[tuple[str, str], tuple[str, ...]] = {}
     configs: dict[tuple[str, str], CfgNode] = {}
-    for set_name, set_entry in sets.items():
-        prepare += reader.commands(f"sets.{set_name}.prepare", set_entry.get("prepare"))
-        made_by[set_name] = [*(content.get("prepare") or []), *(set_entry.get("prepare") or [])]
-        of_set = reader.words(f"sets.{set_name}.overrides", set_entry.get("overrides"))
-        for name, entry in models.items():
-            own = reader.words(f"models.{name}.overrides", entry.get("overrides"))
-            config = reader.config(name, entry["config"])
-            words = (*shared, *of_set, *own, *overrides)
-            plans[set_name, name] = config, words
-            try:
-                configs[set_name, name] = load_config(config, words)
-            except InputError as error:
-                raise reader.error(f"models.{name}: {error}") from error
-        reader.check_equal_budget({m: cfg for (s, m), cfg in configs.items() if s == set_name})
-    return Suite(
-        name=reader.name(content.get("name", os.path.splitext(os.path.basename(path))[0])),
-        seeds=seeds,
-        labels=reader.labels("models", models),
-        baselines=baselines,
-        published={n: str(e["published"]) for n, e in models.items() if e.get("published")},
-        sets=reader.labels("sets", sets),
-        prepare=prepare,
-        runs=tuple(
-            _planned_run(
-                reader,
-                set_name,
-                name,
-                seed,
-                plans[set_name, name],
-                cfg,
-                controls=controls,
-                without=without,
-                resume=resume,
-                gpus=gpus,
-                pretrain=pretrain,
-                kept=kept,
-                prepare=made_by[set_name],
+    for set_name, of_set in file.sets.items():
+        for name, model in file.models.items():
+            words[set_name, name] = (
+                *shared,
+                *file.words(f"sets.{set_name}.overrides", of_set.overrides),
+                *file.words(f"models.{name}.overrides", model.overrides),
+                *overrides,
             )
-            for seed in seeds
+            path = file.config(name)
+            try:
+                configs[set_name, name] = load_config(path, words[set_name, name])
+            except InputError as error:
+                raise file.error(f"models.{name}: {error}") from error
+        _check_equal_budget(file, {m: cfg for (s, m), cfg in configs.items() if s == set_name})
+    every = [*keys.prepare, *(c for of_set in file.sets.values() for c in of_set.prepare)]
+    return Suite(
+        name=keys.name,
+        seeds=tuple(keys.seeds),
+        labels=file.labels(file.models),
+        baselines={name: model.baseline for name, model in file.models.items()},
+        published={name: m.published for name, m in file.models.items() if m.published},
+        sets=file.labels(file.sets),
+        prepare=file.commands(every),
+        runs=tuple(
+            _planned_run(file, place, seed, words[place], cfg, without=without)
+            for seed in keys.seeds
             for without in (False, True)
-            for (set_name, name), cfg in configs.items()
-            if not without or (TRAINED_WITHOUT in controls and idle_stages(cfg) is not None)
+            for place, cfg in configs.items()
+            if not without or (TRAINED_WITHOUT in keys.controls and idle_stages(cfg) is not None)
         ),
         configs=configs,
-        throughput=throughput and reader.relative(throughput),
-        controls=controls,
-        pretrain=pretrain,
+        throughput=keys.throughput and file.relative(keys.throughput),
+        controls=tuple(name for name in CONTROLS if name in keys.controls),
+        pretrain=keys.pretrain,
     )
 
 
 def _planned_run(
-    reader: SuiteFile,
-    set_name: str,
-    model: str,
+    file: SuiteFile,
+    place: tuple[str, str],
     seed: int,
-    plan: tuple[str, tuple[str, ...]],
+    words: tuple[str, ...],
     cfg: CfgNode,
     *,
-    controls: Sequence[str],
     without: bool,
-    resume: bool,
-    gpus: int,
-    pretrain: str,
-    kept: str,
-    prepare: Sequence[str],
 ) -> Run:
-    config, words = plan
+    keys, (set_name, model) = file.keys, place
     key = run_key(set_name, model, seed, without)
     if without:
         cfg = config_without(cfg)
         words += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
-    folder = os.path.join(reader.output, "runs", key)
-    settings: dict[str, object] = {PREPARE: list(prepare)} if kept else {}
+    folder, config = os.path.join(file.output, "runs", key), file.config(model)
+    settings = _settings(file, cfg)
+    if keys.keep:
+        settings[PREPARE] = [*keys.prepare, *file.sets[set_name].prepare]
     weights = command = ""
-    if pretrain:
+    if keys.pretrain:
         if cfg.MODEL.WEIGHTS:
-            raise reader.error(
+            raise file.error(
                 f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} beside pretrain, whose "
                 "weights a run starts from; leave one of them out"
             )
         weights = os.path.join(folder, PRETRAINED_FILE)
-        command = reader.for_run(pretrain, config, weights, (*words, "SEED", str(seed)))
-        settings[PRETRAIN] = pretrain
+        command = file.pretrain(config, weights, (*words, "SEED", str(seed)))
+        settings[PRETRAIN] = keys.pretrain
         words += ("MODEL.WEIGHTS", weights)
+    kept = keys.keep and os.path.join(file.relative(file.fill(keys.keep)), f"{key}.json")
     return Run(
         model,
         set_name,
@@ -269,12 +186,47 @@ def _planned_run(
         config,
         words,
         folder=folder,
-        resume=resume,
-        gpus=gpus,
+        resume=keys.resume,
+        gpus=keys.gpus_per_run,
         without=without,
-        zeroed=not without and ZEROED in controls and idle_stages(cfg) is not None,
+        zeroed=not without and ZEROED in keys.controls and idle_stages(cfg) is not None,
         pretrain=command,
         weights=weights,
-        kept=kept and os.path.join(kept, f"{key}.json"),
-        settings=reader.settings(cfg) | settings,
+        kept=kept,
+        settings=settings,
     )
+
+
+def _settings(file: SuiteFile, cfg: CfgNode) -> dict[str, object]:
+    """What a run's numbers depend on."""
+    known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
+    # As JSON has it, to be compared with what was read from a file; the comparison's folder may
+    # have been moved, to another machine say.
+    text = json.dumps(known, default=str)
+    return json.loads(text.replace(json.dumps(file.output)[1:-1], "{output}"))
+
+
+def _check_equal_budget(file: SuiteFile, configs: dict[str, CfgNode]) -> None:
+    (first, reference), *others = configs.items()
+    if len(reference.DATASETS.TEST) != 1:
+        raise file.error(
+            f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: one dataset to judge by is needed"
+        )
+    expected = _budget(reference)
+    for name, cfg in others:
+        found = _budget(cfg)
+        for key in (*expected, *found):
+            if expected.get(key) != found.get(key):
+                raise file.error(
+                    f"{key} is {expected.get(key)!r} for model {first} and "
+                    f"{found.get(key)!r} for {name}; a comparison needs equal budgets, data, "
+                    "tasks and devices"
+                )
+
+
+def _budget(cfg: CfgNode) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in flat(cfg).items()
+        if key.partition(".")[0] in _BUDGET or key in _BUDGET_OF_MODEL
+    }

@@ -1,70 +1,146 @@
-"""The suite file as it is read: every key checked, and the one line that a wrong one gets."""
+"""The suite file as it is read. docs/comparison.md explains it, field by field.
+
+OmegaConf checks each key and its type against the fields below.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import yaml
-from detectron2.config import CfgNode
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lambda_det.comparison.controls import CONTROLS
 from lambda_det.comparison.run import half_written
 from lambda_det.configs import config_path
-from lambda_det.errors import InputError
-from lambda_det.evaluation.records import flat
+from lambda_det.errors import InputError, reason_of
 
-_KEYS = {
-    "name", "baseline", "seeds", "prepare", "overrides", "models", "sets", "resume",
-    "gpus_per_run", "throughput", "controls", "pretrain", "keep",
-}  # fmt: skip
-_MODEL_KEYS = {"config", "label", "overrides", "baseline", "published"}
-_SET_KEYS = {"label", "overrides", "prepare"}
 RESERVED = ("SEED", "OUTPUT_DIR")
-PRETRAIN, PREPARE = "pretrain", "prepare"
-"""Keys of a suite, and what they are called among the settings that a run's numbers depend on."""
-# What has to be the same for a comparison to be one. Weights may differ: those of their depth.
-_BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
-_BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
+
+# Of every key: what a wrong value is told.
+_NEEDED = {
+    "name": "one line of text",
+    "label": "one line of text",
+    "baseline": "the name of a model",
+    "seeds": "a list of different whole numbers from 0 on",
+    "models": "a mapping of names and models",
+    "sets": "a mapping of names and sets",
+    "config": "the path or the name of a config",
+    "overrides": "a mapping of config keys and values",
+    "prepare": "a list of commands",
+    "controls": f"a list of {' and '.join(CONTROLS)}, of one of them, or an empty one",
+    "resume": "True or False",
+    "gpus_per_run": "a whole number from 1 on",
+    "throughput": "the path of a record",
+    "pretrain": "a command that writes {weights}",
+    "keep": "the path of a folder",
+    "published": "the name of a published row",
+}
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """A key that is there twice is an error, and not a model that is silently lost."""
+@dataclass
+class ModelEntry:
+    """``models.NAME``."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
-        for key, count in Counter(keys).items():
-            if count > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is there {count} times", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
+    config: str = MISSING
+    label: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+    published: str = ""
+
+
+@dataclass
+class SetEntry:
+    """``sets.NAME``."""
+
+    label: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    prepare: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SuiteKeys:
+    """The keys of a suite."""
+
+    seeds: list[int] = MISSING
+    models: dict[str, Any] = MISSING
+    baseline: str = ""
+    name: str = ""
+    sets: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    prepare: list[str] = field(default_factory=list)
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    resume: bool = False
+    gpus_per_run: int = 1
+    throughput: str = ""
+    pretrain: str = ""
+    keep: str = ""
+
+
+Keys = TypeVar("Keys", ModelEntry, SetEntry, SuiteKeys)
+
+# Stands for "$" where OmegaConf would take "${HOME}" in a command for an interpolation of its own.
+_DOLLAR = "\ue000"
 
 
 class SuiteFile:
-    """A suite file, and the line that a wrong one gets."""
+    """A suite file that has been read.
+
+    Attributes:
+        path: of the file.
+        output: folder of the comparison.
+        keys: of the suite.
+        models, sets: name -> entry; without sets there is one whose name is "".
+
+    Raises:
+        InputError: it is missing or not YAML, a key is unknown or missing, or a value is wrong.
+    """
 
     def __init__(self, path: str, output: str) -> None:
         self.path = os.path.abspath(path)
         self.output = output
-        self.content = self._read()
-        for key in self.content:
-            if key not in _KEYS:
-                raise self.error(f"unknown key {key!r}; allowed: {', '.join(sorted(_KEYS))}")
+        self.keys = keys = self._checked(SuiteKeys, self._read(), "")
+        if not keys.name:
+            keys.name = os.path.splitext(os.path.basename(path))[0]
+        self.models = self._entries(ModelEntry, "models", keys.models)
+        self.sets = self._entries(SetEntry, "sets", keys.sets) or {"": SetEntry()}
+        if not self.models:
+            raise self.error("models is empty; at least one model is needed")
+        for key, right in (
+            ("seeds", keys.seeds and len(set(keys.seeds)) == len(keys.seeds)),
+            ("seeds", all(seed >= 0 for seed in keys.seeds)),
+            ("controls", all(name in CONTROLS for name in keys.controls)),
+            ("gpus_per_run", keys.gpus_per_run >= 1),
+            ("pretrain", not keys.pretrain or "{weights}" in keys.pretrain),
+        ):
+            if not right:
+                raise self._wrong(key, getattr(keys, key), "")
+        for name, entry in self.models.items():
+            entry.baseline = entry.baseline or keys.baseline
+            if entry.baseline not in self.models:
+                raise self.error(
+                    f"baseline {entry.baseline!r} of model {name}: expected one of the models "
+                    f"{', '.join(self.models)}"
+                )
 
     def error(self, text: str) -> InputError:
         return InputError(f"suite {self.path}: {text}")
 
     def relative(self, path: str) -> str:
+        """A path that the file names, which is relative to the file."""
         return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
 
-    def config(self, model: str, config: str) -> str:
+    def config(self, model: str) -> str:
+        """Path of a model's config."""
+        config = self.models[model].config
         path = self.relative(config)
         try:
             there = os.path.lexists(path) and not os.path.isdir(path)
@@ -72,163 +148,89 @@ class SuiteFile:
         except InputError as error:
             raise self.error(f"models.{model}: {path}: no such file, and {error}") from error
 
-    def name(self, name: object) -> str:
-        if not isinstance(name, str) or not name.strip() or "\n" in name:
-            raise self.error(f"name {name!r}; one line of text is needed")
-        return name
+    def labels(self, entries: Mapping[str, ModelEntry] | Mapping[str, SetEntry]) -> dict[str, str]:
+        """Name -> what tables call it."""
+        labels = {name: entry.label or name for name, entry in entries.items()}
+        for label, count in Counter(labels.values()).items():
+            if count > 1:  # tables and curves go by them
+                raise self.error(f"label {label!r} is there {count} times; each needs its own")
+        return labels
 
-    def mapping(self, key: str, value: object) -> dict:
-        if not isinstance(value, dict):
-            raise self.error(f"{key} is {value!r}; a mapping is needed")
-        return value
+    def words(self, where: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+        """KEY VALUE words."""
+        for name in RESERVED:
+            if name in overrides:
+                raise self.error(f"{where}.{name} is set by the suite itself")
+        pairs = ((str(name), self.fill(str(value))) for name, value in overrides.items())
+        return tuple(word for pair in pairs for word in pair)
 
-    def check_name(self, kind: str, name: object) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-            raise self.error(f"{kind} name {name!r} cannot be a folder's name")
-
-    def check_model(self, name: object, entry: object) -> None:
-        self.check_name("model", name)
-        entry = self.mapping(f"models.{name}", entry)
-        if set(entry) - _MODEL_KEYS or not isinstance(entry.get("config"), str):
-            raise self.error(
-                f"models.{name} has keys {', '.join(map(str, entry)) or 'none'}; config is needed, "
-                f"{', '.join(sorted(_MODEL_KEYS - {'config'}))} are allowed"
-            )
-
-    def baseline(self, name: str, entry: dict, default: object, models: dict) -> str:
-        baseline = entry.get("baseline", default)
-        if not isinstance(baseline, str) or baseline not in models:
-            raise self.error(
-                f"baseline {baseline!r} of model {name}: expected one of the models "
-                f"{', '.join(models)}"
-            )
-        return baseline
-
-    def seeds(self, seeds: object) -> tuple[int, ...]:
-        if (
-            not isinstance(seeds, list)
-            or not seeds
-            or not all(type(seed) is int and seed >= 0 for seed in seeds)
-            or len(set(seeds)) < len(seeds)
-        ):
-            raise self.error(
-                f"seeds {seeds!r}; a list of different whole numbers from 0 on is needed"
-            )
-        return tuple(seeds)
-
-    def controls(self, controls: object) -> tuple[str, ...]:
-        if not isinstance(controls, list) or not all(name in CONTROLS for name in controls):
-            raise self.error(
-                f"controls {controls!r}; a list of {' and '.join(CONTROLS)} is needed, of one of "
-                "them, or an empty one"
-            )
-        return tuple(name for name in CONTROLS if name in controls)
-
-    def sets(self, sets: object) -> dict[str, dict]:
-        if sets is None:
-            return {"": {}}
-        if not self.mapping("sets", sets):
-            raise self.error("sets is empty; leave the key out, or name at least one")
-        for name, entry in sets.items():
-            self.check_name("set", name)
-            for key in self.mapping(f"sets.{name}", entry):
-                if key not in _SET_KEYS:
-                    raise self.error(
-                        f"sets.{name}: unknown key {key!r}; allowed: {', '.join(sorted(_SET_KEYS))}"
-                    )
-        return sets
-
-    def commands(self, key: str, commands: object) -> tuple[str, ...]:
-        commands = commands or []
-        if not isinstance(commands, list) or not all(isinstance(c, str) for c in commands):
-            raise self.error(f"{key} {commands!r}; a list of commands is needed")
+    def commands(self, commands: Sequence[str]) -> tuple[str, ...]:
+        """With the paths in them, quoted for the shell."""
         return tuple(self.fill(command, shlex.quote) for command in commands)
-
-    def pretrain(self, command: object) -> str:
-        if command is None:
-            return ""
-        if not isinstance(command, str) or "{weights}" not in command:
-            raise self.error(f"pretrain {command!r}; a command that writes {{weights}} is needed")
-        return command
-
-    def keep(self, folder: object) -> str:
-        if folder is None:
-            return ""
-        if not isinstance(folder, str) or not folder.strip():
-            raise self.error(f"keep {folder!r}; the path of a folder is needed")
-        return self.relative(self.fill(folder))
-
-    def words(self, key: str, overrides: object) -> tuple[str, ...]:
-        words: list[str] = []
-        for name, value in self.mapping(key, {} if overrides is None else overrides).items():
-            if name in RESERVED:
-                raise self.error(f"{key}.{name} is set by the suite itself")
-            words += [str(name), self.fill(str(value))]
-        return tuple(words)
 
     def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
         text = text.replace("{python}", quote(sys.executable))
         return text.replace("{output}", quote(self.output))
 
-    def for_run(self, command: str, config: str, weights: str, words: Sequence[str]) -> str:
+    def pretrain(self, config: str, weights: str, words: Sequence[str]) -> str:
         """The command of ``pretrain`` for one run; it writes beside ``weights``."""
-        command = self.fill(command, shlex.quote).replace("{config}", shlex.quote(config))
+        command = self.fill(self.keys.pretrain, shlex.quote)
+        command = command.replace("{config}", shlex.quote(config))
         command = command.replace("{weights}", shlex.quote(half_written(weights)))
         return command.replace("{words}", shlex.join(words))
 
-    def labels(self, kind: str, entries: dict[str, dict]) -> dict[str, str]:
-        labels = {name: str(entry.get("label", name)) for name, entry in entries.items()}
-        for name, label in labels.items():
-            if "label" not in entries[name]:
+    def _entries(self, kind: type[Keys], where: str, content: Mapping) -> dict[str, Keys]:
+        for name in content:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
+                raise self.error(f"{where}: the name {name!r} cannot be a folder's name")
+        return {
+            str(name): self._checked(kind, entry, f"{where}.{name}")
+            for name, entry in content.items()
+        }
+
+    def _checked(self, kind: type[Keys], content: object, where: str) -> Keys:
+        """The keys, of their types; a key without a value is as if it were not there."""
+        if not isinstance(content, dict):
+            raise self.error(f"{where or 'its top level'} is {content!r}; a mapping is needed")
+        names = [each.name for each in fields(kind)]
+        node = OmegaConf.structured(kind)
+        for key, value in content.items():
+            if key not in names:
+                place = f"{where}: " if where else ""
+                raise self.error(f"{place}unknown key {key!r}; allowed: {', '.join(sorted(names))}")
+            if value is None:
                 continue
-            if entries[name]["label"] is None or not label.strip() or "\n" in label:
-                raise self.error(f"label {label!r} of {name}; one line of text is needed")
-        for label, count in Counter(labels.values()).items():
-            if count > 1:  # tables and curves go by them
-                raise self.error(f"label {label!r} of {count} {kind}; each needs its own")
-        return labels
-
-    def settings(self, cfg: CfgNode) -> dict[str, object]:
-        known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
-        # As JSON has it, to be compared with what was read from a file; the comparison's folder may
-        # have been moved, to another machine say.
-        text = json.dumps(known, default=str)
-        return json.loads(text.replace(json.dumps(self.output)[1:-1], "{output}"))
-
-    def check_equal_budget(self, configs: dict[str, CfgNode]) -> None:
-        (first, reference), *others = configs.items()
-        if len(reference.DATASETS.TEST) != 1:
+            try:
+                node[key] = value
+            except OmegaConfBaseException as error:
+                raise self._wrong(key, value, where) from error
+        for key in OmegaConf.missing_keys(node):
             raise self.error(
-                f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: one dataset to judge by is needed"
+                f"{where}{'.' if where else ''}{key} is missing; {_NEEDED[key]} is needed"
             )
-        expected = _budget(reference)
-        for name, cfg in others:
-            found = _budget(cfg)
-            for key in (*expected, *found):
-                if expected.get(key) != found.get(key):
-                    raise self.error(
-                        f"{key} is {expected.get(key)!r} for model {first} and "
-                        f"{found.get(key)!r} for {name}; a comparison needs equal budgets, data, "
-                        "tasks and devices"
-                    )
+        return kind(**_replaced(OmegaConf.to_container(node), _DOLLAR, "$"))
 
-    def _read(self) -> dict:
+    def _wrong(self, key: str, value: object, where: str) -> InputError:
+        value = _replaced(value, _DOLLAR, "$")
+        place = f"{where}.{key}" if where else key
+        return self.error(f"{place} {value!r}; {_NEEDED[key]} is needed")
+
+    def _read(self) -> object:
         try:
             with open(self.path, encoding="utf-8") as file:
-                content = _UniqueKeys(file).get_single_data()
+                text = file.read()
+            # OmegaConf's YAML refuses a key that stands there twice.
+            return OmegaConf.to_container(OmegaConf.create(text.replace("$", _DOLLAR)))
         except OSError as error:
             raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a 31st of June
-            reason = " ".join(str(error).split())
-            raise InputError(f"suite {self.path} is not YAML: {reason}") from error
-        if not isinstance(content, dict):
-            raise self.error(f"its top level is no mapping of {', '.join(sorted(_KEYS))}")
-        return content
+        except (yaml.YAMLError, OmegaConfBaseException, TypeError, RecursionError) as error:
+            raise InputError(f"suite {self.path} is not YAML: {reason_of(error)}") from error
 
 
-def _budget(cfg: CfgNode) -> dict[str, object]:
-    return {
-        key: value
-        for key, value in flat(cfg).items()
-        if key.partition(".")[0] in _BUDGET or key in _BUDGET_OF_MODEL
-    }
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """With ``old`` replaced in every text."""
+    if isinstance(value, dict):
+        return {_replaced(k, old, new): _replaced(v, old, new) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, old, new) for each in value]
+    return value.replace(old, new) if isinstance(value, str) else value

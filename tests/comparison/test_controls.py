@@ -98,7 +98,7 @@ def test_a_suite_chooses_its_controls(controlled, write_suite, chosen, runs, zer
     assert set(suite.controls) == set(chosen)
 
 
-@pytest.mark.parametrize("value", ["zeroed", ["frozen"], None, [["zeroed"]]])
+@pytest.mark.parametrize("value", ["zeroed", ["frozen"], [["zeroed"]]])
 def test_wrong_controls_are_a_line(controlled, write_suite, value):
     with pytest.raises(InputError) as error:
         read_suite(write_suite(controlled | {"controls": value}), "out")
