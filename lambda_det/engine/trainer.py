@@ -1,5 +1,4 @@
-"""detectron2's DefaultTrainer with our data and evaluator, exact resume, and checks before
-iteration 0."""
+"""detectron2's DefaultTrainer with our data, evaluator, exact resume and checks at its start."""
 
 from __future__ import annotations
 
@@ -113,8 +112,7 @@ class Trainer(DefaultTrainer):
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
         self.running_means: list[dict[str, float]] = []
-        self._wandb = WandbWriter(cfg)
-        self._summary = RunSummary(cfg.OUTPUT_DIR)
+        self._wandb, self._summary = WandbWriter(cfg), RunSummary(cfg.OUTPUT_DIR)
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -294,11 +292,9 @@ class Trainer(DefaultTrainer):
             self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
         if comm.is_main_process():
             facts = {"signal": stop.signal.name, "iteration": done, "max_iter": self.max_iter}
-            folder = self.cfg.OUTPUT_DIR
-            write_json(facts, os.path.join(folder, INTERRUPTED_FILE))
+            write_json(facts, os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
             logger.warning(
-                "stopped by %s after iteration %d of %d, which is saved; to go on: "
-                "%s",
+                "stopped by %s after iteration %d of %d, which is saved; to go on: %s",
                 stop.signal.name, done, self.max_iter, shlex.join(self.resume_words()),
             )  # fmt: skip
         comm.synchronize()  # none may end while process 0 still writes
