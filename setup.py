@@ -57,7 +57,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["lambda_det", "lambda_det.*"]),
     py_modules=["lambda_det_command"],
-    package_data={"lambda_det": ["py.typed"]},
+    package_data={"lambda_det": ["py.typed", "comparison/*.jinja"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["lambda_det = lambda_det_command:main"]},
     python_requires=">=3.10",
@@ -69,10 +69,13 @@ setup(
     #     requirement on the one is not met by the other. detectron2 leaves it out as well.
     install_requires=[
         "fvcore>=0.1.5,<0.1.6",
+        "Jinja2>=3.1",
         "matplotlib>=3.7",
         "numpy",
+        "psutil>=5.9",
         "pycocotools>=2.0.2",
         "PyYAML",
+        "scipy>=1.9",
         "shapely>=2.0",  # fvcore crops polygons with it, and does not require it
         "tabulate",
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lambda_det.experiments.tables import brief_table, comparison_tables
+from lambda_det.comparison.tables import brief_table, comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table
 from studies.evidence.why_table import why_tables

@@ -9,9 +9,9 @@ import pytest
 
 import lambda_det
 from lambda_det import configs
+from lambda_det.comparison import read_suite
 from lambda_det.configs import load_config, read_config
 from lambda_det.errors import InputError
-from lambda_det.experiments import read_suite
 from lambda_det.project import IN_CHECKOUT, ROOT, tool_words
 
 LSJ = "COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj"

@@ -15,13 +15,13 @@ PACKAGE = Path(lambda_det.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # DESIGN.md: layers <- backbone <- (config, checkpoint, analysis) <- (data, engine, evaluation)
-# <- (experiments, predict) <- tools. A room imports from its own row and from those before it.
+# <- (comparison, predict) <- tools. A room imports from its own row and from those before it.
 ROWS = (
     ("layers",),
     ("backbone",),
     ("config", "configs", "checkpoint", "analysis"),
     ("data", "engine", "evaluation", "pretrain"),
-    ("experiments", "predict"),
+    ("comparison", "predict"),
     ("doctor",),
 )
 SHARED = {"errors", "compat", "randomness", "records", "version", "project"}

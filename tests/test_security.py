@@ -30,7 +30,7 @@ MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "telnetlib", "f
 # The unpickler that admits numpy arrays and plain containers by name; its tests try to break it.
 UNPICKLER = "lambda_det/checkpoint/numpy_pickle.py"
 # Commands that a suite's author gives to a shell: a suite is a program, as README.md says.
-SHELL = "lambda_det/experiments/preparing.py"
+SHELL = "lambda_det/comparison/preparing.py"
 # Runs a file of tools/ or of its copy in the wheel, chosen among the names that are there.
 TOOL_RUNNER = "lambda_det/__main__.py"
 # Runs again the file that it has written a moment before, to compare it.

@@ -117,8 +117,8 @@ print(lambda_det.__file__, c.config_path("retinanet_lambda_R_101_FPN_3x"), sep="
 print(cfg.MODEL.LAMBDA_RESNET.DEPTH, cfg.INPUT.LSJ.ENABLED, len(c.config_names()))
 from lambda_det import project
 from lambda_det.analysis.published import load_published
-from lambda_det.experiments import read_suite
-from lambda_det.experiments.collect import PUBLISHED
+from lambda_det.comparison import read_suite
+from lambda_det.comparison.collect import PUBLISHED
 print(len(read_suite("paper_coco", "out").runs), list(load_published(PUBLISHED)))
 print(project.tool_command("train_net", []), project.results_folder())
 from lambda_det.doctor import TOOL

@@ -13,18 +13,16 @@ import os
 import signal
 import sys
 
-from lambda_det.configs import find_suite
+from lambda_det.comparison import collect, execute, read_suite, results_markdown
+from lambda_det.comparison.collect import comparison_record, published_rows
+from lambda_det.comparison.outputs import check_record, write_record, write_results
+from lambda_det.comparison.planning import measure, plan_text
+from lambda_det.comparison.processes import default_jobs, device_groups
+from lambda_det.comparison.results import keep, zeroed_missing
+from lambda_det.comparison.run_files import FINISHED, state_of
+from lambda_det.comparison.suite import Run, chosen_runs
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
-from lambda_det.experiments import collect, execute, read_suite, results_markdown
-from lambda_det.experiments.collect import comparison_record, published_rows
-from lambda_det.experiments.kept import keep
-from lambda_det.experiments.outputs import check_record, write_record, write_results
-from lambda_det.experiments.planning import measure, plan_text
-from lambda_det.experiments.processes import PROJECT, default_jobs, device_groups
-from lambda_det.experiments.run_facts import zeroed_missing
-from lambda_det.experiments.run_files import FINISHED, state_of
-from lambda_det.experiments.suite import Run, chosen_runs
 from lambda_det.project import results_folder, tool_command
 from lambda_det.records import record_path
 
@@ -69,7 +67,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    args.suite = find_suite(args.suite)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -86,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.measure is not None:
         measure(suite, args.output, chosen, args.measure)
     if args.plan or args.measure is not None:
-        print(plan_text(suite, args.output, chosen, lambda run: command_of(args, suite.name, run)))
+        print(plan_text(suite, args.output, chosen, lambda run: command_of(args, run)))
         return 0
     if args.no_run:
         states = {run: state_of(run) for run in suite.runs}
@@ -98,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     for run, state in states.items():
         if state == FINISHED:
             keep(run)
-    record = comparison_record(suite, collect(suite, states), command_of(args, suite.name))
+    record = comparison_record(suite, collect(suite, states), command_of(args))
     try:
         write_results(args.output, suite, states, record)
     finally:  # a full disk does not keep the numbers back
@@ -117,16 +114,12 @@ def end(number: int, _frame: object) -> None:
     sys.exit(128 + number)
 
 
-def command_of(args: argparse.Namespace, name: str, run: Run | None = None) -> str:
-    """What makes these numbers in the root of a checkout, of whatever machine; or what makes one
-    run of this very folder."""
-    suite, output = (os.path.relpath(path, PROJECT) for path in (args.suite, args.output))
-    if suite.startswith(".."):
-        suite = os.path.abspath(args.suite) if run else os.path.basename(suite)
-    if output.startswith(".."):
-        output = os.path.abspath(args.output) if run else f"output/{name}"
-    words = ["--suite", suite, "--output", output]
-    words += ["--only", run.key] if run else []
+def command_of(args: argparse.Namespace, run: Run | None = None) -> str:
+    """The command that was run; or the same for one run alone. What only reads and records
+    (``--no-run``, ``--record``) is left out: it makes no numbers."""
+    words = ["--suite", args.suite, "--output", args.output]
+    for key in args.only if run is None else [run.key]:
+        words += ["--only", key]
     words += ["--jobs", str(args.jobs)] if args.jobs else []
     words += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
     return tool_command("compare", [*words, *args.opts])

@@ -1,5 +1,4 @@
-"""detectron2's DefaultTrainer with our data and evaluator, exact resume, and checks before
-iteration 0."""
+"""detectron2's DefaultTrainer with our data, evaluator, exact resume and checks at its start."""
 
 from __future__ import annotations
 
@@ -48,6 +47,7 @@ from lambda_det.engine.run_state import (
 from lambda_det.engine.sanity import largest_mapper, sanity_pass
 from lambda_det.engine.setup import precision
 from lambda_det.engine.step import TrainingStep
+from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.wandb_writer import WandbWriter
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
@@ -112,7 +112,7 @@ class Trainer(DefaultTrainer):
         self._interruption = Interruption()
         self._recent_metrics: Mapping[str, Mapping] = {}
         self.running_means: list[dict[str, float]] = []
-        self._wandb = WandbWriter(cfg)
+        self._wandb, self._summary = WandbWriter(cfg), RunSummary(cfg.OUTPUT_DIR)
         self.register_hooks(self.build_hooks())
 
     @classmethod
@@ -175,8 +175,9 @@ class Trainer(DefaultTrainer):
             self.start_iter = self.iter + 1
             logger.info("resumed from %s, after iteration %d", path, self.start_iter)
         elif weights:
-            load_weights(self.model, weights, cfg=self.cfg)
+            self._summary.begin(load_weights(self.model, weights, cfg=self.cfg))
         else:
+            self._summary.begin(None)
             logger.info("MODEL.WEIGHTS is empty: training from random weights")
 
     def state_dict(self) -> dict[str, object]:
@@ -232,6 +233,8 @@ class Trainer(DefaultTrainer):
                 if isinstance(hook, hooks.PeriodicWriter):
                     hook.after_train()
             raise
+        if self.iter >= self.max_iter:
+            self._summary.finish()
 
     def train(self) -> Mapping[str, object] | None:
         """Train, and return the results of the last evaluation.
@@ -274,7 +277,7 @@ class Trainer(DefaultTrainer):
     def _evaluate(self) -> Mapping[str, object]:
         share_buffers(self.model)  # all judge the network that process 0 saves
         with self._average.applied():
-            with self._interruption.raising():
+            with self._interruption.raising(), self._summary.timing(self.model):
                 self._last_eval_results = self.test(self.cfg, self.model)
             self._best.offer(self._last_eval_results, min(self.iter, self.max_iter - 1))
         return self._last_eval_results
@@ -289,11 +292,9 @@ class Trainer(DefaultTrainer):
             self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
         if comm.is_main_process():
             facts = {"signal": stop.signal.name, "iteration": done, "max_iter": self.max_iter}
-            folder = self.cfg.OUTPUT_DIR
-            write_json(facts, os.path.join(folder, INTERRUPTED_FILE))
+            write_json(facts, os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
             logger.warning(
-                "stopped by %s after iteration %d of %d, which is saved; to go on: "
-                "%s",
+                "stopped by %s after iteration %d of %d, which is saved; to go on: %s",
                 stop.signal.name, done, self.max_iter, shlex.join(self.resume_words()),
             )  # fmt: skip
         comm.synchronize()  # none may end while process 0 still writes

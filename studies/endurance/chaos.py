@@ -22,10 +22,10 @@ import torch
 
 from lambda_det.checkpoint.atomic import TEMPORARY
 from lambda_det.checkpoint.reading import read_file
+from lambda_det.comparison.processes import last_line
 from lambda_det.engine.checkpointing import FINAL
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.experiments.processes import last_line
 from lambda_det.project import results_folder
 from lambda_det.records import record_path, write_json
 from studies.endurance.chaos_run import LOSSES_FILE

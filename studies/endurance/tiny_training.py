@@ -6,8 +6,8 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 
+from lambda_det.comparison.processes import PROJECT, environment_of, tied
 from lambda_det.data import generate_shapes
-from lambda_det.experiments.processes import PROJECT, environment_of, tied
 from lambda_det.project import tool_command
 from lambda_det.records import make_record
 

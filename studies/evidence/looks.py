@@ -20,10 +20,10 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from lambda_det.checkpoint import load_weights
+from lambda_det.comparison.statistics import spread
 from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets
 from lambda_det.errors import InputError, exit_on_input_error, writing
-from lambda_det.experiments.statistics import spread
 from lambda_det.records import make_record, write_json
 from studies.evidence.row_mates import scenes
 from studies.evidence.scenes import Scene

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from lambda_det.experiments.plots import png
+from lambda_det.comparison.plots import png
 from studies.evidence.why_plan import EVERY, PARTS
 from studies.evidence.why_report import SUBJECT, Found, grouped
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from lambda_det.comparison.statistics import paired_difference, spread, t975
 from lambda_det.configs import load_config
 from lambda_det.errors import InputError
-from lambda_det.experiments.statistics import paired_difference, spread, t975
 from lambda_det.randomness import seed_everything
 from lambda_det.records import make_record
 from studies.evidence.networks import build_network
@@ -112,7 +112,7 @@ def _row(seeds: Mapping[int, dict], subject: Mapping[int, dict]) -> dict:
 
 
 def with_interval(values: Sequence[float]) -> dict[str, object] | None:
-    """As :func:`lambda_det.experiments.statistics.spread`, with ``low`` and ``high``, the 95 %
+    """As :func:`lambda_det.comparison.statistics.spread`, with ``low`` and ``high``, the 95 %
     interval of the mean by Student's t; null for a single value."""
     summary = spread(values)
     if summary is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from lambda_det.experiments.tables import interval, markdown
+from lambda_det.comparison.tables import interval, markdown
 from lambda_det.records import provenance
 from studies.evidence.scenes import Layout
 from studies.evidence.why_plan import scenes_name

@@ -1,0 +1,144 @@
+"""What stands below the tables of a comparison: how to read them, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lambda_det.comparison.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
+from lambda_det.comparison.results import RIGHT_CLASS, ZEROED_MISSING
+from lambda_det.comparison.run import run_name
+from lambda_det.comparison.run_files import FAILED, FINISHED
+from lambda_det.evaluation.metrics import TASK_NAMES
+
+
+def notes(record: Mapping) -> list[str]:
+    """How to read the tables, one sentence each."""
+    rows, runs = record["rows"], record["runs"]
+    over = baselines_of(rows)
+    budgets = list(dict.fromkeys(map(_budget, rows)))
+    if len(budgets) > 1:
+        budgets = list(dict.fromkeys(f"{row['set_label']}: {_budget(row)}" for row in rows))
+    sentences = [f"{'; '.join(budgets)}."]
+    several = len(record["seeds"]) > 1
+    spread = ", mean ± sample standard deviation over the seeds" if several else ""
+    if over:
+        gain = f"; Δ: gain over {' and '.join(over)}"
+        if several:
+            gain += " with the same seeds, mean and 95 % confidence interval (Student's t)"
+    else:
+        gain = ""
+    unknown = "" if several else " One seed: the spread is unknown."
+    sentences.append(f"AP in percent{spread}{gain}.{unknown}")
+    if any(len(row.get(f"{t}_ap_gain", {}).get("values", ())) not in (0, row["finished"])
+           for row in rows for t in TASK_NAMES.values()):  # fmt: skip
+        sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
+    sentences += _control_notes(record)
+    sentences += filter(None, (pretrain_note(record),))
+    if any(RIGHT_CLASS in row for row in rows):
+        sentences.append(
+            "Found: the objects that a detection of whatever class meets at IoU 0.5; right class: "
+            "those whose most confident such detection has their class."
+        )
+    if any("multiply_adds_billions" in row for row in rows):
+        sentences.append("GMAC: 10⁹ multiply-adds of one image.")
+    if any("published" in row for row in rows):
+        sentences.append(f"Published: {record['published_source']}.")
+    jobs = max((run.get("jobs", 1) for run in runs), default=1)
+    if jobs > 1:
+        sentences.append(
+            f"{jobs} runs at a time shared the machine: times are of that, and longer than alone."
+        )
+    if any(run.get("resumed") for run in runs):
+        sentences.append("Some runs were resumed from a checkpoint.")
+    if len({run["gpus"] for run in runs if "gpus" in run}) > 1:
+        sentences.append("The runs were on different numbers of GPUs: no comparison of times.")
+    if "origins" in record:
+        sentences.append("The runs are from different machines, versions or commits.")
+        if any(o["hardware"] != record["hardware"] for o in record["origins"]):
+            sentences.append("Times and memory are of different hardware: no comparison of them.")
+    return sentences
+
+
+def baselines_of(rows: Sequence[Mapping]) -> list[str]:
+    """Labels of the models that gains are over."""
+    labels = {row["model"]: row["label"] for row in rows}
+    return list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
+
+
+def pretrain_note(record: Mapping) -> str:
+    """What each run starts from; "" where it is no pretraining of its own."""
+    if "pretrain" not in record:
+        return ""
+    command = record["pretrain"].strip().replace("{python}", "python")
+    return f"Each run starts from weights that were made for it: `{command}`."
+
+
+def gains_line(rows: Sequence[Mapping]) -> str:
+    """What the gains of a set's models say, in one line: which of them their intervals tell apart
+    from their baselines; "" without gains."""
+    labels = {row["model"]: row["label"] for row in rows}
+    sentences = []
+    for task in TASK_NAMES.values():
+        said = [
+            _SAID[_told(row[f"{task}_ap_gain"])].format(row["label"], labels[row["over"]])
+            for row in rows
+            if f"{task}_ap_gain" in row
+        ]
+        if said:
+            sentences.append(f"{task.capitalize()} AP: {'; '.join(said)}.")
+    return " ".join(sentences)
+
+
+_SAID = {
+    "above": "{} lies above {} with the whole interval of its gain",
+    "below": "{} lies below {} with the whole interval of its gain",
+    "even": "{} is not told apart from {} (the interval holds 0)",
+    "unknown": "{} and {} are of one seed, which tells nothing apart",
+}
+
+
+def _told(gain: Mapping) -> str:
+    if gain["low"] is None:
+        return "unknown"
+    if gain["low"] > 0:
+        return "above"
+    return "below" if gain["high"] < 0 else "even"
+
+
+def unfinished_runs(record: Mapping) -> list[str]:
+    """A line for every run without numbers, or without those of its zeroed branches."""
+    lines = []
+    for run in record["runs"]:
+        name = run_name(run.get("set"), run["model"], run["seed"], "without" in run)
+        if run["state"] != FINISHED:
+            reason = f": {run['reason']}" if run["state"] == FAILED else ""
+            lines.append(f"{name}, {run['state']}{reason}")
+        elif ZEROED_MISSING in run:
+            lines.append(f"{name}, with {NAMED_STAGES} zeroed: {run[ZEROED_MISSING]}")
+    return lines
+
+
+def _control_notes(record: Mapping) -> list[str]:
+    rows, controls = record["rows"], record.get("controls", ())
+    sentences = []
+    if ZEROED in controls:
+        sentences.append(
+            f"Zeroed: the same weights with the residual branches of {NAMED_STAGES} taken as 0."
+        )
+    if TRAINED_WITHOUT in controls:
+        sentences.append(
+            "Trained without: the same recipe and seeds with these branches held at 0 throughout."
+        )
+    if none := dict.fromkeys(row["label"] for row in rows if controls and not row["controls"]):
+        sentences.append(
+            f"No controls for {' and '.join(none)}: the backbone is not of this package, or has no "
+            "such branches that end with a norm."
+        )
+    return sentences
+
+
+def _budget(row: Mapping) -> str:
+    return (
+        f"{row['iterations']} iterations of {row['images_per_iteration']} images "
+        f"({row['train_size']}), learning rate {row['base_lr']:g}"
+    )

@@ -1,0 +1,92 @@
+"""What a comparison leaves in its folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+
+from lambda_det.comparison import plots
+from lambda_det.comparison.report import html_report
+from lambda_det.comparison.results import zeroed_missing
+from lambda_det.comparison.run_files import FINISHED, open_to_write
+from lambda_det.comparison.suite import Run, Suite
+from lambda_det.comparison.tables import results_markdown
+from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.metrics import check_writable
+from lambda_det.records import read_text, write_bytes, write_json
+
+
+def check_record(path: str, suite: Suite) -> None:
+    """Better asked before days of training than after them.
+
+    Args:
+        path: of :func:`~lambda_det.records.record_path`.
+        suite: that is to be recorded there.
+
+    Raises:
+        InputError: the record of something else lies there, or none can be written.
+    """
+    check_writable(path, "--record")
+    if os.path.exists(path):
+        try:
+            known = json.loads(read_text(path))
+            other = known["suite"] != suite.name
+        except (ValueError, KeyError, TypeError):
+            other = True
+        if other:
+            raise InputError(
+                f"--record: {path} is no record of suite {suite.name!r}; take another name, or "
+                "remove it"
+            )
+
+
+def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
+    """Write the record of a comparison whose runs have all finished.
+
+    Raises:
+        InputError: a run is missing, or it cannot be written.
+    """
+    missing = [f"{run.name} ({state})" for run, state in states.items() if state != FINISHED]
+    if missing:
+        raise InputError(
+            f"--record: {path} is not written, {len(missing)} of {len(states)} runs are not "
+            f"finished: {', '.join(missing)}"
+        )
+    lacking = [f"{run.name} ({reason})" for run in states if (reason := zeroed_missing(run))]
+    if lacking:
+        raise InputError(
+            f"--record: {path} is not written, the evaluation with zeroed branches is missing of "
+            f"{', '.join(lacking)}; the same command makes it"
+        )
+    with writing(path):
+        write_json(record, path)
+
+
+def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
+    """Write ``results.json``, ``results.md``, ``report.html`` and, as soon as a run has finished,
+    ``speed_accuracy.png``; return the text of the second.
+
+    Raises:
+        InputError: a finished run's file is broken, or one of them cannot be written; what was
+            there before stays then.
+    """
+    text = results_markdown(record)
+    contents = {"results.md": text.encode()}
+    draw = plots.trade_off_figure(record, ["inference_ms_per_image"])
+    if draw is not None:
+        contents["speed_accuracy.png"] = plots.png(draw)
+    contents["report.html"] = html_report(suite, states, record).encode()
+    path = os.path.join(output, "lock")
+    with open_to_write(path) as lock:
+        with writing(path):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison writes the same files: wait
+        path = os.path.join(output, "results.json")
+        with writing(path):
+            write_json(record, path)
+        for name, content in contents.items():
+            path = os.path.join(output, name)
+            with writing(path):
+                write_bytes(content, path)
+    return text

@@ -1,0 +1,190 @@
+"""What a suite would cost, and what to launch, before it is run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+
+from detectron2.config import CfgNode
+
+from lambda_det.comparison.controls import NAMED_STAGES
+from lambda_det.comparison.preparing import prepare
+from lambda_det.comparison.processes import PROJECT, environment_of, last_line, tied
+from lambda_det.comparison.results import built_config, train_ms, zeroed_missing
+from lambda_det.comparison.run import Command, train_command
+from lambda_det.comparison.run_files import FINISHED, open_to_write, state_of
+from lambda_det.comparison.speed import (
+    SPEED_SETTINGS,
+    THROUGHPUT_FILE,
+    Key,
+    device_name,
+    hardware_of,
+    images_per_gpu,
+    known_times,
+    speed_key,
+    speed_settings,
+    train_size,
+)
+from lambda_det.comparison.suite import Run, Suite
+from lambda_det.errors import InputError, writing
+from lambda_det.project import tool_command
+from lambda_det.records import make_record, write_json
+
+logger = logging.getLogger(__name__)
+
+LEAST_ITERATIONS = 40
+"""To be timed: detectron2 logs every 20 iterations, and the first ones are slow."""
+
+
+def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[Run], str]) -> str:
+    """For every run its state, the command that runs it and the hours it takes; then the sums, one
+    for each device.
+
+    A time counts for a run with the same :func:`~lambda_det.comparison.speed.speed_settings` and
+    images of an iteration on one GPU; of which machine it is stands beside it. A training without
+    branches takes at most as long as that with them, whose time stands in for its own.
+
+    Args:
+        suite: of :func:`~lambda_det.comparison.suite.read_suite`.
+        output: folder of the comparison.
+        runs: those to plan.
+        launch: run -> command line.
+
+    Raises:
+        InputError: the record of times that the suite names cannot be read.
+    """
+    known = known_times(suite, output)
+    lines, unknown = [], 0
+    totals: dict[tuple[str, str], float] = {}  # hours of one device are none of another
+    for run in runs:
+        cfg = suite.config_of(run)
+        images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+        name = f"{run.name} ({suite.labels[run.model]})"
+        state = state_of(run)
+        if state == FINISHED:
+            missing = zeroed_missing(run)
+            lines.append(f"{name}, {state}")
+            if missing is not None:
+                lines += [f"  with {NAMED_STAGES} zeroed: {missing}", f"  {launch(run)}"]
+            continue
+        lines.append(
+            f"{name}, {state}: {cfg.SOLVER.MAX_ITER} iterations of "
+            f"{cfg.SOLVER.IMS_PER_BATCH} images ({train_size(cfg)}) on {_devices(cfg, run.gpus)}"
+        )
+        whole = suite.configs[run.set, run.model]
+        own = known.get(speed_key(cfg, run.gpus))
+        time = own or known.get(speed_key(whole, run.gpus))
+        if time is None:
+            unknown += 1
+            lines.append("  time unknown")
+        else:
+            hours = images * time.ms_per_image * time.gpus / 3.6e6
+            of_device = time.unit, time.device
+            totals[of_device] = totals.get(of_device, 0) + hours
+            here = time.device == device_name(hardware_of(cfg))
+            most = "" if own else "at most "
+            lines.append(
+                f"  {most}{_hours(hours)} {time.unit}: {time.ms_per_image:.1f} ms per image on "
+                f"{time.gpus} x {time.device} ({time.source}{'' if here else '; not this machine'})"
+            )
+        lines.append(f"  {launch(run)}")
+        lines += [f"  # pretrains first: {_relative(run.pretrain)}"] if run.pretrain else []
+        lines.append(f"  # trains: {tool_command('train_net', map(_relative, run.words))}")
+    pretrainings = " and pretrainings" if any(run.pretrain for run in runs) else ""
+    if totals:
+        sums = [f"{_hours(hours)} {unit} ({name})" for (unit, name), hours in totals.items()]
+        lines.append(
+            f"together {' and '.join(sums)}"
+            + (f" and {unknown} runs of unknown time" if unknown else "")
+            + f"; without evaluations{pretrainings}, and as if several GPUs lost nothing by "
+            "waiting for each other"
+        )
+    if unknown:
+        lines.append(
+            f"time unknown: --measure {LEAST_ITERATIONS} times so many iterations of each model "
+            "on the device at hand (add KEY VALUE pairs for other data), or name a record of "
+            "measured times under 'throughput' in the suite"
+        )
+    return "\n".join(lines)
+
+
+def measure(
+    suite: Suite,
+    output: str,
+    runs: Sequence[Run],
+    iterations: int,
+    *,
+    command: Command = train_command,
+) -> dict[str, object]:
+    """Train each model of ``runs`` for a few iterations on one device, with as many images as one
+    GPU would get of a batch; write ``throughput.json``, a record whose rows have
+    ``train_ms_per_image``.
+
+    Raises:
+        InputError: too few iterations, a command of ``prepare`` or a training fails, or the record
+            cannot be written.
+    """
+    if iterations < LEAST_ITERATIONS:
+        raise InputError(f"--measure {iterations}: at least {LEAST_ITERATIONS} are needed")
+    prepare(suite, output)
+    rows: dict[Key, dict] = {}
+    for run in runs:
+        cfg = suite.config_of(run)
+        if (key := speed_key(cfg, run.gpus)) in rows:
+            continue
+        batch = images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, run.gpus)
+        name = f"{run.model} without" if run.without else run.model
+        measured = "measured_without" if run.without else "measured"
+        folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
+        words = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
+                 "DATASETS.TEST", "()")  # fmt: skip
+        words += ("MODEL.WEIGHTS", "") if run.pretrain else ()  # which are not made for this
+        one = dataclasses.replace(
+            run, overrides=run.overrides + words, folder=folder, gpus=1, resume=False
+        )
+        with writing(folder):
+            os.makedirs(folder, exist_ok=True)
+        log_path = os.path.join(folder, "output.log")
+        logger.info("%s: %d iterations of %d images (%s)", name, iterations, batch, log_path)
+        with open_to_write(log_path) as log:
+            status = subprocess.run(
+                tied(command(one)), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, env=environment_of(1, None),
+            ).returncode  # fmt: skip
+        milliseconds = None if status else train_ms(folder, built_config(folder))
+        if milliseconds is None:
+            raise InputError(f"--measure: {name}: {last_line(log_path)} ({log_path})")
+        rows[key] = {
+            "label": suite.labels[run.model] + (f" without {NAMED_STAGES}" if run.without else ""),
+            "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
+            "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
+            "train_size": train_size(cfg),
+            "images_per_iteration": batch,
+            "gpus": 1,
+            "hardware": hardware_of(cfg),
+            SPEED_SETTINGS: speed_settings(cfg),
+            "train_ms_per_image": round(milliseconds, 2),
+        }
+    command = tool_command("compare", ["--measure", str(iterations)])
+    record = make_record(command, list(rows.values()))
+    path = os.path.join(output, THROUGHPUT_FILE)
+    with writing(path):
+        write_json(record, path)
+    return record
+
+
+def _devices(cfg: CfgNode, processes: int) -> str:
+    if not cfg.MODEL.DEVICE.startswith("cpu"):
+        return f"{processes} GPU(s)"
+    return "the CPU" if processes == 1 else f"the CPU, {processes} processes"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _relative(text: str) -> str:
+    return text.replace(PROJECT + os.sep, "")

@@ -1,0 +1,118 @@
+"""Processes of a comparison: what they see, how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import psutil
+import torch
+
+from lambda_det.engine.launch import cores
+from lambda_det.errors import InputError
+from lambda_det.project import IN_CHECKOUT, ROOT
+
+PROJECT = str(ROOT)
+"""The root of the checkout, or what stands for it in an installed wheel."""
+
+
+def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
+    """Runs at a time: as many as the GPUs allow; without GPUs, or on the CPU, one for every four
+    cores.
+
+    Args:
+        gpus_per_run: processes of a run.
+        device: MODEL.DEVICE of the runs.
+    """
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    return max(1, gpus // gpus_per_run if gpus else cores() // 4)
+
+
+def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[str] | None:
+    """CUDA_VISIBLE_DEVICES for each job, the GPUs in turn; None where all share what is there.
+
+    Args:
+        jobs: runs at a time.
+        gpus_per_run: that one trains on.
+        device: MODEL.DEVICE of the runs; on the CPU no GPU is asked for.
+
+    Raises:
+        InputError: a run is to have more GPUs than there are.
+    """
+    if device == "cpu":
+        return None
+    count = torch.cuda.device_count()
+    if gpus_per_run > 1 and gpus_per_run > count:
+        raise InputError(f"gpus_per_run {gpus_per_run}: PyTorch sees {count} GPUs here")
+    if count <= gpus_per_run:
+        return None
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = named if len(named) == count and all(named) else [str(i) for i in range(count)]
+    groups = [
+        ",".join(names[start : start + gpus_per_run])
+        for start in range(0, count - gpus_per_run + 1, gpus_per_run)
+    ]
+    return [groups[job % len(groups)] for job in range(jobs)]
+
+
+def environment_of(jobs: int, device: str | None) -> dict[str, str]:
+    """The environment of one of ``jobs`` processes: this checkout's code, a device, and a share of
+    the cores."""
+    environment = dict(os.environ)
+    paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    own = [PROJECT] if IN_CHECKOUT else []  # a wheel is found as it was by this process
+    environment["PYTHONPATH"] = os.pathsep.join([*own, *map(os.path.abspath, paths)])
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    if jobs > 1:  # else each of them starts a thread for every core
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    return environment
+
+
+def tied(command: Sequence[str]) -> list[str]:
+    """The command, made to get SIGTERM when this process ends, however that is killed. On Linux,
+    where ``setpriv`` (util-linux) is installed."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
+
+
+def signal_session(leader: int, number: int) -> list[psutil.Process]:
+    """Send a signal to every process of a session; return those processes.
+
+    Args:
+        leader: id of a process that was started with ``start_new_session=True``.
+        number: of the signal; 0 only looks who is alive.
+    """
+    alive = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):  # it has ended meanwhile
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                process.send_signal(number)
+                alive.append(process)
+    return alive
+
+
+def end_session(
+    leader: int, numbers: Sequence[int] = (signal.SIGTERM,), seconds: float = 10
+) -> None:
+    """Send signals, one after the other, to a process and all that it has started, until they have
+    ended; after each signal they have so many seconds."""
+    for number in numbers:
+        signal_session(leader, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not signal_session(leader, 0):
+                return
+            time.sleep(0.02)
+
+
+def last_line(path: str) -> str:
+    """The last line of a log that is not empty."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return lines[-1] if lines else "no output"

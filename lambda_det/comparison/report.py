@@ -1,0 +1,205 @@
+"""report.html of a comparison: tables, pictures and examples in one file that needs no other."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+
+import jinja2
+from markupsafe import Markup
+
+from lambda_det.comparison import plots, tables
+from lambda_det.comparison.controls import controls_line, gain_remark
+from lambda_det.comparison.examples import IOU, SCORE, Example, examples_of
+from lambda_det.comparison.notes import gains_line, notes, unfinished_runs
+from lambda_det.comparison.results import result_of
+from lambda_det.comparison.run import Run
+from lambda_det.comparison.run_files import FAILED, FINISHED
+from lambda_det.comparison.suite import Suite
+from lambda_det.comparison.tables import sets_of, signed, tasks_of
+from lambda_det.errors import InputError
+from lambda_det.evaluation.metrics import TASK_NAMES
+from lambda_det.records import provenance
+
+TEMPLATE = "report.html.jinja"
+MOST_CLASSES = 24
+
+
+def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
+    """The page.
+
+    Args:
+        suite: of :func:`~lambda_det.comparison.suite.read_suite`.
+        states: of :func:`~lambda_det.comparison.running.execute`.
+        record: of :func:`~lambda_det.comparison.collect.comparison_record`.
+
+    Raises:
+        InputError: a finished run's file is broken.
+    """
+    found = {run: result_of(run) for run, state in states.items() if state == FINISHED}
+    results = {run: result for run, result in found.items() if result and not run.without}
+    trade_offs = plots.trade_off_figure(record, list(plots.TRADE_OFFS))
+    losses = {
+        label: {
+            model: [result["losses"] for result in _of(results, name, model).values()]
+            for model in suite.labels
+        }
+        for name, label in suite.sets.items()
+    }
+    return _template().render(
+        title=f"Comparison: {suite.name}",
+        record=record,
+        origin=_origin(record),
+        cards=gain_cards(record),
+        unfinished=unfinished_runs(record),
+        sets=sets_of(record),
+        notes=" ".join(notes(record)),
+        trade_offs=_svg(trade_offs, "AP against inference time and against parameters"),
+        losses=_svg(plots.loss_figure(losses, record), "training loss"),
+        classes=_classes(suite, results, record),
+        examples=_examples(suite, states),
+        labels=list({row["model"]: row["label"] for row in record["rows"]}.values()),
+        provenance=provenance(record),
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        tables.control_cells, tables.control_headers, tables.cost, tables.cost_columns,
+        tables.found_cells, tables.found_headers, tables.plus_minus, tables.published_ap,
+        tables.published_sizes, tables.published_tasks, controls_line, gains_line, remarks, repr,
+        signed, tasks_of,
+    ):  # fmt: skip
+        environment.globals[function.__name__] = function
+    environment.globals |= {
+        "base64": lambda content: base64.b64encode(content).decode(),
+        "number": lambda value: "–" if value is None else f"{value:.1f}",
+        "DETAILS": tables.DETAILS, "SIZES": tables.SIZES, "MOST_CLASSES": MOST_CLASSES,
+        "SCORE": SCORE, "IOU": IOU,
+    }  # fmt: skip
+    return environment.get_template(TEMPLATE)
+
+
+def gain_cards(record: Mapping) -> list[dict[str, object]]:
+    """The answer first: each model's gain in AP, how sure it is, and what it does not say."""
+    cards = []
+    for label, rows in sets_of(record):
+        of_model = {row["model"]: row for row in rows}
+        for row in rows:
+            for task in tasks_of(rows) if row["over"] else ():
+                value = row.get(f"{task}_ap_gain")
+                if value is None:
+                    continue
+                baseline = of_model[row["over"]]
+                cards.append(
+                    {
+                        "set": label,
+                        "what": f"{task} AP, {row['label']} over {baseline['label']}",
+                        "gain": value,
+                        "certainty": _certainty(value),
+                        "remark": gain_remark(row, baseline, task),
+                    }
+                )
+    return cards
+
+
+def _certainty(value: Mapping) -> str:
+    if value["low"] is None:
+        return "one seed: no interval"
+    holds = ", which holds 0" if value["low"] <= 0 <= value["high"] else ""
+    number = len(value["values"])
+    return f"95 %: {signed(value['low'])} to {signed(value['high'])}{holds}; {number} seeds"
+
+
+def remarks(run: Mapping) -> str:
+    """What stands beside a run in the table of them."""
+    found = [run["reason"]] if run["state"] == FAILED else []
+    if run["state"] == FINISHED and run["resumed"]:
+        found.append("resumed from a checkpoint")
+    if "without" in run:
+        found.append(f"trained without {' and '.join(run['without'])}")
+    return "; ".join(found)
+
+
+def _origin(record: Mapping) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
+    machine = (
+        record["hardware"]["gpu"]
+        or f"{record['hardware']['cpu']}, {record['hardware']['cores']} cores"
+    )
+    commit = f", commit {record['commit']}" if record["commit"] else ""
+    return f"{record['date']}, {machine}{commit} · {versions}"
+
+
+def _svg(draw: plots.Draw | None, description: str) -> Markup | None:
+    return None if draw is None else Markup(plots.svg(draw, description))
+
+
+def _classes(
+    suite: Suite, results: Mapping[Run, Mapping], record: Mapping
+) -> list[tuple[str, Markup]]:
+    """Label of a set, and the picture of its classes; where there is one."""
+    pictures = []
+    for name, label in suite.sets.items():
+        gains = {task: class_gains(suite, results, name, task) for task in TASK_NAMES.values()}
+        draw = plots.class_figure(_most_different(gains), record)
+        pictures.append((label, _svg(draw, f"{label} AP of each class")))
+    return [(label, picture) for label, picture in pictures if picture is not None]
+
+
+def class_gains(
+    suite: Suite, results: Mapping[Run, Mapping], set_name: str, task: str
+) -> dict[str, dict[str, list[float]]]:
+    """Model -> class -> AP minus the baseline's, for each seed that both have finished."""
+    gains: dict[str, dict[str, list[float]]] = {}
+    for model, baseline in suite.baselines.items():
+        if model == baseline:
+            continue
+        own, other = (
+            {run.seed: result["classes"].get(task, {}) for run, result in of.items()}
+            for of in (_of(results, set_name, m) for m in (model, baseline))
+        )
+        of = gains.setdefault(model, {})
+        for seed in own.keys() & other.keys():
+            for name, metrics in own[seed].items():
+                values = metrics["AP"], other[seed].get(name, {}).get("AP")
+                if None not in values:
+                    of.setdefault(name, []).append(values[0] - values[1])
+    return {model: of for model, of in gains.items() if of}
+
+
+def _most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
+    """The same with the classes whose means are largest, whichever the sign, task and model."""
+    largest: dict[str, float] = {}
+    for of in (of for models in gains.values() for of in models.values()):
+        for name, values in of.items():
+            largest[name] = max(largest.get(name, 0), abs(sum(values) / len(values)))
+    kept = set(sorted(largest, key=largest.get, reverse=True)[:MOST_CLASSES])
+    return {
+        task: {m: {c: values for c, values in of.items() if c in kept} for m, of in models.items()}
+        for task, models in gains.items()
+    }
+
+
+def _examples(suite: Suite, states: Mapping[Run, str]) -> list[tuple[str, Sequence[Example], str]]:
+    """Label of a set, its examples, or why there are none."""
+    found: list[tuple[str, Sequence[Example], str]] = []
+    for name, label in suite.sets.items():
+        try:
+            if examples := examples_of(suite, states, name):
+                found.append((label, examples, ""))
+        except InputError as error:
+            found.append((label, (), str(error)))
+    return found
+
+
+def _of(results: Mapping[Run, Mapping], set_name: str, model: str) -> dict[Run, Mapping]:
+    return {run: of for run, of in results.items() if (run.set, run.model) == (set_name, model)}

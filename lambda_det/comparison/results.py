@@ -1,0 +1,267 @@
+"""What a finished run has measured: :func:`result_of`; and the JSON that a suite keeps of it (its
+key ``keep``), which has all that tables and curves need without the run's folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+import pycocotools.mask as mask_util
+import yaml
+from detectron2.config import CfgNode
+
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
+from lambda_det.comparison.controls import ZEROED
+from lambda_det.comparison.examples import validation_set
+from lambda_det.comparison.run import Run
+from lambda_det.comparison.run_files import (
+    changed_settings,
+    facts_of_folder,
+    failed_facts,
+    kept_facts,
+)
+from lambda_det.engine.summary import read_summary
+from lambda_det.errors import InputError, reason_of, writing
+from lambda_det.evaluation.coco import DETECTIONS_FILE
+from lambda_det.evaluation.detections import read_detections
+from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
+from lambda_det.evaluation.records import iteration_times, last_norms, metrics_lines, zeroed_folder
+from lambda_det.records import read_text, write_json
+
+logger = logging.getLogger(__name__)
+
+ZEROED_MISSING = "zeroed_missing"
+"""Column of a run: why its evaluation with zeroed branches is not there."""
+
+FOUND, RIGHT_CLASS = "found_percent", "right_class_percent"
+"""Columns: see :func:`objects_found`."""
+
+IOU = 0.5
+
+
+def result_of(run: Run) -> dict | None:
+    """What a finished run has measured, from the JSON that is kept of it or else from its folder;
+    None where it has not finished.
+
+    Returns:
+        ``"finished"``: ``finished.json``, with the record of its machine and code. ``"row"``: its
+        numbers, as a row of ``results.json`` has them. ``"losses"``: finished iterations -> total
+        loss. ``"classes"``: task (``box``, ``mask``) -> name of a class -> its metrics.
+        ``"num_classes"``: of the dataset that it was trained on.
+
+    Raises:
+        InputError: a file of a finished run is missing or broken, or of a run with other settings.
+    """
+    kept = kept_facts(run)
+    if kept is None:
+        return _result_of_folder(run)
+    hidden = () if run.zeroed else tuple(f"{task}_ap_{ZEROED}" for task in TASK_NAMES.values())
+    return {
+        "finished": kept["finished"],
+        "row": {column: value for column, value in kept["row"].items() if column not in hidden},
+        "losses": {int(iteration): loss for iteration, loss in kept["losses"].items()},
+        "classes": kept["classes"],
+        "num_classes": kept["num_classes"],
+    }
+
+
+def keep(run: Run) -> None:
+    """Write the JSON of a finished run, from its folder, where the suite asks for that and it does
+    not exist yet. A run without its zeroed branches waits for them.
+
+    Raises:
+        InputError: a file of the run is missing or broken, or it cannot be written.
+    """
+    if not run.kept or kept_facts(run) is not None or zeroed_missing(run) is not None:
+        return
+    result = _result_of_folder(run)
+    if result is None:
+        return
+    known = {"key": run.key, "settings": run.settings, "changed": changed_settings(run)}
+    with writing(run.kept):
+        write_json(known | result, run.kept, indent=None)
+
+
+def _result_of_folder(run: Run) -> dict | None:
+    facts = facts_of_folder(run)
+    if facts is None:
+        return None
+    cfg, metrics = built_config(run.folder), _metrics(run.folder)
+    log = metrics_lines(run.folder)
+    retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    return {
+        "finished": facts,
+        "row": _numbers(run, cfg, facts, metrics, log),
+        # A repeated run's last counts.
+        "losses": {i["iteration"] + 1: i["total_loss"] for i in log if "total_loss" in i},
+        "classes": {
+            TASK_NAMES[task]: {entry["name"]: entry for entry in values.get(PER_CLASS, [])}
+            for task, values in metrics.items()
+        },
+        "num_classes": (cfg.MODEL.RETINANET if retina else cfg.MODEL.ROI_HEADS).NUM_CLASSES,
+    }
+
+
+def _numbers(
+    run: Run, cfg: CfgNode, facts: Mapping, metrics: Mapping[str, Mapping], log: list[dict]
+) -> dict[str, object]:
+    row: dict[str, object] = {}
+    for task, values in metrics.items():
+        for name in METRICS:
+            row[f"{TASK_NAMES[task]}_{name.lower()}"] = values[name]
+    if run.zeroed:
+        zeroed = zeroed_metrics(run)
+        if zeroed is None:
+            row[ZEROED_MISSING] = zeroed_missing(run)
+        else:
+            for task, values in zeroed.items():
+                row[f"{TASK_NAMES[task]}_ap_{ZEROED}"] = values["AP"]
+    if norms := last_norms(run.folder):
+        row["last_norm"] = norms
+    summary = read_summary(run.folder)
+    # 0 is what an earlier version wrote of a run on the CPU of a machine with a GPU.
+    gpu_memory = filter(None, (line.get("peak_gpu_memory_mib") for line in log))
+    row |= {
+        "train_ms_per_image": train_ms(run.folder, cfg),
+        "inference_ms_per_image": summary.get("inference_ms_per_image"),
+        "peak_host_memory_mib": facts.get("peak_host_memory_mib"),
+        "peak_gpu_memory_mib": max(gpu_memory, default=None),
+        "pretrained_percent": summary.get("pretrained_percent"),
+        FOUND: facts.get(FOUND),
+        RIGHT_CLASS: facts.get(RIGHT_CLASS),
+        "run_s": facts["last_attempt_s"],
+        "jobs": facts["jobs"],
+        "gpus": facts["gpus"],
+        "resumed": facts["resumed"],
+    }
+    return {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def zeroed_metrics(run: Run) -> dict[str, dict] | None:
+    """COCO's name of a task -> metrics of a run's weights with zeroed branches; None where that
+    was not evaluated, or is broken."""
+    folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
+    try:
+        return _metrics(folder)
+    except InputError as error:
+        if os.path.exists(os.path.join(folder, "inference", METRICS_FILE)):
+            logger.warning("%s: it is evaluated anew", error)
+        return None
+
+
+def zeroed_missing(run: Run) -> str | None:
+    """Why a finished run, whose zeroed branches are to be evaluated, has no metrics of that; None
+    where it has them, or where that is not asked for."""
+    if not run.zeroed or kept_facts(run) is not None or zeroed_metrics(run) is not None:
+        return None
+    failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
+    return "not evaluated yet" if failed is None else failed["reason"]
+
+
+def train_ms(folder: str, cfg: CfgNode) -> float | None:
+    """Milliseconds of training per image: the median over the logged iterations; None where the run
+    was too short to be timed.
+
+    Args:
+        folder: of the run.
+        cfg: its config, of :func:`built_config`.
+    """
+    try:
+        seconds = statistics.median(iteration_times(folder))
+    except InputError as error:
+        logger.warning("%s", error)
+        return None
+    return 1000 * seconds / cfg.SOLVER.IMS_PER_BATCH
+
+
+def built_config(folder: str) -> CfgNode:
+    """The config that a run was started with, as it has noted it.
+
+    Raises:
+        InputError: there is none, or it is none.
+    """
+    path = os.path.join(folder, "config.yaml")
+    try:
+        cfg = CfgNode.load_cfg(read_text(path))
+    except (yaml.YAMLError, AssertionError, AttributeError) as error:
+        raise InputError(f"{path}: is no config ({' '.join(str(error).split())})") from error
+    if "SOLVER" not in cfg:
+        raise InputError(f"{path}: is no config (it has no SOLVER)")
+    return cfg
+
+
+def _metrics(folder: str) -> dict[str, dict]:
+    """COCO's name of a task -> its metrics."""
+    path = os.path.join(folder, "inference", METRICS_FILE)
+    try:
+        content = json.loads(read_text(path))
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{path}: is no JSON ({error})") from error
+    known = isinstance(content, dict) and all(
+        task in TASK_NAMES and isinstance(values, dict) and values.keys() >= {*METRICS}
+        for task, values in content.items()
+    )
+    if not known:
+        raise InputError(f"{path}: does not hold the metrics of {' and '.join(TASK_NAMES)}")
+    return content
+
+
+def found_by(run: Run) -> dict[str, float]:
+    """:func:`objects_found` by the run on the set that judges
+    it; nothing, with a warning, where it cannot be counted."""
+    try:
+        cfg = built_config(run.folder)
+        if not cfg.DATASETS.TEST:
+            return {}
+        annotations, _ = validation_set(cfg)
+        path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
+        return objects_found(annotations, path)
+    except Exception as error:  # whatever it is: a remark, which must not cost a training
+        logger.warning(
+            "%s: how many objects were found is not known (%s)", run.name, reason_of(error)
+        )
+        return {}
+
+
+def objects_found(annotations: str, detections: str) -> dict[str, float]:
+    """:data:`FOUND`: the percentage of the objects that some detection meets at box IoU
+    :data:`IOU`, whatever its class and score. :data:`RIGHT_CLASS`: that of the objects whose most
+    confident such detection has their class; one that is not found is not right.
+
+    Args:
+        annotations: a COCO json; crowd regions do not count.
+        detections: a COCO results json.
+
+    Returns:
+        Nothing where there is but one class, or no object.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    truth = json.loads(read_text(annotations))
+    objects = [each for each in truth["annotations"] if not each.get("iscrowd")]
+    if len(truth["categories"]) < 2 or not objects:
+        return {}
+    of_image: dict[object, list[dict]] = defaultdict(list)
+    for detection in read_detections(detections):
+        of_image[detection["image_id"]].append(detection)
+    found = right = 0
+    for each in objects:
+        there = of_image[each["image_id"]]
+        if not there:
+            continue
+        boxes = np.array([detection["bbox"] for detection in there], float)
+        overlap = mask_util.iou(boxes, np.array([each["bbox"]], float), [0])[:, 0]
+        meeting = [d for d, iou in zip(there, overlap, strict=True) if iou >= IOU]
+        if meeting:
+            best = max(meeting, key=lambda detection: detection["score"])
+            found += 1
+            right += best["category_id"] == each["category_id"]
+    return {FOUND: 100 * found / len(objects), RIGHT_CLASS: 100 * right / len(objects)}

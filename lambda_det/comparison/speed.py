@@ -1,0 +1,197 @@
+"""What is known of how long a training takes: times per image, and what each of them is of."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+
+from lambda_det.comparison.results import result_of
+from lambda_det.comparison.run_files import FINISHED, state_of
+from lambda_det.comparison.suite import Suite
+from lambda_det.config import get_cfg
+from lambda_det.errors import InputError
+from lambda_det.evaluation.records import flat
+from lambda_det.records import hardware, read_text
+
+THROUGHPUT_FILE = "throughput.json"
+SPEED_SETTINGS = "speed_settings"
+"""Column of a row with training times: what they are of."""
+
+_NODES = {"MODEL", "INPUT", "DATALOADER"}
+_KEYS = {
+    "SOLVER.AMP.ENABLED", "SOLVER.AMP.PRECISION", "SOLVER.CLIP_GRADIENTS.ENABLED",
+    "CUDNN_BENCHMARK",
+}  # fmt: skip
+_OF_NO_EFFECT = {
+    "MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.LAMBDA_RESNET.PARTIAL_INIT",
+    "MODEL.LAMBDA_RESNET.PARTIAL_INIT_AS_IDENTITY", "MODEL.LAMBDA_RESNET.MIN_COVERAGE",
+    "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST",
+}  # fmt: skip
+
+Key = tuple[str, int]
+"""The settings as text, and the images of an iteration on one GPU."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """A measured training.
+
+    Attributes:
+        ms_per_image: milliseconds, on all of its GPUs together.
+        gpus: that it was on; 1 on a CPU.
+        device: name of the GPU, or of the CPU with its cores.
+        unit: what the hours of such a device are called.
+        source: where the number is from.
+    """
+
+    ms_per_image: float
+    gpus: int
+    device: str
+    unit: str
+    source: str
+
+
+def speed_settings(cfg: CfgNode) -> dict[str, object]:
+    """The keys that the time of a training iteration depends on (or may: models, heads, images,
+    device, precision), where they are not detectron2's and lambda_det's defaults; as JSON has them.
+
+    Not among them are the data, which are asked for on a machine that need not have them, and the
+    images of an iteration.
+    """
+    defaults = _defaults()
+    chosen = {
+        key: value
+        for key, value in flat(cfg).items()
+        if (key.partition(".")[0] in _NODES or key in _KEYS)
+        and key not in _OF_NO_EFFECT
+        and (key not in defaults or defaults[key] != value)
+    }
+    return json.loads(json.dumps(chosen, default=str))
+
+
+def speed_key(cfg: CfgNode, gpus: int) -> Key:
+    """What has to be the same for a time to be that of a config on so many GPUs."""
+    return _text(speed_settings(cfg)), images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, gpus)
+
+
+def images_per_gpu(images: int, gpus: int) -> int:
+    """That one of ``gpus`` gets of an iteration's ``images``; at least 1."""
+    return max(1, images // gpus)
+
+
+def train_size(cfg: CfgNode) -> str:
+    """Size of the images that a config trains on, as text: times of other sizes say nothing."""
+    if cfg.INPUT.LSJ.ENABLED:
+        return "{}×{} jittered".format(*cfg.INPUT.LSJ.SIZE)
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    least, most = min(sizes), max(sizes)
+    side = str(most) if least == most else f"{least}–{most}"
+    return f"short side {side}, at most {cfg.INPUT.MAX_SIZE_TRAIN}"
+
+
+def hardware_of(cfg: CfgNode) -> dict[str, object]:
+    """This machine's hardware, as far as a config uses it: a GPU has no part in a CPU's time."""
+    machine = hardware()
+    return machine | {"gpu": None} if cfg.MODEL.DEVICE == "cpu" else machine
+
+
+def known_times(suite: Suite, output: str) -> dict[Key, Time]:
+    """Of the record that the suite names, of ``throughput.json`` in ``output``, and of its finished
+    runs; the later of them count more.
+
+    Raises:
+        InputError: a record cannot be read, or does not say what its times are of.
+    """
+    times: dict[Key, Time] = {}
+    measured = os.path.join(output, THROUGHPUT_FILE)
+    for path in (suite.throughput, measured if os.path.isfile(measured) else ""):
+        if path:
+            times |= _times_of_record(path)
+    for run in suite.runs:
+        result = result_of(run) if state_of(run) == FINISHED else None
+        found = None if result is None else result["row"].get("train_ms_per_image")
+        if result is None or found is None:
+            continue
+        facts = result["finished"]
+        key = speed_key(suite.config_of(run), facts["gpus"])
+        source = f"measured, {run.name}{_sharing(facts['jobs'])}"
+        times[key] = _time(found, facts["gpus"], facts["record"]["hardware"], source)
+    return times
+
+
+def _times_of_record(path: str) -> dict[Key, Time]:
+    times = {}
+    try:
+        record = json.loads(read_text(path))
+        source = path + _sharing(max((r.get("jobs", 1) for r in record.get("runs", [])), default=1))
+        for row in record["rows"]:
+            found = row.get("train_ms_per_image")
+            if isinstance(found, Mapping):
+                found = found["mean"]
+            if found is None or row["gpus"] is None:
+                continue
+            if SPEED_SETTINGS not in row:
+                raise InputError(
+                    f"throughput {path}: its rows have no {SPEED_SETTINGS!r}, as those of an "
+                    "earlier version, and so do not say what was timed; time it again by --measure"
+                )
+            settings, gpus = row[SPEED_SETTINGS], row["gpus"]
+            machine = _machine(path, record, row)
+            key = _text(settings), images_per_gpu(row["images_per_iteration"], gpus)
+            times[key] = _time(found, gpus, machine, source)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise InputError(
+            f"throughput {path}: is no record of a comparison ({type(error).__name__}: {error})"
+        ) from error
+    return times
+
+
+def _machine(path: str, record: Mapping, row: Mapping) -> Mapping:
+    """The hardware of a row: its own, or the one that all runs of its kind of device had."""
+    if "hardware" in row:
+        return row["hardware"]
+    on_cpu = row[SPEED_SETTINGS].get("MODEL.DEVICE") == "cpu"
+    origins = [origin["hardware"] for origin in record.get("origins", [record])]
+    machines = [m for m in origins if (m["gpu"] is None) == on_cpu]
+    if not machines or any(machine != machines[0] for machine in machines):
+        raise InputError(
+            f"throughput {path}: the time of {row['label']!r} is of no known machine, or of several"
+        )
+    return machines[0]
+
+
+def _time(ms_per_image: float, gpus: int, machine: Mapping, source: str) -> Time:
+    if not (math.isfinite(ms_per_image) and ms_per_image > 0 and gpus >= 1):
+        raise ValueError(f"{ms_per_image} ms per image on {gpus} GPUs")
+    return Time(ms_per_image, gpus, device_name(machine), unit_of(machine), source)
+
+
+def device_name(machine: Mapping) -> str:
+    """Of :func:`lambda_det.records.hardware`: what trains there."""
+    return machine["gpu"] or f"{machine['cpu']} with {machine['cores']} cores"
+
+
+def unit_of(machine: Mapping) -> str:
+    """What an hour of it is called."""
+    return "GPU-hours" if machine["gpu"] else "hours"
+
+
+def _sharing(jobs: int) -> str:
+    return f", {jobs} runs sharing the machine" if jobs > 1 else ""
+
+
+def _text(settings: Mapping) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+@functools.lru_cache(maxsize=1)
+def _defaults() -> dict[str, object]:
+    return flat(get_cfg())

@@ -1,0 +1,232 @@
+"""A suite: which models, with which seeds, all on one budget; and the runs that it plans."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from detectron2.config import CfgNode
+
+from lambda_det.comparison.controls import (
+    CONTROLS,
+    IDLE_STAGES,
+    TRAINED_WITHOUT,
+    ZEROED,
+    config_without,
+    idle_stages,
+)
+from lambda_det.comparison.run import PREPARE, PRETRAIN, PRETRAINED_FILE, Run, run_key
+from lambda_det.comparison.suite_file import RESERVED, SuiteFile
+from lambda_det.configs import find_suite
+from lambda_det.engine.setup import load_config
+from lambda_det.errors import InputError
+from lambda_det.evaluation.records import flat
+
+# What has to be the same for a comparison to be one. Weights may differ: those of their depth.
+_BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
+_BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite file that passed the checks.
+
+    Attributes:
+        name: of the suite.
+        seeds: of every model.
+        labels: name of a model -> what tables call it, in the order of the file.
+        baselines: name of a model -> that of the model which its gain is over.
+        published: name of a model -> row of ``configs/published/coco.yaml``; where it names one.
+        sets: name of a set -> what tables call it; ``{"": ""}`` without sets.
+        prepare: commands to run once.
+        runs: all of them, seed by seed, so that what is there early can be compared.
+        configs: (set, model) -> its config, merged.
+        throughput: path of a record with training times, or "".
+        controls: those of :data:`~lambda_det.comparison.controls.CONTROLS` that are made.
+        pretrain: command that is run before each run, as the file has it; or "".
+    """
+
+    name: str
+    seeds: tuple[int, ...]
+    labels: dict[str, str]
+    baselines: dict[str, str]
+    published: dict[str, str]
+    sets: dict[str, str]
+    prepare: tuple[str, ...]
+    runs: tuple[Run, ...]
+    configs: dict[tuple[str, str], CfgNode]
+    throughput: str = ""
+    controls: tuple[str, ...] = ()
+    pretrain: str = ""
+
+    def config_of(self, run: Run) -> CfgNode:
+        """The config of a run, merged, without SEED and OUTPUT_DIR."""
+        cfg = self.configs[run.set, run.model]
+        return config_without(cfg) if run.without else cfg
+
+
+def chosen_runs(suite: Suite, only: Sequence[str]) -> list[Run]:
+    """The runs whose key is one of ``only`` or begins with the folders that it names; all where
+    there is none.
+
+    Raises:
+        InputError: one of them names no run.
+    """
+    for word in only:
+        if not any(_is_of(run, word) for run in suite.runs):
+            keys = ", ".join(run.key for run in suite.runs)
+            raise InputError(f"--only {word!r}: expected one of {keys}, or how one begins")
+    return [run for run in suite.runs if not only or any(_is_of(run, word) for word in only)]
+
+
+def _is_of(run: Run, word: str) -> bool:
+    return f"{run.key}/".startswith(f"{word.rstrip('/')}/")
+
+
+def read_suite(
+    path: str, output: str, overrides: Sequence[str] = (), *, gpus_per_run: int | None = None
+) -> Suite:
+    """Read a suite file and plan its runs below ``output``.
+
+    Args:
+        path: of the suite file, or the name of a shipped suite.
+        output: folder of the comparison.
+        overrides: KEY VALUE words for every run, above the suite's own.
+        gpus_per_run: in place of the suite's.
+
+    Raises:
+        InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
+            config does not load, or the models differ in more than the model.
+    """
+    file = SuiteFile(find_suite(path), os.path.abspath(output))
+    keys = file.keys
+    for name in overrides[::2]:
+        if name in RESERVED:
+            raise InputError(f"{name} is set by the suite itself; it cannot be given here")
+    if gpus_per_run is not None:
+        if gpus_per_run < 1:
+            raise InputError(f"--gpus-per-run {gpus_per_run}: at least 1 is needed")
+        keys.gpus_per_run = gpus_per_run
+    shared = file.words("overrides", keys.overrides)
+    words: dict[tuple[str, str], tuple[str, ...]] = {}
+    configs: dict[tuple[str, str], CfgNode] = {}
+    for set_name, of_set in file.sets.items():
+        for name, model in file.models.items():
+            words[set_name, name] = (
+                *shared,
+                *file.words(f"sets.{set_name}.overrides", of_set.overrides),
+                *file.words(f"models.{name}.overrides", model.overrides),
+                *overrides,
+            )
+            path = file.config(name)
+            try:
+                configs[set_name, name] = load_config(path, words[set_name, name])
+            except InputError as error:
+                raise file.error(f"models.{name}: {error}") from error
+        _check_equal_budget(file, {m: cfg for (s, m), cfg in configs.items() if s == set_name})
+    every = [*keys.prepare, *(c for of_set in file.sets.values() for c in of_set.prepare)]
+    return Suite(
+        name=keys.name,
+        seeds=tuple(keys.seeds),
+        labels=file.labels(file.models),
+        baselines={name: model.baseline for name, model in file.models.items()},
+        published={name: m.published for name, m in file.models.items() if m.published},
+        sets=file.labels(file.sets),
+        prepare=file.commands(every),
+        runs=tuple(
+            _planned_run(file, place, seed, words[place], cfg, without=without)
+            for seed in keys.seeds
+            for without in (False, True)
+            for place, cfg in configs.items()
+            if not without or (TRAINED_WITHOUT in keys.controls and idle_stages(cfg) is not None)
+        ),
+        configs=configs,
+        throughput=keys.throughput and file.relative(keys.throughput),
+        controls=tuple(name for name in CONTROLS if name in keys.controls),
+        pretrain=keys.pretrain,
+    )
+
+
+def _planned_run(
+    file: SuiteFile,
+    place: tuple[str, str],
+    seed: int,
+    words: tuple[str, ...],
+    cfg: CfgNode,
+    *,
+    without: bool,
+) -> Run:
+    keys, (set_name, model) = file.keys, place
+    key = run_key(set_name, model, seed, without)
+    if without:
+        cfg = config_without(cfg)
+        words += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
+    folder, config = os.path.join(file.output, "runs", key), file.config(model)
+    settings = _settings(file, cfg)
+    if keys.keep:
+        settings[PREPARE] = [*keys.prepare, *file.sets[set_name].prepare]
+    weights = command = ""
+    if keys.pretrain:
+        if cfg.MODEL.WEIGHTS:
+            raise file.error(
+                f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} beside pretrain, whose "
+                "weights a run starts from; leave one of them out"
+            )
+        weights = os.path.join(folder, PRETRAINED_FILE)
+        command = file.pretrain(config, weights, (*words, "SEED", str(seed)))
+        settings[PRETRAIN] = keys.pretrain
+        words += ("MODEL.WEIGHTS", weights)
+    kept = keys.keep and os.path.join(file.relative(file.fill(keys.keep)), f"{key}.json")
+    return Run(
+        model,
+        set_name,
+        seed,
+        config,
+        words,
+        folder=folder,
+        resume=keys.resume,
+        gpus=keys.gpus_per_run,
+        without=without,
+        zeroed=not without and ZEROED in keys.controls and idle_stages(cfg) is not None,
+        pretrain=command,
+        weights=weights,
+        kept=kept,
+        settings=settings,
+    )
+
+
+def _settings(file: SuiteFile, cfg: CfgNode) -> dict[str, object]:
+    """What a run's numbers depend on."""
+    known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
+    # As JSON has it, to be compared with what was read from a file; the comparison's folder may
+    # have been moved, to another machine say.
+    text = json.dumps(known, default=str)
+    return json.loads(text.replace(json.dumps(file.output)[1:-1], "{output}"))
+
+
+def _check_equal_budget(file: SuiteFile, configs: dict[str, CfgNode]) -> None:
+    (first, reference), *others = configs.items()
+    if len(reference.DATASETS.TEST) != 1:
+        raise file.error(
+            f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: one dataset to judge by is needed"
+        )
+    expected = _budget(reference)
+    for name, cfg in others:
+        found = _budget(cfg)
+        for key in (*expected, *found):
+            if expected.get(key) != found.get(key):
+                raise file.error(
+                    f"{key} is {expected.get(key)!r} for model {first} and "
+                    f"{found.get(key)!r} for {name}; a comparison needs equal budgets, data, "
+                    "tasks and devices"
+                )
+
+
+def _budget(cfg: CfgNode) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in flat(cfg).items()
+        if key.partition(".")[0] in _BUDGET or key in _BUDGET_OF_MODEL
+    }

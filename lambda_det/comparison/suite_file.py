@@ -1,0 +1,236 @@
+"""The suite file as it is read. docs/comparison.md explains it, field by field.
+
+OmegaConf checks each key and its type against the fields below.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lambda_det.comparison.controls import CONTROLS
+from lambda_det.comparison.run import half_written
+from lambda_det.configs import config_path
+from lambda_det.errors import InputError, reason_of
+
+RESERVED = ("SEED", "OUTPUT_DIR")
+
+# Of every key: what a wrong value is told.
+_NEEDED = {
+    "name": "one line of text",
+    "label": "one line of text",
+    "baseline": "the name of a model",
+    "seeds": "a list of different whole numbers from 0 on",
+    "models": "a mapping of names and models",
+    "sets": "a mapping of names and sets",
+    "config": "the path or the name of a config",
+    "overrides": "a mapping of config keys and values",
+    "prepare": "a list of commands",
+    "controls": f"a list of {' and '.join(CONTROLS)}, of one of them, or an empty one",
+    "resume": "True or False",
+    "gpus_per_run": "a whole number from 1 on",
+    "throughput": "the path of a record",
+    "pretrain": "a command that writes {weights}",
+    "keep": "the path of a folder",
+    "published": "the name of a published row",
+}
+
+
+@dataclass
+class ModelEntry:
+    """``models.NAME``."""
+
+    config: str = MISSING
+    label: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+    published: str = ""
+
+
+@dataclass
+class SetEntry:
+    """``sets.NAME``."""
+
+    label: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    prepare: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SuiteKeys:
+    """The keys of a suite."""
+
+    seeds: list[int] = MISSING
+    models: dict[str, Any] = MISSING
+    baseline: str = ""
+    name: str = ""
+    sets: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    prepare: list[str] = field(default_factory=list)
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    resume: bool = False
+    gpus_per_run: int = 1
+    throughput: str = ""
+    pretrain: str = ""
+    keep: str = ""
+
+
+Keys = TypeVar("Keys", ModelEntry, SetEntry, SuiteKeys)
+
+# Stands for "$" where OmegaConf would take "${HOME}" in a command for an interpolation of its own.
+_DOLLAR = "\ue000"
+
+
+class SuiteFile:
+    """A suite file that has been read.
+
+    Attributes:
+        path: of the file.
+        output: folder of the comparison.
+        keys: of the suite.
+        models, sets: name -> entry; without sets there is one whose name is "".
+
+    Raises:
+        InputError: it is missing or not YAML, a key is unknown or missing, or a value is wrong.
+    """
+
+    def __init__(self, path: str, output: str) -> None:
+        self.path = os.path.abspath(path)
+        self.output = output
+        self.keys = keys = self._checked(SuiteKeys, self._read(), "")
+        if not keys.name:
+            keys.name = os.path.splitext(os.path.basename(path))[0]
+        self.models = self._entries(ModelEntry, "models", keys.models)
+        self.sets = self._entries(SetEntry, "sets", keys.sets) or {"": SetEntry()}
+        if not self.models:
+            raise self.error("models is empty; at least one model is needed")
+        for key, right in (
+            ("seeds", keys.seeds and len(set(keys.seeds)) == len(keys.seeds)),
+            ("seeds", all(seed >= 0 for seed in keys.seeds)),
+            ("controls", all(name in CONTROLS for name in keys.controls)),
+            ("gpus_per_run", keys.gpus_per_run >= 1),
+            ("pretrain", not keys.pretrain or "{weights}" in keys.pretrain),
+        ):
+            if not right:
+                raise self._wrong(key, getattr(keys, key), "")
+        for name, entry in self.models.items():
+            entry.baseline = entry.baseline or keys.baseline
+            if entry.baseline not in self.models:
+                raise self.error(
+                    f"baseline {entry.baseline!r} of model {name}: expected one of the models "
+                    f"{', '.join(self.models)}"
+                )
+
+    def error(self, text: str) -> InputError:
+        return InputError(f"suite {self.path}: {text}")
+
+    def relative(self, path: str) -> str:
+        """A path that the file names, which is relative to the file."""
+        return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
+
+    def config(self, model: str) -> str:
+        """Path of a model's config."""
+        config = self.models[model].config
+        path = self.relative(config)
+        try:
+            there = os.path.lexists(path) and not os.path.isdir(path)
+            return path if there else config_path(config)
+        except InputError as error:
+            raise self.error(f"models.{model}: {path}: no such file, and {error}") from error
+
+    def labels(self, entries: Mapping[str, ModelEntry] | Mapping[str, SetEntry]) -> dict[str, str]:
+        """Name -> what tables call it."""
+        labels = {name: entry.label or name for name, entry in entries.items()}
+        for label, count in Counter(labels.values()).items():
+            if count > 1:  # tables and curves go by them
+                raise self.error(f"label {label!r} is there {count} times; each needs its own")
+        return labels
+
+    def words(self, where: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+        """KEY VALUE words."""
+        for name in RESERVED:
+            if name in overrides:
+                raise self.error(f"{where}.{name} is set by the suite itself")
+        pairs = ((str(name), self.fill(str(value))) for name, value in overrides.items())
+        return tuple(word for pair in pairs for word in pair)
+
+    def commands(self, commands: Sequence[str]) -> tuple[str, ...]:
+        """With the paths in them, quoted for the shell."""
+        return tuple(self.fill(command, shlex.quote) for command in commands)
+
+    def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
+        text = text.replace("{python}", quote(sys.executable))
+        return text.replace("{output}", quote(self.output))
+
+    def pretrain(self, config: str, weights: str, words: Sequence[str]) -> str:
+        """The command of ``pretrain`` for one run; it writes beside ``weights``."""
+        command = self.fill(self.keys.pretrain, shlex.quote)
+        command = command.replace("{config}", shlex.quote(config))
+        command = command.replace("{weights}", shlex.quote(half_written(weights)))
+        return command.replace("{words}", shlex.join(words))
+
+    def _entries(self, kind: type[Keys], where: str, content: Mapping) -> dict[str, Keys]:
+        for name in content:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
+                raise self.error(f"{where}: the name {name!r} cannot be a folder's name")
+        return {
+            str(name): self._checked(kind, entry, f"{where}.{name}")
+            for name, entry in content.items()
+        }
+
+    def _checked(self, kind: type[Keys], content: object, where: str) -> Keys:
+        """The keys, of their types; a key without a value is as if it were not there."""
+        if not isinstance(content, dict):
+            raise self.error(f"{where or 'its top level'} is {content!r}; a mapping is needed")
+        names = [each.name for each in fields(kind)]
+        node = OmegaConf.structured(kind)
+        for key, value in content.items():
+            if key not in names:
+                place = f"{where}: " if where else ""
+                raise self.error(f"{place}unknown key {key!r}; allowed: {', '.join(sorted(names))}")
+            if value is None:
+                continue
+            try:
+                node[key] = value
+            except OmegaConfBaseException as error:
+                raise self._wrong(key, value, where) from error
+        for key in OmegaConf.missing_keys(node):
+            raise self.error(
+                f"{where}{'.' if where else ''}{key} is missing; {_NEEDED[key]} is needed"
+            )
+        return kind(**_replaced(OmegaConf.to_container(node), _DOLLAR, "$"))
+
+    def _wrong(self, key: str, value: object, where: str) -> InputError:
+        value = _replaced(value, _DOLLAR, "$")
+        place = f"{where}.{key}" if where else key
+        return self.error(f"{place} {value!r}; {_NEEDED[key]} is needed")
+
+    def _read(self) -> object:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                text = file.read()
+            # OmegaConf's YAML refuses a key that stands there twice.
+            return OmegaConf.to_container(OmegaConf.create(text.replace("$", _DOLLAR)))
+        except OSError as error:
+            raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, OmegaConfBaseException, TypeError, RecursionError) as error:
+            raise InputError(f"suite {self.path} is not YAML: {reason_of(error)}") from error
+
+
+def _replaced(value: Any, old: str, new: str) -> Any:
+    """With ``old`` replaced in every text."""
+    if isinstance(value, dict):
+        return {_replaced(k, old, new): _replaced(v, old, new) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_replaced(each, old, new) for each in value]
+    return value.replace(old, new) if isinstance(value, str) else value

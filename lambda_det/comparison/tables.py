@@ -1,0 +1,279 @@
+"""results.md and the tables of MODEL_ZOO.md: the paper's layout with spread, gain and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from lambda_det.comparison.controls import CONTROLS, NAMED_STAGES, TRAINED_WITHOUT, controls_line
+from lambda_det.comparison.notes import (
+    baselines_of,
+    gains_line,
+    notes,
+    pretrain_note,
+    unfinished_runs,
+)
+from lambda_det.comparison.results import FOUND, RIGHT_CLASS
+from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
+from lambda_det.records import markdown_row, provenance
+
+SIZES = ("aps", "apm", "apl")
+DETAILS = {name.lower(): name for name in (*AP_METRICS, "AR100")}
+COSTS = {
+    "parameters_millions": "parameters (M)",
+    "multiply_adds_billions": "GMAC",
+    "pretrained_percent": "pretrained (%)",
+    "train_ms_per_image": "training (ms/image)",
+    "inference_ms_per_image": "inference (ms/image)",
+    "peak_host_memory_mib": "host memory (MiB)",
+    "peak_gpu_memory_mib": "GPU memory (MiB)",
+}
+"""Column of a row -> what people read."""
+
+
+def comparison_tables(record: Mapping) -> str:
+    """Of a record of a comparison: for every set the table of AP and that of cost, and how to
+    read them."""
+    parts = []
+    for label, rows in sets_of(record):
+        parts += [f"**{label}**"] if label else []
+        parts += [*_ap_and_meaning(rows), cost_table(rows)]
+    return "\n\n".join([*parts, " ".join(notes(record)), provenance(record)])
+
+
+def brief_table(record: Mapping) -> str:
+    """Of a record of a comparison: AP, what it rests on and the gain, a line for each set and
+    model; for who wants the answer before the whole."""
+    tasks = tasks_of(record["rows"]) or ["box"]
+    headers = ["set", "backbone", *found_headers(record["rows"])]
+    for task in tasks:
+        headers += [f"{task} AP", *_columns_of(record["rows"], task), "Δ"]
+    lines = []
+    for label, rows in sets_of(record):
+        for row in rows:
+            line = [label, row["label"], *found_cells(row, record["rows"])]
+            for task in tasks:
+                line.append(plus_minus(row.get(f"{task}_ap")))
+                if _columns_of(record["rows"], task):
+                    line.append(plus_minus(row.get(f"{task}_ap_{TRAINED_WITHOUT}")))
+                line.append(interval(row.get(f"{task}_ap_gain")) if row["over"] else "")
+            lines.append(line)
+    if not any(line[0] for line in lines):
+        headers, lines = headers[1:], [line[1:] for line in lines]
+    return f"{markdown(headers, lines)}\n\n{_brief_notes(record)}\n\n{provenance(record)}"
+
+
+def _brief_notes(record: Mapping) -> str:
+    rows = record["rows"]
+    seeds = sorted({row["finished"] for row in rows})
+    number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    parts = [f"AP in percent, mean ± sample standard deviation of {number} seeds"]
+    if found_headers(rows):
+        parts.append("found: objects met at IoU 0.5; right class: found and named right")
+    if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
+        parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
+    if over := baselines_of(rows):
+        parts.append(f"Δ: gain over {' and '.join(over)}, paired by seed, with its 95 % interval")
+    return f"{'; '.join(parts)}. {pretrain_note(record)}".strip()
+
+
+def _columns_of(rows: Sequence[Mapping], task: str) -> list[str]:
+    return ["trained without"] if TRAINED_WITHOUT in _controls_of(rows, task) else []
+
+
+def results_markdown(record: Mapping) -> str:
+    """results.md: the tables above, those of every metric, and every run that is not finished."""
+    parts = [f"# {record['suite']}"]
+    for label, rows in sets_of(record):
+        parts += [f"## {label}"] if label else []
+        parts += _ap_and_meaning(rows)
+        parts += [_detail_table(rows, task) for task in tasks_of(rows)]
+        parts.append(cost_table(rows))
+    parts.append(" ".join(notes(record)))
+    if record["differences"]:
+        parts.append("What the models do not share:\n\n" + _difference_table(record))
+    if unfinished := unfinished_runs(record):
+        # A reason may end in "<module>", which Markdown takes for HTML and hides.
+        lines = (line.replace("<", "\\<") for line in unfinished)
+        parts.append("Not finished:\n\n" + "\n".join(f"- {line}" for line in lines))
+    return "\n\n".join([*parts, provenance(record)]) + "\n"
+
+
+def _ap_and_meaning(rows: Sequence[Mapping]) -> list[str]:
+    return [part for part in (ap_table(rows), gains_line(rows), controls_line(rows)) if part]
+
+
+def sets_of(record: Mapping) -> list[tuple[str, list[Mapping]]]:
+    """Label ("" without sets) and rows of every set, by depth and then as in the suite."""
+    grouped: dict[str, list[Mapping]] = {}
+    for row in record["rows"]:
+        grouped.setdefault(row.get("set_label", ""), []).append(row)
+    return [(s, sorted(rows, key=lambda row: row["depth"] or 0)) for s, rows in grouped.items()]
+
+
+def tasks_of(rows: Iterable[Mapping]) -> list[str]:
+    """``box`` and ``mask``, as far as a row has its AP."""
+    return [task for task in TASK_NAMES.values() if any(f"{task}_ap" in row for row in rows)]
+
+
+def ap_table(rows: Sequence[Mapping]) -> str:
+    """The paper's layout: AP and that of small, medium and large objects; with the gain, and the
+    published numbers in columns of their own."""
+    tasks, published = tasks_of(rows) or ["box"], published_tasks(rows)
+    headers = ["backbone", "seeds", *found_headers(rows)]
+    for task in tasks:
+        headers += [f"{task} AP", *control_headers(rows, task), "Δ", "s / m / l"]
+    for task in published:
+        headers += [f"{task} AP, published", "s / m / l, published"]
+    lines = []
+    for row in rows:
+        line = [row["label"], f"{row['finished']}/{row['planned']}"]
+        line += found_cells(row, rows)
+        for task in tasks:
+            line += [
+                plus_minus(row.get(f"{task}_ap")),
+                *control_cells(row, rows, task, interval),
+                interval(row.get(f"{task}_ap_gain")) if row["over"] else "",
+                " / ".join(plus_minus(row.get(f"{task}_{s}"), spread=False) for s in SIZES),
+            ]
+        for task in published:
+            line += [published_ap(row, rows, task), published_sizes(row, task)]
+        lines.append(line)
+    return markdown(headers, lines)
+
+
+def found_headers(rows: Sequence[Mapping]) -> list[str]:
+    """Of the columns of what was found and named right; none where no row knows it."""
+    known = any(RIGHT_CLASS in row for row in rows)
+    return ["found (%)", "right class (%)"] if known else []
+
+
+def found_cells(row: Mapping, rows: Sequence[Mapping]) -> list[str]:
+    """Of a row of a table with these rows, below :func:`found_headers`."""
+    columns = (FOUND, RIGHT_CLASS) if found_headers(rows) else ()
+    return [plus_minus(row.get(column)) for column in columns]
+
+
+def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:
+    """Of the columns beside an AP for the controls that some row has."""
+    headers = []
+    for control in _controls_of(rows, task):
+        name = control.replace("_", " ")
+        headers += [name, f"AP − {name}"] if control == TRAINED_WITHOUT else [name]
+    return headers
+
+
+def control_cells(
+    row: Mapping, rows: Sequence[Mapping], task: str, difference: Callable[[Mapping | None], str]
+) -> list[str]:
+    """Of a row, below :func:`control_headers`.
+
+    Args:
+        row: one of ``rows``.
+        rows: of the table.
+        task: ``box`` or ``mask``.
+        difference: a paired difference -> text.
+    """
+    cells = []
+    for control in _controls_of(rows, task):
+        cells.append(plus_minus(row.get(f"{task}_ap_{control}")))
+        if control == TRAINED_WITHOUT:
+            cells.append(difference(row.get(f"{task}_ap_over_{control}")))
+    return cells
+
+
+def _controls_of(rows: Sequence[Mapping], task: str) -> list[str]:
+    return [name for name in CONTROLS if any(f"{task}_ap_{name}" in row for row in rows)]
+
+
+def cost_table(rows: Sequence[Mapping]) -> str:
+    """Parameters, multiply-adds, times and memory."""
+    columns = cost_columns(rows)
+    lines = [[row["label"], *(cost(row.get(column)) for column in columns)] for row in rows]
+    return markdown(["backbone", *columns.values()], lines)
+
+
+def cost_columns(rows: Sequence[Mapping]) -> dict[str, str]:
+    """Of the costs that some row has: column -> what people read."""
+    sizes = dict.fromkeys(row["counted_at"] for row in rows if "counted_at" in row)
+    known = {column: text for column, text in COSTS.items() if any(column in row for row in rows)}
+    if "multiply_adds_billions" in known:
+        known["multiply_adds_billions"] = f"GMAC at {', '.join(sizes)}"
+    return known
+
+
+def published_tasks(rows: Sequence[Mapping]) -> list[str]:
+    """Those tasks of a table whose published AP some row has."""
+    known = {column for row in rows for column in row.get("published", {})}
+    return [task for task in tasks_of(rows) or ["box"] if f"{task}_ap" in known]
+
+
+def published_ap(row: Mapping, rows: Sequence[Mapping], task: str) -> str:
+    """The published AP, and its gain over the published AP of the baseline."""
+    values = row.get("published", {})
+    if f"{task}_ap" not in values:
+        return "–"
+    text = f"{values[f'{task}_ap']:.1f}"
+    for other in rows:
+        if other["model"] == row["over"] and f"{task}_ap" in other.get("published", {}):
+            text += f" ({signed(values[f'{task}_ap'] - other['published'][f'{task}_ap'])})"
+    return text
+
+
+def plus_minus(value: Mapping | None, *, spread: bool = True) -> str:
+    """``35.3 ± 1.2``."""
+    if value is None:
+        return "–"
+    shown = spread and value["sd"] is not None
+    return f"{value['mean']:.1f}" + (f" ± {value['sd']:.1f}" if shown else "")
+
+
+def interval(value: Mapping | None) -> str:
+    """``+3.3 [+1.9, +4.8]``."""
+    if value is None:
+        return "–"
+    mean = signed(value["mean"])
+    if value["low"] is None:
+        return mean
+    return f"{mean} [{signed(value['low'])}, {signed(value['high'])}]"
+
+
+def signed(value: float) -> str:
+    """With a sign, the typographic minus; 0.0 has none."""
+    text = f"{value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def cost(value: Mapping | float | None) -> str:
+    """A cell of the cost table."""
+    return f"{value:.1f}" if isinstance(value, (int, float)) else plus_minus(value)
+
+
+def published_sizes(row: Mapping, task: str) -> str:
+    """The published AP of small, medium and large objects."""
+    values = row.get("published", {})
+    cells = (values.get(f"{task}_{size}") for size in SIZES)
+    return " / ".join("–" if value is None else f"{value:.1f}" for value in cells)
+
+
+def _detail_table(rows: Sequence[Mapping], task: str) -> str:
+    lines = []
+    for row in rows:
+        lines.append([row["label"], *(plus_minus(row.get(f"{task}_{n}")) for n in DETAILS)])
+        if row["over"]:
+            gains = (row.get(f"{task}_{name}_gain") for name in DETAILS)
+            lines.append([f"{row['label']}, Δ", *map(interval, gains)])
+    return markdown([task, *DETAILS.values()], lines)
+
+
+def _difference_table(record: Mapping) -> str:
+    labels = {row["model"]: row["label"] for row in record["rows"]}
+    lines = [
+        [f"`{key}`", *(f"`{value!r}`" for value in values.values())]
+        for key, values in record["differences"].items()
+    ]
+    return markdown(["key", *labels.values()], lines)
+
+
+def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join(markdown_row(cells) for cells in lines)

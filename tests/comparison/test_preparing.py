@@ -1,0 +1,138 @@
+"""The commands before the first run: once, again where their data are gone, ended with us."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lambda_det.comparison import execute, read_suite
+from lambda_det.comparison.preparing import prepare
+from lambda_det.errors import InputError
+
+MAKE = "mkdir -p {output}/data/a && echo x > {output}/data/a/b && echo x > {output}/data/c"
+
+
+@pytest.fixture
+def prepared(content, write_suite, output) -> Callable[..., int]:
+    """Prepare with these commands -> how often one of them has been run so far."""
+
+    def run(*commands: str) -> int:
+        content["prepare"] = [f"echo x >> {output}/count && {command}" for command in commands]
+        prepare(read_suite(write_suite(content), str(output)), str(output))
+        return len((output / "count").read_text().splitlines())
+
+    return run
+
+
+def test_prepare_runs_once_and_its_failure_is_a_line(content, write_suite, output, fake_command):
+    content["prepare"] = ["echo x >> {output}/prepared.txt"]
+    content["seeds"] = [1]
+    (output / "break").write_text("plain lambda")
+    for _ in range(2):
+        suite = read_suite(write_suite(content), str(output))
+        execute(suite, str(output), command=fake_command, jobs=2)
+    assert (output / "prepared.txt").read_text() == "x\n"
+    content["prepare"].append("echo no >&2; exit 3")
+    with pytest.raises(InputError, match=r"prepare: .*status 3: no"):
+        execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+
+
+def test_what_is_there_is_not_prepared_again(prepared, output):
+    (output / "data" / "empty").mkdir(parents=True)
+    assert prepared(MAKE) == prepared(MAKE) == 1
+    assert prepared(MAKE, "true") == 2
+
+
+@pytest.mark.parametrize("gone", ["data", "data/a", "data/a/b", "data/c"])
+def test_what_is_gone_is_prepared_again(prepared, output, caplog, gone):
+    assert prepared(MAKE, "true") == 2
+    moved = output / "elsewhere"
+    (output / gone).rename(moved)
+    assert prepared(MAKE, "true") == 3  # the one that names it
+    assert f"{output}/data is gone, or a part of it: it is prepared again" in caplog.text
+    assert (output / "data" / "a" / "b").is_file() and (output / "data" / "c").is_file()
+
+
+def test_what_a_broken_repetition_leaves_is_not_taken_for_the_data(prepared, output):
+    command = f"{MAKE} && test ! -f {output}/fail"
+    assert prepared(command) == 1
+    (output / "data").rename(output / "elsewhere")
+    (output / "fail").touch()
+    with pytest.raises(InputError, match="status 1"):
+        prepared(command)
+    assert (output / "data" / "c").is_file()  # as after a kill, it looks whole
+    (output / "fail").unlink()
+    assert prepared(command) == 3
+
+
+def test_all_is_prepared_again_where_no_command_names_what_is_gone(prepared, output):
+    command = f"cd {output} && mkdir data && echo x > data/x"
+    assert prepared("true", command) == prepared("true", command) == 2
+    (output / "data").rename(output / "elsewhere")
+    assert prepared("true", command) == 4
+
+
+def test_data_that_no_command_has_made_are_not_missed(prepared):
+    assert prepared("true") == prepared("true") == 1
+
+
+def test_a_list_of_an_earlier_version_is_understood(prepared, output):
+    assert prepared(MAKE, "true") == 2
+    marker = output / "prepared.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text())["commands"]))
+    assert prepared(MAKE, "true") == 2
+    (output / "data").rename(output / "elsewhere")
+    assert prepared(MAKE, "true") == 3
+
+
+def test_a_broken_marker_is_a_line(prepared, output, caplog):
+    broken = ("", "{", "3", "[3]", '{"commands": []}', '{"commands": 1, "data": {}}')
+    assert prepared(MAKE) == 1
+    for times, text in enumerate(broken, start=2):
+        (output / "prepared.json").write_text(text)
+        caplog.clear()
+        assert prepared(MAKE) == times
+        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+        assert line.startswith(f"{output}/prepared.json is broken (") and "\n" not in line
+
+
+def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_path):
+    content["prepare"] = ["true"]
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    with pytest.raises(InputError, match=r"file/out: cannot be written \(Not a directory"):
+        prepare(read_suite(write_suite(content), out), out)
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_a_signal_ends_the_command_and_what_it_started(prepared, output, monkeypatch, patient):
+    """As tools/compare.py does it: the handler leaves."""
+    monkeypatch.setattr("lambda_det.comparison.preparing._GRACE", 0.3)
+    deaf = "" if patient else "trap '' INT TERM; "
+    inner = f"{deaf}echo $$ > {output}/pid; sleep 60; true"
+    here = threading.get_ident()
+
+    def leave() -> None:
+        while not (output / "pid").is_file() or not (output / "pid").read_text().strip():
+            time.sleep(0.01)
+        signal.pthread_kill(here, signal.SIGTERM)
+
+    def end(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        threading.Thread(target=leave).start()
+        with pytest.raises(SystemExit):
+            prepared(f'sh -c "{inner.replace("$", chr(92) + "$")}"; true')
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    stat = Path("/proc", (output / "pid").read_text().strip(), "stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"  # unclaimed
+    assert not (output / "prepared.json").exists()

@@ -1,0 +1,279 @@
+"""Runs: once each, resumed, survived, never two at a time; and what is made of them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from suite_helpers import fake_training
+
+from lambda_det.comparison import (
+    collect,
+    comparison_tables,
+    execute,
+    read_suite,
+    results_markdown,
+)
+from lambda_det.comparison.collect import comparison_record
+from lambda_det.comparison.run import train_command
+from lambda_det.comparison.run_files import FAILED, FINISHED, NEW, STARTED, state_of
+from lambda_det.comparison.suite import Run, Suite, chosen_runs
+from lambda_det.comparison.tables import brief_table
+from lambda_det.errors import InputError
+
+
+def started(output: Path) -> list[str]:
+    return sorted((output / "started.txt").read_text().splitlines())
+
+
+def test_finished_runs_are_not_repeated_and_failed_ones_are_taken_up(
+    content, write_suite, output, fake_command
+):
+    content["seeds"] = [1, 2]
+    suite = read_suite(write_suite(content), str(output))
+    assert {state_of(run) for run in suite.runs} == {NEW}
+    (output / "break").write_text("plain")
+    states = execute(suite, str(output), command=fake_command, jobs=2)
+    assert started(output) == ["lambda 1", "lambda 2", "plain 1", "plain 2"]
+    for run, state in states.items():
+        assert state == state_of(run) == (FAILED if run.model == "plain" else FINISHED)
+    collected = collect(suite, states, lambda cfg: {})
+    failed = [row for row in collected["runs"] if row["state"] == FAILED]
+    assert len(failed) == 2 and failed[0]["reason"] == "error: no such thing"
+    assert not any("gain" in key for row in collected["rows"] for key in row)
+    text = results_markdown(comparison_record(suite, collected, "python x"))
+    assert "- plain seed 1, failed: error: no such thing" in text
+
+    (output / "break").unlink()
+    states = execute(suite, str(output), command=fake_command)
+    assert started(output) == ["lambda 1", "lambda 2", *["plain 1"] * 2, *["plain 2"] * 2]
+    assert set(states.values()) == {FINISHED}
+    execute(suite, str(output), command=fake_command)
+    assert len(started(output)) == 6
+
+
+def test_rows(content, write_suite, output, fake_command):
+    suite = read_suite(write_suite(content), str(output))
+    states = execute(suite, str(output), command=fake_command, jobs=2)
+    collected = collect(suite, states, lambda cfg: {"parameters_millions": 1.25})
+    plain, lambda_ = collected["rows"]
+    assert plain["box_ap"] == {"mean": 32, "sd": 1, "values": [31, 32, 33]}
+    assert "box_ap_gain" not in plain and "box_apl" not in plain and "mask_ap" not in plain
+    assert lambda_["box_ap"]["mean"] == pytest.approx(106 / 3, abs=1e-3)
+    gain = lambda_["box_ap_gain"]
+    assert gain["mean"] == pytest.approx(10 / 3, abs=1e-3) and gain["values"] == [3, 4, 3]
+    half = 4.3027 * (1 / 3) ** 0.5 / 3**0.5
+    assert (gain["low"], gain["high"]) == pytest.approx((10 / 3 - half, 10 / 3 + half), abs=1e-3)
+    assert plain["train_ms_per_image"]["mean"] == pytest.approx(100)
+    assert plain["inference_ms_per_image"]["mean"] == pytest.approx(20)
+    assert plain["peak_host_memory_mib"]["mean"] == 502 and "pretrained_percent" not in plain
+    assert collected["differences"]["MODEL.LAMBDA_RESNET.VARIANT"] == {
+        "plain": "resnet", "lambda": "lambda",
+    }  # fmt: skip
+    record = comparison_record(suite, collected, "python x")
+    assert record["schema"] == 1 and record["seeds"] == [1, 2, 3]
+    text = results_markdown(record)
+    assert "Box AP: λ-50 lies above R-50 with the whole interval of its gain." in text
+    assert "| λ-50 | 3/3 | 35.3 ± 1.2 | +3.3 [+1.9, +4.8] | 10.0 / 10.0 / – |" in text
+    assert "| R-50 | 1.2 | 100.0 ± 25.0 | 20.0 ± 10.0 |" in text
+    assert (
+        "20 iterations of 8 images (short side 160, at most 160), learning rate 0.05" in text
+        and "2 runs at a time" in text
+    )
+    assert "mask" not in text.partition("What the models")[0] and "Not finished" not in text
+    assert "| `MODEL.LAMBDA_RESNET.VARIANT` | `'resnet'` | `'lambda'` |" in text
+    assert comparison_tables(json.loads(json.dumps(record))) == comparison_tables(record)
+
+
+def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, fake_command):
+    content["seeds"] = [1, 2]
+    content["sets"] = {"hard": {"label": "relational"}, "easy": {}}
+    suite = read_suite(write_suite(content), str(output))
+    states = execute(suite, str(output), command=fake_command, jobs=4)
+    assert set(states.values()) == {FINISHED} and len(states) == 8
+    assert (output / "runs/easy/plain/seed2/finished.json").is_file()
+    record = comparison_record(suite, collect(suite, states, lambda cfg: {}), "python x")
+    rows = {(row["set"], row["model"]): row for row in record["rows"]}
+    assert rows["hard", "plain"]["box_ap"]["mean"] == 31.5
+    assert rows["easy", "plain"]["box_ap"]["mean"] == 41.5
+    for name in ("hard", "easy"):
+        assert rows[name, "lambda"]["box_ap_gain"]["values"] == [3, 4]
+    text = comparison_tables(record)
+    hard, easy = text.partition("**relational**")[2].split("**easy**")
+    assert "| R-50 | 2/2 | 31.5 ± 0.7 |" in hard and "| R-50 | 2/2 | 41.5 ± 0.7 |" in easy
+    assert "\n20 iterations of 8 images" in text
+    assert "Box AP: λ-50 is not told apart from R-50 (the interval holds 0)." in text
+    brief = brief_table(json.loads(json.dumps(record)))
+    assert "| relational | R-50 | 31.5 ± 0.7 |  |" in brief
+    assert "standard deviation of 2 seeds" in brief
+    assert "| easy | λ-50 | 45.0 ± 1.4 | +3.5 [−2.9, +9.9] |" in brief
+    record["rows"][0]["iterations"] = 30
+    assert "relational: 30 iterations" in comparison_tables(record)
+
+
+def test_published_numbers_have_columns_of_their_own(content, write_suite, output, fake_command):
+    content["models"]["plain"]["published"] = "ResNet-101"
+    content["models"]["lambda"]["published"] = "LambdaResNet-101"
+    content["seeds"] = [1]
+    suite = read_suite(write_suite(content), str(output))
+    states = execute(suite, str(output), command=fake_command)
+    record = comparison_record(suite, collect(suite, states, lambda cfg: {}), "python x")
+    text = results_markdown(record)
+    assert "| box AP, published | s / m / l, published |" in text
+    assert (
+        "| λ-50 | 1/1 | 34.0 | +3.0 | 10.0 / 10.0 / – | 49.4 (+1.2) | 31.7 / 52.2 / 65.6 |" in text
+    )
+    assert "Table 6" in text and "the spread is unknown" in text
+    content["models"]["plain"]["published"] = "ResNet-50"
+    with pytest.raises(InputError, match=r"models.plain.published 'ResNet-50': expected"):
+        collect(read_suite(write_suite(content), str(output)), states)
+
+
+def test_a_moved_comparison_is_collected_where_it_is(content, write_suite, output, fake_command):
+    content["seeds"] = [1]
+    path = write_suite(content)
+    execute(read_suite(path, str(output)), str(output), command=fake_command)
+    moved = output.rename(output.parent / "elsewhere")
+    suite = read_suite(path, str(moved))
+    assert {state_of(run) for run in suite.runs} == {FINISHED}
+
+
+def test_other_settings_in_the_folder_are_an_error(content, write_suite, output, fake_command):
+    suite = read_suite(write_suite(content), str(output))
+    execute(suite, str(output), command=fake_command, jobs=2)
+    content["overrides"]["SOLVER.MAX_ITER"] = 30
+    changed = read_suite(write_suite(content), str(output))
+    with pytest.raises(
+        InputError,
+        match=r"seed1 holds a run with SOLVER.MAX_ITER 20, the suite says 30; .*--output",
+    ):
+        execute(changed, str(output), command=fake_command)
+
+
+def test_run_without_metrics_has_failed(content, write_suite, output):
+    content["seeds"] = [1]
+    suite = read_suite(write_suite(content), str(output))
+    states = execute(suite, str(output), command=lambda run: [sys.executable, "-c", "0"])
+    assert set(states.values()) == {FAILED}
+    with pytest.raises(InputError, match="--jobs 0"):
+        execute(suite, str(output), jobs=0)
+
+
+def test_each_job_has_a_device_of_its_own(content, write_suite, output):
+    code = "import os, sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'])"
+    suite = read_suite(write_suite(content), str(output))
+    command = lambda run: [sys.executable, "-c", code]  # noqa: E731
+    execute(suite, str(output), command=command, jobs=2, devices=["4", "7"])
+    said = [json.loads(Path(r.folder, "failed.json").read_text())["reason"] for r in suite.runs]
+    assert set(said) <= {"4", "7"} and "7" in said
+
+
+def drive(suite: Suite, output: str) -> None:
+    """A process of its own that compares, as tools/compare.py ends on a signal."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    execute(suite, output, command=fake_training, jobs=2)
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_killed_half_way_continues(content, write_suite, output, fake_command, name):
+    content["seeds"] = [1]
+    suite = read_suite(write_suite(content), str(output))
+    (output / "wait").write_text("lambda")
+    # A fork: a new interpreter takes seconds to import what is imported here.
+    driver = multiprocessing.get_context("fork").Process(target=drive, args=(suite, str(output)))
+    driver.start()
+    lambda_, plain = output / "runs/lambda/seed1", output / "runs/plain/seed1"
+    wait_for(lambda: (lambda_ / "last_checkpoint").is_file())
+    wait_for(lambda: (plain / "finished.json").is_file())
+    os.kill(driver.pid, getattr(signal, name))
+    driver.join(60)
+    assert driver.exitcode == {"SIGKILL": -9, "SIGTERM": 143}[name]
+    states = {run.model: state_of(run) for run in suite.runs}
+    assert states == {"plain": FINISHED, "lambda": STARTED}
+    (output / "wait").unlink()
+    # What the driver had started has ended with it; it holds the lock for as long as it takes.
+    wait_for(lambda: set(execute(suite, str(output), command=fake_command).values()) == {FINISHED})
+    assert started(output) == ["lambda 1", "lambda 1", "plain 1"]
+    assert json.loads((lambda_ / "finished.json").read_text())["attempts"] == 2
+
+
+def test_two_comparisons_at_once_share_the_runs(content, write_suite, output, fake_command):
+    content["seeds"] = [1]
+    suite = read_suite(write_suite(content), str(output))
+    (output / "wait").write_text("lambda")
+    results = []
+    first = threading.Thread(
+        target=lambda: results.append(execute(suite, str(output), command=fake_command, jobs=2))
+    )
+    first.start()
+    wait_for(lambda: (output / "runs/lambda/seed1/last_checkpoint").is_file())
+    wait_for(lambda: (output / "runs/plain/seed1/finished.json").is_file())
+    states = execute(suite, str(output), command=fake_command)
+    assert {run.model: state for run, state in states.items()} == {
+        "plain": FINISHED, "lambda": STARTED,
+    }  # fmt: skip
+    (output / "wait").unlink()
+    first.join()
+    assert set(results[0].values()) == {FINISHED}
+    assert started(output) == ["lambda 1", "plain 1"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_begun_run_starts_again_unless_it_is_to_be_resumed(
+    content, write_suite, output, fake_command, resume
+):
+    content |= {"seeds": [1], "resume": resume}
+    suite = read_suite(write_suite(content), str(output))
+    (output / "break").write_text("lambda")
+    execute(suite, str(output), command=fake_command)
+    folder = output / "runs/lambda/seed1"
+    (folder / "last_checkpoint").write_text("x")
+    (output / "break").write_text("")
+    seen = output / "seen.txt"
+
+    def command(run: Run) -> list[str]:
+        seen.write_text(str(Path(run.folder, "last_checkpoint").exists()))
+        return fake_command(run)
+
+    states = execute(suite, str(output), command=command)
+    assert set(states.values()) == {FINISHED} and seen.read_text() == str(resume)
+    assert not (folder / "failed.json").exists()
+    rows = collect(suite, states, lambda cfg: {})["runs"]
+    assert {row["model"]: row["resumed"] for row in rows} == {"plain": False, "lambda": resume}
+
+
+def test_only_the_chosen_runs(content, write_suite, output, fake_command):
+    content["sets"] = {"hard": {}, "easy": {}}
+    suite = read_suite(write_suite(content), str(output))
+    chosen = chosen_runs(suite, ["hard/lambda/seed2", "easy/plain"])
+    assert [run.key for run in chosen] == [
+        "easy/plain/seed1", "hard/lambda/seed2", "easy/plain/seed2", "easy/plain/seed3",
+    ]  # fmt: skip
+    states = execute(suite, str(output), command=fake_command, only=chosen[:2])
+    assert [run for run, state in states.items() if state == FINISHED] == chosen[:2]
+    assert len(states) == 12 and chosen_runs(suite, []) == list(suite.runs)
+    for wrong in ("har", "lambda", "hard/lambda/seed"):
+        with pytest.raises(InputError, match=f"--only '{wrong}': expected one of hard/plain/seed1"):
+            chosen_runs(suite, [wrong])
+
+
+def test_the_default_command_is_the_training(content, write_suite, output, project):
+    run = read_suite(write_suite(content), str(output)).runs[0]
+    command = train_command(run)
+    assert command[0] == sys.executable and str(project / "tools/train_net.py") in command
+    assert command[-len(run.words) :] == run.words

@@ -1,0 +1,37 @@
+"""Spread and paired differences, against the distribution itself."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from lambda_det.comparison.statistics import paired_difference, spread, t975
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 3, 7, 17, 30, 31, 60, 500])
+def test_quantile_leaves_2_5_percent_above(degrees):
+    """By integrating the density of Student's t from 0 on."""
+    x = np.linspace(0, t975(degrees), 200_001)
+    scale = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2))
+    density = scale / math.sqrt(degrees * math.pi) * (1 + x**2 / degrees) ** (-(degrees + 1) / 2)
+    area = ((density[1:] + density[:-1]) / 2).sum() * (x[1] - x[0])
+    assert area == pytest.approx(0.475, abs=2e-5)
+
+
+def test_spread():
+    assert spread([2, None, 4]) == {"mean": 3, "sd": round(2**0.5, 3), "values": [2, 4]}
+    assert spread([2]) == {"mean": 2, "sd": None, "values": [2]}
+    assert spread([None]) is None and spread([]) is None
+
+
+def test_difference_is_paired_by_seed():
+    baseline = {1: 10, 2: 20, 3: 30, 4: None}
+    found = paired_difference({3: 31, 2: 21, 1: 11, 4: 5, 5: 99}, baseline)
+    assert found == {"mean": 1, "low": 1, "high": 1, "values": [1, 1, 1]}
+    one = paired_difference({1: 11}, baseline)
+    assert one == {"mean": 1, "low": None, "high": None, "values": [1]}
+    assert paired_difference({9: 1}, baseline) is None
+    wide = paired_difference({1: 11, 2: 23}, baseline)
+    assert wide["high"] - wide["mean"] == pytest.approx(12.7062, abs=1e-3)
