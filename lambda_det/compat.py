@@ -11,6 +11,7 @@ import types
 import torch.distributed as dist
 from detectron2.layers import ShapeSpec
 from detectron2.utils import comm
+from torch import nn
 
 
 def detectron2_flavour() -> str:
@@ -40,10 +41,10 @@ def make_local_group(processes: int) -> None:
             comm._LOCAL_PROCESS_GROUP = group
 
 
-def export_tools() -> types.SimpleNamespace:
-    """``TracingAdapter`` and ``scripting_with_instances`` of ``detectron2.export``.
+def tracing_adapter() -> type[nn.Module]:
+    """``TracingAdapter`` of ``detectron2.export``.
 
-    The package itself needs Caffe2 in v0.5 and v0.6, which these two do not.
+    The package itself needs Caffe2 in v0.5 and v0.6, which this class does not.
     """
     package = "detectron2.export"
     try:
@@ -57,12 +58,7 @@ def export_tools() -> types.SimpleNamespace:
         stand_in.__path__ = list((found and found.submodule_search_locations) or ())
         sys.modules[package] = stand_in
     try:
-        return types.SimpleNamespace(
-            TracingAdapter=importlib.import_module(f"{package}.flatten").TracingAdapter,
-            scripting_with_instances=importlib.import_module(
-                f"{package}.torchscript"
-            ).scripting_with_instances,
-        )
+        return importlib.import_module(f"{package}.flatten").TracingAdapter
     finally:
         if stand_in is not None:  # to anyone else it is as missing as before
             sys.modules.pop(package)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 
 from lambda_det.engine.setup import load_config
-from lambda_det.errors import exit_on_input_error
+from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.export import export_config
 from lambda_det.export.exporting import TOLERANCE
 from lambda_det.export.formats import FORMATS
@@ -20,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config-file", required=True, metavar="C.yaml", help="of a detector")
     parser.add_argument("--format", required=True, choices=FORMATS)
     parser.add_argument("--what", choices=("backbone", "detector"), default="backbone")
-    parser.add_argument(
-        "--method", choices=("trace", "script"), default="trace", help="of torchscript (trace)"
-    )
+    parser.add_argument("--method", default="trace", help=argparse.SUPPRESS)  # of older versions
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="of the image, multiples of 32"
@@ -30,6 +28,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", metavar="W", help="the same as MODEL.WEIGHTS W")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
     args = parser.parse_args(argv)
+    if args.method != "trace":
+        raise InputError(
+            f"--method {args.method}: a network is traced, without this flag; PyTorch has "
+            "deprecated scripting. Other than a trace there are --format torch_export and onnx"
+        )
     cfg = load_config(args.config_file, args.opts)
     if args.weights is not None:
         cfg.MODEL.WEIGHTS = args.weights
@@ -40,7 +43,6 @@ def main(argv: list[str] | None = None) -> int:
         args.output,
         format=args.format,
         what=args.what,
-        method=args.method,
         size=tuple(args.size) if args.size else None,
     )
     if result.threshold_lowered:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.analysis.parts import part_of
-from lambda_det.backbone.squeeze import as_kept
 
 
 def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Counter[str]:
@@ -26,16 +25,18 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
     Returns:
         Part (see :func:`lambda_det.analysis.parts.part_of`) -> bytes.
     """
-    tensors = [*model.parameters(), *model.buffers()]
-    permanent = {_storage_key(tensor) for tensor in tensors}
+    # PyTorch gives out one Python object for a storage as long as that object lives, so its id is
+    # a key where data_ptr() is none: that is 0 for every meta tensor.
+    storages = [t.untyped_storage() for t in (*model.parameters(), *model.buffers())]
+    permanent = {id(storage) for storage in storages}
     running: list[str] = []
     kept: dict[int, tuple[torch.UntypedStorage, str]] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        key = _storage_key(tensor)
-        if key not in permanent and key not in kept:
+        storage = tensor.untyped_storage()
+        if id(storage) not in permanent and id(storage) not in kept:
             # Held on to, so that no later storage gets the same key.
-            kept[key] = (tensor.untyped_storage(), running[-1] if running else prefix)
+            kept[id(storage)] = (storage, running[-1] if running else prefix)
         return tensor
 
     def enter(name: str):
@@ -50,7 +51,7 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
         handles.append(module.register_forward_pre_hook(enter(full_name)))
         handles.append(module.register_forward_hook(leave))
     try:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, as_kept):
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
             outputs = model(*inputs)
     finally:
         for handle in handles:
@@ -60,8 +61,3 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
     for storage, name in kept.values():
         counts[part_of(name)] += storage.nbytes()
     return counts
-
-
-def _storage_key(tensor: Tensor) -> int:
-    # data_ptr() is 0 for all meta tensors; this is the address of the storage object itself.
-    return tensor.untyped_storage()._cdata

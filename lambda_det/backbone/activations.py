@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,12 +13,7 @@ from lambda_det.errors import InputError
 Activation = Callable[[Tensor], Tensor]
 
 
-def silu_(x: Tensor) -> Tensor:
-    """SiLU in place; a function, which TorchScript takes where it refuses a partial one."""
-    return F.silu(x, inplace=True)
-
-
-ACTIVATIONS: dict[str, Activation] = {"relu": F.relu_, "silu": silu_}
+ACTIVATIONS: dict[str, Activation] = {"relu": F.relu_, "silu": partial(F.silu, inplace=True)}
 """Name -> function that works in place. The papers' is ReLU; SiLU is for timm's weights."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-import torch
 from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -13,8 +12,8 @@ from torchvision.ops import StochasticDepth
 from lambda_det.backbone.activations import activation_function
 from lambda_det.backbone.masking import average_pool, fill_padding_, strided_mask
 from lambda_det.backbone.norms import BackboneNorm, backbone_norm
-from lambda_det.backbone.squeeze import SqueezeExcite
 from lambda_det.layers import LambdaLayer
+from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 
 
 class LambdaBottleneck(BottleneckBlock):
@@ -91,7 +90,7 @@ class LambdaBottleneck(BottleneckBlock):
 
         self.se = None
         if se_ratio > 0:
-            self.se = SqueezeExcite(out_channels, max(1, round(out_channels * se_ratio)))
+            self.se = SqueezeExcitation(out_channels, max(1, round(out_channels * se_ratio)))
         self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0 else None
 
         last_weight = getattr(self.conv3.norm, "weight", None)
@@ -111,42 +110,6 @@ class LambdaBottleneck(BottleneckBlock):
         Where ``padding_mask`` (N, H, W) bool is True, ``x`` is not part of the image; what it holds
         there does not reach the image's output.
         """
-        if torch.jit.is_scripting():
-            assert padding_mask is None, "TorchScript: padding masks are not supported"
-            return self._by_operators(x)
-        else:
-            return self._residual(x, padding_mask)
-
-    def _by_operators(self, x: Tensor) -> Tensor:
-        """In the language of TorchScript, for images without padding."""
-        if self.idle:
-            return self._idle(x)
-        out = self.activation(self.conv1(x))
-        if self.lambda_layer is None:
-            out = self.conv2(out)
-        else:
-            out = self.lambda_layer(out)
-            if self.lambda_pool is not None:
-                out = self.lambda_pool(out)
-            if self.lambda_norm is not None:
-                out = self.lambda_norm(out)
-        out = self.conv3(self.activation(out))
-        if self.se is not None:
-            out = self.se(out)
-        if self.drop_path is not None:
-            out = self.drop_path(out)
-        if self.shortcut_pool is not None:
-            x = self.shortcut_pool(x)
-        if self.shortcut is not None:
-            x = self.shortcut(x)
-        return self.activation(out + x)
-
-    def _idle(self, x: Tensor) -> Tensor:
-        if self.shortcut_pool is not None:
-            x = self.shortcut_pool(x)
-        return self.activation(x.clone() if self.shortcut is None else self.shortcut(x))
-
-    def _residual(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         if self.idle:
             shortcut = self._shortcut(x, padding_mask)
             return self.activation(shortcut.clone() if self.shortcut is None else shortcut)
@@ -155,15 +118,11 @@ class LambdaBottleneck(BottleneckBlock):
         out = self.activation(fill_padding_(out, middle_mask))  # zero stays zero
         out = self.activation(self._middle(out, middle_mask))
         out = self.conv3(out)
-        shortcut = self._shortcut(x, padding_mask)
         if self.se is not None:
-            mask = strided_mask(padding_mask, self.stride)
-            if self.drop_path is None:
-                return self.activation(self.se(out, shortcut, self.conv3.norm, padding_mask=mask))
-            out = self.se(out, padding_mask=mask)
+            out = self.se(out, strided_mask(padding_mask, self.stride))
         if self.drop_path is not None:
             out = self.drop_path(out)
-        out += shortcut
+        out += self._shortcut(x, padding_mask)
         return self.activation(out)
 
     def _middle(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:

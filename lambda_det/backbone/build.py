@@ -15,7 +15,6 @@ from torch import nn
 
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.norms import check_norm
-from lambda_det.backbone.padding import share_image_sizes
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -208,7 +207,7 @@ def _warn_of_unread_folder(cfg: CfgNode) -> None:
 
 def _warn_of_unmasked_padding(name: str) -> None:
     """Warn of a meta-architecture that cannot tell the backbone the sizes of its images."""
-    if name in META_ARCH_REGISTRY and not share_image_sizes(META_ARCH_REGISTRY.get(name)):
+    if name in META_ARCH_REGISTRY and not hasattr(META_ARCH_REGISTRY.get(name), "preprocess_image"):
         logger.warning(
             "MODEL.LAMBDA_RESNET.MASK_PADDING has no effect: MODEL.META_ARCHITECTURE=%r has no "
             "method preprocess_image; call lambda_det.backbone.attach_image_sizes in its forward",

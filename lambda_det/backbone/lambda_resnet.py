@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone.resnet import ResNet
+from torch import nn
 
 from lambda_det.backbone.architectures import (
     BLOCKS_PER_STAGE,
@@ -18,12 +21,12 @@ from lambda_det.backbone.architectures import (
     se_stages_of,
 )
 from lambda_det.backbone.blocks import LambdaBottleneck
-from lambda_det.backbone.layer_arguments import check_layer_arguments, stage_layers
 from lambda_det.backbone.network import LambdaResNet
 from lambda_det.backbone.norms import BackboneNorm, check_norm
-from lambda_det.backbone.padding import share_all_image_sizes
+from lambda_det.backbone.padding import watch_for_models
 from lambda_det.backbone.stems import STEM_CHANNELS, build_stem
 from lambda_det.errors import InputError
+from lambda_det.layers.lambda_layer import LambdaLayer, is_size, new_embedding
 
 RES2_CHANNELS = 256
 
@@ -86,9 +89,8 @@ def build_lambda_resnet(
         shared_embeddings: one table of position embeddings for the layers of a stage that work at
             one resolution; a strided block's layer works before its pooling and keeps its own.
         lambda_norm_qv: norm of queries and values; None = ``norm``, ``""`` = none.
-        mask_padding: see :class:`LambdaResNet`. Every registered meta-architecture with a
-            ``preprocess_image`` tells the sizes from then on, see
-            :mod:`lambda_det.backbone.padding`.
+        mask_padding: see :class:`LambdaResNet`. A model with a ``preprocess_image`` that the
+            backbone is given to tells it the sizes, see :mod:`lambda_det.backbone.padding`.
         activation_checkpointing: stages among ``res2`` ... ``res5`` whose blocks keep only their
             input for the backward pass and are computed again in it: less memory, the same
             numbers, about a third more time of such a stage. In training only.
@@ -107,7 +109,7 @@ def build_lambda_resnet(
     """
     flags = lambda_block_flags(depth, variant, lambda_blocks)
     se_stages = se_stages_of(variant, se_stages)
-    check_layer_arguments(lambda_layer_arguments)
+    _check_layer_arguments(lambda_layer_arguments)
     if not 0 < se_ratio <= 1:
         raise InputError(f"se_ratio={se_ratio}: expected a number above 0, up to 1")
     for name, rate in (("drop_path_rate", drop_path_rate), ("dropout", dropout)):
@@ -127,7 +129,7 @@ def build_lambda_resnet(
     for index, (name, num_blocks) in enumerate(zip(STAGES, BLOCKS_PER_STAGE[depth], strict=True)):
         out_channels = RES2_CHANNELS * 2**index
         strides = [1 if index == 0 else 2] + [1] * (num_blocks - 1)
-        layers = stage_layers(
+        layers = _stage_layers(
             flags[name], strides, stride, lambda_layer_arguments, shared=shared_embeddings
         )
         stages.append(
@@ -154,7 +156,7 @@ def build_lambda_resnet(
         channels, stride = out_channels, stride * strides[0]
     has_lambda = any(map(any, flags.values()))
     if mask_padding:
-        share_all_image_sizes()
+        watch_for_models()
     is_global = lambda_layer_arguments.get("scope") == "global" and has_lambda
     return LambdaResNet(
         built_stem,
@@ -167,3 +169,37 @@ def build_lambda_resnet(
         mask_padding=mask_padding,
         activation_checkpointing=activation_checkpointing,
     )
+
+
+def _check_layer_arguments(arguments: Mapping[str, object]) -> None:
+    """Raise TypeError for what :class:`LambdaLayer` or this builder does not take, even where no
+    block has a lambda layer."""
+    known = inspect.signature(LambdaLayer).parameters.keys()
+    for name in arguments:
+        if name not in known - {"in_channels", "out_channels", "norm", "shared_embedding"}:
+            raise TypeError(f"build_lambda_resnet() got an unexpected keyword argument {name!r}")
+
+
+def _stage_layers(
+    flags: Sequence[bool],
+    strides: Sequence[int],
+    input_stride: int,
+    arguments: Mapping[str, Any],
+    *,
+    shared: bool,
+) -> list[dict[str, object] | None]:
+    """Arguments of every block's lambda layer, None for a block without one."""
+    layers = []
+    tables: dict[int, nn.Parameter] = {}
+    stride = input_stride  # a strided block's layer works before the pooling
+    for has_layer, block_stride in zip(flags, strides, strict=True):
+        layer = dict(arguments)
+        if is_size(layer.get("max_size")):  # LambdaLayer refuses the others
+            layer["max_size"] = tuple(math.ceil(side / stride) for side in layer["max_size"])
+        if has_layer and shared and layer.get("position", True):
+            if stride not in tables:
+                tables[stride] = new_embedding(**layer)
+            layer["shared_embedding"] = tables[stride]
+        layers.append(layer if has_layer else None)
+        stride *= block_stride
+    return layers

@@ -45,15 +45,6 @@ class Stage(nn.Sequential):
     """Whether training computes the inside of a block again for the backward pass."""
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        if torch.jit.is_scripting():
-            assert padding_mask is None, "TorchScript: padding masks are not supported"
-            for block in self:
-                x = block(x)
-            return x
-        else:
-            return self._one_by_one(x, padding_mask)
-
-    def _one_by_one(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         twice = self.checkpointing and self.training and torch.is_grad_enabled()
         for block in self:
             inputs = (x,) if padding_mask is None else (x, padding_mask)

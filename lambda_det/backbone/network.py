@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -100,35 +99,6 @@ class LambdaResNet(ResNet):
         Raises:
             InputError: an image, with its padding, is larger than a global scope covers.
         """
-        if torch.jit.is_scripting():
-            return self._by_operators(x)
-        else:
-            return self._features(x)
-
-    def __prepare_scriptable__(self) -> LambdaResNet:
-        """A copy that holds its stages in a ModuleList: ``torch.jit.script`` cannot go through the
-        plain list. detectron2 does so for its own ResNet, in ``scripting_with_instances`` only."""
-        prepared = copy.deepcopy(self)
-        prepared.stages = nn.ModuleList(prepared.stages)
-        for name in prepared.stage_names:
-            delattr(prepared, name)
-        return prepared
-
-    def _by_operators(self, x: Tensor) -> dict[str, Tensor]:
-        """In the language of TorchScript, which cannot be told of a batch's padding."""
-        outputs: dict[str, Tensor] = {}
-        x = self.stem(x)
-        if "stem" in self._out_features:
-            outputs["stem"] = x
-        for name, stage in zip(self.stage_names, self.stages):  # noqa: B905
-            x = stage(x)
-            if name in self._out_features:
-                outputs[name] = x
-        if self.num_classes is not None and "linear" in self._out_features:
-            outputs["linear"] = self.linear(self.avgpool(x).flatten(1))
-        return outputs
-
-    def _features(self, x: Tensor) -> dict[str, Tensor]:
         if self._unloaded_is_news and self.training and not torch.compiler.is_compiling():
             self._unloaded_is_news = False
             self._warn_of_random_frozen_weights()

@@ -2,19 +2,21 @@
 
 detectron2 pads the images of a batch to one size, and a meta-architecture hands the backbone the
 padded tensor alone. The sizes therefore travel as an attribute of that tensor: they live as long
-as it does, and no other tensor can be taken for it. :func:`share_image_sizes` makes a
-meta-architecture attach them.
+as it does, and no other tensor can be taken for it. :func:`share_image_sizes` makes a model of
+such a meta-architecture attach them.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import types
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 _ATTRIBUTE = "lambda_det_image_sizes"
 _METHOD = "preprocess_image"
@@ -23,10 +25,10 @@ _METHOD = "preprocess_image"
 def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
     """Note on a padded batch how large its images are; nothing where no image is padded.
 
-    For the forward of a meta-architecture of your own that :func:`share_image_sizes` does not know
-    how to treat. A tensor that is made from ``batch`` (another type, another device) does not
-    inherit the note; among these is what ``torch.utils.checkpoint`` hands a whole backbone in the
-    backward pass with ``use_reentrant=True`` (around blocks either way is right).
+    For the forward of a meta-architecture of your own without a ``preprocess_image``. A tensor that
+    is made from ``batch`` (another type, another device) does not inherit the note; among these is
+    what ``torch.utils.checkpoint`` hands a whole backbone in the backward pass with
+    ``use_reentrant=True`` (around blocks either way is right).
 
     Args:
         batch: (N, C, H, W), images in the upper left corner, zeros elsewhere.
@@ -76,48 +78,50 @@ def padding_mask(batch: Tensor, stride: int) -> Tensor | None:
     return below[:, :, None] | right[:, None, :]
 
 
-def share_image_sizes(meta_architecture: type[nn.Module] | object) -> bool:
-    """Let a meta-architecture's ``preprocess_image`` attach the sizes to the batch it returns.
+def share_image_sizes(model: nn.Module) -> bool:
+    """Let ``model.preprocess_image`` attach the sizes to the batch that it returns.
 
-    The class that defines the method is changed, once, and computes what it did before.
+    Only this model is changed, not its class; ``copy.deepcopy`` of it is changed like it. Every
+    model that is given a backbone with ``mask_padding`` is changed so anyway, see
+    :func:`watch_for_models`; call it where you put such a backbone deep into a finished model.
 
     Returns:
-        Whether it has such a method. (A function that builds a model, which detectron2's registry
-        takes as well, has none.)
+        Whether the model has such a method.
     """
-    classes = getattr(meta_architecture, "__mro__", ())
-    owners = [cls for cls in classes if isinstance(vars(cls).get(_METHOD), types.FunctionType)]
-    if not owners:
+    if not isinstance(inspect.getattr_static(type(model), _METHOD, None), types.FunctionType):
         return False
-    original = vars(owners[0])[_METHOD]
-    if not hasattr(original, _ATTRIBUTE):
-        setattr(owners[0], _METHOD, _attaching(original))
+    # Bound to the model: deepcopy binds it to the copy, which a closure would not do.
+    setattr(model, _METHOD, types.MethodType(preprocess_image, model))
     return True
 
 
-def share_all_image_sizes() -> None:
-    """:func:`share_image_sizes` of every meta-architecture in detectron2's registry."""
-    for _name, meta_architecture in META_ARCH_REGISTRY:
-        share_image_sizes(meta_architecture)
+def preprocess_image(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The method of that name that ``model``'s class has, with the sizes attached.
 
-
-def _attaching(original: types.FunctionType) -> types.FunctionType:
-    attach = _attach_to_image_list
-
-    def preprocess_image(self, *args, **kwargs):
-        return attach(original(self, *args, **kwargs))
-
-    # torch.jit.script reads the source of what is wrapped and looks its names up here.
-    wrapped = types.FunctionType(
-        preprocess_image.__code__, original.__globals__, closure=preprocess_image.__closure__
-    )
-    functools.update_wrapper(wrapped, original)
-    setattr(wrapped, _ATTRIBUTE, True)
-    return wrapped
-
-
-def _attach_to_image_list(images: object) -> object:
+    It has the method's name because a model that is pickled looks it up by that.
+    """
+    images = getattr(type(model), _METHOD)(model, *args, **kwargs)
     sizes, batch = getattr(images, "image_sizes", None), getattr(images, "tensor", None)
     if sizes is not None and isinstance(batch, Tensor):
         attach_image_sizes(batch, sizes)
     return images
+
+
+@functools.cache
+def watch_for_models() -> None:
+    """From now on call :func:`share_image_sizes` for every model that is given a masking backbone.
+
+    A detector is made after its backbone, by detectron2's ``build_model`` or ``instantiate`` too,
+    which know nothing of this package, and the builder of a backbone is not told which detector it
+    works for. PyTorch's hook for a module that is assigned to another one is where the two meet: it
+    leaves detectron2's classes alone and asks no step of a user's script. It is called for every
+    such assignment of the process; only modules with a ``preprocess_image`` are looked into.
+    """
+    register_module_module_registration_hook(_share_if_it_masks)
+
+
+def _share_if_it_masks(model: nn.Module, _name: str, part: nn.Module | None) -> None:
+    if part is None or not hasattr(type(model), _METHOD):
+        return
+    if any(getattr(module, "mask_padding", False) for module in part.modules()):
+        share_image_sizes(model)

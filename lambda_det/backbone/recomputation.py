@@ -41,13 +41,12 @@ class _BuffersPutBack:
         self._originals = [
             (module, name, buffer)
             for module in self._block.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
+            for name, buffer in module.named_buffers(recurse=False)
         ]
         for module, name, buffer in self._originals:
-            module._buffers[name] = buffer.clone()
+            setattr(module, name, buffer.clone())
 
     def __exit__(self, *_error: object) -> None:
         for module, name, buffer in self._originals:
-            module._buffers[name] = buffer
+            setattr(module, name, buffer)
         del self._originals

@@ -26,7 +26,6 @@ from lambda_det.export.forms import (
     check_detector,
     detect,
     detector_form,
-    scripted_backbone,
 )
 
 MULTIPLE = 32
@@ -56,7 +55,6 @@ def export_config(
     *,
     format: str,
     what: str = "backbone",
-    method: str = "trace",
     size: tuple[int, int] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Export:
@@ -71,7 +69,6 @@ def export_config(
         format: one of :data:`lambda_det.export.formats.FORMATS`.
         what: ``"backbone"`` (with its FPN; (1, C, H, W) as the meta-architecture gives it,
             normalised and padded) or ``"detector"`` (one image (3, H, W) of 0 to 255).
-        method: of TorchScript: ``"trace"`` or ``"script"``.
         size: (H, W), multiples of 32, at least 64; None = INPUT.MIN_SIZE_TEST rounded up, twice.
         tolerance: largest absolute difference.
 
@@ -79,8 +76,6 @@ def export_config(
         InputError: a wrong value, weights that cannot be read, or a model that the format cannot
             hold.
     """
-    if method != "trace" and format != "torchscript":
-        raise InputError(f"--method {method}: belongs to --format torchscript")
     formats.need(format)
     folder = os.path.dirname(output) or "."
     if os.path.isdir(output) or not os.path.isdir(folder):
@@ -92,14 +87,13 @@ def export_config(
     sizes = _two_sizes(cfg, size, largest)
     inputs = [_image(cfg, *sides, what=what, device=model.device) for sides in sizes]
     example = max(inputs, key=Tensor.numel)  # torch.export ties what has one position to that size
-    script = method == "script"
     if what == "backbone":
         network = BackboneForm(model.backbone).by_name
-        made = partial(scripted_backbone if script else BackboneForm, model.backbone)
+        made = partial(BackboneForm, model.backbone)
     else:
         check_detector(model)
         network = partial(detect, model)
-        made = partial(detector_form, model, example, script=script)
+        made = partial(detector_form, model, example)
 
     with tempfile.TemporaryDirectory() as temporary:
         path = os.path.join(temporary, "model" + formats.SUFFIXES[format])

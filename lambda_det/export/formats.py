@@ -31,8 +31,7 @@ def write(
     """Export ``form`` for any H and W.
 
     Args:
-        form: :class:`~lambda_det.export.forms.BackboneForm`, a detector's form, or what
-            ``torch.jit.script`` has made.
+        form: :class:`~lambda_det.export.forms.BackboneForm` or a detector's form.
         example: an input; what is not H and W stays as it is in it.
         path: to write to.
         format: one of :data:`FORMATS`.
@@ -106,10 +105,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _torchscript(form: nn.Module, example: Tensor, path: str, *_sizes: object) -> None:
-    scripted = getattr(form, "scripted", form)
-    if not isinstance(scripted, torch.jit.ScriptModule):
-        scripted = torch.jit.trace(form, (example,), check_trace=False)
-    torch.jit.save(scripted, path)
+    torch.jit.save(torch.jit.trace(form, (example,), check_trace=False), path)
 
 
 def _sides(multiple: int, largest: tuple[int, int] | None) -> dict[int, object]:
@@ -190,11 +186,7 @@ def _run_onnx(path: str, names: Sequence[str]) -> Function:
 
 
 def _named(function: Callable, names: Sequence[str]) -> Function:
-    def run(x: Tensor) -> dict[str, Tensor]:
-        outputs = function(x)
-        return outputs if isinstance(outputs, dict) else dict(zip(names, outputs, strict=True))
-
-    return run
+    return lambda x: dict(zip(names, function(x), strict=True))
 
 
 _WRITERS = {

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.structures import Boxes
 from torch import Tensor, nn
 
-from lambda_det.compat import export_tools
+from lambda_det.compat import tracing_adapter
 from lambda_det.errors import InputError
 
 FIELDS = ("pred_boxes", "pred_classes", "pred_masks", "scores")
 """What a detector gives, in this order; without ``pred_masks`` where it has no mask head."""
-
-# Always the same: TorchScript remembers the first ones of a process.
-_INSTANCES = {"proposal_boxes": Boxes, "objectness_logits": Tensor} | {
-    name: Boxes if name == "pred_boxes" else Tensor for name in FIELDS
-}
 
 
 class BackboneForm(nn.Module):
@@ -29,7 +23,6 @@ class BackboneForm(nn.Module):
 
     Attributes:
         names: of the features, in the order of the tuple.
-        multiple: what H and W must be a multiple of.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -47,17 +40,7 @@ class BackboneForm(nn.Module):
         return self.backbone(x)
 
 
-def scripted_backbone(backbone: nn.Module) -> nn.Module:
-    """``torch.jit.script`` of a copy of a backbone, with its FPN: (N, C, H, W) -> dict of features.
-
-    ``mask_padding`` has no effect in it; a tensor alone does not tell what of it is padding.
-    """
-    copied = copy.deepcopy(backbone).eval()
-    scripted = export_tools().scripting_with_instances(copied, _INSTANCES)
-    return Scripted(scripted, tuple(backbone.output_shape()))
-
-
-def detector_form(model: nn.Module, example: Tensor, *, script: bool = False) -> nn.Module:
+def detector_form(model: nn.Module, example: Tensor) -> nn.Module:
     """A detector of one image: (3, H, W), as detectron2's ``"image"`` -> :data:`FIELDS`.
 
     Boxes are in pixels of that image and masks are what the head gives (28 x 28 for each box):
@@ -66,30 +49,18 @@ def detector_form(model: nn.Module, example: Tensor, *, script: bool = False) ->
     Args:
         model: in evaluation mode.
         example: (3, H, W), an image.
-        script: for ``torch.jit.script``; else for ``torch.jit.trace`` and ONNX.
 
     Returns:
-        The module, with ``names`` of its outputs; scripted already with ``script``.
+        The module to trace, with ``names`` of its outputs.
 
     Raises:
         InputError: a kind of detector that cannot be exported so.
     """
     check_detector(model)
     names = tuple(n for n in FIELDS if n != "pred_masks" or model.roi_heads.mask_on)
-    tools = export_tools()
-    if not script:
-        adapter = tools.TracingAdapter(_with_plain_group_norms(model), example, detect).eval()
-        adapter.names = names
-        return adapter
-    backbone = getattr(model.backbone, "bottom_up", model.backbone)
-    if getattr(backbone, "mask_padding", False):
-        raise InputError(
-            "--method script: TorchScript cannot tell the backbone of the padding; use --method "
-            "trace, or set MODEL.LAMBDA_RESNET.MASK_PADDING False"
-        )
-    # detectron2 changes modules of the model that it scripts.
-    adapter = _Scriptable(copy.deepcopy(model)).eval()
-    return Scripted(tools.scripting_with_instances(adapter, _INSTANCES), names)
+    adapter = tracing_adapter()(_with_plain_group_norms(model), example, detect).eval()
+    adapter.names = names
+    return adapter
 
 
 def check_detector(model: nn.Module) -> None:
@@ -135,24 +106,3 @@ class _PlainGroupNorm(nn.Module):
             return x
         shape = (1, -1, *(1,) * (x.dim() - 2))
         return x * norm.weight.reshape(shape) + norm.bias.reshape(shape)
-
-
-class _Scriptable(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        instances = self.model.inference([{"image": image}], do_postprocess=False)
-        return instances[0].get_fields()
-
-
-class Scripted(nn.Module):
-    """A scripted module that knows the names of its outputs."""
-
-    def __init__(self, scripted: torch.jit.ScriptModule, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.scripted, self.names = scripted, names
-
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.scripted(image)

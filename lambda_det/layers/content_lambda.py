@@ -23,8 +23,11 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         type but at least float32, as the sums are.
     """
     if plain_operators():
+        # Two einsums, which fvcore counts right, as it does not count a broadcast product.
         dtype = at_least_float32(common_dtype(query, weights, value))
-        return apply_content(query.to(dtype), weights.to(dtype), value.to(dtype))
+        query, weights, value = (tensor.to(dtype) for tensor in (query, weights, value))
+        lambdas = torch.einsum("nukm,nuvm->nkv", weights, value.flatten(-2))
+        return torch.einsum("nhkyx,nkv->nhvyx", query, lambdas)
     # All of u at once: positions of every set side by side.
     keys = weights.transpose(1, 2).flatten(2)
     values = value.flatten(-2).transpose(1, 2).flatten(2)
@@ -35,13 +38,6 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         output = output.unflatten(1, (*query.shape[-2:], query.shape[1]))
         return output.permute(0, 3, 4, 1, 2)
     return _product(lambdas[:, None], query.flatten(-2)).unflatten(-1, query.shape[-2:])
-
-
-def apply_content(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
-    """Two einsums, for tensors of one type; TorchScript can compile it, and fvcore counts it right,
-    which it does not for a broadcast product."""
-    lambdas = torch.einsum("nukm,nuvm->nkv", weights, value.flatten(-2))
-    return torch.einsum("nhkyx,nkv->nhvyx", query, lambdas)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

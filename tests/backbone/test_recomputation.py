@@ -58,8 +58,6 @@ def pair(**arguments) -> tuple[nn.Module, nn.Module]:
     ids=["SE", "drop path", "mask padding", "frozen", "GN", "no SE", "cumulative BN"],
 )
 def test_the_same_numbers(arguments: dict) -> None:
-    # Of SE the order of one sum differs: what its norm keeps is not read here.
-    exact = "se_stages" in arguments or arguments.get("norm") == "GN"
     plain, again = (network.double() for network in pair(**arguments))
     x = image(2, 3, 37, 50).double()
     sizes = [(37, 41), (30, 50)] if "mask_padding" in arguments else None
@@ -67,8 +65,7 @@ def test_the_same_numbers(arguments: dict) -> None:
         wanted, found = step(plain, x, sizes), step(again, x, sizes)
         assert len(wanted) == len(found) > 10
         for own, other in zip(found, wanted, strict=True):
-            tolerance = 0 if exact else 1e-9
-            torch.testing.assert_close(own, other, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(own, other, rtol=0, atol=0)
 
 
 def test_a_norm_counts_a_batch_once_and_keeps_its_buffers() -> None:

@@ -14,14 +14,7 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.errors import InputError
 from lambda_det.export import checking, detector_form, export_config, exporting, formats
 from lambda_det.export.checking import largest_difference
-from lambda_det.export.forms import BackboneForm, detect, scripted_backbone
-
-# ONNX is made from what torch.export has recorded.
-BACKBONES = [
-    ("torchscript", "trace"),
-    ("torchscript", "script"),
-    ("onnx", "trace"),
-]
+from lambda_det.export.forms import BackboneForm, detect
 
 
 def need_packages(format: str) -> None:
@@ -42,11 +35,11 @@ def small_fpn() -> nn.Module:
     return FPN(bottom_up, ("res2", "res3"), 16).eval()
 
 
-@pytest.mark.parametrize(("format", "method"), BACKBONES)
-def test_backbone_with_fpn(small_fpn, tmp_path, format: str, method: str) -> None:
+@pytest.mark.parametrize("format", ["torchscript", "onnx"])  # ONNX is made by torch.export
+def test_backbone_with_fpn(small_fpn, tmp_path, format: str) -> None:
     need_packages(format)
     path = str(tmp_path / "model")
-    form = (scripted_backbone if method == "script" else BackboneForm)(small_fpn)
+    form = BackboneForm(small_fpn)
     inputs = [torch.randn(1, 3, 64, 96), torch.randn(1, 3, 96, 160), torch.randn(1, 3, 32, 64)]
     inputs = inputs[: 2 if format == "onnx" else 3]  # torch.export: sides of at least 64
     formats.write(form, inputs[0], path, format=format, what="backbone")
@@ -96,18 +89,6 @@ def test_detector_also_with_padding(detector, tmp_path, format: str) -> None:
     assert max(d.largest for d in found) < 1e-4
     other = detect(detector, images[1].flip(1))
     assert largest_difference(lambda _: other, exported, images[1:2])[0].largest > 1e-3
-
-
-def test_scripted_detector(small_cfg, tmp_path) -> None:
-    cfg = small_cfg.clone()
-    path = tmp_path / "model.ts"
-    arguments = {"format": "torchscript", "what": "detector", "method": "script", "size": (64, 96)}
-    with pytest.raises(InputError, match=r"--method script: .*MASK_PADDING False"):
-        export_config(cfg, str(path), **arguments)
-    cfg.MODEL.LAMBDA_RESNET.MASK_PADDING = False
-    result = export_config(cfg, str(path), **arguments)
-    assert result.written and result.largest < 1e-5
-    assert result.differences[0].shapes["scores"][0] > 5
 
 
 def test_without_detections_a_lower_threshold_is_compared_first(
@@ -213,18 +194,10 @@ def test_detections_are_compared_in_any_order() -> None:
     assert difference(detections([0, 1, 1])) == 1  # a class
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"format": "torch_export", "what": "detector"}, "--format torchscript or onnx"),
-        ({"format": "onnx", "method": "script"}, "--method script: belongs to"),
-    ],
-    ids=str,
-)
-def test_what_is_refused(small_cfg, tmp_path, arguments, message) -> None:
-    need_packages(arguments["format"])
-    with pytest.raises(InputError, match=message):
-        export_config(small_cfg, str(tmp_path / "m"), size=(64, 64), **arguments)
+def test_what_is_refused(small_cfg, tmp_path) -> None:
+    arguments = {"format": "torch_export", "what": "detector", "size": (64, 64)}
+    with pytest.raises(InputError, match="--format torchscript or onnx"):
+        export_config(small_cfg, str(tmp_path / "m"), **arguments)
     assert not list(tmp_path.iterdir())
 
 
@@ -245,13 +218,13 @@ def test_the_config_of_another_meta_architecture(small_cfg, tmp_path, name: str)
         export_config(cfg, str(tmp_path / "m"), format="torchscript", what="detector")
 
 
-def test_what_torchscript_cannot_compile_is_one_line(small_cfg, tmp_path, monkeypatch) -> None:
+def test_what_cannot_be_traced_is_one_line(small_cfg, tmp_path, monkeypatch) -> None:
     def fail(*_arguments: object) -> None:
         raise RuntimeError("\nattribute lookup\nis not defined")
 
-    monkeypatch.setattr(exporting, "scripted_backbone", fail)
+    monkeypatch.setattr(exporting, "BackboneForm", type("Form", (BackboneForm,), {"forward": fail}))
     with pytest.raises(InputError, match=r"cannot export this model \(RuntimeError: attribute"):
-        export_config(small_cfg, str(tmp_path / "m"), format="torchscript", method="script")
+        export_config(small_cfg, str(tmp_path / "m"), format="torchscript")
 
 
 def test_the_larger_size_is_recorded(small_cfg, tmp_path, monkeypatch) -> None:
