@@ -10,12 +10,12 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
 
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
-from lambda_det.project import ROOT
 
 __all__ = [
     "config_names",
@@ -27,6 +27,12 @@ __all__ = [
     "lazy_config_names",
     "suite_names",
 ]
+
+_PACKAGE = Path(__file__).resolve().parent
+_SHIPPED = _PACKAGE / "shipped"  # made by setup.py when it builds a wheel
+
+ROOT = _SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent
+"""The folder that holds ``configs/``: the root of the checkout, or a part of an installed wheel."""
 
 _FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "pretrain", "quick")
 _SUITES = ("suites",)

@@ -12,14 +12,14 @@ from lambda_det import configs
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.experiments import read_suite
-from lambda_det.project import IN_CHECKOUT, ROOT, tool_words
+from lambda_det.records import IN_CHECKOUT, tool_words
 
 LSJ = "COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj"
 QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
 
 
 def test_every_leaf_file_has_a_name(project: Path) -> None:
-    assert IN_CHECKOUT and project == ROOT
+    assert IN_CHECKOUT and project == configs.ROOT
     files = {
         path.relative_to(project / "configs") for path in (project / "configs").rglob("*.yaml")
     }

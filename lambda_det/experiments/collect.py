@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 
 from lambda_det.analysis.detector import analyze_config
 from lambda_det.analysis.published import load_published
+from lambda_det.configs import ROOT
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.experiments.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
@@ -24,7 +25,6 @@ from lambda_det.experiments.run_files import FINISHED, finished_facts
 from lambda_det.experiments.speed import SPEED_SETTINGS, speed_settings
 from lambda_det.experiments.statistics import paired_difference, spread
 from lambda_det.experiments.suite import Run, Suite
-from lambda_det.project import ROOT
 from lambda_det.records import make_record
 
 PUBLISHED = ROOT / "configs" / "published"

@@ -29,8 +29,7 @@ from lambda_det.experiments.speed import (
     speed_settings,
 )
 from lambda_det.experiments.suite import Run, Suite
-from lambda_det.project import tool_command
-from lambda_det.records import make_record, write_json
+from lambda_det.records import make_record, tool_command, write_json
 
 logger = logging.getLogger(__name__)
 

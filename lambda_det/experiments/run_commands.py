@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
 from lambda_det.experiments.preparing import shell_words
-from lambda_det.experiments.processes import PROJECT
 from lambda_det.experiments.run import Run
+
+_LAMBDA_DET = (sys.executable, "-W", "ignore", "-m", "lambda_det")
 
 Command = Callable[[Run], Sequence[str]]
 
 
 def train_command(run: Run) -> list[str]:
-    """``tools/train_net.py`` of this checkout."""
-    tool = os.path.join(PROJECT, "tools", "train_net.py")
-    return [sys.executable, "-W", "ignore", tool, *run.words]
+    """``lambda_det train_net`` of this Python."""
+    return [*_LAMBDA_DET, "train_net", *run.words]
 
 
 def pretrain_command(run: Run) -> list[str]:
@@ -27,15 +27,14 @@ def pretrain_command(run: Run) -> list[str]:
 
 
 def zeroed_command(run: Run) -> list[str]:
-    """``tools/evaluate.py`` of this checkout on the weights that a run has left, with the residual
+    """``lambda_det evaluate`` of this Python on the weights that a run has left, with the residual
     branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
 
     The config is the one that was built, with the classes of its dataset, below the suite's words:
     the comparison's folder may have been moved.
     """
     return [
-        sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "evaluate.py"),
-        "--zeroed", ",".join(CONTROLLED_STAGES),
+        *_LAMBDA_DET, "evaluate", "--zeroed", ",".join(CONTROLLED_STAGES),
         "--config-file", os.path.join(run.folder, "config.yaml"),
         *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
     ]  # fmt: skip

@@ -6,7 +6,7 @@
     baseline: resnet                 # gains are over this model
     seeds: [1, 2, 3]
     prepare:                         # commands, run once before the first run
-      - "{python} tools/make_shapes_dataset.py --output {output}/shapes"
+      - "{python} -m lambda_det make_shapes_dataset --output {output}/shapes"
     overrides:                       # of every run: data and budget
       DATASETS.COCO_FOLDER: "{output}/shapes"
       SOLVER.MAX_ITER: 100
