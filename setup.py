@@ -11,10 +11,9 @@ ROOT = Path(__file__).resolve().parent
 
 
 class BuildWithConfigs(build_py):
-    """Copies the configs into the built package (lambda_det/configs.py finds them), and what
-    installs detectron2. An editable installation reads the checkout's: a package_dir for configs/
-    would have setuptools install an import hook in place of a path, which type checkers cannot
-    follow."""
+    """Copies the configs, which lambda_det/configs.py finds, and the installer of detectron2 into
+    the built package. (As a package_dir, tools/ would bring every file of it.) An editable
+    installation reads the checkout's."""
 
     def run(self) -> None:
         super().run()

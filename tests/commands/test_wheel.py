@@ -154,8 +154,9 @@ COMMANDS = {
     "make_coco_subset": ("--coco shapes --image-ids 1 --output one", 0, "one: 1 images"),
     "train_net": (f"--config-file {QUICK} {TINY} OUTPUT_DIR run", 0, "Evaluation of coco_folder"),
     "lazyconfig_train_net": (
-        f"--config-file {QUICK} train.max_iter=1 model.backbone.bottom_up.depth=26 "
-        "dataloader.folder=shapes train.output_dir=lazy", 0, "Evaluation (percent)",
+        f"--config-file {QUICK} train.max_iter=1 dataloader.train.total_batch_size=2 "
+        "model.backbone.bottom_up.depth=26 train.coco_folder=shapes train.output_dir=lazy",
+        0, "Evaluation (percent)",
     ),
     "evaluate": (f"{MODEL} {TINY} OUTPUT_DIR again", 0, "AR100"),
     "draw_predictions": (f"{IMAGES} --predictions {FOUND} --output a.png", 0, "a.png: 2 images"),
