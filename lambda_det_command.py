@@ -68,10 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     known = commands()
     if not words or words[0] in ("-h", "--help"):
-        print("usage: lambda_det COMMAND …    (lambda_det COMMAND --help says more; --version)")
-        width = max(map(len, known))
-        for name, path in known.items():
-            print(f"  {name:{width}}  {summary(path)}")
+        lines = ["usage: lambda_det COMMAND ...   (lambda_det COMMAND --help says more; --version)"]
+        lines += [f"  {name:20}  {summary(path)}" for name, path in known.items()]
+        print("\n".join(lines))  # at once: its reader may leave early (| head)
         return 0
     if words[0] == "--version":
         print(f"lambda_det {version()}")

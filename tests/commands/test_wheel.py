@@ -164,7 +164,8 @@ COMMANDS = {
     "analyze_model": (f"--config-file {QUICK} --size 64 64 {TINY}", 0, "multiply-adds"),
     "convert_weights": ("run/model_final.pth bare.pth", 0, "tensors written"),
     "export_model": (
-        f"{MODEL} --format torchscript --size 64 64 --output a.ts {TINY}", 0, "a.ts: largest",
+        "--config-file run/config.yaml --weights run/model_final.pth --format torchscript "
+        "--size 64 64 --output a.ts", 0, "a.ts: largest",
     ),
     "compare": ("--suite quick_cpu --output comparison --plan", 0, "lambda_det train_net"),
     "doctor": ("--output doctor.json", None, "checks in"),

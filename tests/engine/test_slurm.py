@@ -57,7 +57,7 @@ def test_a_preempted_job_saves_and_goes_on(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     main = importlib.import_module("waiting_train_net").main
     job = on_this_machine(TrainingJob(main, ["A", "1"]), tmp_path / "job", "local")
-    starts, end = tmp_path / "starts", time.monotonic() + 60
+    starts, end = tmp_path / "starts", time.monotonic() + 240
     while not (starts.exists() and starts.read_text().endswith("\n")):
         assert time.monotonic() < end, job.stderr()
         time.sleep(0.05)
