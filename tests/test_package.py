@@ -22,7 +22,7 @@ ROWS = (
     ("backbone",),
     ("config", "configs", "checkpoint", "analysis"),
     ("data", "engine", "evaluation", "pretrain"),
-    ("experiments",),
+    ("experiments", "export"),
     ("doctor",),
     ("commands",),
 )
