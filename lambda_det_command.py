@@ -1,41 +1,98 @@
-"""The command ``lambda_det``, for those who lack torch or detectron2, too.
+"""The command ``lambda_det NAME …``, for those who lack torch or detectron2, too.
 
-Beside the package and not in it: its import needs both, and the tools named here are those that
-say what is missing and install it.
+It lies beside the package and not in it, because importing the package registers backbones and so
+needs both. What it lists is read from the files of the commands, so that it answers at once.
 """
 
 from __future__ import annotations
 
-import runpy
+import ast
+import difflib
+import faulthandler
+import importlib
+import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
-ALONE = ("doctor", "install_detectron2")
-"""Tools that import nothing of the package."""
+PACKAGE = Path(__file__).resolve().parent / "lambda_det"
+SHIPPED = PACKAGE / "shipped"  # made by setup.py when it builds a wheel
+ROOT = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent
+
+# Commands for which the package need not be importable.
+ALONE = {
+    "doctor": PACKAGE / "doctor.py",
+    "install_detectron2": ROOT / "tools" / "install_detectron2.py",
+}
 
 
-def main() -> int:
-    """Run the tool that the command line names.
+def commands() -> dict[str, Path]:
+    """Name -> file of every command."""
+    files = {path.stem: path for path in (PACKAGE / "commands").glob("[!_]*.py")}
+    return dict(sorted((files | ALONE).items()))
+
+
+def summary(path: Path) -> str:
+    """What a command says of itself, in one line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(text.partition("\n\n")[0].split())
+
+
+def version() -> str:
+    """``__version__`` of the package."""
+    tree = ast.parse((PACKAGE / "version.py").read_text(encoding="utf-8"))
+    return next(ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
+
+
+def load(name: str) -> ModuleType:
+    """The module of a command."""
+    if name not in ALONE:
+        return importlib.import_module(f"lambda_det.commands.{name}")
+    faulthandler.enable()  # libraries that do not fit each other may end the process
+    spec = importlib.util.spec_from_file_location(f"lambda_det_{name}", ALONE[name])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first word names with the others; list the commands without one.
 
     Returns:
-        The exit status; 1 where a package is missing.
-
-    Raises:
-        SystemExit: the tool's own.
+        The exit status: the command's; 1 where a package is missing, 2 where there is no such
+        command.
     """
-    name = "".join(sys.argv[1:2]).removesuffix(".py")
-    if name in ALONE:
-        package = Path(__file__).resolve().parent / "lambda_det"
-        shipped = package / "shipped"  # as in lambda_det/project.py
-        root = shipped if shipped.is_dir() else package.parent
-        del sys.argv[1]
-        runpy.run_path(str(root / "tools" / f"{name}.py"), run_name="__main__")
+    words = list(sys.argv[1:] if argv is None else argv)
+    known = commands()
+    if not words or words[0] in ("-h", "--help"):
+        lines = ["usage: lambda_det COMMAND ...   (lambda_det COMMAND --help says more; --version)"]
+        lines += [f"  {name:20}  {summary(path)}" for name, path in known.items()]
+        print("\n".join(lines))  # at once: its reader may leave early (| head)
         return 0
+    if words[0] == "--version":
+        print(f"lambda_det {version()}")
+        return 0
+    name = words[0].removesuffix(".py")
+    if name not in known:
+        near = ", ".join(difflib.get_close_matches(name, known) or known)
+        print(
+            f"error: {words[0]!r}: there is no such command (a study is python tools/NAME.py in a "
+            f"checkout); {near}",
+            file=sys.stderr,
+        )
+        return 2
     try:
-        from lambda_det.__main__ import main as run_tool
+        command = load(name)
     except ModuleNotFoundError as error:
         if not error.name or error.name.startswith("lambda_det"):
             raise
         print(f"error: {error}; 'lambda_det doctor' says what is missing", file=sys.stderr)
         return 1
-    return run_tool()
+    return command.main(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

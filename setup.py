@@ -9,30 +9,22 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
-# What a wheel carries of the folders beside the package (lambda_det/project.py finds it).
-SHIPPED = {"configs": ("**/*.yaml", "**/*.py"), "tools": ("*.py",)}
-# Tools whose body is in studies/, which no wheel carries.
-CHECKOUT_ONLY = {
-    "batch_mates.py", "benchmark.py", "benchmark_evaluation.py", "chaos.py", "corpus.py", "fuzz.py",
-    "pretrain_gain.py", "record_run.py", "soak.py", "visualize_lambdas.py",
-}  # fmt: skip
-
 
 class BuildWithConfigs(build_py):
-    """Copies configs and tools into the built package. An editable one reads the checkout's."""
+    """Copies the configs, which lambda_det/configs.py finds, and the installer of detectron2 into
+    the built package. (As a package_dir, tools/ would bring every file of it.) An editable
+    installation reads the checkout's."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
-        folder = Path(self.build_lib) / "lambda_det" / "shipped"
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier build
-        for name, patterns in SHIPPED.items():
-            for path in (path for pattern in patterns for path in (ROOT / name).glob(pattern)):
-                if path.name not in CHECKOUT_ONLY:
-                    copy = folder / path.relative_to(ROOT)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, copy)
+        shipped = Path(self.build_lib) / "lambda_det" / "shipped"
+        shutil.rmtree(shipped, ignore_errors=True)  # of an earlier build
+        unwanted = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "configs", shipped / "configs", ignore=unwanted)
+        (shipped / "tools").mkdir()
+        shutil.copy(ROOT / "tools" / "install_detectron2.py", shipped / "tools")
 
 
 def read_version() -> str:

@@ -3,6 +3,8 @@
 Importing this package registers the backbones; ``add_lambda_config`` adds their config keys.
 """
 
+import warnings
+
 try:
     import detectron2  # noqa: F401
 except ModuleNotFoundError as error:
@@ -15,7 +17,9 @@ except ModuleNotFoundError as error:
         name="detectron2",
     ) from None
 
-import lambda_det.backbone  # noqa: F401  (registers the backbones)
+with warnings.catch_warnings():  # detectron2 scripts two classes when it is imported
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+    import lambda_det.backbone  # noqa: F401  (registers the backbones)
 from lambda_det.checkpoint.addresses import register_addresses
 from lambda_det.config import add_lambda_config, get_cfg
 from lambda_det.configs import get_config

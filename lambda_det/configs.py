@@ -14,6 +14,7 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -22,7 +23,6 @@ from detectron2.utils.file_io import PathManager
 
 from lambda_det.config import flat, get_cfg
 from lambda_det.errors import InputError, reason_of
-from lambda_det.project import ROOT
 
 __all__ = [
     "changed_keys",
@@ -38,6 +38,12 @@ __all__ = [
     "read_config",
     "suite_names",
 ]
+
+_PACKAGE = Path(__file__).resolve().parent
+_SHIPPED = _PACKAGE / "shipped"  # made by setup.py when it builds a wheel
+
+ROOT = _SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent
+"""The folder that holds ``configs/``: the root of the checkout, or a part of an installed wheel."""
 
 CONFIGS = ROOT / "configs"
 BASE_KEY = "_BASE_"

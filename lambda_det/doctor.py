@@ -1,8 +1,11 @@
-"""What of the environment works, and how to mend the rest: ``python tools/doctor.py``,
-``lambda_det doctor`` or, where detectron2 is there, ``python -m lambda_det.doctor``.
+"""Say what of the environment works and how to mend the rest.
 
-It runs where torch or detectron2 is missing or broken: nothing but the standard library is imported
-before a check asks for it, and ``tools/doctor.py`` runs this file without the package around it.
+Versions that fit each other, detectron2, GPU, datasets, disk. Exit status 0 without a problem, 1
+with one.
+
+``lambda_det doctor`` and ``python tools/doctor.py`` run this file without the package around it,
+so that it works where torch or detectron2 is missing or broken: nothing but the standard library is
+imported before a check asks for it.
 """
 
 from __future__ import annotations
@@ -267,7 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 without a problem, 1 with one, 2 where ``--output`` cannot be written.
     """
-    parser = argparse.ArgumentParser("doctor", description=__doc__.partition(":")[0])
+    parser = argparse.ArgumentParser(
+        "lambda_det doctor", description=" ".join(__doc__.split("\n\n")[:2])
+    )
     parser.add_argument("--json", action="store_true", help="JSON on the screen, no table")
     parser.add_argument("--output", metavar="O.json", help="write the JSON to a file, too")
     options = parser.parse_args(arguments)

@@ -13,14 +13,20 @@ import json
 import os
 import platform
 import re
+import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 import torch
 
+from lambda_det.configs import ROOT
 from lambda_det.errors import InputError
 from lambda_det.version import __version__
+
+IN_CHECKOUT = (ROOT / "lambda_det").is_dir()
+"""Whether the package is imported from a checkout (or an editable installation of one)."""
 
 SCHEMA = 1
 _PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "pycocotools")
@@ -55,6 +61,21 @@ def make_record(
         "seeds": list(seeds),
         "rows": list(rows),
     }
+
+
+def tool_words(name: str) -> list[str]:
+    """How a user starts a command: in the root of the checkout, or anywhere with the wheel."""
+    return ["python", f"tools/{name}.py"] if IN_CHECKOUT else ["lambda_det", name]
+
+
+def tool_command(name: str, words: Iterable[str]) -> str:
+    """:func:`tool_words` with the words after them, as one would type it."""
+    return shlex.join([*tool_words(name), *words])
+
+
+def results_folder() -> Path:
+    """The folder of the records: the checkout's, or ``results/`` in the current folder."""
+    return ROOT / "results" if IN_CHECKOUT else Path("results").absolute()
 
 
 def record_path(results: str, name: str, flag: str = "--record") -> str:

@@ -10,9 +10,9 @@ import pytest
 import lambda_det
 from lambda_det import configs
 from lambda_det.comparison import read_suite
-from lambda_det.configs import load_config, read_config
+from lambda_det.configs import ROOT, load_config, read_config
 from lambda_det.errors import InputError
-from lambda_det.project import IN_CHECKOUT, ROOT, tool_words
+from lambda_det.records import IN_CHECKOUT, tool_words
 
 LSJ = "COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj"
 QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"

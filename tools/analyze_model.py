@@ -1,46 +1,12 @@
 #!/usr/bin/env python3
 """Count a detector's parameters, multiply-adds and activation memory, and time it."""
 
-from __future__ import annotations
-
-import argparse
-import logging
 import sys
 from pathlib import Path
 
-from lambda_det.analysis.detector import analyze_config, report
-from lambda_det.engine.setup import load_config
-from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.project import tool_command
-from lambda_det.records import make_record, write_json
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-@exit_on_input_error
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--config-file", required=True, metavar="C.yaml", help="a detector to analyse"
-    )
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="of the image")
-    parser.add_argument("--output", metavar="O.json", help="write a record of the numbers")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
-    args = parser.parse_args()
-    if args.output and Path(args.output).is_dir():
-        raise InputError(f"--output {args.output}: is a folder, expected the name of a file")
-    for name in ("fvcore", "lambda_det.backbone"):  # counting needs no weights
-        logging.getLogger(name).setLevel(logging.ERROR)
-    cfg = load_config(args.config_file, args.opts)
-    row = analyze_config(cfg, tuple(args.size) if args.size else None)
-    rows = [{"config": args.config_file, "changes": args.opts, **row}]
-    print(report(row))
-    if args.output:
-        try:
-            write_json(make_record(tool_command("analyze_model", sys.argv[1:]), rows), args.output)
-        except OSError as error:
-            raise InputError(
-                f"--output {args.output}: cannot be written ({error.strerror or error})"
-            ) from error
-
+from lambda_det.commands.analyze_model import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,54 +1,12 @@
 #!/usr/bin/env python3
 """Convert weights of timm, torchvision, detectron2 or d-li14 to the backbone's names."""
 
-from __future__ import annotations
+import sys
+from pathlib import Path
 
-import argparse
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambda_det.checkpoint.conversion import SOURCES, convert_file
-from lambda_det.checkpoint.rules import check_share
-from lambda_det.engine.setup import load_config
-from lambda_det.errors import InputError, exit_on_input_error
-
-
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> int:
-    """Parse the command line, convert, print what was and was not converted."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("input", metavar="IN", help=".pth, .safetensors or .pkl")
-    parser.add_argument("output", metavar="OUT", help=".pth or .safetensors")
-    parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides"
-    )
-    parser.add_argument("--source", choices=SOURCES, help="whose names IN has (any)")
-    parser.add_argument(
-        "--min-coverage", type=float, metavar="SHARE",
-        help="0 to 1: share of the backbone's parameters that IN must hold (1)",
-    )  # fmt: skip
-    parser.add_argument("--scope", type=int, help="odd side to pad windows of positions to")
-    parser.add_argument(
-        "--config-file", default="", metavar="YAML",
-        help="fit the weights to its backbone, with PARTIAL_INIT and its kin as it says",
-    )  # fmt: skip
-    arguments = parser.parse_args(argv)
-    if arguments.min_coverage is not None:
-        check_share("--min-coverage", arguments.min_coverage)
-    if arguments.opts and not arguments.config_file:
-        raise InputError(f"{' '.join(arguments.opts)}: KEY VALUE pairs need --config-file")
-    if arguments.scope is not None and (arguments.scope < 1 or arguments.scope % 2 == 0):
-        raise InputError(f"--scope {arguments.scope}: expected an odd positive integer")
-    conversion = convert_file(
-        arguments.input,
-        arguments.output,
-        source=arguments.source,
-        scope=arguments.scope,
-        cfg=load_config(arguments.config_file, arguments.opts) if arguments.config_file else None,
-        min_coverage=arguments.min_coverage,
-    )
-    print(conversion.summary())
-    print(f"{arguments.output}: {len(conversion.tensors)} tensors written")
-    return 0
-
+from lambda_det.commands.convert_weights import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,38 +1,12 @@
 #!/usr/bin/env python3
-"""Train or evaluate a detector of a LazyConfig with detectron2's usual flags and key=value words.
-The config is a Python program and is run."""
+"""Train or evaluate a detector of a LazyConfig with detectron2's usual flags."""
 
-from __future__ import annotations
-
-import logging
 import sys
-from argparse import Namespace
+from pathlib import Path
 
-from detectron2.engine import default_argument_parser
-from detectron2.utils import comm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambda_det.engine.command import launch_command
-from lambda_det.engine.lazy_settings import load_lazy_config, settings_of
-from lambda_det.engine.lazy_trainer import train_or_evaluate
-from lambda_det.errors import exit_on_input_error
-from lambda_det.evaluation import metrics_table
-
-logger = logging.getLogger("lambda_det")
-
-
-def run(args: Namespace) -> None:
-    """What every process does."""
-    results = train_or_evaluate(args)
-    if comm.is_main_process() and results:
-        logger.info("Evaluation (percent):\n%s", metrics_table(results))
-
-
-@exit_on_input_error
-def main() -> None:
-    args = default_argument_parser().parse_args()
-    device = settings_of(load_lazy_config(args.config_file, args.opts)).MODEL.DEVICE
-    launch_command(run, args, device)
-
+from lambda_det.commands.lazyconfig_train_net import main
 
 if __name__ == "__main__":
     sys.exit(main())

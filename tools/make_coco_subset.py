@@ -1,26 +1,12 @@
 #!/usr/bin/env python3
 """Make a small COCO-layout folder out of a few images of a large one."""
 
-from __future__ import annotations
-
-import argparse
 import sys
+from pathlib import Path
 
-from lambda_det.data.subset import write_subset
-from lambda_det.errors import exit_on_input_error
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-@exit_on_input_error
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--coco", required=True, metavar="DIR", help="folder in COCO layout")
-    parser.add_argument("--split", default="train2017", help="split to take from (%(default)s)")
-    parser.add_argument("--image-ids", required=True, type=int, nargs="+", metavar="ID")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
-    args = parser.parse_args()
-    objects = write_subset(args.coco, args.split, args.image_ids, args.output)
-    print(f"{args.output}: {len(set(args.image_ids))} images, {objects} objects")
-
+from lambda_det.commands.make_coco_subset import main
 
 if __name__ == "__main__":
     sys.exit(main())

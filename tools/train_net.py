@@ -1,48 +1,12 @@
 #!/usr/bin/env python3
 """Train or evaluate a detector with detectron2's usual flags."""
 
-from __future__ import annotations
-
-import logging
 import sys
-from argparse import Namespace
+from pathlib import Path
 
-from detectron2.engine import default_argument_parser
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambda_det.engine import Trainer, evaluate_weights, setup_config
-from lambda_det.engine.command import launch_command
-from lambda_det.engine.setup import load_config
-from lambda_det.errors import exit_on_input_error
-from lambda_det.evaluation import metrics_table
-
-logger = logging.getLogger("lambda_det")
-
-
-def run(args: Namespace) -> None:
-    """What every process does."""
-    cfg = setup_config(args)
-    if args.eval_only:
-        results = evaluate_weights(cfg)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-    else:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        results = trainer.train()
-    if comm.is_main_process() and results:
-        single = len(cfg.DATASETS.TEST) == 1
-        for name, metrics in ({cfg.DATASETS.TEST[0]: results} if single else results).items():
-            logger.info("Evaluation of %s (percent):\n%s", name, metrics_table(metrics))
-
-
-@exit_on_input_error
-def main() -> None:
-    args = default_argument_parser().parse_args()
-    device = load_config(args.config_file, args.opts).MODEL.DEVICE
-    launch_command(run, args, device)
-
+from lambda_det.commands.train_net import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,92 +1,12 @@
 #!/usr/bin/env python3
-"""Queue a training on a SLURM cluster (with submitit); what is not listed goes to train_net.py.
+"""Queue a training on a SLURM cluster (with submitit); what is not listed goes to train_net.py."""
 
-train_slurm.py --nodes 2 --gpus-per-node 8 --partition gpu --config-file C.yaml [KEY VALUE ...]
-"""
-
-from __future__ import annotations
-
-import argparse
-import os
 import sys
+from pathlib import Path
 
-from detectron2.engine import default_argument_parser
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from lambda_det.engine.setup import check_values, load_config
-from lambda_det.engine.slurm import CLUSTERS, TrainingJob, import_submitit, minutes_of, submit
-from lambda_det.errors import InputError, exit_on_input_error
-
-TOOLS = os.path.dirname(os.path.abspath(__file__))
-_NOT_WITH_A_JOB = ("num_gpus", "num_machines", "machine_rank", "dist_url")
-
-
-def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Ours, and train_net.py's."""
-    usage, _, forms = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
-        description=usage,
-        epilog=forms,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument(
-        "--gpus-per-node", type=int, default=8, help="and processes; MODEL.DEVICE cpu: processes"
-    )
-    parser.add_argument("--cpus-per-gpu", type=int, help="cores; the loaders' workers share them")
-    parser.add_argument("--partition")
-    parser.add_argument("--account")
-    parser.add_argument("--qos")
-    parser.add_argument("--time", default="24:00:00", help="of one start; as of sbatch: HH:MM:SS")
-    parser.add_argument("--requeues", type=int, default=20, help="how often the time may run out")
-    parser.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="or this machine")
-    parser.add_argument("--job-folder", help="default: OUTPUT_DIR/slurm")
-    return parser.parse_known_args(argv)
-
-
-@exit_on_input_error
-def main(argv: list[str] | None = None) -> int:
-    args, rest = parse_arguments(argv)
-    submitit = import_submitit()
-    parser = default_argument_parser()
-    training = parser.parse_args(rest)
-    for name in _NOT_WITH_A_JOB:
-        if getattr(training, name) != parser.get_default(name):
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag}: is for train_net.py alone; give --nodes and --gpus-per-node")
-    for name in ("nodes", "gpus_per_node"):
-        if getattr(args, name) < 1:
-            raise InputError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}: expected 1 or more"
-            )
-    cfg = load_config(training.config_file, training.opts)
-    check_values(cfg)
-    folder = args.job_folder or os.path.join(cfg.OUTPUT_DIR, "slurm")
-    job = submit(
-        TrainingJob(TOOLS, rest),
-        folder,
-        cluster=args.cluster,
-        nodes=args.nodes,
-        processes=args.gpus_per_node,
-        gpus=0 if cfg.MODEL.DEVICE == "cpu" else args.gpus_per_node,
-        minutes=minutes_of(args.time),
-        name=os.path.basename(os.path.normpath(cfg.OUTPUT_DIR)),
-        requeues=args.requeues,
-        partition=args.partition,
-        account=args.account,
-        qos=args.qos,
-        cpus_per_task=args.cpus_per_gpu,
-    )
-    print(f"job {job.job_id}: its output is in {job.paths.stdout} and {job.paths.stderr}")
-    if args.cluster == "slurm":
-        return 0
-    try:
-        return max(job.results())
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError) as error:
-        last = str(error).strip().splitlines()[-1]
-        print(f"error: {last} (see {job.paths.stderr})", file=sys.stderr)
-        return 1
-
+from lambda_det.commands.train_slurm import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -30,8 +30,7 @@ from lambda_det.comparison.speed import (
 )
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError, writing
-from lambda_det.project import tool_command
-from lambda_det.records import make_record, write_json
+from lambda_det.records import make_record, tool_command, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import psutil
 import torch
 
+from lambda_det.configs import ROOT
 from lambda_det.engine.launch import cores
 from lambda_det.errors import InputError
-from lambda_det.project import IN_CHECKOUT, ROOT
+from lambda_det.records import IN_CHECKOUT
 
 PROJECT = str(ROOT)
 """The root of the checkout, or what stands for it in an installed wheel."""

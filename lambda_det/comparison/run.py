@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
-from lambda_det.comparison.processes import PROJECT
 from lambda_det.engine.averaging import FINAL_AVERAGE
 
 
@@ -54,7 +53,7 @@ class Run:
 
     @property
     def words(self) -> list[str]:
-        """The arguments of ``tools/train_net.py``."""
+        """The arguments of ``train_net``."""
         flags = ["--resume"] if self.resume else []
         if self.gpus > 1:  # the port of detectron2's default is the same for every run
             flags += ["--num-gpus", str(self.gpus), "--dist-url", "auto"]
@@ -100,23 +99,23 @@ def half_written(weights: str) -> str:
 
 Command = Callable[[Run], Sequence[str]]
 
+_LAMBDA_DET = (sys.executable, "-W", "ignore", "-m", "lambda_det")
+
 
 def train_command(run: Run) -> list[str]:
-    """``tools/train_net.py`` of this checkout."""
-    tool = os.path.join(PROJECT, "tools", "train_net.py")
-    return [sys.executable, "-W", "ignore", tool, *run.words]
+    """``lambda_det train_net`` of this Python."""
+    return [*_LAMBDA_DET, "train_net", *run.words]
 
 
 def zeroed_command(run: Run) -> list[str]:
-    """``tools/evaluate.py`` of this checkout on the weights that a run has left, with the residual
+    """``lambda_det evaluate`` of this Python on the weights that a run has left, with the residual
     branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
 
     The config is the one that was built, with the classes of its dataset, below the suite's words:
     the comparison's folder may have been moved.
     """
     return [
-        sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "evaluate.py"),
-        "--zeroed", ",".join(CONTROLLED_STAGES),
+        *_LAMBDA_DET, "evaluate", "--zeroed", ",".join(CONTROLLED_STAGES),
         "--config-file", os.path.join(run.folder, "config.yaml"),
         *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
     ]  # fmt: skip

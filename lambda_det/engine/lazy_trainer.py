@@ -36,7 +36,7 @@ from lambda_det.engine.lazy_settings import (
 from lambda_det.engine.setup import check_device, check_values, setup_console, start_run
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
-from lambda_det.project import tool_words
+from lambda_det.records import tool_words
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ import importlib
 import os
 import re
 import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -34,16 +33,18 @@ class TrainingJob:
     """What each task of the job runs.
 
     Args:
-        tools: folder of ``train_net.py``.
-        arguments: of ``train_net.py``.
+        train_net: ``main(argv)`` of the command that trains.
+        arguments: its ``argv``.
     """
 
-    def __init__(self, tools: str, arguments: Sequence[str]) -> None:
-        self._tools, self._arguments = tools, list(arguments)
+    def __init__(
+        self, train_net: Callable[[list[str]], int | None], arguments: Sequence[str]
+    ) -> None:
+        self._train_net, self._arguments = train_net, list(arguments)
         self._requeue = False
 
     def __call__(self) -> int:
-        """Train; the exit status of ``train_net.py``, with which a task of SLURM ends."""
+        """Train; the exit status of ``train_net``, with which a task of SLURM ends."""
         submitit = import_submitit()
         job = submitit.JobEnvironment()
         submitit.helpers.TorchDistributedEnvironment().export(
@@ -78,15 +79,13 @@ class TrainingJob:
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit queues in place of an unfinished job."""
         resumed = [word for word in self._arguments if word != "--resume"]
-        again = type(self)(self._tools, ["--resume", *resumed])
+        again = type(self)(self._train_net, ["--resume", *resumed])
         return import_submitit().helpers.DelayedSubmission(again)
 
-    def _train(self, arguments: Sequence[str]) -> int | None:
+    def _train(self, arguments: list[str]) -> int | None:
         """The status; None of a training that the signal of this job has ended."""
-        sys.path.insert(0, self._tools)
-        sys.argv = [os.path.join(self._tools, "train_net.py"), *arguments]
         try:
-            return importlib.import_module("train_net").main()
+            return self._train_net(arguments)
         except TrainingInterrupted as stop:
             return None if self._requeue else int(stop.code)
 

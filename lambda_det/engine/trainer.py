@@ -51,9 +51,8 @@ from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.wandb_writer import WandbWriter
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
-from lambda_det.project import tool_words
 from lambda_det.randomness import ITERATION, seed_everything
-from lambda_det.records import write_json
+from lambda_det.records import tool_words, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from tabulate import tabulate
 
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation.metrics import check_writable
-from lambda_det.project import tool_command
-from lambda_det.records import make_record, write_json
+from lambda_det.records import make_record, tool_command, write_json
 from studies.benchmarks.counting_benchmark import benchmark_counting
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
+import importlib
 import io
 import itertools
 import logging
 import re
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 from detectron2.data import DatasetCatalog
@@ -34,7 +32,7 @@ class Command:
     """A command line.
 
     Attributes:
-        tool: of ``tools/``, without ``.py``.
+        tool: of ``lambda_det/commands/``, without ``.py``.
         arguments: its words.
         around: what surrounds the call (a disk that is full, say).
         whole: whether a training is a real one; else it reads every picture and has no model.
@@ -160,13 +158,11 @@ class ReadsData:
 
 
 def _main_of(command: Command) -> Callable[[], int]:
-    module = _tool(command.tool)
+    module = importlib.import_module(f"lambda_det.commands.{command.tool}")
 
     def main() -> int:
-        arguments = [f"tools/{command.tool}.py", *command.arguments]
-        patches = [mock.patch.object(sys, "argv", arguments)]
         # Most of a case's time: lines about the machine, and the config made into OmegaConf.
-        patches.append(mock.patch.object(defaults, "collect_env_info", lambda: ""))
+        patches = [mock.patch.object(defaults, "collect_env_info", lambda: "")]
         if hasattr(defaults, "_try_get_key"):
             patches.append(mock.patch.object(defaults, "_try_get_key", _first_key))
         if command.tool == "train_net" and not command.whole:
@@ -174,7 +170,7 @@ def _main_of(command: Command) -> Callable[[], int]:
         with contextlib.ExitStack() as stack:
             for patch in patches:
                 stack.enter_context(patch)
-            return module.main()
+            return module.main(command.arguments)
 
     return main
 
@@ -184,16 +180,6 @@ def _first_key(cfg, *keys: str, default: object = None) -> object:
         with contextlib.suppress(AttributeError):
             return functools.reduce(getattr, key.split("."), cfg)
     return default
-
-
-@functools.cache
-def _tool(name: str) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(
-        f"corpus_tool_{name}", PROJECT / "tools" / f"{name}.py"
-    )
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 @contextlib.contextmanager

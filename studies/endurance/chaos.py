@@ -26,8 +26,7 @@ from lambda_det.comparison.processes import last_line
 from lambda_det.engine.checkpointing import FINAL
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.project import results_folder
-from lambda_det.records import record_path, write_json
+from lambda_det.records import record_path, results_folder, write_json
 from studies.endurance.chaos_run import LOSSES_FILE
 from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
 from studies.tables import rows_table

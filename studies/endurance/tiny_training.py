@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from lambda_det.comparison.processes import PROJECT, environment_of, tied
 from lambda_det.data import generate_shapes
-from lambda_det.project import tool_command
-from lambda_det.records import make_record
+from lambda_det.records import make_record, tool_command
 
 CONFIG = os.path.join(
     PROJECT, "configs", "quick", "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"

@@ -11,6 +11,7 @@ import argparse
 import logging
 import sys
 
+from lambda_det.commands import add_model_arguments, overrides_of
 from lambda_det.configs import load_config
 from lambda_det.engine.setup import split_overrides
 from lambda_det.errors import InputError, exit_on_input_error
@@ -22,11 +23,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=usage, epilog=form, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_model_arguments(parser)
     add = parser.add_argument
-    add("--config-file", required=True, metavar="YAML", help="config of the model")
     add("--image", required=True, metavar="FILE", help="the picture")
     add("--output", required=True, metavar="DIR", help="folder to write into")
-    add("--weights", metavar="FILE", help="the same as MODEL.WEIGHTS FILE")
     add("--query", nargs=2, type=float, metavar=("Y", "X"),
         help="pixel of the picture (its middle)")  # fmt: skip
     add("--layers", nargs="+", metavar="NAME",
@@ -36,7 +36,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="channels of it that gradients are taken of (16)")  # fmt: skip
     add("--beside", nargs=2, action="append", default=[], metavar=("VARIANT", "FILE"),
         help="receptive field of another variant (resnet, se) with weights of its own")  # fmt: skip
-    add("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     arguments = parser.parse_args(argv)
     arguments.layers, arguments.opts = split_overrides(arguments.layers or [], arguments.opts)
     return arguments
@@ -49,8 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from studies.views.lambda_figures import FIGURE_FILE, draw_lambdas
     from studies.views.look import load_networks, read_for
 
-    overrides = args.opts + (["MODEL.WEIGHTS", args.weights] if args.weights else [])
-    networks = load_networks(load_config(args.config_file, overrides), args.beside)
+    networks = load_networks(load_config(args.config_file, overrides_of(args)), args.beside)
     if args.channels < 1:
         raise InputError(f"--channels {args.channels}: at least 1 is needed")
     image, picture, query = read_for(networks, args.image, args.query)

@@ -1,16 +1,15 @@
-"""tools/compare.py with a real training, as small as it gets."""
+"""The command compare with a real training, as small as it gets."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import signal
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from lambda_det.commands import compare as command
 from lambda_det.data import generate_shapes
 
 TINY = {
@@ -23,17 +22,14 @@ TINY = {
 
 
 @pytest.fixture
-def compare(project: Path, capsys, monkeypatch, tmp_path) -> Callable[..., tuple[int, str, str]]:
-    """The tool in this process -> exit status, what it printed, what it said."""
+def compare(capsys, monkeypatch, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """The command in this process -> exit status, what it printed, what it said."""
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    spec = importlib.util.spec_from_file_location("compare", project / "tools" / "compare.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(module, "results_folder", lambda: tmp_path / "project" / "results")
+    monkeypatch.setattr(command, "results_folder", lambda: tmp_path / "project" / "results")
 
     def run(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        status = module.main(list(map(str, arguments)))
+        status = command.main(list(map(str, arguments)))
         return status, *capsys.readouterr()
 
     return run

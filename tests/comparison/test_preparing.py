@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_pat
 
 @pytest.mark.parametrize("patient", [True, False])
 def test_a_signal_ends_the_command_and_what_it_started(prepared, output, monkeypatch, patient):
-    """As tools/compare.py does it: the handler leaves."""
+    """As the command compare does it: the handler leaves."""
     monkeypatch.setattr("lambda_det.comparison.preparing._GRACE", 0.3)
     deaf = "" if patient else "trap '' INT TERM; "
     inner = f"{deaf}echo $$ > {output}/pid; sleep 60; true"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_lambda_resnet
+from lambda_det.commands import train_net
 from lambda_det.engine import launch as launch_module
 from lambda_det.engine.launch import WorkerLostError, cores, launch
 from lambda_det.engine.step import TrainingStep
@@ -127,9 +127,7 @@ def test_an_error_of_one_process_is_the_error_of_all() -> None:
     assert one_line(caught.value) == "KEY=1: expected 2"
 
 
-def test_a_loss_of_one_process_is_told_when_the_step_is_written(
-    project, monkeypatch, capsys
-) -> None:
+def test_a_loss_of_one_process_is_told_when_the_step_is_written(monkeypatch, capsys) -> None:
     with pytest.raises(ProcessRaisedException) as caught:
         launch(one_loss_is_not_finite, 2, device="cpu")
     line = "iteration 0: the loss is not finite (total_loss nan) on 1.png; written"
@@ -138,11 +136,8 @@ def test_a_loss_of_one_process_is_told_when_the_step_is_written(
     def fails(*args, **kwargs) -> None:
         raise caught.value
 
-    monkeypatch.syspath_prepend(str(project / "tools"))
-    tool = importlib.import_module("train_net")
     monkeypatch.setattr("lambda_det.engine.command.launch", fails)
-    monkeypatch.setattr("sys.argv", ["train_net.py"])
-    assert tool.main() == 1
+    assert train_net.main([]) == 1
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
@@ -160,11 +155,8 @@ def test_a_machine_that_is_not_there(rank) -> None:
         launch(print, 1, device="cpu", num_machines=2, machine_rank=rank)
 
 
-def test_no_machine(project, monkeypatch, capsys) -> None:
-    monkeypatch.syspath_prepend(str(project / "tools"))
-    words = ["train_net.py", "--num-machines", "0", "MODEL.DEVICE", "cpu"]
-    monkeypatch.setattr("sys.argv", words)
-    assert importlib.import_module("train_net").main() == 2
+def test_no_machine(capsys) -> None:
+    assert train_net.main(["--num-machines", "0", "MODEL.DEVICE", "cpu"]) == 2
     assert "error: --num-machines 0, --machine-rank 0: expected" in capsys.readouterr().err
 
 

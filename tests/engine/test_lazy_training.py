@@ -1,8 +1,7 @@
-"""tools/lazyconfig_train_net.py: training, resuming and evaluating a LazyConfig."""
+"""The command lazyconfig_train_net: training, resuming and evaluating a LazyConfig."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 import signal
@@ -18,6 +17,7 @@ from detectron2.modeling.meta_arch import RetinaNet
 from omegaconf import OmegaConf
 from torch import nn
 
+from lambda_det.commands import lazyconfig_train_net
 from lambda_det.configs import find_lazy_config
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
 from lambda_det.engine.lazy_settings import lazy_words, load_lazy_config, settings_of
@@ -119,19 +119,12 @@ def test_a_lazy_training_resumes_exactly_and_evaluates(
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
 
-    # Evaluation of the weights alone, by the tool.
-    spec = importlib.util.spec_from_file_location(
-        "lazyconfig_train_net",
-        Path(__file__).parents[2] / "tools" / "lazyconfig_train_net.py",
-    )
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    # Evaluation of the weights alone, by the command.
     alone = tmp_path / "alone"
     words = [f"train.init_checkpoint={stopped / 'model_final_ema.pth'}"]
     given = arguments(alone, shapes_folder, *words, eval_only=True)
     flags = ["--config-file", given.config_file, "--eval-only", *given.opts]
-    monkeypatch.setattr("sys.argv", ["lazyconfig_train_net.py", *flags])
-    assert tool.main() == 0
+    assert lazyconfig_train_net.main(flags) == 0
     text = (alone / "inference" / "metrics.json").read_text()
     assert text == (output / "inference" / "metrics.json").read_text()
 

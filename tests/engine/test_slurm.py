@@ -10,10 +10,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
+from lambda_det.commands import train_net, train_slurm
 from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.engine.slurm import TrainingJob, minutes_of, submit
 from lambda_det.errors import InputError
@@ -21,13 +21,13 @@ from lambda_det.errors import InputError
 submitit = pytest.importorskip("submitit")
 QUICK = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 TRAIN_NET = """
-import json, os, sys, time
+import json, os, time
 from lambda_det.engine.interruption import Interruption, TrainingInterrupted
 
-def main():
+def main(argv):
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    facts = {"argv": sys.argv[1:], "pid": os.getpid(), **{n: os.environ[n] for n in names}}
-    if "--resume" in sys.argv:
+    facts = {"argv": argv, "pid": os.getpid(), **{n: os.environ[n] for n in names}}
+    if "--resume" in argv:
         write(facts)
         return 3
     interruption = Interruption()
@@ -50,11 +50,14 @@ def on_this_machine(job: TrainingJob, folder: Path, cluster: str):
     )  # fmt: skip
 
 
-def test_a_preempted_job_saves_and_goes_on(tmp_path) -> None:
+def test_a_preempted_job_saves_and_goes_on(tmp_path, monkeypatch) -> None:
     """A real task, started by submitit on this machine and told to make room."""
-    (tmp_path / "train_net.py").write_text(TRAIN_NET)
-    job = on_this_machine(TrainingJob(str(tmp_path), ["A", "1"]), tmp_path / "job", "local")
-    starts, end = tmp_path / "starts", time.monotonic() + 60
+    (tmp_path / "waiting_train_net.py").write_text(TRAIN_NET)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    main = importlib.import_module("waiting_train_net").main
+    job = on_this_machine(TrainingJob(main, ["A", "1"]), tmp_path / "job", "local")
+    starts, end = tmp_path / "starts", time.monotonic() + 240
     while not (starts.exists() and starts.read_text().endswith("\n")):
         assert time.monotonic() < end, job.stderr()
         time.sleep(0.05)
@@ -66,19 +69,10 @@ def test_a_preempted_job_saves_and_goes_on(tmp_path) -> None:
     assert first["MASTER_ADDR"] == "127.0.0.1" and int(first["MASTER_PORT"]) > 1023
 
 
-@pytest.fixture
-def trained(monkeypatch) -> list[list[str]]:
-    """The arguments of train_net.py, of which a stand-in takes the place; it gives status 2."""
-    seen: list[list[str]] = []
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    module = SimpleNamespace(main=lambda: seen.append(sys.argv[1:]) or 2)
-    monkeypatch.setitem(sys.modules, "train_net", module)
-    return seen
-
-
-def test_started_anew_by_the_scheduler_it_goes_on(trained, tmp_path, monkeypatch) -> None:
-    job = TrainingJob(str(tmp_path), ["--config-file", "c.yaml"])
+def test_started_anew_by_the_scheduler_it_goes_on(tmp_path, monkeypatch) -> None:
+    trained: list[list[str]] = []
+    train = lambda argv: trained.append(argv) or 2  # noqa: E731
+    job = TrainingJob(train, ["--config-file", "c.yaml"])
     assert on_this_machine(job, tmp_path / "job", "debug").results() == [2]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert on_this_machine(job, tmp_path / "job", "debug").results() == [2]
@@ -87,7 +81,7 @@ def test_started_anew_by_the_scheduler_it_goes_on(trained, tmp_path, monkeypatch
     assert again._arguments == ["--resume", "--config-file", "c.yaml"]
 
 
-def test_a_task_of_slurm_ends_with_the_status(trained, tmp_path, monkeypatch) -> None:
+def test_a_task_of_slurm_ends_with_the_status() -> None:
     environment = {
         "SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1",
         "SLURM_JOB_NUM_NODES": "1", "SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0",
@@ -97,27 +91,20 @@ def test_a_task_of_slurm_ends_with_the_status(trained, tmp_path, monkeypatch) ->
     try:
         os.environ.update(environment)
         with pytest.raises(SystemExit) as stop:
-            TrainingJob(str(tmp_path), [])()
+            TrainingJob(lambda argv: 2, [])()
         assert stop.value.code == 2
 
         # A signal to the process alone, as of scancel: saved, and not queued again.
-        def stopped() -> None:
+        def stopped(argv: list[str]) -> None:
             raise TrainingInterrupted(signal.SIGTERM)
 
-        sys.modules["train_net"].main = stopped
-        assert TrainingJob(str(tmp_path), [])() == 0
+        assert TrainingJob(stopped, [])() == 0
     finally:
         os.environ.clear()
         os.environ.update(saved)
 
 
-@pytest.fixture
-def tool(project, monkeypatch):
-    monkeypatch.syspath_prepend(str(project / "tools"))
-    return importlib.import_module("train_slurm")
-
-
-def test_what_is_queued(tool, project, tmp_path, monkeypatch, capsys) -> None:
+def test_what_is_queued(project, tmp_path, monkeypatch, capsys) -> None:
     """sbatch and srun are stand-ins; the file that sbatch gets is submitit's own."""
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -127,7 +114,7 @@ def test_what_is_queued(tool, project, tmp_path, monkeypatch, capsys) -> None:
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.chdir(project)
-    status = tool.main(
+    status = train_slurm.main(
         ["--nodes", "2", "--gpus-per-node", "8", "--partition", "gpu", "--time", "1-02:00",
          "--cpus-per-gpu", "6", "--config-file", QUICK, "OUTPUT_DIR", str(tmp_path / "lambda"),
          "MODEL.DEVICE", "cuda"]
@@ -141,7 +128,7 @@ def test_what_is_queued(tool, project, tmp_path, monkeypatch, capsys) -> None:
         assert f"#SBATCH --{option}\n" in text, option
     (path,) = (tmp_path / "lambda" / "slurm").glob("*submitted.pkl")
     queued = submitit.core.utils.DelayedSubmission.load(path).function
-    assert queued._arguments[:2] == ["--config-file", QUICK] and queued._tools == tool.TOOLS
+    assert queued._arguments[:2] == ["--config-file", QUICK] and queued._train_net is train_net.main
 
 
 WRONG = {
@@ -156,18 +143,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_input_is_one_line(tool, tmp_path, monkeypatch, capsys, name) -> None:
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, name) -> None:
     words, line = WRONG[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert tool.main(words) == 2
+    assert train_slurm.main(words) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert re.match(f"error: {line}", error), error
 
 
-def test_without_submitit(tool, monkeypatch, capsys) -> None:
+def test_without_submitit(monkeypatch, capsys) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    assert tool.main([]) == 2
+    assert train_slurm.main([]) == 2
     assert "pip install 'lambda_det[slurm]'" in capsys.readouterr().err
 
 

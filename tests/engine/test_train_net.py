@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from tool_runs import CONFIG, run_tool, train_net
+from tool_runs import CONFIG, run_command, train_net
 
+from lambda_det.commands import train_net as train_net_module
 from lambda_det.evaluation import evaluate_files
 
 
@@ -57,8 +57,8 @@ def test_zeroed_evaluation_lies_beside_that_of_the_whole_network(
     project, trained, shapes_folder, tmp_path
 ):
     kept = {path: path.read_bytes() for path in trained.rglob("*.json")}
-    result = run_tool(
-        project, "evaluate.py",
+    result = run_command(
+        "evaluate",
         "--config-file", trained / "config.yaml", "--zeroed", "res4,res5",
         "--output", tmp_path / "zeroed.json", "--weights", trained / "model_final.pth",
     )  # fmt: skip
@@ -75,8 +75,8 @@ def test_zeroed_evaluation_lies_beside_that_of_the_whole_network(
 def test_eval_only_reproduces_the_metrics_of_the_training(
     project, trained, shapes_folder, tiny_overrides, tmp_path
 ):
-    result = train_net(
-        project,
+    result = run_command(
+        "train_net",
         "--config-file", CONFIG, "--eval-only", "DATASETS.COCO_FOLDER", shapes_folder,
         "OUTPUT_DIR", tmp_path / "eval", *tiny_overrides,
         "MODEL.WEIGHTS", trained / "model_final.pth",
@@ -95,8 +95,8 @@ def test_evaluate_py_gives_the_metrics_of_the_training_from_weights_and_from_fil
     """The config is the dumped one: it starts the same run again."""
     metrics = json.loads((trained / "inference" / "metrics.json").read_text())
     assert all(len(values["per_class"]) > 1 for values in metrics.values())
-    result = run_tool(
-        project, "evaluate.py",
+    result = run_command(
+        "evaluate",
         "--config-file", trained / "config.yaml", "--output", tmp_path / "weights.json",
         "OUTPUT_DIR", tmp_path / "again", "MODEL.WEIGHTS", trained / "model_final.pth",
         "--per-class",
@@ -118,9 +118,9 @@ def test_resume_continues_after_the_last_iteration(
         "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
         "OUTPUT_DIR", tmp_path / "run", *tiny_overrides,
     ]  # fmt: skip
-    first = train_net(project, *arguments)
+    first = run_command("train_net", *arguments)
     assert first.returncode == 0, first.stderr
-    second = train_net(project, "--resume", *arguments, "SOLVER.MAX_ITER", 3)
+    second = run_command("train_net", "--resume", *arguments, "SOLVER.MAX_ITER", 3)
     assert second.returncode == 0, second.stdout + second.stderr
     assert "Starting training from iteration 2" in second.stdout
 
@@ -172,19 +172,13 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def run_in_process(project):
-    """tools/train_net.py's main with arguments, in this process (importing torch takes seconds)."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("train_net", project / "tools" / "train_net.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """train_net with arguments, in this process (importing torch takes seconds)."""
 
     def run(monkeypatch, *arguments: object) -> int:
         # detectron2 keeps its loggers, and with them the captured stdout of an earlier test.
         monkeypatch.setattr(logging, "raiseExceptions", False)
-        monkeypatch.setattr(sys, "argv", ["train_net.py", *map(str, arguments)])
         monkeypatch.chdir(project)
-        return module.main()
+        return train_net_module.main(list(map(str, arguments)))
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tool_runs import CONFIG, run_tool, train_net
+from tool_runs import CONFIG, run_command, train_net
 
 
 def test_two_processes_on_a_cpu_evaluate_the_network_that_they_save(
@@ -14,8 +14,8 @@ def test_two_processes_on_a_cpu_evaluate_the_network_that_they_save(
     two = tmp_path / "two"
     result = train_net(project, "--num-gpus", 2, *arguments, "OUTPUT_DIR", two, *tiny_overrides)
     assert result.returncode == 0, result.stdout + result.stderr
-    result = train_net(
-        project, "--eval-only", *arguments, "OUTPUT_DIR", tmp_path / "one", *tiny_overrides,
+    result = run_command(
+        "train_net", "--eval-only", *arguments, "OUTPUT_DIR", tmp_path / "one", *tiny_overrides,
         "MODEL.WEIGHTS", two / "model_final.pth",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
@@ -37,8 +37,8 @@ def test_two_processes_on_a_cpu_evaluate_the_network_that_they_save(
 def test_a_loss_that_is_not_finite_is_one_line_and_a_step_to_replay(
     project, shapes_folder, tiny_overrides, tmp_path
 ):
-    result = train_net(
-        project, "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
+    result = run_command(
+        "train_net", "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
         "OUTPUT_DIR", tmp_path / "run", *tiny_overrides, "SOLVER.BASE_LR", 1e30,
     )  # fmt: skip
     assert result.returncode == 1
@@ -46,14 +46,14 @@ def test_a_loss_that_is_not_finite_is_one_line_and_a_step_to_replay(
     folder = tmp_path / "run" / "bad_step_0000001"
     assert line.startswith("error: iteration 1: ") and ".jpg" in line and str(folder) in line
     assert "Traceback" not in result.stdout + result.stderr
-    replayed = run_tool(project, "replay_step.py", folder)
+    replayed = run_command("replay_step", folder)
     assert replayed.returncode == 0 and "finite in, not finite out" in replayed.stdout
     assert "backbone.bottom_up.stem" in replayed.stdout
 
 
 def test_bfloat16_trains_on_a_cpu(project, shapes_folder, tiny_overrides, tmp_path):
-    result = train_net(
-        project, "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
+    result = run_command(
+        "train_net", "--config-file", CONFIG, "DATASETS.COCO_FOLDER", shapes_folder,
         "OUTPUT_DIR", tmp_path / "run", *tiny_overrides, "SOLVER.MAX_ITER", 1,
         "SOLVER.AMP.ENABLED", True, "SOLVER.AMP.PRECISION", "bfloat16",
     )  # fmt: skip

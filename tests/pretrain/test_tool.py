@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
 import pytest
@@ -11,18 +10,16 @@ pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
 
 from pretrain_helpers import CONFIG, TINY
 
+from lambda_det.commands import pretrain
+
 
 @pytest.fixture
 def run_tool(project, monkeypatch, capfd):
-    """``run_tool(*arguments)``: the exit status and the error lines of tools/pretrain.py."""
-    spec = importlib.util.spec_from_file_location("pretrain", project / "tools" / "pretrain.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """``run_tool(*arguments)``: the exit status and the error lines of the command pretrain."""
 
     def run(*arguments: object) -> tuple[int, list[str]]:
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *map(str, arguments)])
         monkeypatch.chdir(project)
-        status = module.main()
+        status = pretrain.main(list(map(str, arguments)))
         captured = capfd.readouterr()
         assert "Traceback" not in captured.out + captured.err
         return status, [line for line in captured.err.splitlines() if line.startswith("error: ")]

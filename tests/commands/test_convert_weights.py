@@ -1,8 +1,7 @@
-"""tools/convert_weights.py: what it writes, what it says, what it refuses."""
+"""The command convert_weights: what it writes, what it says, what it refuses."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
 from pathlib import Path
@@ -15,16 +14,13 @@ from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.checkpoint import load_weights
+from lambda_det.commands import convert_weights
 
 
 @pytest.fixture(scope="module")
-def convert(project: Path):
-    """The tool's main with arguments, in this process."""
-    path = project / "tools" / "convert_weights.py"
-    spec = importlib.util.spec_from_file_location("convert_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([str(a) for a in arguments])
+def convert():
+    """The command with arguments."""
+    return lambda *arguments: convert_weights.main([str(a) for a in arguments])
 
 
 @pytest.fixture(scope="module")

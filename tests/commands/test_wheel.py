@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,10 +17,7 @@ import pytest
 import lambda_det
 from lambda_det import configs
 
-CHECKOUT_ONLY = {
-    "batch_mates", "benchmark", "benchmark_evaluation", "chaos", "corpus", "fuzz", "pretrain_gain",
-    "record_run", "soak", "visualize_lambdas",
-}  # fmt: skip
+pytestmark = pytest.mark.slow
 BUILD = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 
@@ -53,20 +51,24 @@ def site(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def run_python(site: Path, project: Path, *words: str) -> subprocess.CompletedProcess:
+def run_python(
+    site: Path, project: Path, folder: Path, *words: str, stdin: str = "", timeout: float = 120
+) -> subprocess.CompletedProcess:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in paths if path and Path(path).resolve() != project]
     return subprocess.run(
         [sys.executable, "-W", "ignore", *words],
-        cwd=site.parent,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *others])},
-        capture_output=True,
+        input=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )
 
 
-def test_wheel_holds_the_package_with_configs_and_tools(site: Path, project: Path) -> None:
+def test_wheel_holds_the_package_and_the_configs(site: Path, project: Path) -> None:
     def files(folder: Path) -> set[str]:
         paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         return {path.as_posix() for path in paths if "__pycache__" not in path.parts}
@@ -77,14 +79,11 @@ def test_wheel_holds_the_package_with_configs_and_tools(site: Path, project: Pat
         project / "lambda_det"
     )
     assert "py.typed" in found
-    tools = {f"tools/{path.name}" for path in (project / "tools").glob("*.py")}
-    tools -= {f"tools/{name}.py" for name in CHECKOUT_ONLY}
-    assert shipped == {f"configs/{name}" for name in files(project / "configs")} | tools
+    installer = {"tools/install_detectron2.py"}
+    assert shipped == {f"configs/{name}" for name in files(project / "configs")} | installer
     (info,) = site.glob("*.dist-info")
     names = {"lambda_det", "lambda_det_command.py", info.name}
     assert {path.name for path in site.iterdir()} == names  # no studies
-    for path in (site / "lambda_det" / "shipped" / "tools").iterdir():
-        assert "from studies." not in path.read_text(encoding="utf-8"), path.name
     assert (info / "licenses" / "LICENSE").read_bytes() == (project / "LICENSE").read_bytes()
 
 
@@ -115,39 +114,96 @@ import lambda_det, lambda_det.configs as c
 cfg = lambda_det.get_config("mask_rcnn_lambda_R_101_FPN_lsj")
 print(lambda_det.__file__, c.config_path("retinanet_lambda_R_101_FPN_3x"), sep="\\n")
 print(cfg.MODEL.LAMBDA_RESNET.DEPTH, cfg.INPUT.LSJ.ENABLED, len(c.config_names()))
-from lambda_det import project
 from lambda_det.analysis.published import load_published
 from lambda_det.comparison import read_suite
 from lambda_det.comparison.collect import PUBLISHED
 print(len(read_suite("paper_coco", "out").runs), list(load_published(PUBLISHED)))
-print(project.tool_command("train_net", []), project.results_folder())
+from lambda_det import records
+print(records.tool_command("train_net", []), records.results_folder())
 from lambda_det.doctor import TOOL
 print(TOOL.format("train_net"))
-import lambda_det_command
-lambda_det_command.main()
 """
 
 
-def test_the_wheel_alone_knows_its_configs_and_tools(site: Path, project: Path) -> None:
-    said = run_python(site, project, "-c", CODE)
-    assert said.returncode == 0, said.stderr
-    module, path, numbers, suite, words, said_by_doctor, usage, *listed = (
-        said.stdout.strip().splitlines()
-    )
+def test_the_wheel_alone_knows_its_configs_and_commands(
+    site: Path, project: Path, tmp_path: Path
+) -> None:
+    said = run_python(site, project, tmp_path, "-c", CODE)
+    assert said.returncode == 0, said.stdout
+    module, path, numbers, suite, words, said_by_doctor = said.stdout.strip().splitlines()
     assert Path(module) == site / "lambda_det" / "__init__.py"
     assert Path(path).is_relative_to(site) and Path(path).is_file()
     assert numbers == f"101 True {len(configs.config_names())}" and suite == "6 ['mask_rcnn']"
-    assert words == f"python -m lambda_det train_net {site.parent / 'results'}"
+    assert words == f"lambda_det train_net {tmp_path / 'results'}"
     assert said_by_doctor == "lambda_det train_net"
 
-    assert usage.startswith("usage: lambda_det TOOL")
-    names = {line.split()[0] for line in listed}
-    assert names == {path.stem for path in (project / "tools").glob("*.py")} - CHECKOUT_ONLY
-    assert any("  train_net  " in line and "Train or evaluate" in line for line in listed)
+
+# Each command of the wheel, with what it prints (of those that have an exit status beside 0: its
+# error). One process: the imports take longer than most of them.
+QUICK = "mask_rcnn_lambda_R_50_FPN_shapes_cpu"
+TINY = (
+    "MODEL.LAMBDA_RESNET.DEPTH 26 MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 "
+    "INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64 INPUT.MAX_SIZE_TEST 64 SOLVER.MAX_ITER 2 "
+    "SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 DATASETS.COCO_FOLDER shapes"
+)
+IMAGES = "--annotations shapes/annotations/instances_val2017.json --images shapes/val2017"
+FOUND = "run/inference/coco_instances_results.json"
+MODEL = f"--config-file {QUICK} --weights run/model_final.pth"
+COMMANDS = {
+    "make_shapes_dataset": ("--output shapes --num-train 4 --num-val 2", 0, "generated shapes"),
+    "make_coco_subset": ("--coco shapes --image-ids 1 --output one", 0, "one: 1 images"),
+    "train_net": (f"--config-file {QUICK} {TINY} OUTPUT_DIR run", 0, "Evaluation of coco_folder"),
+    "lazyconfig_train_net": (
+        f"--config-file {QUICK} train.max_iter=1 dataloader.train.total_batch_size=2 "
+        "model.backbone.bottom_up.depth=26 train.coco_folder=shapes train.output_dir=lazy",
+        0, "Evaluation (percent)",
+    ),
+    "evaluate": (f"{MODEL} {TINY} OUTPUT_DIR again", 0, "AR100"),
+    "draw_predictions": (f"{IMAGES} --predictions {FOUND} --output a.png", 0, "a.png: 2 images"),
+    "predict": (f"{MODEL} --input shapes/val2017 --output drawn {TINY}", 0, "drawn: 2 pictures"),
+    "analyze_model": (f"--config-file {QUICK} --size 64 64 {TINY}", 0, "multiply-adds"),
+    "convert_weights": ("run/model_final.pth bare.pth", 0, "tensors written"),
+    "export_model": (
+        "--config-file run/config.yaml --weights run/model_final.pth --format torchscript "
+        "--size 64 64 --output a.ts", 0, "a.ts: largest",
+    ),
+    "compare": ("--suite quick_cpu --output comparison --plan", 0, "lambda_det train_net"),
+    "doctor": ("--output doctor.json", None, "checks in"),
+    "install_detectron2": ("--archive none.tar.gz", 1, "error: "),
+    "pretrain": ("--data none --config-file lambda_R_50_shapes_cpu", 2, "--data none: no such"),
+    "replay_step": ("none", 2, "none"),
+    "train_slurm": (f"--config-file {QUICK}", 2, "error: "),
+}  # fmt: skip
+EACH = """
+import json, sys
+from lambda_det_command import main
+for name, words in json.load(sys.stdin):
+    try:
+        status = main([name, *words])
+    except SystemExit as error:
+        status = error.code
+    print(f"\\n<{name}: {status}>", flush=True)
+"""
 
 
-def test_a_tool_of_the_wheel_runs(site: Path, project: Path) -> None:
-    words = ["--config-file", "mask_rcnn_lambda_R_50_FPN_shapes_cpu", "SOLVER.BASE_LR", "fast"]
-    said = run_python(site, project, "-m", "lambda_det", "train_net", *words)
-    assert said.returncode == 2 and "SOLVER.BASE_LR" in said.stderr, said.stderr
-    assert said.stderr.count("\n") == 1
+def test_each_command_works_in_an_empty_folder(site: Path, project: Path, tmp_path: Path) -> None:
+    words = json.dumps([(name, text.split()) for name, (text, _, _) in COMMANDS.items()])
+    said = run_python(site, project, tmp_path, "-c", EACH, stdin=words, timeout=600)
+    assert said.returncode == 0, said.stdout
+    rest = said.stdout
+    for name, (_, status, text) in COMMANDS.items():
+        printed, mark, rest = rest.partition(f"\n<{name}: ")
+        ended, _, rest = rest.partition(">\n")
+        assert mark and text in printed and "Traceback" not in printed, (name, printed)
+        assert status is None or ended == str(status), (name, printed)
+    listed = run_python(site, project, tmp_path, "-c", "import lambda_det_command as c; c.main()")
+    assert {line.split()[0] for line in listed.stdout.splitlines()[1:]} == set(COMMANDS)
+
+
+def test_a_training_of_the_wheel_that_is_a_process(
+    site: Path, project: Path, tmp_path: Path
+) -> None:
+    words = ["--config-file", QUICK, "SOLVER.BASE_LR", "fast"]
+    said = run_python(site, project, tmp_path, "-m", "lambda_det", "train_net", *words)
+    assert said.returncode == 2 and "SOLVER.BASE_LR" in said.stdout, said.stdout
+    assert said.stdout.count("\n") == 1

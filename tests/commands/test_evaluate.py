@@ -1,26 +1,17 @@
-"""tools/evaluate.py: what it prints, what it writes, and the line that a wrong input gets."""
+"""The command evaluate: what it prints, what it writes, and the line that a wrong input gets."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
+from lambda_det.commands import evaluate
 from lambda_det.evaluation.metrics import METRICS
 
 SQUARE = {"size": [30, 40], "counts": [126, 8, 1066]}
-
-
-@pytest.fixture(scope="module")
-def tool(project: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("evaluate", project / "tools" / "evaluate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -41,9 +32,9 @@ def arguments(files: dict[str, str], *more: str) -> list[str]:
     return ["--annotations", files["annotations"], "--predictions", files["predictions"], *more]
 
 
-def test_table_and_json(tool, files, tmp_path, capsys):
+def test_table_and_json(files, tmp_path, capsys):
     output = tmp_path / "new" / "o.json"
-    assert tool.main(arguments(files, "--output", str(output))) == 0
+    assert evaluate.main(arguments(files, "--output", str(output))) == 0
     assert capsys.readouterr().out.count("100.0") == 2 * 8
     written = json.loads(output.read_text())
     assert list(written) == ["bbox", "segm"]
@@ -54,67 +45,67 @@ def test_table_and_json(tool, files, tmp_path, capsys):
     assert list(output.parent.iterdir()) == [output]
 
 
-def test_per_class(tool, files, tmp_path, capsys):
+def test_per_class(files, tmp_path, capsys):
     output = tmp_path / "o.json"
     command = arguments(files, "--output", str(output), "--per-class", "--backend", "pycocotools")
-    assert tool.main(command) == 0
+    assert evaluate.main(command) == 0
     assert "two" in capsys.readouterr().out
     one, two = json.loads(output.read_text())["segm"]["per_class"]
     assert (one["id"], one["name"]) == (1, "one")
     assert one["AP"] == pytest.approx(100) and two["AP"] is None
 
 
-def test_class_named_like_a_number(tool, files, capsys):
+def test_class_named_like_a_number(files, capsys):
     path = Path(files["annotations"])
     path.write_text(path.read_text().replace('"two"', '"1e3"').replace('"one"', '"007"'))
-    assert tool.main(arguments(files, "--per-class")) == 0
+    assert evaluate.main(arguments(files, "--per-class")) == 0
     out = capsys.readouterr().out
     assert "1e3" in out and "007" in out
 
 
-def test_json_is_written_where_the_table_cannot_be(tool, files, tmp_path, monkeypatch):
+def test_json_is_written_where_the_table_cannot_be(files, tmp_path, monkeypatch):
     def closed(*_: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(tool, "metrics_table", closed)
+    monkeypatch.setattr(evaluate, "metrics_table", closed)
     output = tmp_path / "o.json"
     with pytest.raises(BrokenPipeError):
-        tool.main(arguments(files, "--output", str(output)))
+        evaluate.main(arguments(files, "--output", str(output)))
     assert set(json.loads(output.read_text())) == {"bbox", "segm"}
 
 
-def test_table_is_printed_where_the_json_cannot_be(tool, files, tmp_path, monkeypatch, capsys):
+def test_table_is_printed_where_the_json_cannot_be(files, tmp_path, monkeypatch, capsys):
     def full(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tool, "write_json", full)
-    assert tool.main(arguments(files, "--output", str(tmp_path / "o.json"))) == 2
+    monkeypatch.setattr(evaluate, "write_json", full)
+    assert evaluate.main(arguments(files, "--output", str(tmp_path / "o.json"))) == 2
     printed = capsys.readouterr()
     assert printed.out.count("100.0") == 2 * 8
     assert "o.json: cannot be written (Permission denied)" in printed.err
 
 
-def test_a_class_name_sends_nothing_to_the_terminal(tool, files, capsys):
+def test_a_class_name_sends_nothing_to_the_terminal(files, capsys):
     path = Path(files["annotations"])
     path.write_text(path.read_text().replace('"two"', '"\\u001b[2J"'))
-    assert tool.main(arguments(files, "--per-class")) == 0
+    assert evaluate.main(arguments(files, "--per-class")) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out and r"\x1b[2J" in out
 
 
 @pytest.mark.parametrize("name", ["", "new/", ".", "x" * 300, "annotations.json/o.json"])
-def test_output_that_cannot_be_written(tool, files, tmp_path, capsys, monkeypatch, name):
+def test_output_that_cannot_be_written(files, tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tool, "evaluate_files", None)  # it is known before the evaluation
-    assert tool.main(arguments(files, "--output", name)) == 2
+    monkeypatch.setattr(evaluate, "evaluate_files", None)  # it is known before the evaluation
+    assert evaluate.main(arguments(files, "--output", name)) == 2
     error = capsys.readouterr().err
     assert f"--output {name} cannot be written" in error and error.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["annotations.json", "predictions.json"]
 
 
-def test_output_to_a_pipe_is_refused(tool, files, tmp_path, capsys):
+def test_output_to_a_pipe_is_refused(files, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
-    assert tool.main(arguments(files, "--output", str(tmp_path / "pipe"))) == 2
+    assert evaluate.main(arguments(files, "--output", str(tmp_path / "pipe"))) == 2
     assert "names no file" in capsys.readouterr().err
     assert (tmp_path / "pipe").is_fifo()
 
@@ -130,18 +121,18 @@ def test_output_to_a_pipe_is_refused(tool, files, tmp_path, capsys):
         (["--annotations", "gone.json", "--predictions", "p.json"], "gone.json"),
     ],
 )
-def test_wrong_command(tool, capsys, command, text):
-    assert tool.main(command) == 2
+def test_wrong_command(capsys, command, text):
+    assert evaluate.main(command) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and text in error and error.count("\n") == 1
 
 
-def test_wrong_values(tool, files, tmp_path, capsys):
-    assert tool.main(arguments(files, "--backend", "fast")) == 2
+def test_wrong_values(files, tmp_path, capsys):
+    assert evaluate.main(arguments(files, "--backend", "fast")) == 2
     assert "'fast'" in capsys.readouterr().err
     Path(files["predictions"]).write_text("[{")
     output = tmp_path / "o.json"
-    assert tool.main(arguments(files, "--output", str(output))) == 2
+    assert evaluate.main(arguments(files, "--output", str(output))) == 2
     assert "not valid JSON" in capsys.readouterr().err
     assert not output.exists()
 
@@ -154,7 +145,7 @@ def test_wrong_values(tool, files, tmp_path, capsys):
         (["--config-file", "x.yaml", "--zeroed", "res4,res6"], "--zeroed: unknown stage 'res6'"),
     ],
 )
-def test_what_needs_a_model(tool, files, words, line, capsys):
+def test_what_needs_a_model(files, words, line, capsys):
     more = [] if "--config-file" in words else arguments(files)
-    assert tool.main([*words, *more]) == 2
+    assert evaluate.main([*words, *more]) == 2
     assert line in capsys.readouterr().err

@@ -1,33 +1,24 @@
-"""tools/analyze_model.py: what it prints and writes, and what it refuses."""
+"""The command analyze_model: what it prints and writes, and what it refuses."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 
 import pytest
 
 from lambda_det.analysis import detector
+from lambda_det.commands import analyze_model
 
 
 @pytest.fixture
-def tool(project, monkeypatch):
-    """A function that runs the tool with command-line arguments and returns its status."""
-    path = project / "tools" / "analyze_model.py"
-    spec = importlib.util.spec_from_file_location("analyze_model", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def tool(monkeypatch):
+    """A function that runs the command with arguments and returns its status."""
     real = detector.measure_latency
     monkeypatch.setattr(
         detector, "measure_latency", lambda *inputs: real(*inputs, min_runs=2, seconds=0)
     )
 
-    def run(*arguments) -> int:
-        monkeypatch.setattr(sys, "argv", ["analyze_model.py", *map(str, arguments)])
-        return module.main()
-
-    return run
+    return lambda *arguments: analyze_model.main(list(map(str, arguments)))
 
 
 def test_config(tool, project, tmp_path, capsys) -> None:
@@ -41,7 +32,9 @@ def test_config(tool, project, tmp_path, capsys) -> None:
     )  # fmt: skip
     assert status == 0
     assert "one image of 96 x 96" in capsys.readouterr().out  # FPN takes multiples of 32
-    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert record["command"].startswith("python tools/analyze_model.py --config-file ")
+    (row,) = record["rows"]
     counts = row["parameters"]
     assert counts["backbone"] == 34_817_920 and counts["classifier_form"] == 36_866_920
     assert counts["total"] == counts["backbone"] + counts["neck"] + counts["heads"]

@@ -1,38 +1,29 @@
-"""The command line of tools/predict.py."""
+"""The command predict."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
+from lambda_det.commands import predict
 from lambda_det.engine.setup import split_overrides
-
-
-@pytest.fixture
-def tool(project: Path):
-    spec = importlib.util.spec_from_file_location("predict_tool", project / "tools/predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 
 
-def test_pairs_may_stand_anywhere_behind_a_flag(tool):
+def test_pairs_may_stand_anywhere_behind_a_flag():
     ends = ["--output", "o"]
     for words in (
         ["--input", "a", "b", *ends, "MODEL.DEVICE", "cpu"],
         ["--input", "a", "b", "MODEL.DEVICE", "cpu", *ends],
     ):
-        args = tool.parse_arguments(["--config-file", "c", *words])
+        args = predict.parse_arguments(["--config-file", "c", *words])
         assert args.input == ["a", "b"] and args.opts == ["MODEL.DEVICE", "cpu"]
 
 
-def test_a_file_in_capitals_stays_a_file(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_in_capitals_stays_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("IMG.JPG").write_bytes(b"")
     assert split_overrides(["a", "IMG.JPG"], []) == (["a", "IMG.JPG"], [])
@@ -43,26 +34,26 @@ def test_a_file_in_capitals_stays_a_file(tool, tmp_path: Path, monkeypatch: pyte
     )
 
 
-def run(tool, project: Path, tmp_path: Path, *words: str) -> int:
+def run(project: Path, tmp_path: Path, *words: str) -> int:
     files = ["--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out")]
-    return tool.main(["--config-file", str(project / CONFIG), *files, *words])
+    return predict.main(["--config-file", str(project / CONFIG), *files, *words])
 
 
-def test_no_weights_is_one_line(tool, project, tmp_path, capsys):
+def test_no_weights_is_one_line(project, tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(b"")
-    assert run(tool, project, tmp_path) == 2
+    assert run(project, tmp_path) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: MODEL.WEIGHTS is empty") and error.count("\n") == 1
 
 
-def test_no_gpu_is_one_line(tool, project, tmp_path, capsys, monkeypatch):
+def test_no_gpu_is_one_line(project, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "a.png").write_bytes(b"")
-    assert run(tool, project, tmp_path, "--weights", "w.pth", "--device", "cuda") == 2
+    assert run(project, tmp_path, "--weights", "w.pth", "--device", "cuda") == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_status_and_summary(tool, project, tmp_path, capsys, monkeypatch):
+def test_status_and_summary(project, tmp_path, capsys, monkeypatch):
     from lambda_det.predict.files import Predicted
 
     asked = {}
@@ -74,10 +65,10 @@ def test_status_and_summary(tool, project, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("lambda_det.predict.predict_files", predict_files)
     words = ["--weights", "w.pth", "--batch", "2", "--no-pictures", "--device", "cpu"]
-    assert run(tool, project, tmp_path, *words) == 0
+    assert run(project, tmp_path, *words) == 0
     assert "1 pictures, 0 videos, 3 objects" in capsys.readouterr().out
     assert (asked["weights"], asked["device"], asked["batch_size"]) == ("w.pth", "cpu", 2)
     assert asked["pictures"] is False and asked["score_threshold"] == 0.5
     done.failed["x.png"] = "image x.png cannot be read"
-    assert run(tool, project, tmp_path, "--json") == 2
+    assert run(project, tmp_path, "--json") == 2
     assert json.loads(capsys.readouterr().out)["failed"] == done.failed

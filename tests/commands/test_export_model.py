@@ -1,12 +1,11 @@
-"""tools/export_model.py: what it prints, writes and refuses."""
+"""The command export_model: what it prints, writes and refuses."""
 
 from __future__ import annotations
-
-import importlib.util
 
 import pytest
 import torch
 
+from lambda_det.commands import export_model
 from lambda_det.export import formats
 
 SMALL = ("MODEL.LAMBDA_RESNET.DEPTH", "26", "MODEL.FPN.OUT_CHANNELS", "16")
@@ -14,15 +13,11 @@ SMALL = ("MODEL.LAMBDA_RESNET.DEPTH", "26", "MODEL.FPN.OUT_CHANNELS", "16")
 
 @pytest.fixture
 def tool(project):
-    """A function that runs the tool with command-line arguments and returns its status."""
-    path = project / "tools" / "export_model.py"
-    spec = importlib.util.spec_from_file_location("export_model", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """A function that runs the command with arguments and returns its status."""
     config = project / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 
     def run(*arguments: object) -> int:
-        return module.main(["--config-file", str(config), *map(str, arguments)])
+        return export_model.main(["--config-file", str(config), *map(str, arguments)])
 
     return run
 

@@ -1,0 +1,122 @@
+"""Run a suite of models and seeds, and compare them in one table.
+
+What is finished in --output is not run again; what was begun is started again, or goes on from its
+checkpoint where the suite says "resume: True".
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+
+from lambda_det.commands import command_parser
+from lambda_det.comparison import collect, execute, read_suite, results_markdown
+from lambda_det.comparison.collect import comparison_record, published_rows
+from lambda_det.comparison.outputs import check_record, write_record, write_results
+from lambda_det.comparison.planning import measure, plan_text
+from lambda_det.comparison.processes import default_jobs, device_groups
+from lambda_det.comparison.results import keep, zeroed_missing
+from lambda_det.comparison.run_files import FINISHED, state_of
+from lambda_det.comparison.suite import Run, chosen_runs
+from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.evaluation.metrics import check_writable
+from lambda_det.records import record_path, results_folder, tool_command
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = command_parser(__name__, __doc__)
+    parser.add_argument("--suite", required=True, metavar="YAML", help="configs/suites/….yaml")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the comparison")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N",
+        help="runs at a time (as many as the GPUs allow, else one for every four cores)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--gpus-per-run", type=int, metavar="N", help="GPUs that one run trains on (the suite's, 1)"
+    )
+    parser.add_argument(
+        "--no-run", action="store_true", help="train nothing, only collect what is finished"
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="RUN",
+        help="run no others: [SET/]MODEL[/seedN[_without]] as below DIR/runs; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plan", action="store_true",
+        help="run nothing: print each run's command, and its hours from measured times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--measure", type=int, metavar="N",
+        help="train each model for N iterations on one device to know its time, then --plan",
+    )  # fmt: skip
+    parser.add_argument(
+        "--record", metavar="NAME", help="also write results/NAME.json, when all runs have finished"
+    )
+    parser.add_argument(
+        "opts", nargs="*", metavar="KEY VALUE", help="config keys of every run, above the suite's"
+    )
+    return parser.parse_args(argv)
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("lambda_det").setLevel(logging.INFO)
+    suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
+    published_rows(suite)  # a wrong name is known before days of training
+    chosen = chosen_runs(suite, args.only)
+    check_writable(os.path.join(args.output, "results.json"))
+    if args.record is not None:
+        if args.plan or args.measure is not None:
+            raise InputError(f"--record {args.record}: --plan and --measure have no results")
+        record_file = record_path(str(results_folder()), args.record)
+        check_record(record_file, suite)
+    if args.measure is not None:
+        measure(suite, args.output, chosen, args.measure)
+    if args.plan or args.measure is not None:
+        print(plan_text(suite, args.output, chosen, lambda run: command_of(args, run)))
+        return 0
+    if args.no_run:
+        states = {run: state_of(run) for run in suite.runs}
+    else:
+        gpus, device = suite.runs[0].gpus, suite.runs[0].settings["MODEL.DEVICE"]
+        jobs = default_jobs(gpus, device) if args.jobs is None else args.jobs
+        devices = device_groups(jobs, gpus, device)
+        states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
+    for run, state in states.items():
+        if state == FINISHED:
+            keep(run)
+    record = comparison_record(suite, collect(suite, states), command_of(args))
+    try:
+        write_results(args.output, suite, states, record)
+    finally:  # a full disk does not keep the numbers back
+        print(results_markdown(record))
+    if args.record is not None:
+        write_record(record_file, states, record)
+    whole = (states[run] == FINISHED and zeroed_missing(run) is None for run in chosen)
+    return 0 if all(whole) else 1
+
+
+def end(number: int, _frame: object) -> None:
+    """On a signal: leave, which ends the trainings, and let no second signal disturb that."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, signal.SIG_IGN)
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def command_of(args: argparse.Namespace, run: Run | None = None) -> str:
+    """The command that was run; or the same for one run alone. What only reads and records
+    (``--no-run``, ``--record``) is left out: it makes no numbers."""
+    words = ["--suite", args.suite, "--output", args.output]
+    for key in args.only if run is None else [run.key]:
+        words += ["--only", key]
+    words += ["--jobs", str(args.jobs)] if args.jobs else []
+    words += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
+    return tool_command("compare", [*words, *args.opts])

@@ -1,0 +1,94 @@
+"""COCO box and mask AP and AR, of a config with weights or of saved predictions.
+
+lambda_det evaluate --config-file C.yaml --weights W.pth [--zeroed res4,res5] [--output O.json]
+                    [KEY VALUE ...]
+lambda_det evaluate --annotations A.json --predictions P.json [--output O.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from lambda_det.commands import add_model_arguments, command_parser, overrides_of
+from lambda_det.errors import InputError, exit_on_input_error, writing
+from lambda_det.evaluation import evaluate_files, metrics_table
+from lambda_det.evaluation.counting import BACKENDS
+from lambda_det.evaluation.metrics import (
+    AR_METRICS,
+    check_writable,
+    metrics_record,
+    per_class_table,
+)
+from lambda_det.records import write_json
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; which of the two forms it is shows in ``config_file``."""
+    parser = command_parser(__name__, __doc__)
+    add_model_arguments(parser, required=False)
+    parser.add_argument("--annotations", metavar="JSON", help="COCO instances json")
+    parser.add_argument("--predictions", metavar="JSON", help="coco_instances_results.json")
+    parser.add_argument("--output", metavar="JSON", help="file for the metrics, in percent")
+    parser.add_argument("--per-class", action="store_true", help="each class as well")
+    parser.add_argument(
+        "--backend",
+        default="auto",
+        help=f"what counts: {', '.join(BACKENDS)} (auto: the last where it is installed)",
+    )
+    parser.add_argument(
+        "--zeroed",
+        metavar="STAGES",
+        help="take the residual branches of these stages as 0 (res4,res5): as good as the whole "
+        "network, they are idle",
+    )
+    args = parser.parse_args(argv)
+    if args.config_file is not None:
+        if args.annotations or args.predictions or args.backend != "auto":
+            raise InputError(
+                "--config-file takes its data from the config: --annotations, --predictions and "
+                "--backend belong to the other form"
+            )
+    elif not (args.annotations and args.predictions):
+        raise InputError("--config-file, or --annotations and --predictions are needed")
+    elif args.zeroed is not None:
+        raise InputError(f"--zeroed {args.zeroed}: it needs a model, and so --config-file")
+    elif args.weights is not None:
+        raise InputError(f"--weights {args.weights}: it needs a model, and so --config-file")
+    elif args.opts:
+        raise InputError(f"{args.opts[0]!r}: KEY VALUE pairs need --config-file")
+    return args
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    if args.output is not None:
+        check_writable(args.output)
+    if args.config_file is not None:
+        from lambda_det.engine import evaluate_config
+
+        stages = () if args.zeroed is None else tuple(args.zeroed.split(","))
+        results = evaluate_config(args.config_file, overrides_of(args), zeroed_stages=stages)
+    else:
+        logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("lambda_det").setLevel(logging.INFO)
+        results = {"": evaluate_files(args.annotations, args.predictions, backend=args.backend)}
+    try:
+        if args.output is not None:
+            record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
+            with writing(args.output):
+                write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
+    finally:  # a full disk shall not keep the table back
+        print_tables(results, args)
+    return 0
+
+
+def print_tables(results: dict[str, dict], args: argparse.Namespace) -> None:
+    for name, metrics in results.items():
+        print(f"{name or args.predictions} (percent):")
+        print(metrics_table(metrics))
+        print(metrics_table(metrics, AR_METRICS))
+        if args.per_class:
+            print(per_class_table(metrics))

@@ -1,0 +1,71 @@
+"""Predict on pictures and videos: draw boxes, masks, names and scores, and write COCO results.
+
+lambda_det predict --config-file C.yaml --weights W.pth --input photo.jpg 'frames/*.png' folder \\
+    film.mp4 --output DIR [KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from dataclasses import asdict
+
+from lambda_det.commands import add_model_arguments, command_parser, overrides_of
+from lambda_det.engine.setup import check_device, load_config, split_overrides
+from lambda_det.errors import exit_on_input_error
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = command_parser(__name__, __doc__)
+    add_model_arguments(parser)
+    add = parser.add_argument
+    add("--input", required=True, nargs="+", metavar="FILE",
+        help="pictures, videos, folders, quoted globs")  # fmt: skip
+    add("--output", required=True, metavar="DIR", help="folder to write into")
+    add("--score-threshold", type=float, default=0.5, metavar="S",
+        help="lowest score that is drawn and written (0.5); to evaluate, 0")  # fmt: skip
+    add("--batch", type=int, default=8, metavar="N", help="pictures at once (8)")
+    add("--device", metavar="D", help="the same as MODEL.DEVICE D: cpu, cuda, cuda:1, ...")
+    add("--recursive", action="store_true", help="folders with their sub-folders")
+    add("--classes", metavar="FILE", help="names of the classes: a line each, or json")
+    add("--annotations", metavar="JSON", help="COCO json with the pictures' ids and the classes")
+    add("--no-pictures", action="store_true", help="write the json files alone")
+    add("--json", action="store_true", help="print what was done as json")
+    arguments = parser.parse_args(argv)
+    arguments.input, arguments.opts = split_overrides(arguments.input, arguments.opts)
+    return arguments
+
+
+@exit_on_input_error
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("lambda_det").setLevel(logging.INFO)
+    from lambda_det.engine.setup import check_values
+    from lambda_det.predict import predict_files
+
+    device = [] if args.device is None else ["MODEL.DEVICE", args.device]
+    cfg = load_config(args.config_file, overrides_of(args) + device)
+    check_values(cfg)
+    check_device(cfg)
+    done = predict_files(
+        cfg,
+        args.input,
+        args.output,
+        score_threshold=args.score_threshold,
+        batch_size=args.batch,
+        pictures=not args.no_pictures,
+        recursive=args.recursive,
+        classes=args.classes,
+        annotations=args.annotations,
+    )
+    if args.json:
+        print(json.dumps({"output": args.output, **asdict(done)}))
+    else:
+        parts = [f"{len(done.images)} pictures", f"{len(done.videos)} videos"]
+        failed = f"; {len(done.failed)} failed" if done.failed else ""
+        print(f"{args.output}: {', '.join(parts)}, {done.num_objects} objects{failed}")
+    return 2 if done.failed else 0
