@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from detectron2.modeling import build_model
 
-from lambda_det.checkpoint.coverage import measure, report
+from lambda_det.checkpoint.coverage import coverage_report, measure
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
@@ -66,8 +66,8 @@ def test_a_line_that_a_killed_run_has_cut_off_is_left_out(run: Run):
 
 def test_share_of_pretrained_weights_is_that_of_the_backbone(run: Run):
     model = {"stem.a": (1000,), "res2.a": (3000,), "res2.b": (1000,), "fpn_lateral2.a": (7000,)}
-    text = report(measure(model, {"stem.a": (1000,), "res2.a": (3000,), "linear.a": (8,)}))
-    other = report(measure(model, {}))
+    text = coverage_report(measure(model, {"stem.a": (1000,), "res2.a": (3000,), "linear.a": (8,)}))
+    other = coverage_report(measure(model, {}))
     log = (
         f"MODEL.WEIGHTS='first'\n{other}\n[time] MODEL.WEIGHTS='x' (title)\n{text}\n[time] iter 20"
     )
