@@ -69,7 +69,7 @@ def test_half_of_a_file_is_an_error_below_the_threshold(tmp_path: Path, caplog) 
     with pytest.raises(InputError) as error:
         load_weights(network, file, cfg=config())
     message = str(error.value)
-    assert "\n" not in message and message.startswith(f"MODEL.WEIGHTS='{file}': fills ")
+    assert "\n" not in message and message.startswith(f"MODEL.WEIGHTS='{file}': the file ")
     missing = [n for n in state if n not in half and not n.endswith("num_batches_tracked")]
     assert f"{len(missing)} tensors are missing (first: {missing[0]})" in message
     assert "MODEL.LAMBDA_RESNET.MIN_COVERAGE requires 100 %" in message

@@ -138,7 +138,7 @@ BYTES = {
     "html": (b"\n <!DOCTYPE html><title>404</title>", "web page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS"),
     "text": (b"just some words, no weights", "is not a checkpoint"),
-    "noise": (bytes(range(128, 228)), "is not a checkpoint"),
+    "noise": (bytes(range(128, 228)), "cannot be read as a checkpoint"),
 }
 
 
