@@ -141,7 +141,7 @@ def test_a_diverged_run_keeps_the_checkpoint_from_before(spoilt, run_tiny, work,
 
 def test_every_process_gets_its_part_of_the_loss(tmp_path, monkeypatch):
     """The first of two processes saves: its losses add up to 3, the other's to 5."""
-    from lambda_det.pretrain import trainer as module
+    from lambda_det.pretrain import pretrainer as module
 
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(module, "sum_over_processes", lambda values: values.add_(5))

@@ -137,7 +137,7 @@ WORDS = {
     "half": "--min-coverage",
     "deeper stage gone": "[3, 4, 6, 2] blocks",
     "nan": "NaN or Inf (first: conv1.weight)",
-    "unknown": "no network that can be read here",
+    "unknown": "no network whose tensor names are supported",
     "html": "web page",
     "empty": "is empty",
     "truncated": "truncated",
