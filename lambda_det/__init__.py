@@ -1,6 +1,8 @@
 """LambdaResNet backbones for detectron2.
 
-Importing this package registers the backbones; ``add_lambda_config`` adds their config keys.
+Importing this package registers the backbones. :func:`get_cfg` returns detectron2's default config
+with the keys of lambda_det, :func:`add_lambda_config` adds these keys to a config, and
+:func:`get_config` returns a config that comes with the package.
 """
 
 import warnings
@@ -11,9 +13,9 @@ except ModuleNotFoundError as error:
     if error.name != "detectron2":
         raise
     raise ModuleNotFoundError(
-        "lambda_det needs detectron2 (v0.5, v0.6 or main): see "
+        "lambda_det needs detectron2 (v0.5, v0.6 or main): install it as described at "
         "https://detectron2.readthedocs.io/tutorials/install.html, or run tools/setup_env.sh in a "
-        "checkout of lambda_det for a ready environment without a compiler",
+        "checkout of lambda_det, which creates an environment without a compiler",
         name="detectron2",
     ) from None
 
@@ -25,6 +27,6 @@ from lambda_det.config import add_lambda_config, get_cfg
 from lambda_det.configs import get_config
 from lambda_det.version import __version__
 
-register_addresses()  # timm:// and torchvision:// for MODEL.WEIGHTS
+register_addresses()  # MODEL.WEIGHTS then accepts timm:// and torchvision://
 
 __all__ = ["__version__", "add_lambda_config", "get_cfg", "get_config"]

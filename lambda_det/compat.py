@@ -1,4 +1,8 @@
-"""What differs between the supported versions of detectron2: probed, never asked by number."""
+"""Differences between the supported versions of detectron2.
+
+They are detected from detectron2's interfaces and not from its version number, because the main
+branch has had the number of v0.6 for years.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,7 @@ from torch import nn
 
 
 def detectron2_flavour() -> str:
-    """``"0.5"``, ``"0.6"`` or ``"main"``: whose interfaces the installed detectron2 has.
-
-    Its ``__version__`` does not tell: main has been called 0.6 for years.
-    """
+    """Return which interfaces the installed detectron2 has: ``"0.5"``, ``"0.6"`` or ``"main"``."""
     from detectron2.engine import hooks
 
     if dataclasses.is_dataclass(ShapeSpec):
@@ -27,10 +28,11 @@ def detectron2_flavour() -> str:
 
 
 def make_local_group(processes: int) -> None:
-    """Tell detectron2 which processes run on this machine.
+    """Create detectron2's process group of this machine, as ``detectron2.engine.launch`` does.
 
     Args:
-        processes: their number, the same on every machine; the ranks of a machine are consecutive.
+        processes: number of processes on each machine. It must be the same on all machines, and
+            the ranks on a machine must be consecutive.
     """
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(processes)
@@ -42,9 +44,10 @@ def make_local_group(processes: int) -> None:
 
 
 def tracing_adapter() -> type[nn.Module]:
-    """``TracingAdapter`` of ``detectron2.export``.
+    """Return ``TracingAdapter`` of ``detectron2.export``.
 
-    The package itself needs Caffe2 in v0.5 and v0.6, which this class does not.
+    In v0.5 and v0.6, ``detectron2.export`` imports Caffe2, which current PyTorch does not have. The
+    module that is needed here does not use it, so it is imported without the package.
     """
     package = "detectron2.export"
     try:
@@ -52,7 +55,7 @@ def tracing_adapter() -> type[nn.Module]:
         stand_in = None
     except ImportError:
         for name in [name for name in sys.modules if name.startswith(package)]:
-            del sys.modules[name]  # what the attempt has left
+            del sys.modules[name]  # modules that the failed import left
         found = importlib.util.find_spec(package)
         stand_in = types.ModuleType(package)
         stand_in.__path__ = list((found and found.submodule_search_locations) or ())
@@ -60,5 +63,5 @@ def tracing_adapter() -> type[nn.Module]:
     try:
         return importlib.import_module(f"{package}.flatten").TracingAdapter
     finally:
-        if stand_in is not None:  # to anyone else it is as missing as before
+        if stand_in is not None:  # an import elsewhere must still fail as it does without us
             sys.modules.pop(package)

@@ -1,45 +1,52 @@
-"""Every config key that lambda_det adds: its default and its meaning, in one place."""
+"""All config keys that lambda_det adds to detectron2's, with their defaults and meanings."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
-# detectron2's CfgNode takes None for a value that a list or a string may replace.
+# A key whose default is None accepts a value of any type: detectron2's CfgNode allows it.
 
 
 def add_lambda_config(cfg: CfgNode) -> None:
-    """Add lambda_det's keys to ``cfg``; change none that is there. Safe to call again."""
+    """Add lambda_det's keys with their defaults to ``cfg``; keys that exist are not changed."""
     _add(cfg.MODEL, "LAMBDA_RESNET", _lambda_resnet())
     _add(cfg.INPUT, "LSJ", _large_scale_jitter())
-    # Of SOLVER.AMP: "float16" (as detectron2, on a GPU) or "bfloat16" (on a CPU too). bfloat16
-    # rounds a new lambda layer's output by nearly as much as its content part measures.
+    # Type to which SOLVER.AMP casts: "float16" (detectron2's, needs a GPU) or "bfloat16" (on a CPU,
+    # too). The rounding error of bfloat16 in a new lambda layer's output is nearly as large as its
+    # content part.
     _add(cfg.SOLVER.AMP, "PRECISION", "float16")
-    # Iterations of a run that may have a NaN or infinite loss: left out and counted. 0: stop at it.
+    # Largest number of iterations with a NaN or infinite loss that a run skips before it stops with
+    # an error; 0 = it stops at the first one.
     _add(cfg.SOLVER, "MAX_SKIPPED_STEPS", 0)
-    # Parts that a process takes its images of an update in, one after the other, for less memory;
-    # SOLVER.IMS_PER_BATCH stays the images of one update. 1: all at once.
+    # Gradient accumulation: a process divides its images of an iteration into this number of parts
+    # and runs them one after the other, which needs less memory. SOLVER.IMS_PER_BATCH remains the
+    # number of images per update.
     _add(cfg.SOLVER, "ACCUMULATE", 1)
-    # Of a moving average of the weights (0.9998), which is evaluated in their place; 0 = none.
+    # Decay of a moving average of the weights, such as 0.9998. The average is then what is
+    # evaluated; 0 = no average.
     _add(cfg.SOLVER, "EMA_DECAY", 0.0)
-    # "segm/AP", "bbox/AP50", "DATASET/segm/AP": the weights with the best such evaluation stay in
-    # model_best.pth. Without a dataset it is the first one's. "": none.
+    # Metric by which the best weights are chosen and kept in model_best.pth: "segm/AP",
+    # "bbox/AP50", or "DATASET/segm/AP" for another dataset than the first of DATASETS.TEST.
+    # "" = model_best.pth is not written.
     _add(cfg.TEST, "BEST_METRIC", "")
-    # Before iteration 0: a checkpoint, a batch and the evaluation of so many images of every test
-    # set are tried, so that what would fail after hours fails now. 0: not.
+    # Before the first iteration, a run tries to write a checkpoint, to train on a batch, and to
+    # evaluate this number of images of every test set, so that it fails at once and not after
+    # hours; 0 = it does not.
     _add(cfg.TEST, "SANITY_IMAGES", 0)
-    # Metrics to Weights & Biases too. NAME "": the last part of OUTPUT_DIR.
+    # Weights & Biases: ENABLED sends the metrics there. NAME "" = the last folder of OUTPUT_DIR.
     _add(cfg, "WANDB", CfgNode({"ENABLED": False, "PROJECT": "lambda_det", "NAME": ""}))
-    # Folder in COCO layout to read in place of detectron2's own "coco" folder. Empty: the
-    # environment variable LAMBDA_DET_COCO_FOLDER, and without it detectron2's usual place.
+    # Folder of a dataset in COCO layout. "" = the environment variable LAMBDA_DET_COCO_FOLDER, or,
+    # if that is not set, the datasets that detectron2 registers.
     _add(cfg.DATASETS, "COCO_FOLDER", "")
-    # How many of a run's model_0001234.pth stay in OUTPUT_DIR, the newest; 0 = all of them. More
-    # than one, so that a damaged one has another before it. model_final.pth is not counted.
+    # Number of the newest checkpoints model_0001234.pth that a run keeps in OUTPUT_DIR, in addition
+    # to model_final.pth; 0 = all. Keep at least 2, so that a run can resume from the older one if
+    # the newest is damaged.
     _add(cfg.SOLVER, "CHECKPOINT_KEEP", 0)
 
 
 def get_cfg() -> CfgNode:
-    """detectron2's default config with lambda_det's keys, ready to merge a YAML file."""
+    """Return detectron2's default config with the keys of lambda_det."""
     cfg = get_detectron2_cfg()
     add_lambda_config(cfg)
     return cfg
@@ -61,59 +68,76 @@ def _add(node: CfgNode, key: str, value: object) -> None:
 
 def _lambda_resnet() -> CfgNode:
     node = CfgNode()
-    node.VARIANT = "lambda"  # "resnet", "se", "lambda", "lambda_full"
-    node.DEPTH = 101  # 50, 101, 152, 200, 270, 350, 420; 26 for small networks of timm
-    # "rs" (ResNet-RS), "v1" (7x7 and max-pooling, takes ordinary weights), "tiered" (timm's)
+    # "resnet", "se" (SE-ResNet), "lambda" (lambda layers at some blocks of res4 and in all of res5)
+    # or "lambda_full" (in all blocks of res4 and res5).
+    node.VARIANT = "lambda"
+    # 50, 101, 152, 200, 270, 350 or 420; 26 only for timm's small networks.
+    node.DEPTH = 101
+    # "rs" (ResNet-RS: 3x3 convolutions), "v1" (7x7 convolution and max-pooling, for the weights of
+    # ordinary ResNets) or "tiered" (for the weights of timm's lambda networks).
     node.STEM = "rs"
-    node.NORM = "BN"  # anything that detectron2's get_norm knows
+    node.NORM = "BN"  # a name that detectron2's get_norm accepts
     node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    # Blocks with a lambda layer: None = the variant's, else 1-based numbers, ["all"], [] = none.
+    # Blocks with a lambda layer: None = those of the variant, else a list of numbers from 1, or
+    # ["all"]; [] = none.
     node.LAMBDA_BLOCKS = CfgNode({"RES2": None, "RES3": None, "RES4": None, "RES5": None})
-    node.SE_STAGES = None  # None = the variant's, else a list of stages, [] = none
-    node.SE_RATIO = 0.25  # squeezed channels / block output channels
-    node.STRIDE_IN_1X1 = False  # True for weights of the MSRA ResNets
-    node.ACTIVATION = "relu"  # "silu" for weights of timm
-    node.LAMBDA_POOL = 3  # side of the pooling in a strided lambda block; 2 for weights of timm
-    # The last norm of every bottleneck starts at 0 (the paper's, for schedules of tens of thousands
-    # of iterations), or at 1 (False): a short training never opens what starts at 0.
+    # Stages with squeeze-and-excitation: None = those of the variant, else a list; [] = none.
+    node.SE_STAGES = None
+    node.SE_RATIO = 0.25  # channels of the squeeze divided by the block's output channels
+    # Whether a strided block strides in its first 1x1 convolution, as the MSRA ResNets do.
+    node.STRIDE_IN_1X1 = False
+    node.ACTIVATION = "relu"  # "silu" for the weights of timm's lambda_resnet50ts
+    # Side of the average pooling in a strided lambda block; 2 for the weights of timm's
+    # lambda_resnet26t and lambda_resnet26rpt_256.
+    node.LAMBDA_POOL = 3
+    # Whether the last norm of every bottleneck starts at 0, as in the paper, so that the block
+    # starts as its shortcut. In a short training these norms stay near 0 and the blocks have no
+    # effect; set it to False (start at 1) unless the schedule has tens of thousands of iterations.
     node.ZERO_INIT_RESIDUAL = True
-    # Stages, such as ["res4", "res5"], whose residual branches are held at 0 throughout: a control,
-    # of what is learned without them.
+    # Stages, such as ["res4", "res5"], whose residual branches are held at 0. This is a control: it
+    # measures what the detector learns without them.
     node.IDLE_STAGES = []
-    # Treat a batch's padding as outside of the image, in every variant: otherwise the features near
-    # the image's edge depend on the size of the batch, and with lambda layers or SE all of them.
-    # Norms that measure (BN in training, GN) still count the padding.
+    # Whether the padding of a batch is treated as outside the image, in every variant. Without it,
+    # the features near the border of an image depend on the size of the batch, and with lambda
+    # layers or SE all features do. Norms that compute statistics (BN in training, GN) include the
+    # padding in any case.
     node.MASK_PADDING = False
     # Stages, such as ["res2", "res3", "res4", "res5"], whose blocks keep only their input in
-    # training and are computed again in the backward pass: less memory, more time, same numbers.
+    # training and are computed again in the backward pass: less memory, more time, same results.
     node.ACTIVATION_CHECKPOINTING = []
 
-    # What MODEL.WEIGHTS must fill. Lambda layers, their norm and SE may stay random where no file
-    # holds them (True), and blocks with a random middle start as their shortcut (last norm at 0).
+    # How much of the backbone MODEL.WEIGHTS must contain. PARTIAL_INIT: lambda layers, their norm
+    # and SE may stay random if the file does not contain them. PARTIAL_INIT_AS_IDENTITY: the last
+    # norm of a block whose middle layer stays random is set to 0, so that the block starts as its
+    # shortcut. MIN_COVERAGE: required share, 0 to 1, of the backbone's other parameters.
     node.PARTIAL_INIT = False
     node.PARTIAL_INIT_AS_IDENTITY = False
-    node.MIN_COVERAGE = 1.0  # share of the backbone's other parameters; less is an error
+    node.MIN_COVERAGE = 1.0
 
     layer = node.LAYER = CfgNode()
     layer.QUERY_DEPTH = 16
     layer.NUM_HEADS = 4
     layer.INTRA_DEPTH = 1
-    layer.SCOPE = 23  # odd side of the position window; 0 = global
-    layer.MAX_SIZE = None  # [H, W] of the largest image, needed by the global scope only
-    layer.NORM = None  # of queries and values: None = the backbone's, "" = none
+    layer.SCOPE = 23  # side of the position window in positions, an odd number; 0 = global
+    layer.MAX_SIZE = None  # [height, width] of the largest image in pixels; for SCOPE 0 only
+    layer.NORM = None  # norm of queries and values: None = the backbone's NORM, "" = no norm
     layer.KEY_NORMALIZER = "softmax"  # "softmax", "l2" or None
     layer.QUERY_NORMALIZER = None  # "softmax" or None
-    layer.CONTENT = True  # use the content lambda
-    layer.POSITION = True  # use the position lambda
-    layer.POSITION_BIAS = False  # for weights of other implementations
-    layer.SHARED_EMBEDDINGS = False  # one table for a stage's layers of one resolution
-    layer.BACKEND = "auto"  # "auto", "conv", "triton" (CUDA), "reference"
+    layer.CONTENT = True  # whether the layer has a content lambda
+    layer.POSITION = True  # whether the layer has a position lambda
+    layer.POSITION_BIAS = False  # True for the weights of d-li14 and timm's 26t and 50ts
+    layer.SHARED_EMBEDDINGS = False  # one embedding for all layers of a stage with one resolution
+    # Back end of the position lambda: "auto", "reference", "conv", "banded" or "triton" (GPU).
+    layer.BACKEND = "auto"
     return node
 
 
 def _large_scale_jitter() -> CfgNode:
     node = CfgNode()
-    node.ENABLED = False  # in training, in place of INPUT.MIN_SIZE_TRAIN and INPUT.CROP
-    node.SCALE = (0.1, 2.0)  # of the size that fits into SIZE
-    node.SIZE = (1024, 1024)  # height, width that images are cropped or padded to
+    # Large-scale jitter in training, in place of INPUT.MIN_SIZE_TRAIN and INPUT.CROP: an image is
+    # resized to fit into SIZE (height, width in pixels) times a random factor from SCALE, then
+    # cropped or padded to SIZE.
+    node.ENABLED = False
+    node.SCALE = (0.1, 2.0)
+    node.SIZE = (1024, 1024)
     return node

@@ -1,8 +1,8 @@
-"""For detectron2's own scripts, unchanged: ``DETECTRON2_ENV_MODULE=lambda_det.d2_env``.
+"""Use lambda_det in detectron2's own scripts: set ``DETECTRON2_ENV_MODULE=lambda_det.d2_env``.
 
-detectron2 imports the module that this environment variable names and calls its
-``setup_environment`` while it is imported itself, before any script makes a config. One variable
-names one module: where it is taken, call :func:`setup_environment` from that module's.
+When detectron2 is imported, it imports the module in this environment variable and calls its
+``setup_environment``. This happens before a script creates a config. If you already use the
+variable for another module, call :func:`setup_environment` in that module's function.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ logger = logging.getLogger(__name__)
 
 
 def setup_environment() -> None:
-    """Register the backbones and addresses, and put our keys into detectron2's default config.
+    """Register the backbones, weights addresses and datasets, and extend detectron2's get_cfg.
 
-    With ``LAMBDA_DET_COCO_FOLDER`` the splits of that folder are datasets too, under the names
-    ``coco_folder_<split>``; their jsons are read when they are used. Safe to call again.
+    After this call, ``detectron2.config.get_cfg()`` includes the keys of lambda_det. If the
+    environment variable LAMBDA_DET_COCO_FOLDER is set, the splits of that folder are registered as
+    the datasets ``coco_folder_<split>``; their json files are read when they are first used.
+    Repeated calls are allowed.
     """
-    # Not at the top, and never from the package itself: lambda_det may be what imports detectron2,
-    # and is then half imported at this point.
+    # These imports are inside the function, because ``import lambda_det`` may be what imports
+    # detectron2; lambda_det is then only partly imported when detectron2 calls this function.
     from detectron2.config import defaults
 
     import lambda_det.backbone  # noqa: F401  (registers the backbones)
@@ -28,7 +30,7 @@ def setup_environment() -> None:
     from lambda_det.config import add_lambda_config
 
     register_addresses()
-    add_lambda_config(defaults._C)  # which detectron2's get_cfg clones
+    add_lambda_config(defaults._C)  # get_cfg returns a clone of this node
     _register_folder()
 
 
@@ -40,6 +42,6 @@ def _register_folder() -> None:
         return
     if not register_splits(folder):
         logger.warning(
-            "%s=%s: no split in COCO layout there, no dataset is registered",
+            "%s=%s: this folder has no split in COCO layout, so no dataset is registered",
             ENVIRONMENT_VARIABLE, folder,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The one error a user is meant to see, and how a command line shows it."""
+"""InputError for mistakes of the user, and how a command shows it: one line and status 2."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """A value, key or file given by the user is wrong.
+    """A value, key or file from the user is wrong.
 
-    The text is one line that names the key or file, the value, and what is allowed. What a terminal
-    would obey or cannot show (line breaks, escape sequences in a file name) is written out.
+    The message is one line that names the key or file, the value and what is allowed. Characters
+    that a terminal would execute or cannot show, such as a line break in a file name, are replaced
+    by their Python escapes.
     """
 
     def __init__(self, text: object = "") -> None:
         text = str(text)
-        # A data loader raises this error again, around the traceback of its worker.
+        # torch's DataLoader raises a worker's error again with the traceback as its text. The line
+        # breaks of the traceback stay, so that one_line() can find the message.
         super().__init__(text if _TRACEBACK in text else printable(text))
 
 
 class RunFailedError(RuntimeError):
-    """A run ended early, and nothing that the user gave is wrong.
+    """A run ended early although the user's input is valid.
 
     Args:
-        text: one line.
-        status: exit status of a command line that it ends.
+        text: the message, one line.
+        status: exit status of the command.
     """
 
     def __init__(self, text: str, status: int = 1) -> None:
@@ -43,36 +45,41 @@ _QUALIFIED_NAME = f"{InputError.__module__}.{InputError.__qualname__}: "
 
 
 def printable(text: str) -> str:
-    """``text`` with every character that is not to be seen as its Python escape."""
+    """Replace every unprintable character of ``text`` by its Python escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException) -> str:
-    """The user's line of ``error``.
+    """Return the message of ``error`` as one line.
 
-    A data-loader worker's error arrives wrapped in the worker's traceback; its last line holds
-    the original text.
+    An error of a DataLoader's worker has the worker's traceback as its text; the last line of it is
+    the message.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return printable(lines[-1].removeprefix(_QUALIFIED_NAME))
 
 
 def reason_of(error: BaseException) -> str:
-    """The text of an error of another library in one line; its type where it has no text."""
+    """Return the text of another library's error in one line; its type's name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line_of(error: BaseException) -> str:
+    """Return the first line of another library's error; its type's name if it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def is_input_error_of_a_worker(error: BaseException) -> bool:
-    """Whether ``error`` carries the traceback of another process that ended in InputError."""
+    """Return whether the text of ``error`` is another process's traceback of an InputError."""
     return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)
 
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[None]:
-    """An OSError of the block (a full disk, no permission) becomes the line that names ``path``.
+    """Convert an OSError in the ``with`` block into an InputError that names ``path``.
 
     Raises:
-        InputError: in place of OSError.
+        InputError: ``path`` cannot be written, for example because the disk is full.
     """
     try:
         yield
@@ -80,20 +87,21 @@ def writing(path: str) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-# A full disk, quota or file, and a disk that is not to be written: nothing of ours is wrong.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# Errors of a full or read-only disk. They are no faults of the program.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_SIGPIPE_STATUS = 141  # 128 + SIGPIPE, the status of a command whose reader has ended
 
 
-_SIGPIPE = 141  # what a shell calls a command that its reader has left (128 + SIGPIPE)
+def _stdout_is_closed() -> bool:
+    """Return whether the reader of the standard output has ended (``| head``).
 
-
-def _reader_has_gone() -> bool:
-    """Whether nobody reads the standard output any more (``| head``); then nothing more goes to it,
-    and Python does not complain of that at its end."""
+    In that case the standard output is redirected to the null device; otherwise Python would print
+    an error when it flushes the output at its exit.
+    """
     try:
         number = sys.stdout.fileno()
         poll = select.poll()
-    except (OSError, AttributeError):  # no file, or a system without poll
+    except (OSError, AttributeError):  # stdout is not a file, or the system has no poll
         return False
     poll.register(number, select.POLLOUT)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -104,11 +112,15 @@ def _reader_has_gone() -> bool:
 
 
 def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
-    """Decorator of a tool's ``main``: an :class:`InputError` becomes one line and status 2, a
-    :class:`RunFailedError` one line and its status.
+    """Decorate the ``main`` function of a command so that it shows errors in one line.
 
-    So does a disk that is full. A reader that leaves (``| head``) ends the tool without a word. A
-    terminal that lacks a letter gets its escape; nothing ends because of a name.
+    - :class:`InputError` or a full or read-only disk: one line, exit status 2.
+    - :class:`RunFailedError`: one line and its own exit status.
+    - The reader of the output has ended (``| head``): no message.
+    - A character that the terminal's encoding does not have is printed as its Python escape.
+
+    Returns:
+        A function that returns the exit status.
     """
 
     @functools.wraps(main)
@@ -127,9 +139,9 @@ def exit_on_input_error(main: Callable[..., int | None]) -> Callable[..., int]:
             print(f"error: {one_line(error)}", file=sys.stderr)
             return error.status
         except OSError as error:
-            if isinstance(error, BrokenPipeError) and _reader_has_gone():
-                return _SIGPIPE
-            if error.errno not in _NO_ROOM:
+            if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+                return _SIGPIPE_STATUS
+            if error.errno not in _DISK_ERRORS:
                 raise
             name = error.filename or "a file"
             line = printable(f"{name}: cannot be written ({error.strerror})")

@@ -1,7 +1,7 @@
-"""Random numbers that depend on a key only, so that a resumed run draws what it would have drawn.
+"""Random numbers that depend on a key only, so that a resumed run draws the same numbers.
 
-Nothing of a generator's state has to be saved: what is random in an iteration is seeded by (seed,
-iteration, process), an image's augmentation by (seed, place of the image in the run's order).
+The generators are seeded for each iteration by (seed, iteration, process) and for each image by
+(seed, position of the image in the run's order). Hence a checkpoint need not contain their states.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 ORDER, IMAGE, ITERATION = range(3)
-"""First number of the keys of three independent streams."""
+"""First number of a key. It keeps the random numbers of the three purposes independent."""
 
 
 def seed_of(*key: int) -> int:
-    """32 random bits that depend on ``key``, non-negative integers, alone."""
+    """Return a seed of 32 bits that depends on the key, non-negative integers, only."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 def seed_everything(*key: int) -> None:
-    """Seed Python's, numpy's and PyTorch's (every device's) generators by ``key``."""
+    """Seed the generators of Python, numpy and PyTorch (all devices) by a key of integers."""
     seed = seed_of(*key)
     random.seed(seed)
     np.random.seed(seed)
@@ -32,7 +32,7 @@ def seed_everything(*key: int) -> None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed the generators of the CPU for a while; their earlier states come back."""
+    """Seed the CPU's generators in the ``with`` block and restore their states after it."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try:
         random.seed(seed)

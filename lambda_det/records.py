@@ -1,7 +1,7 @@
-"""Records of what was measured, ``results/<name>.json``.
+"""Records of measurements, ``results/<name>.json``, and atomic writing of small files.
 
-A module of its own because two rooms that may not know of each other write records: ``analysis``
-(counts) and ``evaluation`` (runs).
+These functions are outside the sub-packages, because sub-packages that must not import each other
+(``analysis`` and ``evaluation``) use them.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def make_record(
     packages: Sequence[str] = (),
     with_gpu: bool = True,
 ) -> dict:
-    """A record around measured rows: who measured them, when, on what and with what.
+    """Return a record: the measured rows with the command, commit, date, hardware and versions.
 
     Args:
-        command: what makes the numbers, to be run in the root of the checkout.
-        rows: numbers with their unit in the name (``box_ap50``, ``train_s_per_iteration``).
-        seeds: random seeds of the runs; none for what no chance enters.
-        packages: those whose versions matter besides torch, torchvision, detectron2, numpy and
-            pycocotools.
-        with_gpu: whether a GPU of this machine has a part in it.
+        command: the command that measures the rows, as run in the root of the checkout.
+        rows: measurements; the names contain the unit (``box_ap50``, ``train_s_per_iteration``).
+        seeds: random seeds of the runs; empty if nothing is random.
+        packages: packages whose versions are recorded in addition to torch, torchvision,
+            detectron2, numpy and pycocotools.
+        with_gpu: whether the measurement used this machine's GPU.
     """
     machine = hardware()
     return {
@@ -79,30 +79,30 @@ def results_folder() -> Path:
 
 
 def record_path(results: str, name: str, flag: str = "--record") -> str:
-    """Path of the record of that name in the folder ``results``.
+    """Return the path of a record.
 
     Args:
         results: folder of the records.
-        name: without ``.json``.
-        flag: of the command line, to be named in the error.
+        name: name of the record without ``.json``.
+        flag: option of the command that contains the name, for the error message.
 
     Raises:
-        InputError: the name is none that a marker in a document can have, or leads elsewhere.
+        InputError: the name contains characters that are not allowed, such as ``/``.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or name.endswith(".json"):
         raise InputError(
-            f"{flag} {name!r}: a name of letters, digits, '_', '-' and '.' is needed that begins "
-            "with a letter or digit, without '.json'"
+            f"{flag} {name!r}: expected a name of letters, digits, '_', '-' and '.' that begins "
+            "with a letter or digit and does not end in '.json'"
         )
     return os.path.join(results, f"{name}.json")
 
 
 def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
-    """Write ``content`` as JSON, at once or not at all; the folder is made.
+    """Write ``content`` as JSON atomically; missing folders are created.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: it holds NaN or infinity, which JSON has no words for.
+        OSError: the file cannot be written.
+        ValueError: the content contains NaN or infinity, which JSON cannot represent.
     """
     with _replacing(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=indent, allow_nan=False)
@@ -110,10 +110,10 @@ def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
 
 
 def write_bytes(content: bytes, path: str) -> None:
-    """Write a file, at once or not at all; the folder is made.
+    """Write a file atomically; missing folders are created.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     with _replacing(path, "wb") as file:
         file.write(content)
@@ -130,29 +130,29 @@ def _replacing(path: str, mode: str, encoding: str | None = None) -> Iterator[IO
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:  # from within a write
+        if isinstance(error, OSError) and error.filename is None:  # a failed write names no file
             error.filename = path
         raise
 
 
 def provenance(record: Mapping) -> str:
-    """One line of Markdown: the record's command, hardware and date."""
+    """Return the record's command, hardware and date as one line of Markdown."""
     machine = record["hardware"]
     device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     return f"`{record['command']}` ({device}, {record['date']})"
 
 
 def markdown_row(cells: Sequence[str]) -> str:
-    """A row of a Markdown table; a ``|`` or a line break in a cell does not end the cell."""
+    """Return a row of a Markdown table; ``|`` is escaped and line breaks become spaces."""
     texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
     return "| " + " | ".join(texts) + " |"
 
 
 def read_text(*parts: str) -> str:
-    """The text of a file that a run or a command has left.
+    """Return the text of a UTF-8 file; ``parts`` of its path are joined.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     path = os.path.join(*parts)
     try:
@@ -183,7 +183,7 @@ def read_json(path: str, *, called: str = "") -> Any:
 
 
 def hardware() -> dict[str, object]:
-    """Name of the CPU, number of its cores, name of the GPU (None without one)."""
+    """Return the name of the CPU, its number of cores, and the name of the GPU (None = no GPU)."""
     cpu = platform.processor() or platform.machine()
     if os.path.isfile("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -194,7 +194,7 @@ def hardware() -> dict[str, object]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a ``+`` when files differ from it; None outside a checkout."""
+    """Return the commit, with ``+`` if tracked files were changed; None outside a checkout."""
     here = os.path.dirname(os.path.abspath(__file__))
     try:
         command = ["git", "-C", here, "describe", "--always", "--abbrev=12", "--dirty=+"]
@@ -209,6 +209,6 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     for name in packages:
         try:
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # a plain checkout on PYTHONPATH
+        except importlib.metadata.PackageNotFoundError:  # the package is a checkout on PYTHONPATH
             versions[name] = "source"
     return versions

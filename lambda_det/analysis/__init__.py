@@ -1,4 +1,4 @@
-"""Parameters, FLOPs, activation memory and latency; needs PyTorch 2.4 or later."""
+"""Parameters, FLOPs, activation memory and latency of a model. Needs PyTorch 2.4 or later."""
 
 from lambda_det.analysis.flop_rules import PAPER, PLAIN, FlopRule
 from lambda_det.analysis.flops import LambdaFlopCountAnalysis, count_flops

@@ -1,4 +1,4 @@
-"""Everything that is counted or measured of the detector that a config describes."""
+"""Analysis of the detector of a config: parameters, multiply-adds, memory and latency."""
 
 from __future__ import annotations
 
@@ -34,27 +34,29 @@ MIB = 2**20
 def analyze_config(
     cfg: CfgNode, size: tuple[int, int] | None = None, *, latency: bool = True
 ) -> dict:
-    """Parameters, multiply-adds, activation memory and latency of one image.
+    """Count the parameters, multiply-adds and activation memory, and measure the latency.
 
-    Counting runs on the meta device: it takes neither memory nor weights. Latency is that of the
-    backbone with its neck, in float32, with random weights, on ``cfg.MODEL.DEVICE`` or on the CPU
-    where PyTorch sees no GPU.
+    The counts are those of one image. They are made on PyTorch's meta device, which needs neither
+    memory nor weights. The latency is that of the backbone with its neck in float32 with random
+    weights, on ``cfg.MODEL.DEVICE``, or on the CPU if PyTorch has no GPU.
 
     Args:
-        cfg: of a detector.
-        size: (H, W) of the image; None = INPUT.MIN_SIZE_TEST x INPUT.MAX_SIZE_TEST. Rounded up to
-            what the backbone can take, as detectron2 pads its batches.
-        latency: whether to measure it, which takes seconds and memory.
+        cfg: config of a detector.
+        size: (height, width) of the image in pixels; None = (INPUT.MIN_SIZE_TEST,
+            INPUT.MAX_SIZE_TEST). It is rounded up to a multiple of the backbone's
+            ``size_divisibility``, to which detectron2 pads its batches.
+        latency: whether to measure the latency, which takes seconds and memory.
 
     Returns:
-        A row of a record: ``height``, ``width``, ``parameters`` and, by part,
-        ``parameters_by_part``, ``multiply_adds_by_part``, ``activation_mib_by_part`` (in training,
-        float32); ``activation_checkpointing``, its stages; ``heads_not_counted``, names of modules
-        whose multiply-adds are not among them; ``latency_ms`` and ``latency_device``, where it was
-        measured. See docs/speed.md, "Counting".
+        A row for a record with these keys: ``height``, ``width`` (pixels); ``parameters`` (total,
+        backbone, neck, heads, classifier_form); ``parameters_by_part``; ``multiply_adds_by_part``;
+        ``activation_mib_by_part`` (what autograd keeps in training in float32);
+        ``activation_checkpointing`` (its stages); ``heads_not_counted`` (modules that are not
+        included in the multiply-adds); and, if measured, ``latency_ms`` and ``latency_device``.
+        See docs/speed.md, "Counting".
 
     Raises:
-        InputError: a size that is not positive, or a key of the config with a wrong value.
+        InputError: the size is not positive, or a key of the config has a wrong value.
     """
     height, width = size or (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     if height < 1 or width < 1:
@@ -69,7 +71,7 @@ def analyze_config(
     try:
         with shapes_only():
             model = build_model(cfg)
-    except KeyError as error:  # what detectron2's heads raise
+    except KeyError as error:  # detectron2's heads raise it for a feature that does not exist
         raise InputError(
             f"IN_FEATURES of the config: {error} is not among the features of the backbone"
         ) from error
@@ -83,7 +85,7 @@ def analyze_config(
     own = isinstance(getattr(backbone, "bottom_up", backbone), LambdaResNet)
     try:
         kept = activation_bytes(backbone.train(), image, prefix="backbone")
-    except ValueError as error:  # of BatchNorm, where an image is a single position of res5
+    except ValueError as error:  # BatchNorm needs more than one position of res5 in training
         raise InputError(f"--size {height} {width}: too small for training: {error}") from error
     measured = {}
     if latency:
@@ -112,8 +114,8 @@ def analyze_config(
     }
 
 
-def report(row: dict) -> str:
-    """The row of :func:`analyze_config` as text for a terminal."""
+def analysis_report(row: dict) -> str:
+    """Return the result of :func:`analyze_config` (with latency) as text for a terminal."""
     macs, memory = row["multiply_adds_by_part"], row["activation_mib_by_part"]
     parts = dict.fromkeys([*row["parameters_by_part"], *macs])
     lines = [
@@ -135,7 +137,7 @@ def report(row: dict) -> str:
     counts = row["parameters"]
     form = counts["classifier_form"]
     latency, missing = row["latency_ms"], row["heads_not_counted"]
-    again = row["activation_checkpointing"]
+    recomputed = row["activation_checkpointing"]
     return "\n".join(
         [
             f"one image of {row['height']} x {row['width']}",
@@ -143,13 +145,15 @@ def report(row: dict) -> str:
             f"parameters: {counts['total'] / 1e6:.3f} M = backbone {counts['backbone'] / 1e6:.3f}"
             f" + neck {counts['neck'] / 1e6:.3f} + heads {counts['heads'] / 1e6:.3f}"
             + (f"; backbone as a 1000-way classifier: {form / 1e6:.3f} M" if form else ""),
-            "GMAC: 10^9 multiply-adds (fvcore's FLOPs); activations: what training keeps, float32",
+            "GMAC: 10^9 multiply-adds (fvcore calls them FLOPs); activations: what autograd keeps "
+            "in training in float32",
             *(
                 [
-                    f"activation checkpointing of {', '.join(again)}: what is kept are the blocks' "
-                    "inputs; what one block needs inside comes on top while it is computed again"
+                    f"activation checkpointing of {', '.join(recomputed)}: only the inputs of the "
+                    "blocks are kept; the activations of one block at a time are added while the "
+                    "backward pass computes it again"
                 ]
-                if again
+                if recomputed
                 else []
             ),
             *([f"multiply-adds not counted: {', '.join(missing)}"] if missing else []),
@@ -174,12 +178,12 @@ def _check_names(cfg: CfgNode) -> None:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise InputError(
-            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: expected cpu, cuda or another device of PyTorch"
+            f"MODEL.DEVICE={cfg.MODEL.DEVICE!r}: expected cpu, cuda or another PyTorch device"
         ) from error
 
 
 def _multiply_adds(backbone: nn.Module, image: Tensor) -> Counter[str]:
-    """Of the parts of the bare backbone, and of the neck around it."""
+    """Count the multiply-adds of each part of the bare backbone and of the neck."""
     counts = count_flops(backbone.eval(), image)
     prefix = "bottom_up." if hasattr(backbone, "bottom_up") else ""
     parts = Counter({part: total_flops(counts, prefix + part) for part in BOTTOM_UP_PARTS})
@@ -190,8 +194,14 @@ def _multiply_adds(backbone: nn.Module, image: Tensor) -> Counter[str]:
 def _multiply_adds_of_heads(
     model: nn.Module, image: Tensor, cfg: CfgNode
 ) -> tuple[dict[str, int], list[str]]:
-    """Of the heads whose cost is known before an image is seen, per region for as many regions as
-    the config lets through; and the names of modules with parameters that are not counted."""
+    """Count the multiply-adds of the RPN, of RetinaNet's head and of the standard RoI heads.
+
+    The RoI heads are counted for the largest number of regions that the config allows, because the
+    number in an image is not known before.
+
+    Returns:
+        The counts by label, and the names of modules with parameters that are not counted.
+    """
     with torch.no_grad():
         features = model.backbone.eval()(image)
     counts, counted = {}, []
@@ -227,7 +237,7 @@ def _multiply_adds_of_heads(
 
 
 class _MaskLayers(nn.Module):
-    """detectron2's mask head without what it does to the predictions."""
+    """The layers of detectron2's mask head, whose ``forward`` also needs predicted boxes."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Closed formulas for the multiply-adds of a lambda layer, and the rules to count them by.
+"""Formulas for the multiply-adds of a lambda layer, and rules that choose between conventions.
 
-They count the sums of LambdaNetworks (arXiv:2102.08602, section 3) as written, whatever back end
-computes them.
+The formulas count the sums of LambdaNetworks (arXiv:2102.08602, section 3) as they are written
+there. The result does not depend on the back end that computes a layer.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ ORDERS = ("lambda_first", "query_first")
 
 @dataclass(frozen=True)
 class FlopRule:
-    """What counts as how many FLOPs.
+    """A convention for counting FLOPs.
 
     Attributes:
-        per_multiply_add: 1 (as in fvcore) or 2.
-        window: context positions that a query of a local position lambda is charged for.
-            ``"full"``: the whole window, also where it hangs over the edge of the image, as a
-            convolution is usually counted; ``"inside"``: positions inside the image only;
-            ``"clipped"``: the whole window, but no more rows and columns than the image has. A
-            global scope is charged for every position of the image, once.
-        order: ``"lambda_first"``: sum embedding x value, then apply to the queries;
-            ``"query_first"``: query x embedding, then times value (the swapped order).
+        per_multiply_add: FLOPs of one multiply-add, 1 (as in fvcore) or 2.
+        window: the context positions that are counted for each query of a local position lambda.
+            ``"full"``: the whole window, also where it extends beyond the feature map, as
+            convolutions are usually counted. ``"inside"``: only positions inside the feature map.
+            ``"clipped"``: the whole window, but at most as many rows and columns as the feature map
+            has. For a global scope, every position of the feature map is counted once.
+        order: the order of the products. ``"lambda_first"``: embedding times value, then times
+            query. ``"query_first"``: query times embedding, then times value.
+
+    Raises:
+        InputError: an attribute has another value.
     """
 
     per_multiply_add: int = 1
@@ -49,25 +52,27 @@ class FlopRule:
 
 
 PLAIN = FlopRule()
-"""Multiply-adds, a local window in full: what fvcore counts for the ``"conv"`` back end."""
+"""One FLOP per multiply-add, full windows. fvcore counts the ``"conv"`` back end like this."""
 
 PAPER = FlopRule(per_multiply_add=2, window="clipped")
-"""The reading of the paper's FLOPs that fits its published numbers (``flop_reading.py``). Its
-feature maps are square: they do not tell clipped rows and columns from a clipped number."""
+"""The rule that reproduces the paper's published FLOPs (``studies/paper/flop_reading.py``). The
+paper's feature maps are square, so they cannot tell whether rows and columns are clipped apart."""
 
 
 @dataclass(frozen=True)
 class LambdaShape:
-    """The sizes of a lambda layer that its cost depends on, named as in the paper's section 3.
+    """The sizes of a lambda layer that its FLOPs depend on, named as in section 3 of the paper.
 
     Attributes:
-        d: channels of the input.
+        d: number of input channels.
         k: query depth.
-        h: heads.
+        h: number of heads.
         u: intra-depth.
         v: value channels per head.
-        window: (rows, columns) of the position lambda, None for a global scope.
-        content, position, bias: parts that the layer has.
+        window: (rows, columns) of the position lambda; None = global scope.
+        content: whether the layer has a content lambda.
+        position: whether the layer has a position lambda.
+        bias: whether the layer has a position bias.
     """
 
     d: int
@@ -82,7 +87,7 @@ class LambdaShape:
 
     @classmethod
     def of(cls, layer: LambdaLayer) -> LambdaShape:
-        """The sizes of ``layer``."""
+        """Return the sizes of ``layer``."""
         is_local = layer.position and layer.scope != "global"
         return cls(
             d=layer.in_channels,
@@ -97,16 +102,24 @@ class LambdaShape:
         )
 
     def projections(self, height: int, width: int) -> int:
-        """Multiply-adds of the 1x1 convolutions to queries, keys and values."""
+        """Count the multiply-adds of the 1x1 convolutions to queries, keys and values.
+
+        Args:
+            height, width: of the feature map, in positions.
+        """
         keys = self.u * self.k if self.content else 0
         return height * width * self.d * (self.h * self.k + keys + self.u * self.v)
 
     def sums(self, height: int, width: int, rule: FlopRule = PLAIN) -> Counter[str]:
-        """Multiply-adds of content and position lambdas of one image, queries applied.
+        """Count the multiply-adds of the lambdas of one image and of applying them to the queries.
+
+        Args:
+            height, width: of the feature map, in positions.
+            rule: convention; its ``per_multiply_add`` is not used.
 
         Returns:
-            Counts under ``content_lambda``, ``position_lambda`` and ``position_bias``, for those
-            that the layer has. ``rule.per_multiply_add`` plays no part.
+            Counts under ``content_lambda``, ``position_lambda`` and ``position_bias``, as far as
+            the layer has these parts.
         """
         counts: Counter[str] = Counter()
         positions = height * width
@@ -125,22 +138,22 @@ class LambdaShape:
 
 
 def query_context_pairs(
-    height: int, width: int, window: tuple[int, int] | None, charged: str
+    height: int, width: int, window: tuple[int, int] | None, counted: str
 ) -> int:
-    """Pairs of a query and a context position that a position lambda is charged for.
+    """Count the pairs of a query and a context position in a position lambda.
 
     Args:
-        height, width: of the feature map.
-        window: (rows, columns), both odd; None = global.
-        charged: see :attr:`FlopRule.window`.
+        height, width: of the feature map, in positions.
+        window: (rows, columns), both odd; None = global scope.
+        counted: which positions of the window are counted, see :class:`FlopRule`.
     """
     if window is None:
         return (height * width) ** 2
     pairs = 1
     for side, reach in zip((height, width), window, strict=True):
-        if charged == "full":
+        if counted == "full":
             pairs *= side * reach
-        elif charged == "clipped":
+        elif counted == "clipped":
             pairs *= side * min(side, reach)
         else:
             offsets = range(-(reach // 2), reach // 2 + 1)

@@ -1,7 +1,7 @@
-"""FLOPs of a network, with its lambda layers counted by closed formulas.
+"""FLOPs of a network, with its lambda layers counted by formulas.
 
-Counted: convolutions, linear layers, matrix products and the sums of lambda layers. Not counted:
-norms (folded into convolutions for inference), activations, pooling, additions.
+Convolutions, linear layers, matrix products and the sums of lambda layers are counted. Norms (which
+can be folded into convolutions for inference), activations, pooling and additions are not.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ Sizes = dict[str, list[tuple[int, ...]]]
 def count_flops(
     model: nn.Module, *inputs: object, rule: FlopRule = PLAIN
 ) -> dict[str, Counter[str]]:
-    """FLOPs of one forward, by module and operator. Nothing is computed on the meta device.
+    """Count the FLOPs of one forward pass by module and operator.
 
-    fvcore's tracing, which :class:`LambdaFlopCountAnalysis` uses, needs a real forward; the numbers
-    are the same.
+    The model may be on the meta device, so that nothing is computed. The counts are those of
+    :class:`LambdaFlopCountAnalysis`, which traces a real forward pass.
 
     Args:
-        model: any network; lambda layers in it are counted by ``rule``.
-        inputs: of the model, on its device.
-        rule: how to count.
+        model: any network.
+        inputs: the model's inputs, on its device.
+        rule: convention for counting lambda layers and multiply-adds.
 
     Returns:
-        Module name (``""`` = the whole) -> operator -> FLOPs.
+        Module name (``""`` = the whole model) -> operator -> FLOPs.
 
     Raises:
-        InputError: this PyTorch cannot count by module.
+        InputError: PyTorch is older than 2.4.
     """
     return count_flops_by_rule(model, *inputs, rules=(rule,))[rule]
 
@@ -72,18 +72,23 @@ def count_flops(
 def count_flops_by_rule(
     model: nn.Module, *inputs: object, rules: Iterable[FlopRule]
 ) -> dict[FlopRule, dict[str, Counter[str]]]:
-    """As :func:`count_flops`, by several rules from one forward."""
+    """Count as :func:`count_flops` does, by several rules from one forward pass.
+
+    Returns:
+        Rule -> what :func:`count_flops` returns for it.
+    """
     if importlib.util.find_spec("torch.utils.module_tracker") is None:
-        raise InputError(f"PyTorch {torch.__version__}: counting by module needs 2.4 or later")
+        raise InputError(f"PyTorch {torch.__version__}: counting FLOPs needs PyTorch 2.4 or later")
     with (
         recorded_sizes(model) as sizes,
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
-        _NormsPassedOver(),
+        _SkipNorms(),
     ):
         model(*inputs)
-    # PyTorch counts a multiply-add twice and puts the class of the model before every name. A
-    # module that is in no ModuleList or the like has a name without a dot; the whole has it too.
+    # FlopCounterMode counts two FLOPs per multiply-add and puts the model's class before every
+    # name. A name without a dot is the model's, whose counts "Global" has too, or that of a module
+    # whose parent is unknown.
     counts = {
         "" if name == "Global" else name.partition(".")[2]: Counter(
             {str(op): flops // 2 for op, flops in ops.items()}
@@ -98,8 +103,8 @@ def count_flops_by_rule(
     return by_rule
 
 
-class _NormsPassedOver(TorchFunctionMode):
-    """Norms are not counted, and on the meta device they take a third of a forward."""
+class _SkipNorms(TorchFunctionMode):
+    """Skips BatchNorm on the meta device, where it takes a third of the time and is not counted."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is functional.batch_norm and args[0].is_meta:
@@ -108,15 +113,16 @@ class _NormsPassedOver(TorchFunctionMode):
 
 
 class LambdaFlopCountAnalysis(FlopCountAnalysis):
-    """fvcore's analysis with lambda layers counted by closed formulas instead of by operator.
+    """fvcore's FlopCountAnalysis with lambda layers counted by formulas.
 
-    Use it as its base class: ``total()``, ``by_module()``, ``fvcore.nn.flop_count_table(...)``.
-    fvcore itself sees only the operators of the back end that happens to run, and rounds the count
-    of an einsum to four digits.
+    It has the methods of its base class: ``total()``, ``by_module()``, and works with
+    ``fvcore.nn.flop_count_table``. The base class counts the operators of the back end that runs,
+    so its result depends on the back end; it also rounds the count of an einsum to four digits.
 
     Args:
-        model, inputs: as for ``FlopCountAnalysis``.
-        rule: how to count.
+        model: any network.
+        inputs: the model's input, or a tuple of its inputs.
+        rule: convention for counting lambda layers and multiply-adds.
     """
 
     def __init__(
@@ -127,7 +133,8 @@ class LambdaFlopCountAnalysis(FlopCountAnalysis):
     ) -> None:
         super().__init__(model, inputs)
         self._rule = rule
-        self.clear_op_handles()  # a handle that is set to None would still count
+        # fvcore's default handles also count norms, and set_op_handle(None) does not remove them.
+        self.clear_op_handles()
         self.set_op_handle(**_MULTIPLY_ADDS)
         self.set_op_handle(**{f"aten::{name}": None for name in _NOT_COUNTED})
 
@@ -140,13 +147,18 @@ class LambdaFlopCountAnalysis(FlopCountAnalysis):
 
 
 def lambda_layers(model: nn.Module) -> dict[str, LambdaLayer]:
+    """Return the lambda layers of a model by their module names."""
     modules = model.named_modules()
     return {name: module for name, module in modules if isinstance(module, LambdaLayer)}
 
 
 @contextlib.contextmanager
 def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
-    """Name of every lambda layer that runs -> shapes of its inputs, one for each time."""
+    """Record the input shapes of the lambda layers that run inside the ``with`` block.
+
+    Yields:
+        Module name -> shapes, one for each time that the layer runs. The dict fills up meanwhile.
+    """
     sizes: Sizes = {}
 
     def recorder(name: str):
@@ -169,8 +181,17 @@ def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
 def _count_lambda_layers(
     model: nn.Module, counts: dict[str, Counter[str]], sizes: Sizes, rule: FlopRule
 ) -> None:
-    """Replace, in the lambda layers and all that contain them, the operators of the lambda sums
-    (those of a layer that are not its projections') by the closed formula; then apply the rule."""
+    """Replace the counted operators of the lambda sums by the formula, then apply the rule.
+
+    The operators of the sums are those of a lambda layer that do not belong to its child modules
+    (the projections). They are replaced in the layer and in every module that contains it.
+
+    Args:
+        model: the network.
+        counts: module name -> operator -> multiply-adds; changed in place.
+        sizes: what :func:`recorded_sizes` recorded.
+        rule: convention for counting.
+    """
     for name, layer in lambda_layers(model).items():
         if name not in sizes:
             continue
@@ -192,11 +213,11 @@ def _count_lambda_layers(
 
 
 def _with_parents(name: str) -> list[str]:
-    """``"a.b"`` -> ``""``, ``"a"``, ``"a.b"``."""
+    """Return the names of a module's parents and its own: ``"a.b"`` gives ``["", "a", "a.b"]``."""
     parts = name.split(".") if name else []
     return [".".join(parts[:end]) for end in range(len(parts) + 1)]
 
 
 def total_flops(counts: Mapping[str, Counter[str]], module: str = "") -> int:
-    """FLOPs of a module in what :func:`count_flops` returns; 0 for one that did not run."""
+    """Sum the FLOPs of a module in the result of :func:`count_flops`; 0 if it did not run."""
     return sum(counts.get(module, {}).values())

@@ -1,4 +1,4 @@
-"""Time of a forward."""
+"""Latency of a model's forward pass."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import nn
 def measure_latency(
     model: nn.Module, *inputs: torch.Tensor, min_runs: int = 5, seconds: float = 2.0
 ) -> dict[str, float]:
-    """Milliseconds of one inference forward, after one forward that is not timed.
+    """Measure the time of a forward pass in evaluation mode, after one that is not timed.
 
     Args:
-        model: on the device of the inputs.
-        inputs: of the model.
-        min_runs: forwards to time at least.
-        seconds: go on timing for so long.
+        model: any network, on the device of the inputs.
+        inputs: the model's inputs.
+        min_runs: smallest number of forward passes to time.
+        seconds: total time after which no further forward pass is started.
 
     Returns:
-        ``median``, ``min``, ``max`` in milliseconds and ``runs``.
+        ``median``, ``min`` and ``max`` in milliseconds, and ``runs``, the number of forward passes.
     """
     on_gpu = any(tensor.is_cuda for tensor in inputs)
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""Memory that training holds between forward and backward."""
+"""Activation memory: what autograd keeps between the forward and the backward pass."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from lambda_det.analysis.parts import part_of
 
 
 def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Counter[str]:
-    """Bytes that autograd keeps for the backward pass of one forward, by part.
+    """Count the bytes that autograd keeps for the backward pass of one forward pass, by part.
 
     A storage that several operators keep is counted once, for the part that keeps it first.
-    Parameters and buffers are not counted: they are there anyway. On the meta device nothing is
-    computed or allocated; kernels of a GPU may keep a little more (cuDNN's reserves).
+    Parameters and buffers are not counted, because they exist without autograd too. On the meta
+    device nothing is computed or allocated. A GPU's kernels may keep a little more, such as cuDNN's
+    reserve space.
 
     Args:
-        model: in the mode (training or not) that is asked about.
-        inputs: of the model, on its device.
-        prefix: name of the model in the detector it belongs to, such as ``"backbone"``.
+        model: the network, in training or evaluation mode.
+        inputs: the model's inputs, on its device.
+        prefix: name of the model in its detector, such as ``"backbone"``.
 
     Returns:
         Part (see :func:`lambda_det.analysis.parts.part_of`) -> bytes.
@@ -35,7 +36,7 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if id(storage) not in permanent and id(storage) not in kept:
-            # Held on to, so that no later storage gets the same key.
+            # The reference keeps the storage alive, so that no later storage gets the same key.
             kept[id(storage)] = (storage, running[-1] if running else prefix)
         return tensor
 
@@ -56,7 +57,7 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
     finally:
         for handle in handles:
             handle.remove()
-    del outputs  # until here: the graph's own tensors live as long as it does
+    del outputs  # not earlier, because the graph and its saved tensors live as long as the outputs
     counts: Counter[str] = Counter()
     for storage, name in kept.values():
         counts[part_of(name)] += storage.nbytes()

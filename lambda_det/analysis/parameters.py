@@ -1,4 +1,4 @@
-"""Parameters of a network by part."""
+"""Numbers of parameters of a network by part."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.backbone.shapes_only import shapes_only
 
 NUM_CLASSES = 1000
-"""Classes of the classifier form: ImageNet's."""
+"""Number of ImageNet's classes, for which papers state the parameters of a backbone."""
 
 
 def count_parameters(model: nn.Module) -> Counter[str]:
-    """Part (see :func:`lambda_det.analysis.parts.part_of`) -> parameters, frozen ones included.
+    """Count the parameters of a model by part, frozen parameters included.
 
-    A tensor that several layers share is counted once. What is a buffer, such as the weight of a
-    FrozenBatchNorm, is no parameter.
+    A tensor that several layers share is counted once. Buffers, such as the weight of
+    FrozenBatchNorm2d, are not parameters.
+
+    Returns:
+        Part (see :func:`lambda_det.analysis.parts.part_of`) -> number of parameters.
     """
     counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
@@ -29,8 +32,10 @@ def count_parameters(model: nn.Module) -> Counter[str]:
 
 
 def classifier_form_parameters(cfg: CfgNode) -> int:
-    """Parameters of the backbone of ``cfg`` with all stages and a 1000-way linear classifier,
-    which is what papers give for a backbone; weights of frozen norms count too."""
+    """Count the parameters of the backbone of ``cfg`` as an ImageNet classifier, as papers do.
+
+    The network has all stages and a linear classifier of 1000 classes. FrozenBN is counted as BN.
+    """
     arguments = lambda_resnet_arguments(cfg)
     arguments |= {
         "norm": "BN" if arguments["norm"] == "FrozenBN" else arguments["norm"],

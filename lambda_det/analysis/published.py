@@ -1,4 +1,4 @@
-"""Files of published numbers (``configs/published/``), checked; with arguments for our networks."""
+"""Reading of published numbers (``configs/published/*.yaml``), which stand beside our own."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import yaml
 
 from lambda_det.backbone.architectures import STAGES
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, reason_of
 
 MARKS = ("table", "quoted", "computed", "unconfirmed")
-"""How far a number is to be trusted: read from the paper's own table, quoted by a third party,
-reproduced by counting, or from no source that could be opened."""
+"""How reliable a number is: it was read from the paper's own table, quoted by a third party,
+reproduced by counting, or taken from a source that could not be opened."""
 
 _TABLE_KEYS = {"title", "columns", "rows", "model", "stages"}
 _ROW_KEYS = {"name", "note", "model", "stages"}
@@ -22,14 +22,14 @@ _ROW_KEYS = {"name", "note", "model", "stages"}
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One row of a table.
+    """One row of a table of published numbers.
 
     Attributes:
-        name: as people read it, unique in its table.
-        values: column -> number; a number that was not published is absent.
-        model: arguments of :func:`lambda_det.backbone.build_lambda_resnet` that make the row's
-            network, None for a network of another family.
-        note: one line on why our count differs, empty where it does not.
+        name: the name of the network, unique in its table.
+        values: column -> number. Columns without a published number are absent.
+        model: arguments of :func:`lambda_det.backbone.build_lambda_resnet` for the row's network;
+            None if lambda_det cannot build it.
+        note: why our count differs from the published one; empty if it does not.
     """
 
     name: str
@@ -43,11 +43,11 @@ class PublishedTable:
     """One table of published numbers.
 
     Attributes:
-        name: key in its file.
-        title: what it shows.
+        name: the table's key in its file.
+        title: what the table shows.
         source: where it was published.
         marks: column -> one of :data:`MARKS`.
-        rows: in the order of the publication.
+        rows: the rows in the order of the publication.
     """
 
     name: str
@@ -58,29 +58,31 @@ class PublishedTable:
 
 
 def load_published(folder: str | Path) -> dict[str, PublishedTable]:
-    """Every table of every YAML file of a folder, by its name.
+    """Read all tables of all YAML files in a folder.
+
+    Returns:
+        Name of the table -> table.
 
     Raises:
-        InputError: there is no such folder or file, or one is not as it must be; the line names
-            file, table and row.
+        InputError: the folder contains no YAML file, or a file is invalid. The message names the
+            file, the table and the row.
     """
     paths = sorted(Path(folder).glob("*.yaml"))
     if not paths:
-        raise InputError(f"{folder}: holds no *.yaml with published numbers")
+        raise InputError(f"{folder}: contains no *.yaml with published numbers")
     tables: dict[str, PublishedTable] = {}
     for path in paths:
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path}: cannot be read as YAML ({reason})") from error
+            raise InputError(f"{path}: cannot be read as YAML ({reason_of(error)})") from error
         if not isinstance(content, dict) or not isinstance(content.get("source"), str):
             raise InputError(f"{path}: expected a mapping with 'source' and tables")
         for name, table in content.items():
             if name == "source":
                 continue
             if name in tables:
-                raise InputError(f"{path}: table {name!r} is there twice")
+                raise InputError(f"{path}: table {name!r} exists twice")
             tables[name] = _table(name, table, content["source"], str(path))
     return tables
 
@@ -92,7 +94,7 @@ def _table(name: str, table: object, source: str, path: str) -> PublishedTable:
     _refuse_unknown(where, table, _TABLE_KEYS)
     marks = table["columns"]
     if not isinstance(marks, dict) or not marks:
-        raise InputError(f"{where}: columns={marks!r}: expected column: mark")
+        raise InputError(f"{where}: columns={marks!r}: expected a mapping of columns to marks")
     for column, mark in marks.items():
         if mark not in MARKS:
             raise InputError(f"{where}: {column}: {mark!r}: expected one of {', '.join(MARKS)}")
@@ -102,7 +104,7 @@ def _table(name: str, table: object, source: str, path: str) -> PublishedTable:
     names = [row.name for row in rows]
     for row_name in names:
         if names.count(row_name) > 1:
-            raise InputError(f"{where}: row {row_name!r} is there twice")
+            raise InputError(f"{where}: row {row_name!r} exists twice")
     return PublishedTable(name, str(table["title"]), source, dict(marks), rows)
 
 
@@ -121,7 +123,7 @@ def _row(where: str, row: object, table: Mapping, marks: Mapping[str, str]) -> P
 
 
 def _model(where: str, row: Mapping, table: Mapping) -> dict[str, object] | None:
-    """The row's arguments over the table's, letters for stages turned into block choices."""
+    """Merge the row's and the table's arguments and translate ``stages`` into lambda_blocks."""
     parts = [part["model"] for part in (table, row) if "model" in part]
     for part in parts:
         if not isinstance(part, dict):
@@ -129,7 +131,7 @@ def _model(where: str, row: Mapping, table: Mapping) -> dict[str, object] | None
     letters = row.get("stages", table.get("stages"))
     if not parts:
         if letters is not None:
-            raise InputError(f"{where}: stages={letters!r}: expected a model with it")
+            raise InputError(f"{where}: stages={letters!r}: expected 'model' beside 'stages'")
         return None
     model = {key: value for part in parts for key, value in part.items()}
     if not {"depth", "variant"} <= model.keys():
@@ -140,11 +142,15 @@ def _model(where: str, row: Mapping, table: Mapping) -> dict[str, object] | None
 
 
 def lambda_blocks_of(letters: str, where: str = "stages") -> dict[str, object]:
-    """``"CLLL"`` -> the ``lambda_blocks`` of a network with a 3x3 convolution (C) or a lambda layer
-    (L) in all blocks of res2, res3, res4, res5.
+    """Translate the paper's notation for hybrids, such as ``"CLLL"``, into ``lambda_blocks``.
+
+    Args:
+        letters: one letter for each of res2, res3, res4 and res5: all blocks of the stage have a
+            3x3 convolution (C) or a lambda layer (L).
+        where: beginning of the error message.
 
     Raises:
-        InputError: it is not four letters C or L.
+        InputError: ``letters`` is not four letters C or L.
     """
     if not isinstance(letters, str) or len(letters) != 4 or set(letters) - {"C", "L"}:
         raise InputError(f"{where}: stages={letters!r}: expected four letters, C or L each")

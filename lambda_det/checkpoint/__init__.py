@@ -1,4 +1,4 @@
-"""Weights in: reading them, and saying what was not read."""
+"""Loading and converting weights, with a report of every tensor that was not loaded."""
 
 from lambda_det.checkpoint.loading import check_frozen_weights, load_weights
 

@@ -1,7 +1,8 @@
-"""``timm://`` and ``torchvision://`` as values of MODEL.WEIGHTS.
+"""The addresses ``timm://`` and ``torchvision://`` for MODEL.WEIGHTS.
 
-The library that owns the weights fetches them into its own cache; they are converted to our names
-and the converted file is what detectron2's PathManager returns, to any trainer.
+timm or torchvision downloads the weights into its own cache. They are then converted to
+detectron2's names, and detectron2's PathManager returns the path of the converted file. Hence every
+trainer that reads MODEL.WEIGHTS through PathManager can use these addresses.
 """
 
 from __future__ import annotations
@@ -10,38 +11,40 @@ import hashlib
 import logging
 import os
 import re
+from dataclasses import replace
 
 from detectron2.utils.file_io import PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
 from torch import Tensor
 
 from lambda_det.checkpoint.conversion import convert
-from lambda_det.checkpoint.coverage import report
-from lambda_det.checkpoint.images import IMAGENET, ImageFormat
+from lambda_det.checkpoint.coverage import coverage_report
+from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
 from lambda_det.checkpoint.reading import FileContent
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.checkpoint.source import Source, read_source, translate
+from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate, translate
 from lambda_det.checkpoint.writing import write_weights
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, first_line_of
 
 logger = logging.getLogger(__name__)
 
 MIRROR_VARIABLE = "LAMBDA_DET_WEIGHTS_MIRROR"
-"""Environment variable: a folder that is looked into before anything is fetched."""
+"""Environment variable that names a folder of weights. It is searched before any download."""
 
 DEFAULT_TORCHVISION_TAG = "IMAGENET1K_V1"
-"""Of ``torchvision://resnet101``: the weights of the published detection baselines."""
+"""Weights of ``torchvision://resnet101``. The published detection baselines started from V1."""
 
 _SUFFIXES = (".safetensors", ".pth", ".bin", ".pkl")
-# By name, because some others (resnetblur50, ...) have the same tensors and another function.
+# Models are allowed by name, because some others (resnetblur50, ...) have tensors of the same names
+# and shapes but compute another function, so they would load without an error.
 _TIMM_MODELS = re.compile(
     r"resnetrs\d+|resnet(?:50|101|152|200)|lambda_resnet(?:26t|50ts|26rpt_256)"
 )
-_CACHE_FORMAT = 2  # raised when a conversion changes
+_CACHE_FORMAT = 2  # increase it when a conversion changes, so that old cached files are not used
 
 
 class _WeightsHandler(PathHandler):
-    """Reads addresses of one scheme."""
+    """A handler of iopath's PathManager for the addresses of one scheme."""
 
     scheme = ""
 
@@ -49,10 +52,11 @@ class _WeightsHandler(PathHandler):
         return [f"{self.scheme}://"]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        """The converted file.
+        """Return the path of the converted file; download and convert it at the first call.
 
         Raises:
-            InputError: it is not to be had; the line says what to do without a network.
+            InputError: the weights cannot be obtained. The message says how to provide them
+                without a network.
         """
         name = path.removeprefix(f"{self.scheme}://").strip("/")
         mirrored = self._mirrored(name)
@@ -66,9 +70,9 @@ class _WeightsHandler(PathHandler):
         os.makedirs(folder, exist_ok=True)
         with file_lock(target):
             if force or not os.path.isfile(target):
-                source = read_source(mirrored) if mirrored else self._fetch(name)
-                logger.info("%s: converting %s", path, mirrored or "what was fetched")
-                self._write(path, source, target)
+                weights = read_and_translate(mirrored) if mirrored else self._fetch(name)
+                logger.info("%s: converting %s", path, mirrored or "the downloaded weights")
+                self._write(path, weights, target)
         return target
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
@@ -82,10 +86,11 @@ class _WeightsHandler(PathHandler):
 
     _exists = _isfile
 
-    def _write(self, path: str, source: Source, target: str) -> None:
-        conversion = convert(source)
-        logger.info("%s (%s)\n%s", path, source.title, report(conversion.coverage))
-        # Whole, whatever the config allows: the file is there for every later config too.
+    def _write(self, path: str, weights: TranslatedWeights, target: str) -> None:
+        conversion = convert(weights)
+        logger.info("%s (%s)\n%s", path, weights.title, coverage_report(conversion.coverage))
+        # Full coverage is required here even if the config allows less, because later runs with
+        # other configs use the same cached file.
         rules = LoadingRules(min_coverage_name=f"{self.scheme}://")
         rules.check(conversion.coverage, path)
         write_weights(
@@ -101,7 +106,7 @@ class _WeightsHandler(PathHandler):
         if not folder:
             return None
         if not os.path.isdir(folder):
-            raise InputError(f"{MIRROR_VARIABLE}={folder!r}: no such folder")
+            raise InputError(f"{MIRROR_VARIABLE}={folder!r}: this folder does not exist")
         for candidate in self.mirror_names(name):
             path = os.path.join(folder, candidate)
             if os.path.isfile(path):
@@ -109,7 +114,7 @@ class _WeightsHandler(PathHandler):
         return None
 
     def mirror_names(self, name: str) -> list[str]:
-        """File names that a mirror may have, in the order in which they are looked for."""
+        """Return the file names that a mirror may use, in the order of the search."""
         named = [name + suffix for suffix in _SUFFIXES]
         folders = [name, f"{self.scheme}/{name}"]
         files = ("model.safetensors", "pytorch_model.bin")
@@ -121,27 +126,27 @@ class _WeightsHandler(PathHandler):
         ]
 
     def _published_name(self, name: str) -> str | None:
-        """The file name in the owner's URL, if the owner is installed and knows the model."""
+        """Return the file name in the library's URL; None if the library does not know the model
+        or is not installed."""
         raise NotImplementedError
 
-    def _fetch(self, name: str) -> Source:
+    def _fetch(self, name: str) -> TranslatedWeights:
         raise NotImplementedError
 
-    def _source(
-        self, name: str, state_dict: dict[str, Tensor], images: ImageFormat | None = None
-    ) -> Source:
-        source = translate(f"{self.scheme}://{name}", FileContent(state_dict))
-        return source if images is None else source.with_images(images)
+    def _translate(
+        self, name: str, state_dict: dict[str, Tensor], images: ImageFormat
+    ) -> TranslatedWeights:
+        return replace(translate(f"{self.scheme}://{name}", FileContent(state_dict)), images=images)
 
-    def _not_fetched(self, name: str, reason: str) -> InputError:
+    def _download_error(self, name: str, reason: str) -> InputError:
         return InputError(
-            f"{self.scheme}://{name}: {reason}; without a network put {name}.safetensors or "
-            f"{name}.pth into a folder and name it in {MIRROR_VARIABLE}"
+            f"{self.scheme}://{name}: {reason}; without a network, put {name}.safetensors or "
+            f"{name}.pth into a folder and set the environment variable {MIRROR_VARIABLE} to it"
         )
 
 
 class TimmHandler(_WeightsHandler):
-    """``timm://resnetrs101.tf_in1k``: a pretrained model by timm's name."""
+    """Handler of ``timm://NAME``, where NAME is timm's, such as ``resnetrs101.tf_in1k``."""
 
     scheme = "timm"
 
@@ -150,31 +155,37 @@ class TimmHandler(_WeightsHandler):
             import timm
 
             url = timm.get_pretrained_cfg(name).url
-        except Exception:  # not installed, or no such model: the fetch will say so
+        except Exception:  # timm is not installed or has no such model: _fetch reports it
             return None
         return os.path.basename(url) if url else None
 
-    def _fetch(self, name: str) -> Source:
+    def _fetch(self, name: str) -> TranslatedWeights:
         try:
             import timm
         except ModuleNotFoundError:
-            raise self._not_fetched(name, "timm is not installed (pip install timm)") from None
+            raise self._download_error(name, "timm is not installed (pip install timm)") from None
         if not _TIMM_MODELS.fullmatch(name.partition(".")[0]) or not timm.is_model(name):
             raise InputError(
-                f"timm://{name}: expected one of timm's resnetrs50 to 420, resnet50, 101, 152 or "
-                "200, lambda_resnet26t, 26rpt_256 or 50ts; nothing else of timm's is of the family"
+                f"timm://{name}: lambda_det cannot build this network; expected one of timm's "
+                "resnetrs50 to resnetrs420, resnet50, resnet101, resnet152, resnet200, "
+                "lambda_resnet26t, lambda_resnet26rpt_256, lambda_resnet50ts"
             )
         try:
             model = timm.create_model(name, pretrained=True)
-        except Exception as error:  # of timm, the hub, the network
-            raise self._not_fetched(name, f"timm cannot fetch it ({_reason(error)})") from error
+        except Exception as error:  # timm, huggingface_hub and the network raise many types
+            reason = f"timm cannot download it ({first_line_of(error)})"
+            raise self._download_error(name, reason) from error
         cfg = model.pretrained_cfg
         images = ImageFormat.from_unit_range(cfg["mean"], cfg["std"])
-        return self._source(name, model.state_dict(), images)
+        return self._translate(name, model.state_dict(), images)
 
 
 class TorchvisionHandler(_WeightsHandler):
-    """``torchvision://resnet101`` or, with the name of the weights, ``resnet101.IMAGENET1K_V2``."""
+    """Handler of ``torchvision://MODEL`` and ``torchvision://MODEL.WEIGHTS``.
+
+    WEIGHTS is a member of torchvision's enumeration, such as ``resnet101.IMAGENET1K_V2``; the
+    default is :data:`DEFAULT_TORCHVISION_TAG`.
+    """
 
     scheme = "torchvision"
 
@@ -184,16 +195,16 @@ class TorchvisionHandler(_WeightsHandler):
         except InputError:
             return None
 
-    def _fetch(self, name: str) -> Source:
+    def _fetch(self, name: str) -> TranslatedWeights:
         weights = self._weights(name)
         try:
             state_dict = weights.get_state_dict(
                 map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
-        except Exception as error:  # of the network, the file system, torch.hub
-            reason = f"torchvision cannot fetch it ({_reason(error)})"
-            raise self._not_fetched(name, reason) from error
-        return self._source(name, state_dict, IMAGENET)
+        except Exception as error:  # torch.hub, the network and the file system raise many types
+            reason = f"torchvision cannot download it ({first_line_of(error)})"
+            raise self._download_error(name, reason) from error
+        return self._translate(name, state_dict, IMAGENET)
 
     def _weights(self, name: str):
         from torchvision.models import get_model_weights
@@ -202,22 +213,20 @@ class TorchvisionHandler(_WeightsHandler):
         try:
             choices = get_model_weights(model).__members__
         except ValueError:
-            raise InputError(
-                f"torchvision://{name}: torchvision knows no model {model!r}"
-            ) from None
+            raise InputError(f"torchvision://{name}: torchvision has no model {model!r}") from None
         tag = tag or DEFAULT_TORCHVISION_TAG
         if tag not in choices:
             raise InputError(
-                f"torchvision://{name}: {model} has no weights {tag!r}, only {', '.join(choices)}"
+                f"torchvision://{name}: {model} has no weights {tag!r}; expected one of "
+                f"{', '.join(choices)}"
             )
         return choices[tag]
 
 
 def register_addresses() -> None:
-    """Let detectron2's PathManager read the addresses. Safe to call again."""
+    """Register ``timm://`` and ``torchvision://`` with detectron2's PathManager.
+
+    Repeated calls are allowed.
+    """
     for handler in (TimmHandler(), TorchvisionHandler()):
         PathManager.register_handler(handler, allow_override=True)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

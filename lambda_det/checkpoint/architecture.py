@@ -1,4 +1,4 @@
-"""The network that a state dict belongs to, read off its names and shapes."""
+"""Inference of a network's architecture from the names and shapes in its state dict."""
 
 from __future__ import annotations
 
@@ -25,67 +25,80 @@ logger = logging.getLogger(__name__)
 Architecture = dict[str, object]
 """Arguments of :func:`lambda_det.backbone.build_lambda_resnet`."""
 
-INVISIBLE = ("stride_in_1x1", "activation", "lambda_pool")
-"""Arguments that change the function of a network, and no name or shape of its tensors."""
+NOT_IN_SHAPES = ("stride_in_1x1", "activation", "lambda_pool")
+"""Arguments that change what a network computes, but no name or shape of its tensors."""
 
 
-def warn_of_another(path: str, trained: Architecture, given: Architecture) -> None:
-    """Warn, with the config's key, of every invisible argument that is another one.
+def warn_of_differences(path: str, trained: Architecture, given: Architecture) -> None:
+    """Warn of every argument in :data:`NOT_IN_SHAPES` that differs between a file and a config.
+
+    The weights load in spite of such a difference, but the network then computes something else.
 
     Args:
-        path: the file, for the messages.
-        trained: what is known of its network.
-        given: the config's.
+        path: the file of weights, for the messages.
+        trained: the known arguments of the network in the file.
+        given: the arguments in the config.
     """
-    for argument in INVISIBLE:
+    for argument in NOT_IN_SHAPES:
         if argument in trained and trained[argument] != given[argument]:
             logger.warning(
-                "%s was trained with %s=%r, %s is %r: set it to the former",
+                "%s was trained with %s=%r, but %s is %r; set %s to %r",
                 path, argument, trained[argument], CONFIG_KEYS[argument], given[argument],
+                CONFIG_KEYS[argument], trained[argument],
             )  # fmt: skip
 
 
 def refuse_other_families(tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError for residual networks whose blocks this family does not have.
+    """Raise InputError if the blocks are not those of a LambdaResNet, ResNet or SE-ResNet.
 
     Args:
-        tensors: under our names.
+        tensors: state dict of a residual network under detectron2's names, without a prefix.
     """
     blocks = {
         name.rpartition(".conv")[0] for name in tensors if re.match(r"res\d\.\d+\.conv", name)
     }
     blocks = {block.removesuffix(".norm") for block in blocks if block.count(".") == 1}
     if blocks and not any(f"{block}.conv3.weight" in tensors for block in blocks):
-        raise InputError("has basic blocks (ResNet-18, ResNet-34), the family has bottlenecks only")
+        raise InputError(
+            "has basic blocks (ResNet-18, ResNet-34), but lambda_det builds bottleneck blocks only"
+        )
     for name, tensor in tensors.items():
         match = re.match(r"res(\d)\.\d+\.conv2\.weight$", name)
         if match is None or tensor.dim() != 4:
             continue
         width = 64 * 2 ** (int(match[1]) - 2)
         if tensor.shape[1] != tensor.shape[0]:
-            raise InputError(f"has grouped convolutions (ResNeXt; {name}), the family has none")
+            raise InputError(
+                f"has grouped convolutions (ResNeXt; {name}), which lambda_det does not build"
+            )
         if tensor.shape[0] != width:
             raise InputError(
-                f"has {tensor.shape[0]} channels in {name} (Wide ResNet), the family has {width}"
+                f"has {tensor.shape[0]} channels in {name} (Wide ResNet), but lambda_det builds "
+                f"{width}"
             )
 
 
 def infer_architecture(
     tensors: Mapping[str, Tensor], *, global_scope: bool = False
 ) -> Architecture:
-    """Arguments that build the network of these tensors (our names, no prefix).
+    """Return arguments of ``build_lambda_resnet`` that build the network of these tensors.
 
-    What names and shapes do not show (activation, stride in the 1x1, pooling) is left out.
-    ``global_scope`` says that the tables of positions are those of a global scope.
+    The arguments in :data:`NOT_IN_SHAPES` are left out, because the tensors do not show them.
+
+    Args:
+        tensors: state dict under detectron2's names, without a prefix.
+        global_scope: whether the position embeddings are tables of a global scope. Their shape
+            alone does not tell, because a window has the same number of dimensions.
 
     Raises:
-        InputError: a number of blocks, or a mix of layers, that the family does not have.
+        InputError: ``build_lambda_resnet`` cannot build the number of blocks, the stem or the mix
+            of lambda layers.
     """
     blocks = [_num_blocks(tensors, stage) for stage in STAGES]
     depth = next((d for d, numbers in BLOCKS_PER_STAGE.items() if list(numbers) == blocks), None)
     if depth is None:
         known = ", ".join(f"{d}: {list(numbers)}" for d, numbers in BLOCKS_PER_STAGE.items())
-        raise InputError(f"has {blocks} blocks in res2 to res5; the family has {known}")
+        raise InputError(f"has {blocks} blocks in res2 to res5; expected one of {known}")
     architecture: Architecture = {"depth": depth, "stem": _stem(tensors)}
     flags = {
         stage: [
@@ -110,7 +123,7 @@ def infer_architecture(
 
 
 def config_line(architecture: Architecture) -> str:
-    """``KEY VALUE`` pairs for a command line that ask for this network."""
+    """Return the ``KEY VALUE`` pairs of a command line whose config describes this network."""
     defaults = get_cfg()
     pairs = []
     for argument, value in architecture.items():
@@ -140,14 +153,17 @@ def _num_blocks(tensors: Mapping[str, Tensor], stage: str) -> int:
 def _stem(tensors: Mapping[str, Tensor]) -> str:
     first = tensors.get("stem.conv1.weight")
     if first is None:
-        raise InputError("has no stem (stem.conv1.weight is missing)")
+        raise InputError("has no stem: stem.conv1.weight is missing")
     if first.shape[-1] == 7:
         return "v1"
     if "stem.conv4.weight" in tensors:
         return "rs"
     if "stem.conv3.weight" in tensors and first.shape[0] == 24:
         return "tiered"
-    raise InputError(f"has a stem that the family does not have (first: {tuple(first.shape)})")
+    raise InputError(
+        f"has a stem that lambda_det does not build (stem.conv1.weight has the shape "
+        f"{tuple(first.shape)})"
+    )
 
 
 def _variant(
@@ -166,7 +182,7 @@ def _variant(
 def _layer_arguments(
     tensors: Mapping[str, Tensor], blocks: list[str], global_scope: bool
 ) -> Architecture:
-    """Arguments of the lambda layers, which must be the same in all blocks."""
+    """Return the arguments of the lambda layers; raise InputError if blocks differ in them."""
     found: list[Architecture] = []
     for block in blocks:
         layer = f"{block}.lambda_layer"
@@ -188,13 +204,19 @@ def _layer_arguments(
                 row["max_size"] = tuple((s + 1) // 2 * stride for s in embedding.shape[-2:])
         found.append(row)
     if any(row != found[0] for row in found):
-        raise InputError("has lambda layers that differ in scope, heads or depth among blocks")
+        raise InputError(
+            "has lambda layers whose scope, heads or depth differ between blocks, which "
+            "lambda_det does not build"
+        )
     defaults = {"content": True, "position": True, "position_bias": False}
     return {key: value for key, value in found[0].items() if defaults.get(key) != value}
 
 
 def _input_stride(block: str) -> int:
-    """Stride at which a block's lambda layer works: a strided one pools behind it."""
+    """Return the stride of the input of a block's lambda layer.
+
+    A strided block pools after its lambda layer, so the layer has the stride of the stage before.
+    """
     stage, _, number = block.partition(".")
     index = STAGES.index(stage)
     return 4 * 2 ** (index - 1 if index and number == "0" else index)

@@ -1,4 +1,5 @@
-"""Files that a kill, a full disk or a power cut leaves whole: the old one or the new one."""
+"""Atomic writing of files: after a kill, a full disk or a power cut either the old or the new file
+exists completely."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ import torch
 from lambda_det.errors import InputError
 
 TEMPORARY = ".tmp"
-"""What the name of a file that is being written ends in; a kill leaves it behind."""
+"""Suffix of a file while it is being written. Such a file remains if the process is killed."""
 
 
 def save_atomically(content: Mapping[str, object], path: str) -> None:
-    """Write a checkpoint at once or not at all.
+    """Write a checkpoint with ``torch.save`` atomically.
 
     Raises:
-        InputError: it cannot be written, for example because the disk is full.
+        InputError: the file cannot be written, for example because the disk is full.
     """
     write_atomically(path, lambda file: torch.save(dict(content), file))
 
@@ -28,20 +29,21 @@ def save_atomically(content: Mapping[str, object], path: str) -> None:
 def write_atomically(
     path: str, write: Callable[[BinaryIO], object], *, subject: str | None = None
 ) -> None:
-    """Write a file beside its place, down to the disk, and then put it there in one step.
+    """Write a temporary file in the same folder, flush it to the disk, and rename it to ``path``.
 
     Args:
-        path: of the file; its folder exists.
-        write: what writes the content into an open file.
-        subject: of the error's sentence; None = the file as one of a run.
+        path: the file to write; its folder must exist.
+        write: function that writes the content into the open binary file that it is given.
+        subject: the beginning of the error message; None = ``"OUTPUT_DIR: {path}"``.
 
     Raises:
-        InputError: it cannot be written. What was at ``path`` is still there, and nothing else.
+        InputError: the file cannot be written. An earlier file at ``path`` is then unchanged and
+            the temporary file is removed.
     """
     temporary = path + TEMPORARY
-    raw: _NotingFile | None = None
+    raw: _FileWithError | None = None
     try:
-        raw = _NotingFile(temporary, "wb")
+        raw = _FileWithError(temporary, "wb")
         with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
@@ -59,8 +61,11 @@ def write_atomically(
         raise InputError(f"{subject} cannot be written ({reason})") from error
 
 
-class _NotingFile(io.FileIO):
-    """Keeps the system's error, of which torch.save makes one of its own without the reason."""
+class _FileWithError(io.FileIO):
+    """A file that keeps the OSError of a failed write.
+
+    ``torch.save`` raises a RuntimeError in its place, which does not state the reason.
+    """
 
     error: OSError | None = None
 
@@ -73,7 +78,11 @@ class _NotingFile(io.FileIO):
 
 
 def remove_leftovers(folder: str) -> list[str]:
-    """Remove what a kill has left of checkpoints, and return the names."""
+    """Remove the temporary checkpoints that killed processes left in ``folder``.
+
+    Returns:
+        The names of the removed files.
+    """
     names = [name for name in os.listdir(folder) if name.endswith(f".pth{TEMPORARY}")]
     for name in names:
         with contextlib.suppress(FileNotFoundError):
@@ -82,7 +91,8 @@ def remove_leftovers(folder: str) -> list[str]:
 
 
 def _sync_folder(folder: str) -> None:
-    # Else a power cut may undo the renaming. Not every file system knows how: then it is as good.
+    # Without os.fsync of the folder a power cut may undo the renaming. Some file systems do not
+    # support it; the error is ignored, because nothing more can be done there.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""From anybody's file to one of ours."""
+"""Conversion of a file of weights, of any supported source, to lambda_det's own format."""
 
 from __future__ import annotations
 
@@ -11,33 +11,41 @@ from torch import Tensor
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.backbone.shapes_only import shapes_only
-from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_another
-from lambda_det.checkpoint.coverage import Coverage, measure, report
+from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_differences
+from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
-from lambda_det.checkpoint.images import ImageFormat, fit_to_config
+from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.checkpoint.source import Source, read_source
+from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
 from lambda_det.checkpoint.writing import check_output, write_weights
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, first_line_of
 
 SOURCES = ("timm", "dli14", "torchvision", "detectron2", "lambda_det")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Tensors of one network of the family, ready to be written."""
+    """The result of :func:`convert`.
 
-    source: Source
+    Attributes:
+        weights: the file that was converted.
+        tensors: what is written, under the bare backbone's names.
+        architecture: arguments of ``build_lambda_resnet`` for this network.
+        images: the images that the network expects; None = unknown.
+        coverage: which tensors of the network the file contains.
+    """
+
+    weights: TranslatedWeights
     tensors: dict[str, Tensor]
     architecture: Architecture
     images: ImageFormat | None
     coverage: Coverage
 
     def summary(self) -> str:
-        """For a terminal: what was read, coverage, and how a config asks for this network."""
-        images = "an unknown format" if self.images is None else str(self.images)
+        """Return the source, the coverage and the config of this network as text."""
+        images = "images of unknown format" if self.images is None else str(self.images)
         return (
-            f"{self.source.path}: {self.source.title}\n{report(self.coverage)}\n"
+            f"{self.weights.path}: {self.weights.title}\n{coverage_report(self.coverage)}\n"
             f"for {images}\nconfig: {config_line(self.architecture)}"
         )
 
@@ -51,23 +59,25 @@ def convert_file(
     cfg: CfgNode | None = None,
     min_coverage: float | None = None,
 ) -> Conversion:
-    """Convert a file of weights and write it.
+    """Convert a file of weights and write the result atomically.
 
     Args:
-        path: the file.
-        output: ``.pth`` or ``.safetensors``; appears complete or not at all.
-        source: one of :data:`SOURCES`, checked against the names in the file; None = any.
-        scope: pad smaller windows of positions with zeros to this odd side.
-        cfg: fit the weights to this config's backbone, keeping what it has a place for; without it
-            the network is the file's own.
-        min_coverage: see :class:`LoadingRules`; None = the config's, or all.
+        path: the file to convert.
+        output: the file to write; its name ends in ``.pth`` or ``.safetensors``.
+        source: one of :data:`SOURCES`, which the names in the file must match; None = any.
+        scope: odd side to which smaller position windows are padded with zeros.
+        cfg: convert for the backbone of this config; tensors that it does not have are left out.
+            None = convert for the network in the file.
+        min_coverage: share of the network, 0 to 1, that the file must contain, as in
+            :class:`LoadingRules`; None = the value in ``cfg``, or 1 without it.
 
     Raises:
-        InputError: the file cannot be read, is of another source, is no network of the family, or
-            fills too little of it.
+        InputError: the file cannot be read, comes from another source, contains a network that
+            ``build_lambda_resnet`` cannot build, or contains less of it than required; or the
+            output cannot be written.
     """
     check_output(output)
-    conversion = convert(read_source(path), source=source, scope=scope, cfg=cfg)
+    conversion = convert(read_and_translate(path), source=source, scope=scope, cfg=cfg)
     rules = LoadingRules() if cfg is None else LoadingRules.from_config(cfg)
     if min_coverage is not None:
         rules = LoadingRules(rules.partial, rules.as_identity, min_coverage, "--min-coverage")
@@ -77,48 +87,49 @@ def convert_file(
         conversion.tensors,
         architecture=conversion.architecture,
         images=conversion.images,
-        origin=f"{path} ({conversion.source.title})",
+        origin=f"{path} ({conversion.weights.title})",
     )
     return conversion
 
 
 def convert(
-    source_file: Source,
+    weights: TranslatedWeights,
     *,
     source: str | None = None,
     scope: int | None = None,
     cfg: CfgNode | None = None,
 ) -> Conversion:
-    """Convert without writing; arguments and errors as of :func:`convert_file`."""
-    path = source_file.path
-    if source_file.layout is None:
-        first = next(iter(source_file.others))
+    """Convert weights that were read already; arguments and errors as in :func:`convert_file`."""
+    path = weights.path
+    if weights.layout is None:
+        first = next(iter(weights.others))
         raise InputError(
-            f"{path}: its names are those of no network that can be read here (first: {first!r})"
+            f"{path}: contains no network whose tensor names are supported (first: {first!r})"
         )
-    if source is not None and source not in source_file.layout.sources:
+    if source is not None and source not in weights.layout.sources:
         raise InputError(
-            f"{path}: holds a {source_file.title}: use --source "
-            f"{' or '.join(source_file.layout.sources)}, not {source}"
+            f"{path}: contains a {weights.title}: use --source "
+            f"{' or '.join(weights.layout.sources)}, not {source}"
         )
-    tensors, images = dict(source_file.tensors), source_file.images
-    own = architecture = source_file.architecture() if cfg is None else {}
+    tensors, images = dict(weights.tensors), weights.images
+    architecture = weights.architecture() if cfg is None else {}
     if cfg is not None:
-        given, trained = lambda_resnet_arguments(cfg), source_file.invisible()
-        warn_of_another(path, trained, given)
-        # The file goes on saying what it was trained as, else nobody could warn of it again.
+        given, trained = lambda_resnet_arguments(cfg), weights.not_in_shapes()
+        warn_of_differences(path, trained, given)
+        # The converted file keeps what the network was trained with, not what the config says.
+        # Hence the same warning appears when the converted file is loaded.
         architecture = {**given, **trained}
         images = fit_to_config(tensors, images, ImageFormat.from_config(cfg), path)
-    elif scope is not None and "scope" in own:
-        architecture = {**own, "scope": scope}
+    elif scope is not None and "scope" in architecture:
+        architecture = {**architecture, "scope": scope}
     try:
         shapes, parameters = _shapes_of(architecture)
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        if cfg is not None:  # the line names the argument, which is the config's
+        if cfg is not None:  # the arguments come from the config, so the error names its key
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{path}: what it says of itself is no network of the family ({reason})"
+            f"{path}: its metadata describes a network that lambda_det cannot build "
+            f"({first_line_of(error)})"
         ) from error
     enlarge_embeddings(tensors, shapes)
     kept = []
@@ -128,11 +139,11 @@ def convert(
     coverage = measure(shapes, file_shapes, kept_zero=kept)
     written = {name: tensors[name] for name in coverage.loaded}
     written |= {name: torch.zeros(shapes[name]) for name in kept}
-    return Conversion(source_file, written, architecture, images, coverage)
+    return Conversion(weights, written, architecture, images, coverage)
 
 
 def _shapes_of(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Shapes of the network's tensors, and the names of those that are parameters."""
+    """Return the shapes of the network's tensors and the names of its parameters."""
     with shapes_only():
         backbone = build_lambda_resnet(**architecture)
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}

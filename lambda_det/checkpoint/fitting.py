@@ -1,4 +1,4 @@
-"""Fitting tensors to a model, and what of a model may stay random."""
+"""Changes that fit a file's tensors to a model, and which tensors may keep random values."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
-_OF_THE_FAMILY_ONLY = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se)\.")
+_NOT_IN_RESNETS = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se)\.")
 _EMBEDDING = "lambda_layer.embedding"
 _LAST_NORM = "conv3.norm.weight"
-# What a middle cannot do without; a file that lacks the bias of positions, say, holds the rest.
+# The tensors without which the middle layer of a block is random. A missing position_bias, for
+# example, does not make the whole layer random.
 _MIDDLE = re.compile(
     r"(res\d\.\d+\.)(?:lambda_layer\.(?:embedding|query\.weight|value\.weight)|conv2\.weight)"
 )
 
 
 def may_stay_random(name: str) -> bool:
-    """Whether ordinary networks lack this tensor: lambda layers, their norm, SE."""
-    return _OF_THE_FAMILY_ONLY.match(name) is not None
+    """Return whether an ordinary ResNet does not have this tensor: lambda layers, ``lambda_norm``
+    and squeeze-and-excitation."""
+    return _NOT_IN_RESNETS.match(name) is not None
 
 
 def last_norms_of_random_blocks(
     tensors: Mapping[str, Tensor], model_names: Collection[str]
 ) -> list[str]:
-    """Weights of the last norm of blocks whose middle the file does not hold.
+    """Return the last norms' weights in the blocks whose middle layer is not in the file.
 
-    That is one without its embedding, queries, values or 3x3 convolution. With the norm at zero,
-    where it starts, such a block is its shortcut until training says otherwise.
+    The middle layer is the lambda layer or the 3x3 convolution. If the weight of the last norm is
+    set to zero, the random middle layer does not change the features: the block starts as its
+    shortcut, and training then increases the weight.
 
     Args:
-        tensors: of the file, under bare names.
-        model_names: of the model's parameters, bare; without buffers, since a frozen norm could
-            never leave zero again.
+        tensors: the file's, under bare names.
+        model_names: bare names of the model's trainable parameters. Buffers must not be among
+            them: a frozen norm that is set to zero would stay at zero.
     """
     blocks = {
         match[1]
@@ -53,11 +56,13 @@ def last_norms_of_random_blocks(
 
 
 def enlarge_embeddings(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Pad windows of positions with zeros up to the model's: exactly the same function.
+    """Pad position embeddings with smaller windows with zeros to the model's window.
+
+    The padded layer computes exactly the same function.
 
     Args:
-        tensors: of the file, under bare names; smaller windows in it are replaced.
-        shapes: of the model's tensors.
+        tensors: the file's, under bare names; smaller embeddings in it are replaced.
+        shapes: shapes of the model's tensors, by name.
     """
     enlarged = []
     for name, tensor in tensors.items():
@@ -71,6 +76,6 @@ def enlarge_embeddings(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[in
             tensors[name] = F.pad(tensor, (columns // 2,) * 2 + (rows // 2,) * 2)
     if enlarged:
         logger.info(
-            "%d windows of positions were padded with zeros to the model's %s (first: %s)",
+            "%d position embeddings were padded with zeros to the model's window %s (first: %s)",
             len(enlarged), "x".join(map(str, shapes[enlarged[0]][2:])), enlarged[0],
         )  # fmt: skip

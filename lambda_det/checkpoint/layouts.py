@@ -1,4 +1,4 @@
-"""Recognising whose names a state dict has, and the prefix that it puts before them."""
+"""Detection of a state dict's layout: whose names its tensors have, and their common prefix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lambda_det.checkpoint.name_maps import NAME_MAPS, NameMap
 from lambda_det.errors import InputError
 
-_OWN = re.compile(
+_OWN_BLOCK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
     r"res[2-5]\.\d+\.(?:conv[123]|shortcut|lambda_layer|lambda_norm|se)\."
 )
@@ -18,38 +18,46 @@ _OWN = re.compile(
 
 @dataclass(frozen=True)
 class Layout:
-    """``name_map`` None: our own names (which are detectron2's, where it has them too)."""
+    """The layout of a state dict.
+
+    Attributes:
+        name_map: the source's names; None = the names of lambda_det, which are detectron2's for
+            every module that detectron2 has too.
+        prefix: precedes every name of the backbone, such as ``"module."`` or
+            ``"backbone.bottom_up."``.
+    """
 
     name_map: NameMap | None
     prefix: str
-    """In front of every name of the backbone: ``"module."``, ``"backbone.bottom_up."``, ..."""
 
     @property
     def title(self) -> str:
+        """The layout in words, for reports and messages."""
         own = "backbone under the names of detectron2 and lambda_det"
         return own if self.name_map is None else self.name_map.layout
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What ``tools/convert_weights.py --source`` may call it."""
+        """The values of ``convert_weights --source`` that this layout matches."""
         if self.name_map is None:
             return ("lambda_det", "detectron2")
-        # timm has the ordinary ResNets too, under torchvision's names
+        # timm's ordinary ResNets have torchvision's names.
         extra = ("timm",) if self.name_map.source == "torchvision" else ()
         return (self.name_map.source, *extra)
 
 
 def find_layout(names: Collection[str]) -> Layout | None:
-    """The layout that explains most names of blocks; None where none explains any.
+    """Return the layout that matches most of the names; None if no layout matches any.
 
-    Of averaged (``ema.``) and last weights side by side the averaged ones are taken.
+    Only the names of tensors in residual blocks are considered. If a file contains averaged
+    weights (prefix ``ema.``) beside the last ones, the averaged ones are taken.
 
     Raises:
-        InputError: several prefixes explain themselves equally well.
+        InputError: several prefixes match equally many names.
     """
     votes: Counter[Layout] = Counter()
     for name in names:
-        match = _OWN.match(name)
+        match = _OWN_BLOCK.match(name)
         if match:
             votes[Layout(None, match["prefix"])] += 1
         for name_map in NAME_MAPS:
@@ -60,18 +68,20 @@ def find_layout(names: Collection[str]) -> Layout | None:
         return None
     most = max(votes.values())
     best = [layout for layout, count in votes.items() if count == most]
-    first = min((None, *NAME_MAPS).index(layout.name_map) for layout in best)
-    best = [layout for layout in best if layout.name_map is (None, *NAME_MAPS)[first]]
+    # If several name maps match equally well, the first one in NAME_MAPS is taken.
+    name_maps = (None, *NAME_MAPS)
+    first = min(name_maps.index(layout.name_map) for layout in best)
+    best = [layout for layout in best if layout.name_map is name_maps[first]]
     averaged = [layout for layout in best if "ema" in layout.prefix.split(".")]
     best = averaged or best
     if len(best) > 1:
         listing = ", ".join(repr(layout.prefix) for layout in best)
-        raise InputError(f"holds several networks, with the prefixes {listing}; keep one of them")
+        raise InputError(f"contains several networks, with the prefixes {listing}; keep one")
     return best[0]
 
 
 def _prefix_of_a_block(name_map: NameMap, name: str) -> str | None:
-    """The shortest prefix behind which the map knows the name as one of a block's."""
+    """Return the shortest prefix after which the map recognises the name of a block's tensor."""
     rest, dot = name, "."
     while dot:
         if name_map.split(rest) and not isinstance(name_map.translate(rest), KeyError):

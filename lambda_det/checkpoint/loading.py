@@ -1,9 +1,10 @@
-"""Loading of a model's weights: nothing silently, and one clear line when it is not possible."""
+"""Loading of weights into a model, with a report of every tensor that is not loaded."""
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
@@ -13,64 +14,73 @@ from torch import nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.checkpoint.architecture import warn_of_another
-from lambda_det.checkpoint.coverage import Coverage, measure, report
+from lambda_det.checkpoint.architecture import warn_of_differences
+from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
-from lambda_det.checkpoint.images import ImageFormat, fit_to_config
+from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.checkpoint.source import Source, read_source
-from lambda_det.errors import InputError
+from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
+from lambda_det.errors import InputError, first_line_of
 
 logger = logging.getLogger(__name__)
+
+# The box classifier of Mask R-CNN, or of the first stage of Cascade R-CNN.
+_BOX_CLASSIFIER = re.compile(r"roi_heads\.box_predictor\.(0\.)?cls_score\.weight")
 
 
 def load_weights(
     model: nn.Module, path: str, *, complete: bool = False, cfg: CfgNode | None = None
 ) -> Coverage:
-    """Load the model's weights, and nothing else, from the file ``MODEL.WEIGHTS``.
+    """Load the weights of MODEL.WEIGHTS into a model, and log which tensors were loaded.
 
-    Names of timm, torchvision, detectron2, d-li14 and our own are recognised, with or without a
-    prefix; a whole detector's and a bare backbone's weights both fit. What was and was not loaded
-    is logged.
+    The tensor names of timm, torchvision, detectron2, d-li14 and lambda_det are recognised, with or
+    without a prefix. The file may contain a whole detector or a backbone alone. The states of an
+    optimiser or a scheduler in the file are ignored.
 
     Args:
-        model: a detector or a backbone, bare or in DistributedDataParallel.
-        path: a file, or what detectron2's PathManager reads.
-        complete: whether the file must fill the whole model, as evaluation needs.
-        cfg: gives the rules of :class:`LoadingRules`, and the image format and architecture that
-            the file is compared with; without it nothing may stay random in the backbone.
+        model: a detector or a backbone; it may be wrapped in DistributedDataParallel.
+        path: a file, or an address that detectron2's PathManager can read.
+        complete: whether the file must contain every tensor of the model, as evaluation needs.
+        cfg: contains the keys PARTIAL_INIT, PARTIAL_INIT_AS_IDENTITY and MIN_COVERAGE, and the
+            image format and architecture that the file is compared with. None = the file must
+            contain the whole backbone, and nothing is compared.
 
     Returns:
-        What was loaded.
+        The coverage: which tensors were loaded, and which were not.
 
     Raises:
-        InputError: there is no such file, it cannot be read, it is another model's, or it fills
-            less than the rules ask for.
+        InputError: the file does not exist, cannot be read, belongs to another model, or contains
+            less of the backbone than MIN_COVERAGE requires.
     """
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     prefix, backbone = find_backbone(model)
-    is_ours = isinstance(backbone, LambdaResNet)
-    rules = LoadingRules() if is_ours else LoadingRules(min_coverage=0.0)
-    if is_ours and cfg is not None:
-        rules = LoadingRules.from_config(cfg)
-    source = read_weights(path)
-    if is_ours and cfg is not None:
-        _compare_with_config(source, cfg)
+    if not isinstance(backbone, LambdaResNet):
+        cfg = None  # its keys and the comparison are for the backbones of lambda_det only
+        rules = LoadingRules(min_coverage=0.0)
+    else:
+        rules = LoadingRules() if cfg is None else LoadingRules.from_config(cfg)
+    weights = read_weights(path)
+    if cfg is not None:
+        given_images = ImageFormat.from_config(cfg)
+        fit_to_config(weights.tensors, weights.images, given_images, weights.path)
+        warn_of_differences(weights.path, weights.not_in_shapes(), lambda_resnet_arguments(cfg))
 
     state = model.state_dict()
-    full_names = {_bare(name, prefix): name for name in state}
+    full_names = {name.removeprefix(prefix): name for name in state}
     shapes = {bare: tuple(state[full].shape) for bare, full in full_names.items()}
-    tensors = {**source.others, **source.tensors}
+    tensors = {**weights.others, **weights.tensors}
     if backbone is None and not tensors.keys() & shapes.keys():
-        # detectron2's own matching of names, for networks that are none of ours
+        # For models without a ResNet, detectron2's own matching of names is used.
         tensors = align_and_update_state_dicts(state, tensors, c2_conversion=False)
     enlarge_embeddings(tensors, shapes)
-    trainable = {_bare(name, prefix): parameter for name, parameter in model.named_parameters()}
+    trainable = {
+        name.removeprefix(prefix): parameter for name, parameter in model.named_parameters()
+    }
     kept = last_norms_of_random_blocks(tensors, trainable) if rules.as_identity else []
 
     file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     coverage = measure(shapes, file_shapes, kept_zero=kept)
-    logger.info("MODEL.WEIGHTS=%r (%s)\n%s", path, source.title, report(coverage))
+    logger.info("MODEL.WEIGHTS=%r (%s)\n%s", path, weights.title, coverage_report(coverage))
     if complete:
         _check_complete(coverage, path)
     rules.check(coverage, f"MODEL.WEIGHTS={path!r}")
@@ -81,7 +91,10 @@ def load_weights(
 
 
 def find_backbone(model: nn.Module) -> tuple[str, ResNet | None]:
-    """The first ResNet in a model and the prefix of its tensors' names; ``("", None)`` without."""
+    """Return the prefix of the names of a model's first ResNet, and that ResNet.
+
+    A model without a ResNet gives ``("", None)``.
+    """
     for name, module in model.named_modules():
         if isinstance(module, ResNet):
             return (f"{name}." if name else ""), module
@@ -89,10 +102,10 @@ def find_backbone(model: nn.Module) -> tuple[str, ResNet | None]:
 
 
 def local_file(path: str) -> str:
-    """The file that a path or an address (``https://``, ``timm://``, ...) stands for.
+    """Return the local file for a path or an address (``https://``, ``timm://``, ...).
 
     Raises:
-        InputError: there is none, or nothing reads addresses of this kind.
+        InputError: the address cannot be downloaded, or no handler of PathManager supports it.
     """
     scheme = path.partition("://")[0]
     if scheme == path:
@@ -102,10 +115,9 @@ def local_file(path: str) -> str:
         local = PathManager.get_local_path(path)
     except InputError:
         raise
-    except Exception as error:  # whatever the network's and the handlers' libraries raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path}: cannot be fetched ({reason})") from error
-    # An address that is no handler's comes back as if it were the path of a file.
+    except Exception as error:  # the handlers and the network raise many types
+        raise InputError(f"{path}: cannot be downloaded ({first_line_of(error)})") from error
+    # PathManager returns an address that no handler supports unchanged, as if it were a path.
     if local == path and not os.path.isfile(local):
         raise InputError(
             f"{path}: addresses of the kind '{scheme}://' are not supported; give a file, "
@@ -114,29 +126,37 @@ def local_file(path: str) -> str:
     return local
 
 
-def read_weights(path: str) -> Source:
-    """The file ``MODEL.WEIGHTS``, read and translated.
+def read_weights(path: str) -> TranslatedWeights:
+    """Read the file or address MODEL.WEIGHTS and translate its tensor names.
 
     Raises:
-        InputError: it cannot be read; the line names the key.
+        InputError: the file cannot be read. The message names the key MODEL.WEIGHTS.
     """
     local = path
     try:
         local = local_file(path)
-        return read_source(local)
+        return read_and_translate(local)
     except InputError as error:
         text = str(error).removeprefix(f"{path}: ").removeprefix(f"{local}: ")
         raise InputError(f"MODEL.WEIGHTS={path!r}: {text}") from error
 
 
-def _bare(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix) if name.startswith(prefix) else name
+def number_of_classes(path: str) -> int | None:
+    """Return the number of classes of the box head in a file of weights; None if it has none.
 
-
-def _compare_with_config(source: Source, cfg: CfgNode) -> None:
-    """Fit the first convolution to the config's images; warn of what no shape would show."""
-    fit_to_config(source.tensors, source.images, ImageFormat.from_config(cfg), source.path)
-    warn_of_another(source.path, source.invisible(), lambda_resnet_arguments(cfg))
+    Raises:
+        InputError: the file cannot be read.
+    """
+    tensors = read_weights(path).others
+    for name, tensor in tensors.items():
+        if _BOX_CLASSIFIER.fullmatch(name):
+            return tensor.shape[0] - 1  # without the background, which is the last class
+    # RetinaNet's convolutions have (classes x anchors) and (4 x anchors) output channels.
+    scores = tensors.get("head.cls_score.weight")
+    boxes = tensors.get("head.bbox_pred.weight")
+    if scores is None or boxes is None or not boxes.shape[0]:
+        return None
+    return scores.shape[0] * 4 // boxes.shape[0]
 
 
 def _check_complete(coverage: Coverage, path: str) -> None:
@@ -144,26 +164,27 @@ def _check_complete(coverage: Coverage, path: str) -> None:
     if random and coverage.loaded:
         total = len(random) + len(coverage.loaded)
         raise InputError(
-            f"MODEL.WEIGHTS={path!r}: {len(random)} of the model's {total} tensors are not in it "
-            f"or have another shape (first: {random[0]}); evaluation needs all of them"
+            f"MODEL.WEIGHTS={path!r}: {len(random)} of the model's {total} tensors are missing or "
+            f"have a different shape (first: {random[0]}); evaluation needs all of them"
         )
 
 
 def check_frozen_weights(model: nn.Module, weights: str) -> None:
-    """Refuse to train on random features: what is frozen must have been loaded.
+    """Raise InputError if a frozen tensor of the backbone still has its random values.
+
+    Frozen random features can never become useful, so such a training would be a mistake.
 
     Args:
-        model: any detector; only :class:`LambdaResNet` backbones in it are looked at.
-        weights: ``MODEL.WEIGHTS``, for the message.
+        model: any detector; only :class:`LambdaResNet` backbones in it are checked.
+        weights: the value of MODEL.WEIGHTS, for the message.
 
     Raises:
-        InputError: a frozen tensor was not loaded since the backbone was built.
+        InputError: a frozen tensor was not loaded after the backbone was built.
     """
     for module in model.modules():
         if isinstance(module, LambdaResNet) and (names := module.frozen_without_weights()):
             raise InputError(
                 f"MODEL.BACKBONE.FREEZE_AT freezes {len(names)} tensors that "
-                f"MODEL.WEIGHTS={weights!r} did not fill (first: {names[0]}); random features "
-                "cannot be trained upon: give weights that hold them, or set "
-                "MODEL.BACKBONE.FREEZE_AT 0"
+                f"MODEL.WEIGHTS={weights!r} does not contain (first: {names[0]}), so they would "
+                "stay random; use weights that contain them, or set MODEL.BACKBONE.FREEZE_AT to 0"
             )

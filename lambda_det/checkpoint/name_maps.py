@@ -1,8 +1,10 @@
-"""Whose tensor is called what: one map of names per source, as data.
+"""Maps from the tensor names of each source of weights to those of lambda_det, as data.
 
-Ours are those of the bare backbone: ``stem.conv1.weight``, ``res4.5.lambda_layer.embedding``,
-``linear.weight``. The others' are facts about public state dicts (reference: timm 1.0,
-torchvision, detectron2's c2_model_loading, d-li14/lambda.pytorch).
+lambda_det's names are those of the bare backbone: ``stem.conv1.weight``,
+``res4.5.lambda_layer.embedding``, ``linear.weight``. The names of the sources were read from public
+state dicts (timm 1.0, torchvision, detectron2's c2_model_loading, d-li14/lambda.pytorch).
+
+To support another source, define a :class:`NameMap` and add it to :data:`NAME_MAPS`.
 """
 
 from __future__ import annotations
@@ -15,39 +17,49 @@ from types import MappingProxyType
 from torch import Tensor
 
 SPLIT_QKV = ("lambda_layer.query", "lambda_layer.key", "lambda_layer.value")
-"""Target of a projection whose rows are queries, keys and values, in this order."""
+"""Target of a weight whose rows are those of query, key and value projection, in this order."""
 
 Target = str | tuple[str, ...] | None
+"""A name of lambda_det, several names for a tensor that is split, or None for one left out."""
+
 _LEAVES = MappingProxyType({n: n for n in ("weight", "bias", "running_mean", "running_var")})
 
 
 @dataclass(frozen=True, eq=False)
 class NameMap:
-    """How one source names a network.
+    """The tensor names of one source of weights.
 
-    ``block`` and ``outside`` map modules (or single tensors) to ours; None is what stands for
-    nothing here and is left out knowingly.
+    Attributes:
+        source: the value of ``convert_weights --source``.
+        layout: the network in words, for reports and messages.
+        stage: regular expression of a block's prefix. Its two groups are the number of the stage
+            and the number of the block.
+        outside: module (or tensor) outside the blocks -> :data:`Target`.
+        block: module (or tensor) inside a block, without the block's prefix -> :data:`Target`.
+        first_stage: the source's number for res2.
+        separator: stands between the names of a module and of its tensor.
+        leaves: the source's name of a tensor in a module -> PyTorch's.
+        reshape: tensor inside a block -> function that changes its shape to lambda_det's.
+        lambda_layer: prefix of the lambda layer in the first block.
     """
 
     source: str
-    """As ``tools/convert_weights.py --source`` calls it."""
     layout: str
-    """For people."""
     stage: str
-    """Expression of a block's prefix, with a group each for the stage and the block's number."""
     outside: Mapping[str, Target]
     block: Mapping[str, Target]
     first_stage: int = 1
-    """The number that the source gives to res2."""
     separator: str = "."
     leaves: Mapping[str, str] = field(default_factory=lambda: _LEAVES)
     reshape: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    """Tensor of a block -> its change of shape."""
     lambda_layer: str = ""
-    """Prefix of the lambda layer of the first block."""
 
     def split(self, name: str) -> tuple[str, str] | None:
-        """(our prefix of the block, the rest of the name), or None outside the stages."""
+        """Split a name into lambda_det's prefix of the block and the rest of the name.
+
+        Returns:
+            None for a tensor outside the blocks.
+        """
         match = re.match(self.stage, name)
         if match is None:
             return None
@@ -55,7 +67,11 @@ class NameMap:
         return f"res{stage}.{match[2]}.", name[match.end() :]
 
     def translate(self, name: str) -> Target | KeyError:
-        """Our name(s) of a tensor; None = left out knowingly; a KeyError (not raised) = unknown."""
+        """Return the :data:`Target` of a tensor.
+
+        An unknown name gives a KeyError, which is returned and not raised, because None means that
+        the tensor is left out.
+        """
         parts = self.split(name)
         prefix, rest, table = ("", name, self.outside) if parts is None else (*parts, self.block)
         if rest in table:
@@ -67,7 +83,7 @@ class NameMap:
         return KeyError(name)
 
     def belongs(self, name: str) -> bool:
-        """Whether a name, known or not, lies in the stem or in a block."""
+        """Return whether a name, known or unknown, belongs to the stem or to a block."""
         if self.split(name) is not None:
             return True
         parts = {
@@ -120,7 +136,7 @@ TIMM_RESNET_RS = NameMap(
     block={
         **_CONVS,
         **_NORMS,
-        "downsample.1": "shortcut",  # downsample.0 is the pooling
+        "downsample.1": "shortcut",  # downsample.0 is the average pooling
         "downsample.2": "shortcut.norm",
         "se.fc1": "se.fc1",
         "se.fc2": "se.fc2",
@@ -196,7 +212,7 @@ CAFFE2 = NameMap(
     separator="_",
     outside={
         "conv1": "stem.conv1",
-        "conv1_b": None,  # detectron2 leaves it out too: a norm follows
+        "conv1_b": None,  # a bias before a norm has no effect; detectron2 leaves it out too
         **_CAFFE2_NORM,
         "fc1000": "linear",
         "pred": "linear",
@@ -214,4 +230,4 @@ CAFFE2 = NameMap(
 )
 
 NAME_MAPS = (TORCHVISION, TIMM_RESNET_RS, TIMM_LAMBDA, DLI14, CAFFE2)
-"""All but our own, which need no translation. Of two that know as many names the first counts."""
+"""The maps of all sources. If two match equally many names of a file, the first one is taken."""

@@ -1,4 +1,4 @@
-"""A pickle reader that admits numpy arrays and plain containers, and runs nothing else."""
+"""A pickle reader that accepts numpy arrays and plain containers only and runs no other code."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ import numpy as np
 
 
 class ForbiddenName(pickle.UnpicklingError):
-    """A file names code. The text of the error is that name."""
+    """A pickle refers to a class or function that is not allowed; the text is its name."""
 
 
-# numpy moved these from numpy.core to numpy._core; files name either.
+# numpy 2 moved these functions from numpy.core to numpy._core. Files contain either name.
 RECONSTRUCT = np.zeros(1).__reduce__()[0]
 SCALAR = np.float64(0).__reduce__()[0]
 _FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
 
 
 def _shielded(function: Callable) -> object:
-    """Something that calls the function and has no attribute that a pickle could set.
+    """Return a callable that calls the function and has no attributes.
 
-    A pickle may set attributes of whatever it names, and numpy's functions are this process's.
+    A pickle can set attributes of the objects that it refers to. With numpy's own functions such a
+    change would affect the whole process.
     """
 
     class Shield:
@@ -37,7 +38,10 @@ def _shielded(function: Callable) -> object:
 
 
 def _encode(text: str, codec: str = "utf-8") -> bytes:
-    """Bytes of a pickle of protocols 0 to 2; other codecs compress, or look up modules."""
+    """``codecs.encode`` for latin1 only, with which pickles of protocols 0 to 2 store bytes.
+
+    Other codecs can decompress data of any size or import modules.
+    """
     if codec != "latin1":
         raise ForbiddenName(f"_codecs.encode to {codec!r:.40}")
     return codecs.encode(text, codec)
@@ -53,17 +57,14 @@ _ALLOWED: dict[str, object] = {
     },
     **{f"numpy.{core}.numeric._frombuffer": _shielded(_FROM_BUFFER) for core in ("core", "_core")},
     "collections.OrderedDict": collections.OrderedDict,
-    "_codecs.encode": _shielded(_encode),  # how protocols 0 to 2 write bytes
+    "_codecs.encode": _shielded(_encode),
     **{
         f"{module}.{kind.__name__}": kind
         for module in ("builtins", "__builtin__")
         for kind in (set, frozenset, bytearray, complex)
     },
 }
-"""Name in a pickle -> what it stands for. None of them runs code of the file's choice.
-
-Neither can a file change one of them.
-"""
+"""Name in a pickle -> object. A file can neither run code nor change the process with them."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -78,10 +79,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_numpy_pickle(file: BinaryIO) -> object:
-    """The content of a pickle of numpy arrays, as of the detectron2 model zoo.
+    """Read a pickle of numpy arrays, such as the files of detectron2's model zoo.
 
     Raises:
-        ForbiddenName: it names anything else; nothing was called.
-        Exception: damaged bytes raise whatever they happen to mean.
+        ForbiddenName: the pickle refers to another class or function, which was not called.
+        Exception: damaged files raise exceptions of many types.
     """
-    return _Unpickler(file, encoding="latin1").load()  # Python 2 wrote the oldest of them
+    # Python 2 wrote the oldest files of the model zoo, so strings are decoded as latin1.
+    return _Unpickler(file, encoding="latin1").load()

@@ -1,4 +1,4 @@
-"""Safe reading of a weights file: no code that it may contain is run."""
+"""Safe reading of files of weights: no code in a file is run."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from lambda_det.checkpoint.numpy_pickle import (
     ForbiddenName,
     load_numpy_pickle,
 )
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, first_line_of
 
-FORMATS = ".pth of PyTorch, .safetensors, .pkl of the detectron2 model zoo"
+FORMATS = ".pth of PyTorch, .safetensors or .pkl of detectron2's model zoo"
 _SNIFFED_BYTES = 16
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the magic number of torch.save before 1.6
@@ -30,24 +30,30 @@ _TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the magic number of torch.s
 
 @dataclass(frozen=True)
 class FileContent:
-    """What a file holds: nested plain containers of tensors, numpy arrays, numbers and text."""
+    """The content of a file of weights.
+
+    Attributes:
+        data: nested plain containers of tensors, numpy arrays, numbers and text.
+        metadata: the header of a safetensors file; empty for other formats.
+    """
 
     data: object
     metadata: dict[str, str] = field(default_factory=dict)
-    """The header's of a safetensors file."""
 
 
 def read_file(path: str) -> FileContent:
-    """Read a file of weights, whatever its name ends in.
+    """Read a file of weights. The format is detected from its first bytes, not from its name.
 
-    ``torch.load(weights_only=True)`` for PyTorch's files, the safetensors library for its own, and
-    for other pickles an unpickler that admits numpy arrays and plain containers only.
+    PyTorch's files are read with ``torch.load(weights_only=True)``, safetensors files with the
+    safetensors package, and other pickles with :func:`load_numpy_pickle`.
 
     Raises:
-        InputError: no file, empty, truncated, no checkpoint at all, or one that names code.
+        InputError: the file does not exist, is empty or truncated, has an unknown format, or refers
+            to a class or function that is neither a tensor's, a numpy array's nor a plain
+            container's.
     """
     if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder, expected a checkpoint file ({FORMATS})")
+        raise InputError(f"{path}: is a folder; expected a checkpoint file ({FORMATS})")
     try:
         with open(path, "rb") as file:
             start = file.read(_SNIFFED_BYTES)
@@ -67,37 +73,38 @@ def read_file(path: str) -> FileContent:
         raise
     except ForbiddenName as error:
         raise InputError(
-            f"{path}: refused, it names {error}, which is no tensor, numpy array or plain "
-            "container; nothing of it was run"
+            f"{path}: the file was refused, because it refers to {error}, which is not a tensor, "
+            "numpy array or plain container; no code in it was run"
         ) from error
-    except Exception as error:  # damaged bytes raise whatever they happen to mean
+    except Exception as error:  # damaged files raise exceptions of many types
         raise InputError(
-            f"{path}: cannot be read as a checkpoint, truncated or damaged ({_reason(error)})"
+            f"{path}: cannot be read as a checkpoint; the file is truncated or damaged "
+            f"({_reason(error)})"
         ) from error
 
 
 def _refuse_other_kinds(path: str, start: bytes) -> None:
     if not start:
-        raise InputError(f"{path}: is empty, expected a checkpoint ({FORMATS})")
+        raise InputError(f"{path}: is empty; expected a checkpoint ({FORMATS})")
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<")):
         raise InputError(
-            f"{path}: is a web page, not a checkpoint ({FORMATS}); the download went wrong"
+            f"{path}: is a web page, not a checkpoint ({FORMATS}); download the file again"
         )
     if start.startswith(b"version https://"):
         raise InputError(
-            f"{path}: is a Git LFS pointer, not the checkpoint itself; fetch it by 'git lfs pull'"
+            f"{path}: is a Git LFS pointer, not a checkpoint; run 'git lfs pull' to download it"
         )
     is_known = start.startswith((_ZIP, b"\x80")) or start[8:9] == b"{"
     if not is_known and not start.startswith((b"(", b"c", b"}", b"]")):  # pickles of protocol 0, 1
-        raise InputError(f"{path}: cannot be read as a checkpoint ({FORMATS})")
+        raise InputError(f"{path}: is not a checkpoint; expected {FORMATS}")
 
 
 def _read_torch(path: str) -> object:
     with open(path, "rb") as file:
         is_zip = file.read(len(_ZIP)) == _ZIP
-    if is_zip and not zipfile.is_zipfile(path):  # the directory stands at a zip's end
-        raise InputError(f"{path}: is truncated, the end of the checkpoint is missing")
+    if is_zip and not zipfile.is_zipfile(path):  # a zip's directory is at its end
+        raise InputError(f"{path}: is truncated; the end of the checkpoint is missing")
     try:
         with _harmless_types():
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -109,8 +116,12 @@ def _read_torch(path: str) -> object:
 
 
 def _harmless_types() -> contextlib.AbstractContextManager:
-    """timm's checkpoints hold their arguments, detectron2's the odd numpy number."""
-    safe_globals = getattr(torch.serialization, "safe_globals", None)  # since PyTorch 2.5
+    """Allow ``torch.load(weights_only=True)`` to read ``argparse.Namespace`` and numpy numbers.
+
+    timm's checkpoints contain their command line's arguments, and some of detectron2's checkpoints
+    contain numpy scalars.
+    """
+    safe_globals = getattr(torch.serialization, "safe_globals", None)  # new in PyTorch 2.5
     if safe_globals is None:
         return contextlib.nullcontext()
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
@@ -122,7 +133,7 @@ def _read_safetensors(path: str) -> FileContent:
         from safetensors import safe_open
     except ModuleNotFoundError:
         raise InputError(
-            f"{path}: is a safetensors file, and the package that reads it is not installed: "
+            f"{path}: safetensors files need the package safetensors, which is not installed: "
             "pip install safetensors"
         ) from None
     with safe_open(path, framework="pt", device="cpu") as file:
@@ -132,5 +143,5 @@ def _read_safetensors(path: str) -> FileContent:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return "its header is no JSON"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return "its header is not JSON"
+    return first_line_of(error)

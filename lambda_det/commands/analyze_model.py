@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from lambda_det.analysis.detector import analyze_config, report
+from lambda_det.analysis.detector import analysis_report, analyze_config
 from lambda_det.commands import command_parser
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, exit_on_input_error
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args.config_file, args.opts)
     row = analyze_config(cfg, tuple(args.size) if args.size else None)
     rows = [{"config": args.config_file, "changes": args.opts, **row}]
-    print(report(row))
+    print(analysis_report(row))
     if args.output:
         try:
             write_json(make_record(tool_command("analyze_model", words), rows), args.output)

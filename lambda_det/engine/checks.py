@@ -16,7 +16,7 @@ from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
-from lambda_det.checkpoint.images import IMAGENET, ImageFormat
+from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
 from lambda_det.configs import Layer
 from lambda_det.engine.best import check_best_metric
 from lambda_det.errors import InputError

@@ -1,7 +1,8 @@
-"""ImageNet-style pretraining of the family's backbones on timm's parts.
+"""ImageNet-style pretraining of lambda_det's backbones with timm's transforms and optimisers.
 
-Importing this package registers the family with timm: ``timm.create_model("lambda_resnet101")``.
-timm is an optional requirement, ``pip install "lambda_det[pretrain]"``.
+Importing this package also registers the networks with timm:
+``timm.create_model("lambda_resnet101")``. timm is an optional dependency:
+``pip install "lambda_det[pretrain]"``.
 """
 
 try:
@@ -13,10 +14,10 @@ except ModuleNotFoundError as error:
         "pretraining needs timm, which is not installed: pip install timm", name="timm"
     ) from None
 
-from lambda_det.pretrain.config import add_pretrain_config, get_pretrain_cfg
+from lambda_det.pretrain.keys import add_pretrain_config, get_pretrain_cfg
+from lambda_det.pretrain.pretrainer import Pretrainer
 from lambda_det.pretrain.run import pretrain
 from lambda_det.pretrain.timm_models import TimmLambdaResNet
-from lambda_det.pretrain.trainer import Pretrainer
 
 __all__ = [
     "Pretrainer",

@@ -1,4 +1,4 @@
-"""A run of pretraining, from its arguments to its weights."""
+"""The function behind the command ``pretrain``."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from timm.utils import init_distributed_device
 from lambda_det.configs import find_config, load_config
 from lambda_det.engine.setup import check_device, setup_console, start_run
 from lambda_det.errors import InputError
-from lambda_det.pretrain.checkpoint import CHECKPOINT
-from lambda_det.pretrain.config import check_pretrain_config, get_pretrain_cfg
-from lambda_det.pretrain.data import read_image_folder
-from lambda_det.pretrain.trainer import Pretrainer
+from lambda_det.pretrain.checkpoint_file import CHECKPOINT
+from lambda_det.pretrain.image_folder import read_image_folder
+from lambda_det.pretrain.keys import check_pretrain_config, get_pretrain_cfg
+from lambda_det.pretrain.pretrainer import Pretrainer
 
 
 def pretrain(args: Namespace) -> dict[str, float]:
-    """Pretrain a backbone, alone or as one of torchrun's processes.
+    """Pretrain a backbone in one process, or as one of the processes that torchrun started.
 
     Args:
-        args: ``data`` (an ImageFolder), ``config_file``, ``opts`` (keys and values by turns),
-            ``resume``.
+        args: with the attributes ``data`` (an ImageFolder), ``config_file``, ``opts`` (alternating
+            keys and values) and ``resume``.
 
     Returns:
-        The numbers of the last evaluation: ``val_top1``, ``ema_top1``, ... in percent.
+        The numbers of the last evaluation: ``val_loss``, ``val_top1`` and ``val_top5`` (percent),
+        and, if PRETRAIN.EMA_DECAY is set, the same with ``ema_`` for the averaged weights.
 
     Raises:
-        InputError: a file, a key or a value is wrong; the line names it.
+        InputError: a file, a key or a value is wrong. The message names it.
     """
     args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_config(args.config_file, args.opts, defaults=get_pretrain_cfg())
@@ -38,11 +39,11 @@ def pretrain(args: Namespace) -> dict[str, float]:
     checkpoint = os.path.join(cfg.OUTPUT_DIR, CHECKPOINT)
     if os.path.exists(checkpoint) and not args.resume:
         raise InputError(
-            f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: holds the checkpoint of an earlier run; add --resume, "
-            "or name another folder"
+            f"OUTPUT_DIR={cfg.OUTPUT_DIR!r}: contains the checkpoint of an earlier run; add "
+            "--resume to continue it, or choose another folder"
         )
     process = Namespace(device=cfg.MODEL.DEVICE)
-    device = init_distributed_device(process)  # what torchrun or SLURM has set
+    device = init_distributed_device(process)  # reads the variables of torchrun or SLURM
     try:
         setup_console()
         start_run(cfg, args)

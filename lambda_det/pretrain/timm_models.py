@@ -1,8 +1,8 @@
-"""The family under timm's names and with timm's interface.
+"""lambda_det's networks as models of timm.
 
-``lambda_resnet50`` ... ``lambda_resnet420`` are the paper's hybrids, ``lambda_resnet50_full`` ...
-those with lambda layers in all of res4. The baselines of the comparison are ``lambda_det_resnet50``
-... and ``lambda_det_seresnet50`` ... . Keyword arguments go to
+timm's name is ``lambda_resnet50`` ... ``lambda_resnet420`` for the variant "lambda",
+``lambda_resnet50_full`` ... for "lambda_full", ``lambda_det_resnet50`` ... for "resnet" and
+``lambda_det_seresnet50`` ... for "se". Keyword arguments of ``timm.create_model`` are passed to
 :func:`lambda_det.backbone.build_lambda_resnet` (``stem="v1"``, ``scope=7``, ...).
 """
 
@@ -27,23 +27,27 @@ PATTERNS = {
     "resnet": "lambda_det_resnet{depth}",
     "se": "lambda_det_seresnet{depth}",
 }
-"""Variant -> name in timm, for every depth of the paper; timm has none of them itself."""
+"""Variant -> name in timm, for every depth of the paper. timm has no models of these names."""
 
 
 class TimmLambdaResNet(nn.Module):
-    """A network of the family as timm's scripts expect one: images -> logits.
+    """A classifier with the interface of timm's models.
 
-    Its parameters have the names of the bare backbone: what timm's scripts train is loaded by
-    ``MODEL.WEIGHTS`` as it is.
+    Its parameters have the bare backbone's names, so that MODEL.WEIGHTS accepts a checkpoint of
+    timm's training script without a conversion.
 
     Args:
-        depth, variant: of the family.
-        num_classes: 0 = no classifier, pooled features come out.
-        in_chans: channels of the image.
-        drop_rate: dropout in front of the classifier.
+        depth: depth of :func:`build_lambda_resnet`.
+        variant: variant of :func:`build_lambda_resnet`.
+        num_classes: number of classes; 0 = no classifier, the output is the pooled features.
+        in_chans: number of image channels.
+        drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth.
-        global_pool: ``"avg"``, or ``""`` = none, which only goes without a classifier.
-        **arguments: of :func:`build_lambda_resnet`.
+        global_pool: ``"avg"``, or ``""`` for no pooling, which requires ``num_classes=0``.
+        **arguments: further arguments of :func:`build_lambda_resnet`.
+
+    Raises:
+        InputError: an argument has a wrong value.
     """
 
     def __init__(
@@ -96,11 +100,11 @@ class TimmLambdaResNet(nn.Module):
         self.global_pool = global_pool
 
     def get_classifier(self, name_only: bool = False) -> str | nn.Module:
-        """The last layer, or its name."""
+        """Return the classifier, or its name."""
         return "linear" if name_only else self.linear
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier for ``num_classes``; 0 = none."""
+        """Replace the classifier by a new one for ``num_classes`` classes; 0 = remove it."""
         self.num_classes = num_classes
         self._set_pool(self.global_pool if global_pool is None else global_pool)
         reference = self.stem.conv1.weight
@@ -113,15 +117,15 @@ class TimmLambdaResNet(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the blocks' activations again in the backward pass, which saves memory."""
+        """Recompute the blocks' activations in the backward pass, which saves memory."""
         self.grad_checkpointing = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """timm's regular expressions of the stem and the stages or blocks."""
+        """Return regular expressions for the stem and the stages (``coarse``) or blocks."""
         return {"stem": r"^stem", "blocks": r"^res(\d+)" if coarse else r"^res(\d+)\.(\d+)"}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay beside the biases and norms: none."""
+        """Return the parameters without weight decay beside biases and norms: there are none."""
         return set()
 
     def _stage(self, name: str, x: Tensor) -> Tensor:
@@ -131,21 +135,21 @@ class TimmLambdaResNet(nn.Module):
         return stage(x)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) -> (N, 2048, ceil(H / 32), ceil(W / 32))."""
+        """Compute the features (N, 2048, ⌈H/32⌉, ⌈W/32⌉) of images (N, in_chans, H, W)."""
         x = self.stem(x)
         for name in STAGES:
             x = self._stage(name, x)
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> logits (N, num_classes); what would enter the classifier with pre_logits."""
+        """Compute the logits (N, num_classes), or the classifier's input with ``pre_logits``."""
         if self.global_pool:
             x = x.mean(dim=(2, 3))
         x = nn.functional.dropout(x, self.drop_rate, self.training)
         return x if pre_logits else self.linear(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) -> (N, num_classes)."""
+        """Compute the logits (N, num_classes) of images (N, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_intermediates(
@@ -157,10 +161,22 @@ class TimmLambdaResNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """timm's: the stem's and the stages' outputs that ``indices`` asks for (None = all five).
+        """Compute intermediate features, with the interface of timm.
+
+        Args:
+            x: images (N, in_chans, H, W).
+            indices: which of the five outputs (stem, res2 to res5) are returned; an integer n = the
+                last n, None = all.
+            norm: ignored, because there is no final norm.
+            stop_early: whether to skip the stages after the last output that is needed.
+            output_fmt: ``"NCHW"``.
+            intermediates_only: whether to return the intermediate features only.
 
         Returns:
-            (last output, outputs), or the outputs alone with ``intermediates_only``.
+            (last feature map, list of intermediate ones), or with ``intermediates_only`` the list.
+
+        Raises:
+            InputError: ``output_fmt`` is not ``"NCHW"``.
         """
         if output_fmt != "NCHW":
             raise InputError(f"output_fmt={output_fmt!r}: expected 'NCHW'")
@@ -176,7 +192,11 @@ class TimmLambdaResNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """timm's: remove what the outputs of ``indices`` do not need; returns their numbers."""
+        """Remove the stages that are not needed for the outputs ``indices``.
+
+        Returns:
+            The numbers of these outputs (0 = the stem, 1 to 4 = res2 to res5).
+        """
         wanted, last = feature_take_indices(len(STAGES) + 1, indices)
         for name in STAGES[last:]:
             setattr(self, name, nn.Sequential())
@@ -188,7 +208,7 @@ class TimmLambdaResNet(nn.Module):
 
 
 def _default_cfg(depth: int) -> dict[str, object]:
-    side = 224 if depth <= 101 else 256  # the paper's
+    side = 224 if depth <= 101 else 256  # the paper's image sizes in training
     return {
         "url": "",
         "num_classes": 1000,
@@ -206,7 +226,7 @@ def _default_cfg(depth: int) -> dict[str, object]:
     }
 
 
-# timm's register_model looks for this name in the module of the registered function.
+# timm's register_model reads the variable of this name in the registered function's module.
 default_cfgs = {
     pattern.format(depth=depth): _default_cfg(depth)
     for pattern in PATTERNS.values()
@@ -220,7 +240,7 @@ def _register(name: str, depth: int, variant: str) -> None:
         return build_model_with_cfg(network, name, pretrained, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
-    entrypoint.__doc__ = f"{variant!r} of depth {depth}; see :class:`TimmLambdaResNet`."
+    entrypoint.__doc__ = f"Variant {variant!r} of depth {depth}; see :class:`TimmLambdaResNet`."
     register_model(entrypoint)
 
 

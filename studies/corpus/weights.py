@@ -66,27 +66,35 @@ _RESNET18 = {"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3), "conv1.weight":
 _WEIGHTS = {"model": {"w": torch.rand(500)}}
 
 _add("0 bytes", lambda path: b"", "w.pth: is empty")
-_add("cut in half", _saved(_WEIGHTS, 0.5), "is truncated, the end of the checkpoint is missing")
+_add("cut in half", _saved(_WEIGHTS, 0.5), "is truncated; the end of the checkpoint is missing")
 _add("cut in half, of an old PyTorch", _saved(_WEIGHTS, 0.5, is_zip=False), "truncated or damaged")
-_add("text", lambda path: b"just some words, no weights", "cannot be read as a checkpoint (.pth")
+_add("text", lambda path: b"just some words, no weights", "is not a checkpoint; expected .pth")
 _add("a web page", lambda path: b"<!DOCTYPE html><title>404", "is a web page, not a checkpoint")
 _add("a Git LFS pointer", lambda path: b"version https://git-lfs.github.com/spec", "git lfs pull")
-_add("a checkpoint with code", _saved(lambda folder: {"model": Code(folder)}), "refused, it names")
+_add(
+    "a checkpoint with code",
+    _saved(lambda folder: {"model": Code(folder)}),
+    "refused, because it refers to",
+)
 _add("a checkpoint with code, of an old PyTorch",
-     _saved(lambda folder: {"model": Code(folder)}, is_zip=False), "refused, it names")  # fmt: skip
+     _saved(lambda folder: {"model": Code(folder)}, is_zip=False), "refused, because")  # fmt: skip
 _add("a pickle with code", lambda path: pickle.dumps({"w": Code(path.parent)}),
-     "nothing of it was run", "w.pkl")  # fmt: skip
+     "no code in it was run", "w.pkl")  # fmt: skip
 _add("a whole model, pickled", _saved(torch.nn.Linear(2, 2)), "torch.nn.modules.linear.Linear")
 _add("safetensors that are cut", lambda path: _safetensors(path)[:700], "truncated or damaged",
      "w.safetensors")  # fmt: skip
 _add("safetensors with a header of 2^62 bytes",
      lambda path: (2**62).to_bytes(8, "little") + b"{}", "truncated or damaged",
      "w.safetensors")  # fmt: skip
-_add("no weights in it", _saved({"epoch": 3}), "holds no weights, its entries are 'epoch'")
-_add("names of no network", _saved({"model": {"a.b": torch.zeros(3)}}), "names are those of no")
+_add("no weights in it", _saved({"epoch": 3}), "contains no weights: its entries are 'epoch'")
+_add(
+    "names of no network",
+    _saved({"model": {"a.b": torch.zeros(3)}}),
+    "whose tensor names are supported",
+)
 _add("a ResNet-18", _saved(_RESNET18), "has basic blocks (ResNet-18, ResNet-34)")
 _add("a ResNet-50 with most tensors missing", _saved(_resnet50()), "has [1, 0, 0, 0] blocks in")
-_add("NaN", _saved(_resnet50(**{"bn1.weight": torch.full((64,), torch.nan)})), "hold NaN or Inf")
+_add("NaN", _saved(_resnet50(**{"bn1.weight": torch.full((64,), torch.nan)})), "contain NaN or Inf")
 _add("a tensor of a terabyte, from 4 bytes", _saved({"model": {"w": torch.zeros(1).expand(2**38)}}),
      "an expanded view")  # fmt: skip
 _add("a folder", lambda path: path.mkdir(), "is a folder, expected a checkpoint file")
@@ -95,7 +103,7 @@ _add("not there", lambda path: None, "w.pth: no such file")
 
 @case(
     "of another model, for a training",
-    "not one of its tensors fits the model",
+    "no tensor in the file fits the model",
     left=LEFT_BY_A_START,
 )
 def other_model(folder: Path) -> Command:

@@ -54,14 +54,14 @@ def test_shipped_tables(project) -> None:
     [
         (["source"], None, "expected a mapping with 'source'"),
         (["one", "columns", "parameters_m"], "guess", "parameters_m: 'guess': expected one of"),
-        (["one", "columns"], {}, "columns={}: expected column: mark"),
+        (["one", "columns"], {}, "columns={}: expected a mapping of columns to marks"),
         (["one", "colour"], "red", "unknown key 'colour'"),
         (["one", "rows"], {}, "rows: expected a list"),
         (["one", "rows", 0, "parameters_m"], "1.5 M", "row 'a': parameters_m='1.5 M': expected a"),
         (["one", "rows", 0, "top1"], 70.0, "row 'a': unknown key 'top1'"),
         (["one", "rows", 0, "stages"], "CCL", "stages='CCL': expected four letters"),
         (["one", "rows", 0, "model"], 50, "row 'a': model=50: expected arguments"),
-        (["one", "rows", 1, "name"], "a", "row 'a' is there twice"),
+        (["one", "rows", 1, "name"], "a", "row 'a' exists twice"),
         (["one", "rows", 1], {"name": "b"}, "row 'b': expected at least one of parameters_m"),
         (["one", "rows", 1], {"parameters_m": 1}, "expected a row with a name"),
         (["one", "model"], {"depth": 50}, "row 'a': model="),
@@ -84,18 +84,18 @@ def test_what_is_refused_is_named(tmp_path, path, value, message) -> None:
 def test_letters_without_a_model(tmp_path) -> None:
     content = copy.deepcopy(GOOD)
     del content["one"]["model"], content["one"]["rows"][1]
-    with pytest.raises(InputError, match="stages='CCCL': expected a model with it"):
+    with pytest.raises(InputError, match="stages='CCCL': expected 'model' beside 'stages'"):
         load_published(write(tmp_path, content))
 
 
 def test_folder_and_files(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"holds no \*\.yaml"):
+    with pytest.raises(InputError, match=r"contains no \*\.yaml"):
         load_published(tmp_path)
     write(tmp_path, "a: [")
     with pytest.raises(InputError, match=r"a\.yaml: cannot be read as YAML"):
         load_published(tmp_path)
     write(write(tmp_path, GOOD), GOOD, "b.yaml")
-    with pytest.raises(InputError, match=r"b\.yaml: table 'one' is there twice"):
+    with pytest.raises(InputError, match=r"b\.yaml: table 'one' exists twice"):
         load_published(tmp_path)
 
 

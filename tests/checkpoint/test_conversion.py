@@ -11,8 +11,8 @@ import torch
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint.conversion import convert, convert_file
-from lambda_det.checkpoint.images import IMAGENET, ImageFormat
-from lambda_det.checkpoint.source import read_source
+from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
+from lambda_det.checkpoint.translation import read_and_translate
 from lambda_det.checkpoint.writing import write_weights
 from lambda_det.errors import InputError
 
@@ -46,8 +46,8 @@ def test_another_network_stays_another_network(tensors, tmp_path: Path, caplog):
     keys = ("STRIDE_IN_1X1", "ACTIVATION", "LAMBDA_POOL", "PIXEL_MEAN")
     assert all(key in caplog.text for key in keys)
 
-    source = read_source(out)
-    assert source.invisible() == trained
+    source = read_and_translate(out)
+    assert source.not_in_shapes() == trained
     # order and standard deviation were mended in the first convolution, the mean was not
     given = ImageFormat.from_config(cfg)
     assert source.images == ImageFormat("BGR", means[::-1], given.pixel_std)
@@ -59,7 +59,7 @@ def test_frozen_norms_are_not_left_at_zero(tensors, tmp_path: Path) -> None:
     write_weights(file, tensors, architecture=RESNET, images=None, origin="test")
     keys = {"VARIANT": "lambda", "PARTIAL_INIT": True, "PARTIAL_INIT_AS_IDENTITY": True}
     for norm, is_kept in (("BN", True), ("FrozenBN", False)):
-        found = convert(read_source(file), cfg=config(**keys, NORM=norm)).coverage
+        found = convert(read_and_translate(file), cfg=config(**keys, NORM=norm)).coverage
         assert ("res5.1.conv3.norm.weight" in found.kept_zero) == is_kept
         assert ("res5.1.conv3.norm.weight" in found.loaded) != is_kept
 
@@ -73,7 +73,7 @@ GOOD_IMAGES = IMAGENET.as_dict()
         ({"architecture": RESNET | {"colour": 3}}, "'colour'"),
         ({"architecture": "x"}, "architecture='x'"),
         ({"architecture": RESNET | {"depth": "x"}}, "depth"),
-        ({"architecture": RESNET | {"depth": [50]}}, "no network"),
+        ({"architecture": RESNET | {"depth": [50]}}, "cannot build"),
         ({"architecture": {"depth": 50}}, "variant"),
         ({"architecture": RESNET, "images": {"channel_order": "RGB"}}, "pixel_mean"),
         ({"architecture": RESNET, "images": "RGB"}, "images='RGB'"),
@@ -85,7 +85,7 @@ def test_damaged_metadata(metadata: dict, words: str, tensors, tmp_path: Path) -
     file = tmp_path / "in.pth"
     torch.save({"model": tensors, "lambda_det": metadata}, file)
     with pytest.raises(InputError) as error:
-        convert(read_source(str(file)))
+        convert(read_and_translate(str(file)))
     message = str(error.value)
     assert message.startswith(f"{file}: ") and words in message and "\n" not in message
 
@@ -93,5 +93,5 @@ def test_damaged_metadata(metadata: dict, words: str, tensors, tmp_path: Path) -
 def test_a_header_that_is_no_json(tensors, tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.torch", reason="safetensors is missing").save_file
     save_file(tensors, tmp_path / "in.safetensors", metadata={"lambda_det": "{"})
-    with pytest.raises(InputError, match=r"in\.safetensors: its metadata 'lambda_det' is no JSON"):
-        read_source(str(tmp_path / "in.safetensors"))
+    with pytest.raises(InputError, match=r"in\.safetensors: its metadata 'lambda_det' is not JSON"):
+        read_and_translate(str(tmp_path / "in.safetensors"))

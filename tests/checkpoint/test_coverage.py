@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.coverage import grouped, measure, report
+from lambda_det.checkpoint.coverage import coverage_report, grouped, measure
 from lambda_det.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("cheap_weights")
@@ -48,7 +48,7 @@ def test_counts_by_part() -> None:
     assert coverage.unused_classifier == ["linear.weight"]
     assert coverage.share() == 6 / 14  # of the backbone
     assert coverage.share(but={"res2.1.b"}) == 6 / 10
-    text = report(coverage)
+    text = coverage_report(coverage)
     assert "res2.0.b: (4, 1) in the file, (4,) in the model" in text and "roi_heads" in text
 
 
@@ -69,17 +69,17 @@ def test_half_of_a_file_is_an_error_below_the_threshold(tmp_path: Path, caplog) 
     with pytest.raises(InputError) as error:
         load_weights(network, file, cfg=config())
     message = str(error.value)
-    assert "\n" not in message and message.startswith(f"MODEL.WEIGHTS='{file}': fills ")
+    assert "\n" not in message and message.startswith(f"MODEL.WEIGHTS='{file}': the file ")
     missing = [n for n in state if n not in half and not n.endswith("num_batches_tracked")]
-    assert f"{len(missing)} tensors are not in it (first: {missing[0]})" in message
-    assert "MODEL.LAMBDA_RESNET.MIN_COVERAGE asks for 100 %" in message
+    assert f"{len(missing)} tensors are missing (first: {missing[0]})" in message
+    assert "MODEL.LAMBDA_RESNET.MIN_COVERAGE requires 100 %" in message
     for name, tensor in network.state_dict().items():  # refused as a whole
         assert torch.equal(tensor, before[name])
 
     share = sum(t.numel() for n, t in half.items() if "tracked" not in n) / sum(
         t.numel() for n, t in state.items() if "tracked" not in n
     )
-    with pytest.raises(InputError, match="asks for"):
+    with pytest.raises(InputError, match="requires"):
         load_weights(network, file, cfg=config(MIN_COVERAGE=share + 0.001))
     coverage = load_weights(network, file, cfg=config(MIN_COVERAGE=share - 0.001))
     assert coverage.share() == pytest.approx(share) and coverage.missing == missing
@@ -89,7 +89,7 @@ def test_half_of_a_file_is_an_error_below_the_threshold(tmp_path: Path, caplog) 
 def test_one_missing_tensor_is_not_rounded_to_all(tmp_path: Path) -> None:
     state = small().state_dict()
     del state["res2.0.conv1.norm.bias"]
-    with pytest.raises(InputError, match=r"fills 99\.9 % .* res2\.0\.conv1\.norm\.bias"):
+    with pytest.raises(InputError, match=r"contains 99\.9 % .* res2\.0\.conv1\.norm\.bias"):
         load_weights(small(), save(tmp_path, state), cfg=config())
 
 
@@ -104,7 +104,7 @@ def test_transposed_tensor(tmp_path: Path) -> None:
 
 def test_another_architecture_fits_nothing(tmp_path: Path) -> None:
     state = {"blocks.0.attn.qkv.weight": torch.ones(3), "blocks.0.attn.qkv.bias": torch.ones(3)}
-    with pytest.raises(InputError, match=r"not one of its tensors fits .*blocks\.0\.attn"):
+    with pytest.raises(InputError, match=r"no tensor in the file fits .*blocks\.0\.attn"):
         load_weights(small(), save(tmp_path, state), cfg=config())
 
 

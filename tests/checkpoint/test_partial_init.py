@@ -11,8 +11,8 @@ import torch
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.coverage import Coverage, measure, report
-from lambda_det.checkpoint.images import IMAGENET
+from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
+from lambda_det.checkpoint.image_format import IMAGENET
 from lambda_det.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("cheap_weights")
@@ -86,13 +86,13 @@ def test_unused_are_exactly_the_convolutions_and_late_se(lambda_101) -> None:
 
 
 def test_the_report_says_so(lambda_101) -> None:
-    text = report(lambda_101[0])
-    random = next(line for line in text.splitlines() if line.startswith("stays random: "))
-    assert random.removeprefix("stays random: ").split(", ") == [
+    text = coverage_report(lambda_101[0])
+    lines = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    assert lines["not in the file, stays random"].split(", ") == [
         "res4.[5,11,17].lambda_layer.*", "res4.[5,11,17].lambda_norm.*",
         "res5.[0,1,2].lambda_layer.*", "res5.[0,1,2].lambda_norm.*",
     ]  # fmt: skip
-    unused = next(line for line in text.splitlines() if line.startswith("unused in the file: "))
+    unused = lines["in the file but not in the model, unused"]
     assert "res4.[5,11,17].conv2.*" in unused and "res5.[0,1,2].se.*" in unused
     assert "res2" not in unused and "res3" not in unused and "stem" not in unused
 
@@ -135,10 +135,10 @@ def test_it_does_not_excuse_anything_else(tmp_path: Path) -> None:
     state = build_lambda_resnet(50, "resnet").state_dict()
     del state["res3.1.conv2.weight"]
     cfg = config(depth=50, PARTIAL_INIT=True)
-    with pytest.raises(InputError, match=r"1 tensors are not in it \(first: res3\.1\.conv2"):
+    with pytest.raises(InputError, match=r"1 tensors are missing \(first: res3\.1\.conv2"):
         load_weights(build_lambda_resnet(50, "lambda"), save(tmp_path, state), cfg=cfg)
     wrong = build_lambda_resnet(50, "lambda", query_depth=8).state_dict()
-    with pytest.raises(InputError, match=r"another shape \(first: res4\.2\.lambda_layer"):
+    with pytest.raises(InputError, match=r"different shape \(first: res4\.2\.lambda_layer"):
         load_weights(build_lambda_resnet(50, "lambda"), save(tmp_path, wrong), cfg=cfg)
 
 
@@ -196,7 +196,9 @@ def test_smaller_windows_are_padded_to_the_same_function(tmp_path: Path) -> None
     with torch.no_grad():
         a, b = small(x)["res4"], large(x)["res4"]
     assert ((a - b).abs().max() / a.abs().max()) < 1e-5
-    with pytest.raises(InputError, match="another shape"):  # the other way something would be lost
+    with pytest.raises(
+        InputError, match="different shape"
+    ):  # the other way something would be lost
         load_weights(small, save(tmp_path, large.state_dict()))
 
 

@@ -9,7 +9,7 @@ from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint.layouts import find_layout
 from lambda_det.checkpoint.name_maps import DLI14, TORCHVISION
 from lambda_det.checkpoint.reading import FileContent
-from lambda_det.checkpoint.source import translate
+from lambda_det.checkpoint.translation import translate
 from lambda_det.errors import InputError
 
 TORCHVISION_NAMES = ["conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer4.2.bn3.bias"]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.conversion import convert
-from lambda_det.checkpoint.source import read_source
+from lambda_det.checkpoint.translation import read_and_translate
 
 pytestmark = pytest.mark.usefixtures("quick_weights")
 
@@ -38,7 +38,7 @@ def test_torchvision(tmp_path: Path) -> None:
     torch.save(network.state_dict(), file)
     architecture = {"depth": 50, "variant": "resnet", "stem": "v1"}
     load_and_compare(file, resnet_features(network), architecture)
-    found = convert(read_source(str(file)), source="torchvision").architecture
+    found = convert(read_and_translate(str(file)), source="torchvision").architecture
     assert {key: found[key] for key in architecture} == architecture
 
 
@@ -84,7 +84,7 @@ def test_msra_under_caffe2_names(msra: tuple[Path, ResNet]) -> None:
     file, network = msra
     architecture = {"depth": 101, "variant": "resnet", "stem": "v1", "stride_in_1x1": True}
     load_and_compare(file, network, architecture)
-    conversion = convert(read_source(str(file)), source="detectron2")
+    conversion = convert(read_and_translate(str(file)), source="detectron2")
     found = conversion.architecture
     assert {key: found[key] for key in architecture} == architecture
     assert conversion.images.channel_order == "BGR" and conversion.images.pixel_std == (1, 1, 1)
@@ -150,7 +150,7 @@ def test_dli14(tmp_path: Path) -> None:
     file = tmp_path / "lambda_resnet50.pth"
     torch.save({"state_dict": {f"module.{name}": t for name, t in state.items()}}, file)
 
-    architecture = convert(read_source(str(file)), source="dli14").architecture
+    architecture = convert(read_and_translate(str(file)), source="dli14").architecture
     assert architecture["position_bias"] and architecture["scope"] == 23
     assert set(architecture["lambda_blocks"].values()) == {"all"} and architecture["stem"] == "v1"
     del architecture["num_classes"]

@@ -23,7 +23,7 @@ from lambda_det.checkpoint.conversion import convert
 from lambda_det.checkpoint.name_maps import TIMM_LAMBDA, TIMM_RESNET_RS
 from lambda_det.checkpoint.reading import FileContent
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.checkpoint.source import lambda_layer_tensors, read_source, translate
+from lambda_det.checkpoint.translation import lambda_layer_tensors, read_and_translate, translate
 from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
 
@@ -43,7 +43,7 @@ def test_resnetrs(tmp_path: Path) -> None:
     save_file(network.state_dict(), file)
     architecture = {"depth": 50, "variant": "se", "stem": "rs"}
     load_and_compare(file, resnet_features(network, "act1"), architecture)
-    found = convert(read_source(str(file)), source="timm").architecture
+    found = convert(read_and_translate(str(file)), source="timm").architecture
     assert {key: found[key] for key in architecture} == architecture
 
 
@@ -57,7 +57,7 @@ def test_lambda_resnet50ts(tmp_path: Path) -> None:
         tmp_path / "model.pth", byobnet_features(network), architecture, size=(96, 128)
     )
     assert_position_bias_is_seen(ours, size=(96, 128))
-    found = convert(read_source(str(tmp_path / "model.pth"))).architecture
+    found = convert(read_and_translate(str(tmp_path / "model.pth"))).architecture
     assert {key: found[key] for key in LAMBDA} == LAMBDA and found["activation"] == "silu"
     load_weights(build_lambda_resnet(**found), str(tmp_path / "model.pth"))
 
@@ -66,7 +66,7 @@ def test_lambda_resnet26t(tmp_path: Path) -> None:
     """A strided lambda layer with 2x2 pooling."""
     network = calibrate(timm.create_model("lambda_resnet26t"), size=(96, 128), branch=0.2)
     torch.save(network.state_dict(), tmp_path / "model.pth")
-    architecture = convert(read_source(str(tmp_path / "model.pth"))).architecture
+    architecture = convert(read_and_translate(str(tmp_path / "model.pth"))).architecture
     assert architecture["lambda_pool"] == 2 and architecture["stem"] == "tiered"
     del architecture["num_classes"]
     ours = load_and_compare(
@@ -79,7 +79,7 @@ def test_lambda_resnet26rpt(tmp_path: Path) -> None:
     """A global scope, at the one size that timm's runs at."""
     network = calibrate(timm.create_model("lambda_resnet26rpt_256"), size=(256, 256), branch=0.2)
     torch.save(network.state_dict(), tmp_path / "model.pth")
-    architecture = convert(read_source(str(tmp_path / "model.pth"))).architecture
+    architecture = convert(read_and_translate(str(tmp_path / "model.pth"))).architecture
     assert architecture["scope"] == "global" and tuple(architecture["max_size"]) == (256, 256)
     del architecture["num_classes"]
     load_and_compare(
@@ -157,7 +157,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_other_networks_are_refused_by_name(name: str, monkeypatch) -> None:
-    monkeypatch.setattr("lambda_det.checkpoint.source.check_finite", lambda *_: None)
+    monkeypatch.setattr("lambda_det.checkpoint.translation.check_finite", lambda *_: None)
     with shapes_only():  # nothing is computed
         state = timm.create_model(name).state_dict()
     with pytest.raises(InputError) as error:

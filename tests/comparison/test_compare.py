@@ -100,8 +100,8 @@ def test_numbers_are_shown_though_they_cannot_be_written(compare, content, write
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--record", "../x"], "--record '../x': a name of letters"),
-        (["--record", ""], "--record '': a name of letters"),
+        (["--record", "../x"], "--record '../x': expected a name of letters"),
+        (["--record", ""], "--record '': expected a name of letters"),
         (["--record", "x", "--plan"], "--record x: --plan and --measure have no results"),
         (["--record", "x", "--measure", "40"], "--record x: --plan and --measure have no results"),
         (["--record", "other"], "results/other.json is no record of suite 'small'"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 from lambda_det.engine.setup import load_config
-from lambda_det.pretrain.config import get_pretrain_cfg
+from lambda_det.pretrain.keys import get_pretrain_cfg
 from studies.documents import documents
 
 _FENCE = re.compile(

@@ -13,7 +13,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from lambda_det import get_cfg
-from lambda_det.checkpoint.images import ImageFormat
+from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.configs import load_config, merge_config, read_config
 from lambda_det.engine.checks import (
     Recipe,

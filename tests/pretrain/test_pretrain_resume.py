@@ -78,7 +78,7 @@ def test_killed_and_resumed_ends_with_the_same_numbers(
 
 def test_resume_in_the_middle_of_a_log_period(finished, run_tiny, work, monkeypatch):
     """Stopped right behind the file of iteration 3: half of a mean of two is in it."""
-    from lambda_det.pretrain.trainer import Pretrainer
+    from lambda_det.pretrain.pretrainer import Pretrainer
 
     class StoppedError(Exception):
         pass
@@ -108,7 +108,7 @@ def test_a_finished_run_is_not_overwritten(finished, run_tiny):
 
 def test_resuming_another_network_or_no_checkpoint_is_refused(finished, run_tiny, work):
     (work / "checkpoint.pth").symlink_to(finished / "checkpoint.pth")
-    with pytest.raises(InputError, match=r"checkpoint.pth is of another network"):
+    with pytest.raises(InputError, match=r"checkpoint.pth belongs to another network"):
         run_tiny(work, "MODEL.LAMBDA_RESNET.VARIANT", "se", resume=True)
     with pytest.raises(InputError, match=r"EMA_DECAY=0.0: .* with an average"):
         run_tiny(work, "PRETRAIN.EMA_DECAY", 0.0, resume=True)
@@ -121,7 +121,7 @@ def test_resuming_another_network_or_no_checkpoint_is_refused(finished, run_tiny
 @pytest.mark.parametrize("spoilt", ["the loss is nan", "weights are not finite"])
 def test_a_diverged_run_keeps_the_checkpoint_from_before(spoilt, run_tiny, work, monkeypatch):
     """Spoilt in iteration 4, the epoch's last, which writes a file and no line of the log."""
-    from lambda_det.pretrain.trainer import Pretrainer
+    from lambda_det.pretrain.pretrainer import Pretrainer
 
     step = Pretrainer.step
 
@@ -141,7 +141,7 @@ def test_a_diverged_run_keeps_the_checkpoint_from_before(spoilt, run_tiny, work,
 
 def test_every_process_gets_its_part_of_the_loss(tmp_path, monkeypatch):
     """The first of two processes saves: its losses add up to 3, the other's to 5."""
-    from lambda_det.pretrain import trainer as module
+    from lambda_det.pretrain import pretrainer as module
 
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(module, "sum_over_processes", lambda values: values.add_(5))

@@ -21,8 +21,8 @@ from lambda_det.checkpoint.atomic import save_atomically
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.pretrain import get_pretrain_cfg
-from lambda_det.pretrain.data import build_val_loader, read_image_folder
-from lambda_det.pretrain.metrics import evaluate
+from lambda_det.pretrain.accuracy import evaluate
+from lambda_det.pretrain.image_folder import build_val_loader, read_image_folder
 
 
 def detector(project: Path) -> torch.nn.Module:

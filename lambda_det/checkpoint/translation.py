@@ -1,21 +1,21 @@
-"""A file of weights from anywhere, under our names."""
+"""Translation of a file of weights, of any supported source, to lambda_det's tensor names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from lambda_det.checkpoint.architecture import (
-    INVISIBLE,
+    NOT_IN_SHAPES,
     Architecture,
     infer_architecture,
     refuse_other_families,
 )
-from lambda_det.checkpoint.images import IMAGENET, MSRA, ImageFormat
+from lambda_det.checkpoint.image_format import IMAGENET, MSRA, ImageFormat
 from lambda_det.checkpoint.layouts import Layout, find_layout
-from lambda_det.checkpoint.metadata import images_of_a_pretraining, read_metadata
+from lambda_det.checkpoint.metadata import image_format_of_pretraining, read_metadata
 from lambda_det.checkpoint.name_maps import (
     CAFFE2,
     TIMM_LAMBDA,
@@ -28,18 +28,27 @@ from lambda_det.errors import InputError
 
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.", "bottom_up.")
 _BACKBONE_PARTS = ("stem.", "res2.", "res3.", "res4.", "res5.", "linear.")
-_IGNORED_SUFFIXES = ("pixel_mean", "pixel_std")  # buffers of detectors, which the config gives
+_IGNORED_SUFFIXES = ("pixel_mean", "pixel_std")  # a detector has them from its config
 
-# What names and shapes do not show of timm's lambda networks, by depth.
+# Arguments of timm's lambda networks that names and shapes do not show, by depth.
 _TIMM_LAMBDA_EXTRAS = {26: {"lambda_pool": 2}, 50: {"activation": "silu"}}
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a file holds, translated.
+class TranslatedWeights:
+    """The content of a file of weights under lambda_det's names.
 
-    ``tensors`` are the backbone's under bare names, ``others`` those beside it (a detector's
-    heads) under their own, without a wrapper's prefix.
+    Attributes:
+        path: the file or address, for messages.
+        tensors: the backbone's, under bare names such as ``res4.5.conv1.weight``.
+        others: all other tensors, such as a detector's heads, under their own names. A prefix of
+            the whole network (``module.``) is removed.
+        layout: whose names the file has; None = unknown, then ``tensors`` is empty.
+        container: key of the file under which the tensors were found; ``""`` = at the top level.
+        author: the file's ``__author__``, which detectron2's model zoo has.
+        images: the images that the network was trained on; None = unknown.
+        declared: arguments of ``build_lambda_resnet`` in the file's metadata; None = no metadata.
+        hidden: arguments that names and shapes do not show but the source of the file implies.
     """
 
     path: str
@@ -50,30 +59,24 @@ class Source:
     author: str = ""
     images: ImageFormat | None = None
     declared: Architecture | None = None
-    """The network, as the file itself says."""
     hidden: Architecture = field(default_factory=dict)
-    """What is known of the network beyond names and shapes."""
 
     @property
     def title(self) -> str:
-        """For a report."""
+        """The source of the weights in words, for reports and messages."""
         title = "unknown names" if self.layout is None else self.layout.title
         return title + (f", averaged weights ({self.container})" if "ema" in self.container else "")
 
-    def with_images(self, images: ImageFormat) -> Source:
-        """The same, trained on ``images``."""
-        return replace(self, images=images)
-
     def architecture(self) -> Architecture:
-        """Arguments that build the whole network.
+        """Return arguments of ``build_lambda_resnet`` that build the network of these weights.
 
         Raises:
-            InputError: it is none of the family.
+            InputError: ``build_lambda_resnet`` cannot build it.
         """
         if self.declared is not None:
             return self.declared
         is_timm_lambda = self.layout is not None and self.layout.name_map is TIMM_LAMBDA
-        # Its networks with a global table have no bias, all others have one.
+        # timm's lambda networks have a position bias, except those with a global scope.
         has_bias = any(name.endswith(".position_bias") for name in self.tensors)
         try:
             inferred = infer_architecture(
@@ -84,27 +87,35 @@ class Source:
         extras = _TIMM_LAMBDA_EXTRAS.get(inferred["depth"], {}) if is_timm_lambda else {}
         return {**inferred, **self.hidden, **extras}
 
-    def invisible(self) -> Architecture:
-        """What is known of the arguments that neither names nor shapes show."""
+    def not_in_shapes(self) -> Architecture:
+        """Return the arguments in :data:`NOT_IN_SHAPES` as far as they are known."""
         try:
             known = self.architecture()
-        except InputError:  # a part of a network; what is missing is reported anyway
+        except InputError:  # the file contains a part of a network only, which loading reports
             known = self.hidden
-        return {argument: known[argument] for argument in INVISIBLE if argument in known}
+        return {argument: known[argument] for argument in NOT_IN_SHAPES if argument in known}
 
 
-def read_source(path: str) -> Source:
-    """Read and translate a file of weights.
+def read_and_translate(path: str) -> TranslatedWeights:
+    """Read a file of weights and translate its tensor names.
 
     Raises:
-        InputError: it cannot be read, holds NaN, or is a network whose parts the family does not
-            have; the line names the file and what is wrong.
+        InputError: the file cannot be read, contains NaN or infinity, or contains a network with
+            modules that lambda_det does not build.
     """
     return translate(path, read_file(path))
 
 
-def translate(path: str, content: FileContent) -> Source:
-    """:func:`read_source` of what was read; ``path`` is for the messages."""
+def translate(path: str, content: FileContent) -> TranslatedWeights:
+    """Translate the tensor names of a file that was read already.
+
+    Args:
+        path: the file or address, for the messages.
+        content: what :func:`lambda_det.checkpoint.reading.read_file` returned.
+
+    Raises:
+        InputError: as :func:`read_and_translate`.
+    """
     found = find_tensors(path, content.data)
     check_finite(path, found.tensors)
     layout, tensors, others = None, {}, {}
@@ -113,9 +124,9 @@ def translate(path: str, content: FileContent) -> Source:
         if layout is None:
             others = _without_wrapper(found.tensors)
         elif layout.name_map is None:
-            tensors, others = _own(found.tensors, layout.prefix)
+            tensors, others = _split_own(found.tensors, layout.prefix)
         else:
-            tensors, others = _foreign(found.tensors, layout.name_map, layout.prefix)
+            tensors, others = _rename(found.tensors, layout.name_map, layout.prefix)
             refuse_other_families(tensors)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
@@ -125,14 +136,17 @@ def translate(path: str, content: FileContent) -> Source:
     facts |= {"container": found.container, "author": author}
     declared = read_metadata(path, content.metadata, found.siblings)
     if declared is not None:
-        return Source(**facts, declared=declared[0], images=declared[1])
-    images, hidden = _known_of(layout, author)
+        return TranslatedWeights(**facts, declared=declared[0], images=declared[1])
+    images, hidden = _implied_by(layout, author)
     if images is None:
-        images = images_of_a_pretraining(found.siblings)
-    return Source(**facts, images=images, hidden=hidden)
+        images = image_format_of_pretraining(found.siblings)
+    return TranslatedWeights(**facts, images=images, hidden=hidden)
 
 
-def _own(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _split_own(
+    tensors: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split tensors under lambda_det's names into the backbone's and all others."""
     inside = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
@@ -148,9 +162,10 @@ def _own(tensors: Mapping[str, Tensor], prefix: str) -> tuple[dict[str, Tensor],
     return inside, outside
 
 
-def _foreign(
+def _rename(
     tensors: Mapping[str, Tensor], name_map: NameMap, prefix: str
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Rename another source's tensors; return the backbone's and all others."""
     translated, others = {}, {}
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix(prefix)
@@ -158,8 +173,8 @@ def _foreign(
         if isinstance(target, KeyError):
             if full_name.startswith(prefix) and name_map.belongs(name):
                 raise InputError(
-                    f"has {full_name!r}, for which the family has no place (read as "
-                    f"{name_map.layout})"
+                    f"contains {full_name!r}, which the networks of lambda_det do not have (the "
+                    f"file was read as {name_map.layout})"
                 )
             others[full_name] = tensor
         elif isinstance(target, tuple):
@@ -170,14 +185,14 @@ def _foreign(
             translated[target] = reshape(tensor) if reshape else tensor
     if name_map is TIMM_RESNET_RS and _has_pooled_stem(translated):
         raise InputError(
-            "has a deep stem with max-pooling (ResNet-D, ResNet-T), for which the family has no "
-            "place; of timm's deep stems it has those of resnetrs and lambda_resnet"
+            "has a deep stem with max-pooling (ResNet-D, ResNet-T), which lambda_det does not "
+            "build; of timm's deep stems it builds those of resnetrs and lambda_resnet"
         )
     return translated, others
 
 
 def _has_pooled_stem(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a stem ends in max-pooling where ResNet-RS has a fourth convolution."""
+    """Return whether the stem has max-pooling in place of ResNet-RS's fourth convolution."""
     return any(n.startswith("stem.conv3.") for n in tensors) and not any(
         n.startswith("stem.conv4.") for n in tensors
     )
@@ -186,27 +201,42 @@ def _has_pooled_stem(tensors: Mapping[str, Tensor]) -> bool:
 def _split_qkv(
     targets: tuple[str, ...], tensor: Tensor, tensors: Mapping[str, Tensor], full_name: str
 ) -> dict[str, Tensor]:
-    """Rows of one projection: queries, keys, values, as many as the norms beside it say."""
+    """Split the rows of one projection into those of queries, keys and values.
+
+    The numbers of query and value rows are the sizes of the norms beside the projection.
+    """
     layer = full_name.rsplit(".", 2)[0]
     norms = [tensors.get(f"{layer}.{norm}.weight") for norm in ("norm_q", "norm_v")]
     if any(norm is None for norm in norms):
-        raise InputError(f"has {full_name!r} without the norms that say how to split it")
+        raise InputError(
+            f"contains {full_name!r} without norm_q and norm_v, whose sizes tell how to split it"
+        )
     rows = [norms[0].shape[0], 0, norms[1].shape[0]]
     rows[1] = tensor.shape[0] - sum(rows)
     if rows[1] <= 0:
-        raise InputError(f"has {full_name!r} with {tensor.shape[0]} rows, too few for its norms")
+        raise InputError(
+            f"contains {full_name!r} with {tensor.shape[0]} rows, which are too few for norm_q and "
+            "norm_v beside it"
+        )
     return dict(zip(targets, tensor.split(rows), strict=True))
 
 
 def lambda_layer_tensors(tensors: Mapping[str, Tensor], name_map: NameMap) -> dict[str, Tensor]:
-    """The state dict of a lone lambda layer of timm or d-li14, for :class:`LambdaLayer`.
+    """Translate the state dict of a single lambda layer of timm or d-li14.
+
+    Args:
+        tensors: the layer's state dict.
+        name_map: the map of the layer's source.
+
+    Returns:
+        A state dict for :class:`lambda_det.layers.LambdaLayer`.
 
     Raises:
-        InputError: it has a tensor for which :class:`LambdaLayer` has no place.
+        InputError: :class:`LambdaLayer` does not have one of the tensors.
     """
     prefix = name_map.lambda_layer
     named = {f"{prefix}{n}": t for n, t in tensors.items() if not n.endswith("batches_tracked")}
-    translated, _ = _foreign(named, name_map, "")
+    translated, _ = _rename(named, name_map, "")
     return {name.partition("lambda_layer.")[2]: tensor for name, tensor in translated.items()}
 
 
@@ -217,8 +247,8 @@ def _without_wrapper(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def _known_of(layout: Layout | None, author: str) -> tuple[ImageFormat | None, Architecture]:
-    """Images, and what shapes do not show, of the public files of a source."""
+def _implied_by(layout: Layout | None, author: str) -> tuple[ImageFormat | None, Architecture]:
+    """Return the image format and the hidden arguments of the public files of a source."""
     if layout is None:
         return None, {}
     if layout.name_map is CAFFE2:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lambda_det.checkpoint.heads import number_of_classes
+from lambda_det.checkpoint.loading import number_of_classes
 from lambda_det.errors import InputError
 
 

@@ -1,4 +1,4 @@
-"""From a config to timm's optimiser, schedule, loss, mixing and averaging."""
+"""Builders of timm's optimiser, schedule, weight average, batch augmentation and loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lambda_det.errors import InputError
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimiser by name; its learning rate is LR_PER_256 x BATCH_SIZE / 256.
+    """Build timm's optimiser PRETRAIN.OPTIMIZER with the rate LR_PER_256 * BATCH_SIZE / 256.
 
     Raises:
         InputError: timm has no optimiser of that name.
@@ -27,8 +27,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     node = cfg.PRETRAIN
     if node.OPTIMIZER not in list_optimizers():
         raise InputError(
-            f"PRETRAIN.OPTIMIZER={node.OPTIMIZER!r}: no optimiser of timm's, expected for example "
-            "'momentum', 'sgd' (with Nesterov), 'adamw', 'lamb'"
+            f"PRETRAIN.OPTIMIZER={node.OPTIMIZER!r}: timm has no such optimiser; expected for "
+            "example 'momentum', 'sgd' (with Nesterov momentum), 'adamw' or 'lamb'"
         )
     return create_optimizer_v2(
         model,
@@ -42,7 +42,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def build_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int
 ) -> Scheduler:
-    """timm's schedule, stepped by iterations: ``step_update(iteration)`` sets the learning rate."""
+    """Build timm's schedule PRETRAIN.SCHEDULER.
+
+    ``step_update(iteration)`` of the result sets the learning rate of an iteration.
+    """
     node = cfg.PRETRAIN
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -58,7 +61,11 @@ def build_scheduler(
 
 
 def build_ema(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
-    """timm's average of the weights and of the statistics of the norms; None without EMA_DECAY."""
+    """Build timm's moving average of the weights and of the norms' running statistics.
+
+    Returns:
+        None if PRETRAIN.EMA_DECAY is 0.
+    """
     node = cfg.PRETRAIN
     if not node.EMA_DECAY:
         return None
@@ -67,12 +74,12 @@ def build_ema(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
 
 @dataclass
 class Mixing:
-    """What happens to a batch behind the loader, and the loss that goes with it.
+    """Augmentation of a batch on its device, and the loss for its targets.
 
     Attributes:
-        erase: of an image's rectangles, or None.
-        mix: of images and of targets, or None.
-        loss: logits (N, classes), targets -> scalar.
+        erase: timm's random erasing; None = none.
+        mix: timm's mixup and CutMix; None = none.
+        loss: function of the logits (N, classes) and the targets that returns a scalar.
     """
 
     erase: RandomErasing | None
@@ -80,7 +87,16 @@ class Mixing:
     loss: nn.Module
 
     def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, S, S) and classes (N,) -> the same, or (N, classes) of shares with ``mix``."""
+        """Augment a batch.
+
+        Args:
+            images: (N, 3, S, S).
+            targets: classes (N,).
+
+        Returns:
+            The images (N, 3, S, S), and the targets: classes (N,), or with ``mix`` the share of
+            each class (N, classes).
+        """
         if self.mix is not None:
             images, targets = self.mix(images, targets)
         if self.erase is not None:
@@ -89,7 +105,7 @@ class Mixing:
 
 
 def build_mixing(cfg: CfgNode, num_classes: int, device: torch.device) -> Mixing:
-    """Random erasing, mixup and cutmix, and the loss with label smoothing."""
+    """Build random erasing, mixup and CutMix, and the loss with label smoothing."""
     node = cfg.PRETRAIN
     erase = None
     if node.RANDOM_ERASING:
@@ -102,5 +118,5 @@ def build_mixing(cfg: CfgNode, num_classes: int, device: torch.device) -> Mixing
             num_classes=num_classes,
         )
         return Mixing(erase, mix, SoftTargetCrossEntropy())
-    # Without smoothing it is the cross entropy.
+    # With a smoothing of 0 this is the ordinary cross entropy.
     return Mixing(erase, None, LabelSmoothingCrossEntropy(node.LABEL_SMOOTHING))

@@ -1,8 +1,8 @@
-"""Files of a pretraining: weights that detection loads as they are, and the state to go on from.
+"""The two files of a pretraining: ``checkpoint.pth`` to resume from and ``model_final.pth``.
 
-Both are the same kind of file: under ``"model"`` the weights with the bare backbone's names (``stem
-...``, ``res4.5.lambda_layer. ...``, ``linear.weight``), which ``MODEL.WEIGHTS`` takes. Nothing but
-tensors and plain containers: ``torch.load(weights_only=True)`` reads them.
+Both contain the weights under ``"model"`` with the bare backbone's names, so MODEL.WEIGHTS accepts
+either of them. They contain only tensors and plain containers, so
+``torch.load(weights_only=True)`` reads them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ def checkpoint_content(
     averaged: bool,
     training: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """What a file holds.
+    """Return the content of a file, to be written with ``torch.save``.
 
     Args:
-        weights: the backbone's and the classifier's, averaged where an average is kept.
-        cfg: of the run.
+        weights: state dict of the backbone and the classifier; the averaged one if
+            PRETRAIN.EMA_DECAY is set.
+        cfg: config of the run.
         classes: names of the classes, in the classifier's order.
         iteration: number of finished iterations.
         averaged: whether ``weights`` are the average.
-        training: the state to go on from; None for a file of weights alone.
+        training: state from which a run can resume; None = the file contains weights only.
     """
     node = cfg.MODEL.LAMBDA_RESNET
     metadata = {
@@ -56,7 +57,8 @@ def checkpoint_content(
     }
     content = {
         "model": dict(weights),
-        "matching_heuristics": True,  # detectron2 then finds the backbone inside a detector
+        # With this entry DetectionCheckpointer matches the names to those inside a detector.
+        "matching_heuristics": True,
         "__author__": "lambda_det",
         "metadata": metadata,
     }
@@ -64,17 +66,17 @@ def checkpoint_content(
 
 
 def load_checkpoint(path: str) -> dict[str, object]:
-    """Read a file that holds a training's state.
+    """Read a file from which a pretraining can resume.
 
     Raises:
-        InputError: it is not such a file.
+        InputError: the file cannot be read or does not contain the state of a pretraining.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         content["training"]["iteration"], content["metadata"]["classes"]
-    except Exception as error:  # unpickling raises whatever the bytes happen to mean
+    except Exception as error:  # damaged files raise exceptions of many types
         raise InputError(
             f"--resume: {path} is not a checkpoint of a pretraining ({type(error).__name__}); "
-            "remove it to start anew"
+            "remove it to start from iteration 0"
         ) from error
     return content

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 over all processes, and the file of a run's numbers."""
+"""Loss and accuracy over all processes, and the file ``metrics.json`` of a pretraining."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lambda_det.records import write_bytes
+
 METRICS_FILE = "metrics.json"
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
-    """The sum of every process's ``values``."""
+    """Sum a tensor over all processes in place, and return it."""
     if comm.get_world_size() > 1:
         torch.distributed.all_reduce(values)
     return values
@@ -23,12 +25,17 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable, autocast) -> dict[str, float]:
-    """Loss (cross entropy), top-1 and top-5 in percent over the images of all processes.
+    """Evaluate a classifier on the images of all processes.
 
     Args:
-        model: images -> ``{"linear": logits}``; its training mode is left as it was.
-        batches: this process's share, (N, 3, S, S) and classes (N,); every image in one share.
-        autocast: context manager factory around the network.
+        model: network that maps images to ``{"linear": logits}``. It is evaluated in evaluation
+            mode and then put back into its mode.
+        batches: this process's images (N, 3, S, S) and classes (N,). The processes' images must be
+            disjoint.
+        autocast: function that returns the context manager for the forward pass.
+
+    Returns:
+        ``loss`` (mean cross entropy), ``top1`` and ``top5`` (accuracy in percent).
     """
     training = model.training
     model.eval()
@@ -53,11 +60,12 @@ def evaluate(model: nn.Module, batches: Iterable, autocast) -> dict[str, float]:
 
 
 class MetricsFile:
-    """JSON lines, one per log period and per evaluation; every line once, also after a resume.
+    """The file ``metrics.json``: one JSON object per line, for each log period and evaluation.
 
     Args:
-        folder: of the run.
-        iteration: finished iterations; lines of later ones, from before a crash, are removed.
+        folder: OUTPUT_DIR of the run.
+        iteration: number of finished iterations. Lines of later iterations, which an interrupted
+            run wrote after its last checkpoint, are removed, because they will be written again.
     """
 
     def __init__(self, folder: str, iteration: int) -> None:
@@ -66,12 +74,10 @@ class MetricsFile:
         if iteration and os.path.exists(self._path):
             with open(self._path, encoding="utf-8") as file:
                 kept = [line for line in file if _iteration(line) <= iteration]
-        with open(f"{self._path}.tmp", "w", encoding="utf-8") as file:
-            file.writelines(kept)
-        os.replace(f"{self._path}.tmp", self._path)
+        write_bytes("".join(kept).encode(), self._path)
 
     def append(self, values: Mapping[str, float]) -> None:
-        """Add a line; ``values`` has a key ``iteration``."""
+        """Append a line. ``values`` must contain the key ``iteration``."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(json.dumps(dict(values)) + "\n")
 
@@ -79,5 +85,5 @@ class MetricsFile:
 def _iteration(line: str) -> float:
     try:
         return json.loads(line)["iteration"]
-    except ValueError:  # the line that a crash cut off
+    except ValueError:  # a crash cut the line off
         return float("inf")

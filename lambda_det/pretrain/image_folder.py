@@ -1,4 +1,4 @@
-"""An ImageFolder's images on timm's pipeline, in an order that a resumed run takes up exactly."""
+"""Loading of an ImageFolder with timm's transforms, in an order that a resumed run can continue."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from lambda_det.randomness import IMAGE, ORDER, seed_of, seeded
 VAL_NAMES = ("val", "validation")
 
 Sample = tuple[str, int]
-"""Path of an image and index of its class."""
+"""(path of an image, index of its class)."""
 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The images of ``train/CLASS/`` and ``val/CLASS/`` and the names of the classes."""
+    """The images in ``train/CLASS/`` and ``val/CLASS/``, and the names of the classes."""
 
     train: list[Sample]
     val: list[Sample]
@@ -35,15 +35,19 @@ class ImageFolder:
 
 
 def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
-    """List an ImageFolder, with timm's order of classes (numbers in names by value).
+    """List the images and classes of an ImageFolder.
+
+    The classes are sorted as timm does it: numbers in names are compared by value.
 
     Args:
-        root: folder with ``train/`` and ``val/`` (or ``validation/``), a folder per class in each.
-        num_classes: how many there must be; 0 = any number.
+        root: folder that contains ``train/`` and ``val/`` (or ``validation/``), each with one
+            folder per class.
+        num_classes: the required number of classes; 0 = any number.
 
     Raises:
-        InputError: a folder is missing, a class has no image, an image has no class, the splits
-            differ in their classes, or there are not ``num_classes``.
+        InputError: a folder is missing, a class has no image, an image is outside the class
+            folders, the splits have different classes, or the number of classes is not
+            ``num_classes``.
     """
     if not os.path.isdir(root):
         raise InputError(f"--data {root}: no such folder")
@@ -58,36 +62,39 @@ def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
     if num_classes and num_classes != len(classes):
         raise InputError(
             f"PRETRAIN.NUM_CLASSES={num_classes}: {root} has {len(classes)} classes; set it to "
-            f"{len(classes)}, or to 0 to take what is there"
+            f"{len(classes)}, or to 0 to accept any number"
         )
     return ImageFolder(train, val, classes)
 
 
 def _read_split(folder: str) -> tuple[list[Sample], list[str]]:
     if not os.path.isdir(folder):
-        raise InputError(f"--data: {folder} is missing, expected one folder per class in it")
+        raise InputError(f"--data: {folder} does not exist; expected one folder per class in it")
     with os.scandir(folder) as entries:
         names = {entry.name for entry in entries if entry.is_dir()}
     if not names:
-        raise InputError(f"--data: {folder} has no classes, expected one folder per class")
+        raise InputError(f"--data: {folder} contains no folders; expected one folder per class")
     samples, numbers = find_images_and_targets(folder)
     if empty := sorted(names - numbers.keys()):
         raise InputError(
-            f"--data: class folder {os.path.join(folder, empty[0])} holds no image "
+            f"--data: class folder {os.path.join(folder, empty[0])} contains no image "
             "(.jpg, .jpeg, .png)"
         )
     if stray := sorted(numbers.keys() - names):
         path = next(path for path, number in samples if number == numbers[stray[0]])
-        raise InputError(f"--data: {path} does not lie in a class folder of {folder}")
+        raise InputError(f"--data: {path} is not in a class folder of {folder}")
     return samples, list(numbers)
 
 
 class SeededImages(Dataset):
-    """Images by (index, seed); the seed alone decides the augmentation.
+    """A dataset whose keys are (index, seed). The seed alone determines the augmentation.
 
     Args:
-        samples: paths and classes.
-        transform: RGB image -> what the loader collates.
+        samples: paths of images and indices of classes.
+        transform: function of an RGB PIL image, such as timm's ``create_transform`` returns.
+
+    Raises:
+        InputError: from ``[]``, if an image cannot be read.
     """
 
     def __init__(self, samples: Sequence[Sample], transform) -> None:
@@ -108,17 +115,19 @@ class SeededImages(Dataset):
 
 
 class TrainingOrder:
-    """Batches of (index, seed) of one process, from an iteration on to the end of the training.
+    """A batch sampler: batches of (index, seed) of one process, for a range of iterations.
 
-    Every epoch is a permutation of its own, cut into batches; what is left over is left out. The
-    batches of an iteration's processes are disjoint.
+    Every epoch has its own permutation of the images, which is cut into batches. The images after
+    the last full batch are not used in that epoch. The processes get disjoint shares of a batch.
 
     Args:
-        num_images: of the training split.
-        batch_size: images per iteration of all processes.
-        start, stop: iterations.
-        seed: of permutations and images.
-        rank, num_processes: which share of each batch.
+        num_images: number of images in the training split.
+        batch_size: images per iteration, summed over all processes.
+        start: first iteration.
+        stop: iteration after the last one.
+        seed: determines the permutations and the seeds of the images.
+        rank: number of this process.
+        num_processes: number of processes.
     """
 
     def __init__(
@@ -155,10 +164,20 @@ class TrainingOrder:
 def build_train_loader(
     cfg: CfgNode, samples: Sequence[Sample], order: TrainingOrder, device: torch.device
 ) -> PrefetchLoader:
-    """Augmented, normalised images (N, 3, S, S) float32 and classes (N,) int64 on ``device``.
+    """Build the loader of augmented training images.
+
+    Args:
+        cfg: with the node PRETRAIN.
+        samples: the training split.
+        order: which images are in which batch.
+        device: where the loader puts the batches.
+
+    Returns:
+        A loader of normalised images (N, 3, S, S) float32, S = PRETRAIN.IMAGE_SIZE, and classes
+        (N,) int64.
 
     Raises:
-        InputError: timm cannot read ``PRETRAIN.AUTO_AUGMENT``.
+        InputError: timm cannot read PRETRAIN.AUTO_AUGMENT.
     """
     node = cfg.PRETRAIN
     try:
@@ -175,7 +194,7 @@ def build_train_loader(
         )
     except (AssertionError, ValueError, KeyError) as error:
         raise InputError(
-            f"PRETRAIN.AUTO_AUGMENT={node.AUTO_AUGMENT!r}: not in timm's notation, expected for "
+            f"PRETRAIN.AUTO_AUGMENT={node.AUTO_AUGMENT!r}: timm cannot read it; expected for "
             "example 'rand-m9-n2' or 'augmix-m3'"
         ) from error
     return _loader(cfg, SeededImages(samples, transform), order, device)
@@ -184,7 +203,7 @@ def build_train_loader(
 def build_val_loader(
     cfg: CfgNode, samples: Sequence[Sample], device: torch.device, rank: int, num_processes: int
 ) -> PrefetchLoader:
-    """This process's share of the validation images, each image in exactly one share."""
+    """Build the loader of this process's validation images; each image is in one process only."""
     node = cfg.PRETRAIN
     transform = create_transform(
         node.IMAGE_SIZE,
@@ -212,5 +231,5 @@ def _loader(cfg: CfgNode, dataset: Dataset, batches, device: torch.device) -> Pr
 
 
 def _unit(values: Sequence[float]) -> tuple[float, ...]:
-    """From the scale 0 ... 255 of detectron2 to timm's 0 ... 1."""
+    """Convert detectron2's scale of pixels, 0 to 255, to timm's, 0 to 1."""
     return tuple(value / 255 for value in values)

@@ -1,4 +1,4 @@
-"""The training loop of pretraining, which goes on after a kill as if nothing had happened."""
+"""The training loop of pretraining. A resumed run continues exactly where the last one stopped."""
 
 from __future__ import annotations
 
@@ -20,41 +20,40 @@ from lambda_det.checkpoint.atomic import save_atomically
 from lambda_det.configs import changed_keys
 from lambda_det.engine.branches import log_branches, warn_of_closed_branches
 from lambda_det.engine.launch import measure_in_float32
-from lambda_det.errors import InputError
-from lambda_det.pretrain.checkpoint import (
+from lambda_det.errors import InputError, reason_of
+from lambda_det.pretrain.accuracy import MetricsFile, evaluate, sum_over_processes
+from lambda_det.pretrain.checkpoint_file import (
     CHECKPOINT,
     FINAL_WEIGHTS,
     checkpoint_content,
     load_checkpoint,
 )
-from lambda_det.pretrain.data import (
+from lambda_det.pretrain.image_folder import (
     ImageFolder,
     TrainingOrder,
     build_train_loader,
     build_val_loader,
 )
-from lambda_det.pretrain.metrics import MetricsFile, evaluate, sum_over_processes
-from lambda_det.pretrain.recipe import build_ema, build_mixing, build_optimizer, build_scheduler
+from lambda_det.pretrain.timm_parts import build_ema, build_mixing, build_optimizer, build_scheduler
 from lambda_det.randomness import ITERATION, seed_everything
 
 logger = logging.getLogger(__name__)
 
-# Keys by which a resumed run differs from the one that it goes on with, and those that do not.
+# A resumed run warns of changed keys with the prefixes RELEVANT, except those in WITHOUT_EFFECT.
 RELEVANT = ("PRETRAIN.", "MODEL.LAMBDA_RESNET.", "MODEL.PIXEL_", "SEED")
 WITHOUT_EFFECT = ("PRETRAIN.LOG_PERIOD", "PRETRAIN.CHECKPOINT_PERIOD")
 
 
 class Pretrainer:
-    """One process of a pretraining: ``resume()`` if wanted, then ``train()``.
+    """Trainer of one process of a pretraining. Call ``resume()`` if wanted, then ``train()``.
 
     Args:
-        cfg: with the node PRETRAIN, checked.
+        cfg: config that :func:`check_pretrain_config` accepted.
         data: images and classes.
-        device: of this process.
+        device: device of this process.
 
     Raises:
-        InputError: a key has a value that is not allowed, or there are fewer images than
-            PRETRAIN.BATCH_SIZE.
+        InputError: a key has a wrong value, or the data has fewer images than PRETRAIN.BATCH_SIZE.
     """
 
     def __init__(self, cfg: CfgNode, data: ImageFolder, device: torch.device) -> None:
@@ -63,11 +62,11 @@ class Pretrainer:
         self.per_epoch = len(data.train) // node.BATCH_SIZE
         if not self.per_epoch:
             raise InputError(
-                f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: there are {len(data.train)} images to "
-                "train on, an iteration needs that many"
+                f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: the training data has "
+                f"{len(data.train)} images; expected at most that many"
             )
         self.max_iter = self.per_epoch * node.EPOCHS
-        seed_everything(cfg.SEED)  # the first weights, the same in every process
+        seed_everything(cfg.SEED)  # every process starts with the same weights
         self.bare_model = build_classifier(
             cfg, len(data.classes), drop_path_rate=node.DROP_PATH_RATE, dropout=node.DROPOUT
         ).to(device)
@@ -86,43 +85,40 @@ class Pretrainer:
         self.val_loader = build_val_loader(
             cfg, data.val, device, comm.get_rank(), comm.get_world_size()
         )
-        self.iteration = 0  # finished
+        self.iteration = 0  # number of finished iterations
         self._loss_sum, self._loss_count = torch.zeros((), device=device), 0
         self._clock, self._clock_images = time.perf_counter(), 0
 
     @property
     def checkpoint_path(self) -> str:
-        """The file that a resumed run starts from."""
+        """Path of the checkpoint from which a run resumes."""
         return os.path.join(self.cfg.OUTPUT_DIR, CHECKPOINT)
 
     def resume(self) -> None:
-        """Go on from the checkpoint in OUTPUT_DIR, which every process reads; none: from 0.
+        """Load the checkpoint in OUTPUT_DIR, if there is one. Every process reads it.
 
         Raises:
-            InputError: it cannot be read, or is another network's or of other classes.
+            InputError: the checkpoint cannot be read, or has another network or other classes.
         """
         if not os.path.exists(self.checkpoint_path):
-            logger.info("nothing to resume in %s: starting anew", self.cfg.OUTPUT_DIR)
+            logger.info("%s has no checkpoint: starting from iteration 0", self.cfg.OUTPUT_DIR)
             return
         content = load_checkpoint(self.checkpoint_path)
         state, metadata = content["training"], content["metadata"]
         if metadata["classes"] != self.data.classes:
             raise InputError(
-                f"--resume: {self.checkpoint_path} was trained on other classes "
-                f"({len(metadata['classes'])}, first {metadata['classes'][0]!r}) than the data's "
-                f"({len(self.data.classes)}, first {self.data.classes[0]!r})"
+                f"--resume: {self.checkpoint_path} was trained on {len(metadata['classes'])} "
+                f"classes (first {metadata['classes'][0]!r}), but the data has other ones: "
+                f"{len(self.data.classes)} (first {self.data.classes[0]!r})"
             )
-        for line in changed_keys(metadata["config"], self.cfg, RELEVANT, WITHOUT_EFFECT):
-            logger.warning("not the run that is resumed: %s", line)
-        if state["images"] != len(self.data.train):
-            logger.warning(
-                "not the run that is resumed: %d images to train on instead of %d",
-                len(self.data.train),
-                state["images"],
-            )
+        changes = changed_keys(metadata["config"], self.cfg, RELEVANT, WITHOUT_EFFECT)
+        if (images := len(self.data.train)) != state["images"]:
+            changes.append(f"{images} training images instead of {state['images']}")
         world = comm.get_world_size()
-        if (before := state.get("processes", world)) != world:  # older files lack it
-            logger.warning("not the run that is resumed: %d processes instead of %d", world, before)
+        if (before := state.get("processes", world)) != world:  # absent in older files
+            changes.append(f"{world} processes instead of {before}")
+        for change in changes:
+            logger.warning("this run differs from the one that it resumes: %s", change)
         if (self.ema is None) != (state["ema"] is None):
             raise InputError(
                 f"PRETRAIN.EMA_DECAY={self.cfg.PRETRAIN.EMA_DECAY}: {self.checkpoint_path} was "
@@ -135,8 +131,8 @@ class Pretrainer:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(
-                f"--resume: {self.checkpoint_path} is of another network or optimiser: "
-                f"{' '.join(str(error).split())[:200]}"
+                f"--resume: {self.checkpoint_path} belongs to another network or optimiser: "
+                f"{reason_of(error)[:200]}"
             ) from error
         self.iteration = state["iteration"]
         self._loss_sum.fill_(state["loss_sum"])
@@ -144,11 +140,14 @@ class Pretrainer:
         logger.info("resumed after iteration %d", self.iteration)
 
     def train(self) -> dict[str, float]:
-        """Train to the end, write ``model_final.pth``; return the last evaluation's numbers.
+        """Train to the end and write ``model_final.pth``.
+
+        Returns:
+            The numbers of the last evaluation, as :meth:`evaluate` does.
 
         Raises:
-            InputError: an image or a file of the run cannot be read or written, or the loss or
-                the weights are not finite.
+            InputError: an image cannot be read, a file cannot be written, or the loss or the
+                weights become infinite or NaN.
         """
         self.metrics = MetricsFile(self.cfg.OUTPUT_DIR, self.iteration) if self._is_main else None
         order = TrainingOrder(
@@ -166,17 +165,18 @@ class Pretrainer:
         for images, targets in build_train_loader(self.cfg, self.data.train, order, self.device):
             self.step(images, targets)
             results = self._after_step() or results
-        results = results or self.evaluate()  # resumed at its end
+        results = results or self.evaluate()  # a finished run was resumed
         if self._is_main:
             path = os.path.join(self.cfg.OUTPUT_DIR, FINAL_WEIGHTS)
             save_atomically(self._content(), path)
-            logger.info("weights for MODEL.WEIGHTS: %s", path)
+            logger.info("wrote %s, which MODEL.WEIGHTS of a detector accepts", path)
             log_branches(self.bare_model)
         return results
 
     def step(self, images: Tensor, targets: Tensor) -> None:
-        """One iteration on this process's images (N, 3, S, S) and classes (N,)."""
-        # What dropout, stochastic depth and mixup draw depends on the iteration and the process.
+        """Run one iteration on this process's images (N, 3, S, S) and classes (N,)."""
+        # The random numbers of dropout, stochastic depth and mixup depend on the iteration and the
+        # process only, so a resumed run draws the same ones.
         seed_everything(ITERATION, self.cfg.SEED, self.iteration, comm.get_rank())
         self.scheduler.step_update(self.iteration)
         images, targets = self.mixing(images, targets)
@@ -194,18 +194,18 @@ class Pretrainer:
         self._clock_images += self.cfg.PRETRAIN.BATCH_SIZE
 
     def evaluate(self) -> dict[str, float]:
-        """``val_loss``, ``val_top1``, ``val_top5``; with an average also ``ema_…`` of it."""
+        """Return ``val_loss``, ``val_top1`` and ``val_top5``, and the average's as ``ema_…``."""
         results = {}
         models = {"val": self.bare_model} | ({} if self.ema is None else {"ema": self.ema.module})
         for prefix, model in models.items():
-            if comm.get_world_size() > 1:  # the statistics of process 0, which are saved
+            if comm.get_world_size() > 1:  # all processes take the statistics of process 0
                 distribute_bn(model, comm.get_world_size(), reduce=False)
             values = evaluate(model, self.val_loader, self.autocast)
             results |= {f"{prefix}_{name}": value for name, value in values.items()}
         return results
 
     def _after_step(self) -> dict[str, float]:
-        """Log, evaluate and save where it is time to; return what was evaluated."""
+        """Log, evaluate and save if the iteration asks for it; return the evaluation's numbers."""
         node, results = self.cfg.PRETRAIN, {}
         ended = self.iteration == self.max_iter
         epoch, rest = divmod(self.iteration, self.per_epoch)
@@ -214,7 +214,7 @@ class Pretrainer:
         if self.iteration % node.LOG_PERIOD == 0 or ended:
             self._log()
         if save:
-            # Every process resumes from this file, with its part of the sum.
+            # Every process resumes from the same file, with an equal part of the sum.
             share = (self._loss_of_all() / comm.get_world_size()).item()
             self._check_weights()
         if rest == 0 and (epoch % node.EVAL_PERIOD == 0 or ended):
@@ -249,25 +249,26 @@ class Pretrainer:
         self.metrics.append(line | {"images_per_s": speed})
 
     def _loss_of_all(self) -> Tensor:
-        # A copy: the sum over the processes is made in place.
+        # The clone is needed, because all_reduce works in place.
         total = sum_over_processes(self._loss_sum.clone())
         if not total.isfinite():
             raise self._diverged(f"the loss is {total.item()}")
         return total
 
     def _check_weights(self) -> None:
-        # The last step can spoil them after a finite loss. They are the same in every process.
+        # A step after a finite loss can still make the weights infinite or NaN. All processes have
+        # the same weights, so all of them raise the error.
         if not all(weight.isfinite().all() for weight in self.bare_model.parameters()):
             raise self._diverged("weights are not finite")
 
     def _diverged(self, what: str) -> InputError:
         return InputError(
-            f"{what} around iteration {self.iteration}: lower PRETRAIN.LR_PER_256 or lengthen "
-            f"PRETRAIN.WARMUP_EPOCHS; what is in {self.checkpoint_path} is from before"
+            f"{what} around iteration {self.iteration}: lower PRETRAIN.LR_PER_256 or raise "
+            f"PRETRAIN.WARMUP_EPOCHS; {self.checkpoint_path}, if it exists, is still usable"
         )
 
     def _restart_clock(self) -> None:
-        # Evaluations and checkpoints are not part of the throughput.
+        # The throughput in the log excludes the time of evaluations and checkpoints.
         self._clock, self._clock_images = time.perf_counter(), 0
 
     @property
@@ -275,7 +276,7 @@ class Pretrainer:
         return comm.is_main_process()
 
     def _content(self, loss_sum: float | None = None) -> dict[str, object]:
-        # With a process's part of the loss: the state to go on from too.
+        """Return a file's content; with ``loss_sum`` it includes the state to resume from."""
         raw = self.bare_model.state_dict()
         averaged = None if self.ema is None else self.ema.module.state_dict()
         state = {

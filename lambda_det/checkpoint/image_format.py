@@ -1,4 +1,4 @@
-"""What images a network was trained on, against what a config gives it."""
+"""The format of the images that a network was trained on, and fitting weights to a config's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 FIRST_WEIGHT = "stem.conv1.weight"
-_TOLERANCE = 1e-3  # of the ratio of standard deviations
-_MEAN_TOLERANCE = 0.5  # grey levels of 0 ... 255
+_STD_TOLERANCE = 1e-3  # relative difference
+_MEAN_TOLERANCE = 0.5  # absolute difference; pixels are 0 to 255
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """Channel order, and mean and standard deviation per channel, in this order, of 0 ... 255."""
+    """The format of a network's input images.
+
+    Attributes:
+        channel_order: ``"RGB"``, ``"BGR"`` or another INPUT.FORMAT of detectron2.
+        pixel_mean: mean of each channel in this order, for pixels of 0 to 255. It is subtracted.
+        pixel_std: standard deviation of each channel, by which the difference is divided.
+    """
 
     channel_order: str
     pixel_mean: tuple[float, ...]
@@ -33,7 +39,7 @@ class ImageFormat:
         return f"{self.channel_order} images, mean {mean}, standard deviation {std}"
 
     def as_dict(self) -> dict[str, object]:
-        """Plain types, for a file."""
+        """Return a dict of plain types, which JSON and ``torch.load(weights_only=True)`` accept."""
         return {
             "channel_order": self.channel_order,
             "pixel_mean": list(self.pixel_mean),
@@ -42,12 +48,13 @@ class ImageFormat:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> ImageFormat:
-        """The inverse of :meth:`as_dict`.
+        """Return the format that :meth:`as_dict` described.
 
         Raises:
             KeyError: an entry is missing.
-            TypeError: an entry is no list of numbers.
-            ValueError: an entry is not three numbers, or a standard deviation is not positive.
+            TypeError: an entry is not a list of numbers.
+            ValueError: an entry does not have three numbers, or a standard deviation is not
+                positive.
         """
         mean, std = (tuple(map(float, values[key])) for key in ("pixel_mean", "pixel_std"))
         if not len(mean) == len(std) == 3 or not all(value > 0 for value in std):
@@ -56,78 +63,86 @@ class ImageFormat:
 
     @classmethod
     def from_unit_range(cls, mean: Mapping | tuple, std: Mapping | tuple) -> ImageFormat:
-        """RGB, of mean and standard deviation of pixels in 0 ... 1, as timm gives them."""
+        """Return the RGB format for a mean and standard deviation of pixels of 0 to 1 (timm's)."""
         return cls("RGB", *(tuple(round(255 * v, 4) for v in values) for values in (mean, std)))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> ImageFormat:
-        """What ``cfg`` feeds to the network."""
+        """Return the format of the images that a detector of ``cfg`` gives to its backbone."""
         model = cfg.MODEL
         return cls(cfg.INPUT.FORMAT, tuple(model.PIXEL_MEAN), tuple(model.PIXEL_STD))
 
     def in_order(self, channel_order: str) -> ImageFormat:
-        """The same images with their channels in the other order."""
+        """Return this format with the channels in the given order, ``"RGB"`` or ``"BGR"``."""
         if channel_order == self.channel_order:
             return self
         return ImageFormat(channel_order, self.pixel_mean[::-1], self.pixel_std[::-1])
 
 
 IMAGENET = ImageFormat("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""torchvision's, timm's resnetrs and lambda networks', d-li14's."""
+"""Format of torchvision's networks, timm's resnetrs and lambda networks, and d-li14's networks."""
 
 MSRA = ImageFormat("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0))
-"""Caffe's, which detectron2's defaults are made for."""
+"""Format of the MSRA ResNets, which were trained in Caffe. detectron2's defaults match it."""
 
 
 def fit_to_config(
     tensors: dict[str, Tensor], trained_on: ImageFormat | None, given: ImageFormat, path: str
 ) -> ImageFormat | None:
-    """Mend what can be mended exactly in the first convolution, and warn of the rest.
+    """Change the first convolution so that it takes the config's images, and warn of the rest.
 
-    Channels in the other order are exchanged, another standard deviation is multiplied in. Another
-    mean would need a bias that the padding does not have, so it is warned of.
+    If the channel order differs, the input channels of the weight are exchanged; if the standard
+    deviation differs, the weight is multiplied by the ratio. Both changes are exact. A different
+    mean only leads to a warning: to correct it one would have to add a constant to the image,
+    which the zero padding of the convolution does not get.
 
     Args:
-        tensors: of the bare backbone; the first weight is replaced.
-        trained_on: what the file was trained with; None = unknown, nothing is compared.
-        given: what the config feeds.
-        path: the file, for the messages.
+        tensors: of the bare backbone; the first convolution's weight is replaced.
+        trained_on: the images that the network was trained on; None = unknown, then nothing is
+            compared.
+        given: the images of the config.
+        path: the file of weights, for the messages.
 
     Returns:
-        What the tensors are for now: ``trained_on`` but for what was mended.
+        The images that the changed tensors expect; None = unknown.
     """
     if trained_on is None:
-        logger.info("%s: the format of its images is unknown, it was not compared", path)
+        logger.info(
+            "%s: the format of the images that it was trained on is unknown, so the config's was "
+            "not compared",
+            path,
+        )
         return None
     weight = tensors.get(FIRST_WEIGHT)
     if weight is None:
         return trained_on
     if {trained_on.channel_order, given.channel_order} - {"RGB", "BGR"}:
         logger.warning(
-            "%s was trained on %s, INPUT.FORMAT is %r", path, trained_on, given.channel_order
+            "%s was trained on %s, but INPUT.FORMAT is %r", path, trained_on, given.channel_order
         )
         return trained_on
     wanted = trained_on.in_order(given.channel_order)
     if wanted is not trained_on:
         weight = weight.flip(1)
         logger.info(
-            "%s was trained on %s images and INPUT.FORMAT is %r: the input channels of %s were "
+            "%s was trained on %s images, but INPUT.FORMAT is %r: the input channels of %s were "
             "exchanged",
             path, trained_on.channel_order, given.channel_order, FIRST_WEIGHT,
         )  # fmt: skip
     scale = torch.tensor(given.pixel_std) / torch.tensor(wanted.pixel_std)
-    if (scale - 1).abs().max() > _TOLERANCE:
+    if (scale - 1).abs().max() > _STD_TOLERANCE:
         weight = weight * scale.to(weight.dtype)[:, None, None]
         logger.info(
-            "%s was trained with pixel std %s and MODEL.PIXEL_STD is %s: %s was scaled by their "
-            "ratio",
+            "%s was trained with pixel std %s, but MODEL.PIXEL_STD is %s: %s was multiplied by "
+            "their ratio",
             path, list(wanted.pixel_std), list(given.pixel_std), FIRST_WEIGHT,
         )  # fmt: skip
     tensors[FIRST_WEIGHT] = weight
     difference = torch.tensor(given.pixel_mean) - torch.tensor(wanted.pixel_mean)
     if difference.abs().max() > _MEAN_TOLERANCE:
         logger.warning(
-            "%s was trained with pixel mean %s (%s), MODEL.PIXEL_MEAN is %s: set it to the former",
+            "%s was trained with pixel mean %s (%s), but MODEL.PIXEL_MEAN is %s; set it to %s",
             path, list(wanted.pixel_mean), wanted.channel_order, list(given.pixel_mean),
+            list(wanted.pixel_mean),
         )  # fmt: skip
     return ImageFormat(given.channel_order, wanted.pixel_mean, given.pixel_std)

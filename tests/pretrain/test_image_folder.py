@@ -18,7 +18,7 @@ from pretrain_helpers import CONFIG, TINY, write_images
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError, one_line
 from lambda_det.pretrain import get_pretrain_cfg
-from lambda_det.pretrain.data import (
+from lambda_det.pretrain.image_folder import (
     SeededImages,
     TrainingOrder,
     build_train_loader,
@@ -153,10 +153,10 @@ def no_classes(root: Path) -> None:
     ("spoil", "words"),
     [
         (remove(), ["no such folder"]),
-        (remove("train"), ["train", "missing", "one folder per class"]),
-        (remove("validation"), ["val", "missing"]),
-        (no_classes, ["train", "no classes"]),
-        (empty_class, ["class2", "holds no image"]),
+        (remove("train"), ["train does not exist", "one folder per class"]),
+        (remove("validation"), ["val does not exist"]),
+        (no_classes, ["train", "no folders"]),
+        (empty_class, ["class2", "contains no image"]),
         (stray_image, ["lost.png", "class folder"]),
         (remove("validation", "class2"), ["class 'class2'", "not in"]),
         (remove("train", "class10"), ["class 'class10'", "not in train"]),

@@ -17,9 +17,9 @@ from lambda_det.backbone import build_classifier
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.pretrain import get_pretrain_cfg
-from lambda_det.pretrain.config import check_pretrain_config
-from lambda_det.pretrain.data import TrainingOrder, build_train_loader
-from lambda_det.pretrain.recipe import build_ema, build_mixing, build_optimizer, build_scheduler
+from lambda_det.pretrain.image_folder import TrainingOrder, build_train_loader
+from lambda_det.pretrain.keys import check_pretrain_config
+from lambda_det.pretrain.timm_parts import build_ema, build_mixing, build_optimizer, build_scheduler
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "pretrain").glob("*.yaml"))
 
@@ -167,7 +167,7 @@ def test_random_erasing_erases(project):
         ("PRETRAIN.SCHEDULER step", ["PRETRAIN.SCHEDULER='step'", "cosine"]),
         ("PRETRAIN.INTERPOLATION cubic", ["PRETRAIN.INTERPOLATION='cubic'", "bicubic"]),
         ("PRETRAIN.BATCH_SIZE 7", ["PRETRAIN.BATCH_SIZE=7", "2 processes"]),
-        ("PRETRAIN.BATCH_SIZE 6 PRETRAIN.MIXUP 0.2", ["PRETRAIN.BATCH_SIZE=6", "even", "3 here"]),
+        ("PRETRAIN.BATCH_SIZE 6 PRETRAIN.MIXUP 0.2", ["PRETRAIN.BATCH_SIZE=6", "even", "not 3"]),
         ("SEED -1", ["SEED=-1", "0 or more"]),
         ("MODEL.BACKBONE.FREEZE_AT 2", ["MODEL.BACKBONE.FREEZE_AT=2", "0"]),
         ("INPUT.FORMAT BGR", ["INPUT.FORMAT='BGR'", "'RGB'"]),

@@ -12,9 +12,9 @@ from torch import Tensor
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.images import IMAGENET, MSRA, ImageFormat, fit_to_config
+from lambda_det.checkpoint.image_format import IMAGENET, MSRA, ImageFormat, fit_to_config
 from lambda_det.checkpoint.reading import FileContent
-from lambda_det.checkpoint.source import translate
+from lambda_det.checkpoint.translation import translate
 from lambda_det.checkpoint.writing import write_weights
 
 FORMATS = {"imagenet": IMAGENET, "msra": MSRA, "bgr": IMAGENET.in_order("BGR")}

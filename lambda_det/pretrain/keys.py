@@ -1,0 +1,140 @@
+"""All config keys of pretraining with their defaults and meanings.
+
+MODEL.LAMBDA_RESNET describes the backbone, as in detection. Of detectron2's keys, pretraining reads
+MODEL.DEVICE, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD, DATALOADER.NUM_WORKERS, OUTPUT_DIR and SEED only.
+"""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+from lambda_det.config import get_cfg
+from lambda_det.errors import InputError
+
+SCHEDULERS = ("cosine", "tanh", "constant")
+
+
+def get_pretrain_cfg() -> CfgNode:
+    """Return detectron2's default config with the keys of lambda_det and of pretraining."""
+    cfg = get_cfg()
+    add_pretrain_config(cfg)
+    return cfg
+
+
+def add_pretrain_config(cfg: CfgNode) -> None:
+    """Add the node PRETRAIN to ``cfg``; do nothing if it exists."""
+    if "PRETRAIN" in cfg:
+        return
+    node = cfg.PRETRAIN = CfgNode()
+    # Number of classes that the data must have; 0 = any number.
+    node.NUM_CLASSES = 0
+    node.IMAGE_SIZE = 224  # side of the square images in pixels
+    node.EPOCHS = 90
+    node.BATCH_SIZE = 4096  # images per iteration, summed over all processes
+
+    # A name of timm's create_optimizer_v2. "momentum" is SGD without Nesterov momentum.
+    node.OPTIMIZER = "momentum"
+    node.MOMENTUM = 0.9
+    # The learning rate is LR_PER_256 * BATCH_SIZE / 256.
+    node.LR_PER_256 = 0.1
+    node.WEIGHT_DECAY = 1e-4  # not applied to norms and biases
+    node.SCHEDULER = "cosine"  # "cosine", "tanh" or "constant", after the warm-up
+    node.WARMUP_EPOCHS = 5.0  # epochs of linear warm-up, a part of EPOCHS
+    node.WARMUP_LR = 0.0  # learning rate at the start of the warm-up
+    node.MIN_LR = 0.0  # learning rate at the end of the schedule
+    node.BF16 = False  # whether to run the network under torch.autocast with bfloat16
+
+    node.LABEL_SMOOTHING = 0.1
+    node.DROPOUT = 0.0  # before the classifier
+    # Stochastic depth: probability of dropping the last residual branch. It decreases linearly
+    # towards the first one.
+    node.DROP_PATH_RATE = 0.0
+    # Decay of the moving average of the weights, which is then what is saved; 0 = no average.
+    node.EMA_DECAY = 0.0
+    node.EMA_WARMUP = False  # whether the decay starts smaller and grows to EMA_DECAY
+
+    node.CROP_SCALE = (0.08, 1.0)  # random crop in training: smallest and largest share of the area
+    node.FLIP = 0.5  # probability of a horizontal flip
+    node.COLOR_JITTER = 0.0
+    node.AUTO_AUGMENT = ""  # timm's notation, such as "rand-m15-mmax15-n2" for RandAugment
+    node.RANDOM_ERASING = 0.0  # probability
+    node.MIXUP = 0.0  # alpha of mixup's beta distribution; 0 = no mixup
+    node.CUTMIX = 0.0  # alpha of CutMix's beta distribution; 0 = no CutMix
+    node.INTERPOLATION = "bicubic"  # "bilinear" or "bicubic"
+    # In evaluation: side of the centre crop divided by the shorter side of the image.
+    node.TEST_CROP = 0.875
+
+    node.EVAL_PERIOD = 1  # epochs between two evaluations
+    # Iterations between two checkpoints. One is written at the end of every epoch, too.
+    node.CHECKPOINT_PERIOD = 0
+    node.LOG_PERIOD = 20  # iterations between two lines of the log
+
+
+_AT_LEAST = {
+    "NUM_CLASSES": 0, "EPOCHS": 1, "BATCH_SIZE": 1, "IMAGE_SIZE": 32, "EVAL_PERIOD": 1,
+    "CHECKPOINT_PERIOD": 0, "LOG_PERIOD": 1, "LR_PER_256": 0, "WEIGHT_DECAY": 0, "MOMENTUM": 0,
+    "WARMUP_EPOCHS": 0, "WARMUP_LR": 0, "MIN_LR": 0, "COLOR_JITTER": 0, "MIXUP": 0, "CUTMIX": 0,
+}  # fmt: skip
+_RATES = ("LABEL_SMOOTHING", "DROPOUT", "DROP_PATH_RATE", "EMA_DECAY")
+_PROBABILITIES = ("FLIP", "RANDOM_ERASING")
+
+
+def check_pretrain_config(cfg: CfgNode, num_processes: int = 1) -> None:
+    """Raise InputError if a key has a value that pretraining cannot use.
+
+    Args:
+        cfg: with the node PRETRAIN.
+        num_processes: number of processes, among which BATCH_SIZE is divided.
+    """
+    node = cfg.PRETRAIN
+    for key, least in _AT_LEAST.items():
+        if node[key] < least:
+            raise InputError(f"PRETRAIN.{key}={node[key]!r}: expected at least {least}")
+    for key in _RATES:
+        if not 0 <= node[key] < 1:
+            raise InputError(f"PRETRAIN.{key}={node[key]!r}: expected a number from 0 to below 1")
+    for key in _PROBABILITIES:
+        if not 0 <= node[key] <= 1:
+            raise InputError(f"PRETRAIN.{key}={node[key]!r}: expected a number from 0 to 1")
+    if len(node.CROP_SCALE) != 2 or not 0 < node.CROP_SCALE[0] <= node.CROP_SCALE[1] <= 1:
+        raise InputError(
+            f"PRETRAIN.CROP_SCALE={node.CROP_SCALE!r}: expected two numbers with "
+            "0 < smallest <= largest <= 1"
+        )
+    if not 0 < node.TEST_CROP <= 1:
+        raise InputError(
+            f"PRETRAIN.TEST_CROP={node.TEST_CROP!r}: expected a number above 0, up to 1"
+        )
+    if node.SCHEDULER not in SCHEDULERS:
+        raise InputError(f"PRETRAIN.SCHEDULER={node.SCHEDULER!r}: expected one of {SCHEDULERS}")
+    if node.INTERPOLATION not in ("bilinear", "bicubic"):
+        raise InputError(
+            f"PRETRAIN.INTERPOLATION={node.INTERPOLATION!r}: expected 'bilinear' or 'bicubic'"
+        )
+    if node.BATCH_SIZE % num_processes:
+        raise InputError(
+            f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: expected a multiple of the {num_processes} "
+            "processes"
+        )
+    if (node.MIXUP or node.CUTMIX) and node.BATCH_SIZE // num_processes % 2:
+        raise InputError(
+            f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: mixup and CutMix pair the images of a "
+            "process, so each process needs an even number of images, not "
+            f"{node.BATCH_SIZE // num_processes}"
+        )
+    if cfg.SEED < 0:
+        raise InputError(
+            f"SEED={cfg.SEED}: expected 0 or more, because the order of the data depends on it"
+        )
+    if cfg.MODEL.BACKBONE.FREEZE_AT:
+        raise InputError(
+            f"MODEL.BACKBONE.FREEZE_AT={cfg.MODEL.BACKBONE.FREEZE_AT}: pretraining starts from "
+            "random weights, so nothing can be frozen; set it to 0"
+        )
+    if cfg.INPUT.FORMAT != "RGB":
+        raise InputError(f"INPUT.FORMAT={cfg.INPUT.FORMAT!r}: pretraining reads images as 'RGB'")
+    if cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.LAMBDA_RESNET.NORM == "SyncBN":
+        raise InputError(
+            "MODEL.LAMBDA_RESNET.NORM='SyncBN': PyTorch's SyncBatchNorm needs a GPU; set it to "
+            "'BN', or to 'nnSyncBN' with several processes"
+        )
