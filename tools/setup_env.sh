@@ -50,8 +50,8 @@ case $detectron2 in
 esac
 if [ -n "${LAMBDA_DET_TORCH:-}" ]; then
     [[ $LAMBDA_DET_TORCH =~ ^2\.([0-9]{1,3})$ && ${BASH_REMATCH[1]} -ge $oldest_torch ]] ||
-        setup_fail "LAMBDA_DET_TORCH=$LAMBDA_DET_TORCH is not a release from 2.$oldest_torch on," \
-            "such as 2.$oldest_torch"
+        setup_fail "LAMBDA_DET_TORCH=$LAMBDA_DET_TORCH names no release of PyTorch from" \
+            "2.$oldest_torch on; it looks like 2.$oldest_torch"
     torch_pair=("torch==$LAMBDA_DET_TORCH.*" "torchvision==0.$((BASH_REMATCH[1] + 15)).*")
 fi
 
