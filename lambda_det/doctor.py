@@ -39,7 +39,7 @@ HEADLESS = (
 )
 DETECTRON2 = (
     "install it for this torch: https://detectron2.readthedocs.io/tutorials/install.html, or "
-    f"{TOOL.format('install_detectron2')} (0.5, Python only, no compiler)"
+    f"{TOOL.format('install_detectron2')} (Python only, no compiler)"
 )
 # Module: what pip calls it. torch, torchvision, OpenCV and detectron2 have rows of their own.
 PACKAGES = {

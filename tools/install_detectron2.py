@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Installs detectron2 0.5 into the running Python, without a compiler.
+"""Installs detectron2's Python files into the running Python, without a compiler.
 
-detectron2 is not on the package index under its own name. The source archive of `detectron2-cdo`
-0.5 holds the Python files and model-zoo configs of upstream v0.5 unchanged, but not the C++
-sources, so its own build fails. This script downloads that archive with pip, checks its sha256,
-applies the source fixes listed in `FIXES`, adds a stand-in for the compiled module, and installs
-the result with pip as the distribution `detectron2`, version 0.5+pure. `pip show`, `pip uninstall`
-and `pip check` see it like any other.
+detectron2 is not on the package index under its own name, but others have published its sources
+there. This script downloads one of the archives in `BASES` with pip, checks its sha256, removes
+what is compiled, applies the source fixes listed for it, and installs the result with pip as the
+distribution `detectron2`. `pip show`, `pip uninstall` and `pip check` see it like any other.
 
-torch, torchvision and setuptools have to be installed already (the archive's own setup.py imports
-torch when pip reads its metadata).
+  0.7.2 (the default)  upstream's main branch of April 2024
+  0.5                  upstream's release v0.5 of July 2021
+
+torch, torchvision and setuptools have to be installed already. Another detectron2 is left alone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,29 +27,25 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-VERSION = "0.5+pure"  # a local version label: upstream's 0.5, modified
-REQUIREMENT = "detectron2-cdo==0.5"
-ARCHIVE = "detectron2_cdo-0.5"
-SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
+LABEL = "+pure"  # the local version label of what this script installs
 
-# Upstream's list, without its upper bound on iopath and without black==21.4b2, which only
-# LazyConfig.to_py uses and which cannot be installed beside current packages.
+# Upstream's list, without black, which only LazyConfig.to_py uses, and without upper bounds on
+# iopath and omegaconf. v0.5 also lists future and pydot, which its Python files do not import.
 REQUIREMENTS = [
     "Pillow>=7.1",
     "matplotlib",
     "pycocotools>=2.0.2",
     "termcolor>=1.1",
-    "yacs>=0.1.6",
+    "yacs>=0.1.8",
     "tabulate",
     "cloudpickle",
     "tqdm>4.29.0",
     "tensorboard",
     "fvcore>=0.1.5,<0.1.6",
     "iopath>=0.1.7",
-    "future",
-    "pydot",
     "omegaconf>=2.1",
     "hydra-core>=1.1",
+    "packaging",
 ]
 
 
@@ -66,7 +63,24 @@ class Fix:
     files: dict[str, int]
 
 
-FIXES = (
+MODEL_ZOO_FIXES = (
+    Fix(
+        reason="setuptools 81 removed pkg_resources (the import)",
+        pattern=r"^import pkg_resources$",
+        replacement="import importlib.resources",
+        files={"model_zoo/model_zoo.py": 1},
+    ),
+    Fix(
+        reason="setuptools 81 removed pkg_resources (its use)",
+        pattern=(
+            r"pkg_resources\.resource_filename\(\s*"
+            r'"detectron2\.model_zoo", os\.path\.join\("configs", config_path\)\s*\)'
+        ),
+        replacement='str(importlib.resources.files(__package__) / "configs" / config_path)',
+        files={"model_zoo/model_zoo.py": 1},
+    ),
+)
+FIXES_OF_V05 = (
     Fix(
         reason="numpy 1.24 removed its aliases of the builtin types",
         pattern=r"\bnp\.(bool|int|float|str)\b",
@@ -87,21 +101,7 @@ FIXES = (
         replacement="Image.BILINEAR",
         files={"data/transforms/transform.py": 1},
     ),
-    Fix(
-        reason="setuptools 81 removed pkg_resources (the import)",
-        pattern=r"^import pkg_resources$",
-        replacement="import importlib.resources",
-        files={"model_zoo/model_zoo.py": 1},
-    ),
-    Fix(
-        reason="setuptools 81 removed pkg_resources (its use)",
-        pattern=(
-            r"pkg_resources\.resource_filename\(\s*"
-            r'"detectron2\.model_zoo", os\.path\.join\("configs", config_path\)\s*\)'
-        ),
-        replacement='str(importlib.resources.files(__package__) / "configs" / config_path)',
-        files={"model_zoo/model_zoo.py": 1},
-    ),
+    *MODEL_ZOO_FIXES,
     Fix(
         reason="the fast COCO evaluator is compiled, so the official one becomes the default",
         pattern=r"\buse_fast_impl=True\b",
@@ -119,17 +119,50 @@ FIXES = (
     ),
 )
 
+
+@dataclass(frozen=True)
+class Base:
+    """A published archive with the Python files of detectron2, and what has to change in them."""
+
+    content: str
+    requirement: str
+    archive: str
+    sha256: str
+    fixes: tuple[Fix, ...]
+
+
+BASES = {
+    "0.7.2": Base(
+        content="the Python files of upstream's main branch of April 2024, three of 154 altered",
+        requirement="sal-detectron2==0.7.2",
+        archive="sal_detectron2-0.7.2-cp310-none-any.whl",
+        sha256="491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561",
+        fixes=MODEL_ZOO_FIXES,
+    ),
+    "0.5": Base(
+        content="the Python files of upstream's release v0.5",
+        requirement="detectron2-cdo==0.5",
+        archive="detectron2_cdo-0.5.tar.gz",
+        sha256="53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18",
+        fixes=FIXES_OF_V05,
+    ),
+}
+
 MODIFIED = "# Modified by lambda_det's tools/install_detectron2.py: see NOTICE beside LICENSE."
 
+# v0.5 imports the compiled module where later versions try to; NMS and RoIAlign are torchvision's.
 STUB = '''\
-"""Stand-in for detectron2's compiled module, added by lambda_det: importable, without operators.
+"""Stand-in for detectron2's compiled module, added by lambda_det: importable, without operators."""
 
-Boxes and masks do not need it: NMS and RoIAlign come from torchvision.
-"""
+ADVICE = {
+    "COCOevalAccumulate": "pass use_fast_impl=False to COCOEvaluator",
+    "COCOevalEvaluateImages": "pass use_fast_impl=False to COCOEvaluator",
+    "InstanceAnnotation": "pass use_fast_impl=False to COCOEvaluator",
+}
 
 
 def get_compiler_version() -> str:
-    return "none (0.5+pure: Python only)"
+    return "none (Python only)"
 
 
 def get_cuda_version() -> str:
@@ -140,53 +173,24 @@ def has_cuda() -> bool:
     return False
 
 
-def _missing(name: str, advice: str):
-    text = f"detectron2._C.{name} is compiled and this detectron2 is Python only (0.5+pure)"
-
-    def operator(*args, **kwargs):
-        raise NotImplementedError(f"{text}: {advice}")
-
-    operator.__name__ = name
-    return operator
-
-
-_BUILD = "for rotated boxes and deformable convolutions install a detectron2 built with a compiler"
-_EVALUATE = "pass use_fast_impl=False to COCOEvaluator"
-
-for _name in (
-    "box_iou_rotated",
-    "deform_conv_backward_filter",
-    "deform_conv_backward_input",
-    "deform_conv_forward",
-    "modulated_deform_conv_backward",
-    "modulated_deform_conv_forward",
-    "roi_align_rotated_backward",
-    "roi_align_rotated_forward",
-):
-    globals()[_name] = _missing(_name, _BUILD)
-for _name in ("COCOevalAccumulate", "COCOevalEvaluateImages", "InstanceAnnotation"):
-    globals()[_name] = _missing(_name, _EVALUATE)
+def __getattr__(name: str):
+    advice = ADVICE.get(name, "install a detectron2 that was built with a compiler")
+    text = f"detectron2._C.{name} is compiled, and this detectron2 is Python only: {advice}"
+    raise AttributeError(text)
 '''
 
 SETUP = """\
 from setuptools import find_packages, setup
 
-PROJECTS = {{
-    "detectron2.projects.point_rend": "projects/PointRend/point_rend",
-    "detectron2.projects.deeplab": "projects/DeepLab/deeplab",
-    "detectron2.projects.panoptic_deeplab": "projects/Panoptic-DeepLab/panoptic_deeplab",
-}}
-
 setup(
     name="detectron2",
-    version="{version}",
-    description="detectron2 0.5, Python only, with fixes for current numpy, Pillow and setuptools",
+    version={version!r},
+    description="detectron2, Python only, with fixes for current numpy, Pillow and setuptools",
     url="https://github.com/facebookresearch/detectron2",
     author="FAIR",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
-    packages=find_packages(include=["detectron2", "detectron2.*"]) + list(PROJECTS),
-    package_dir=PROJECTS,
+    packages=find_packages(include=["detectron2", "detectron2.*"]),
     package_data={{"detectron2.model_zoo": ["configs/**/*.yaml", "configs/**/*.py"]}},
     python_requires=">=3.10",
     install_requires={requirements!r},
@@ -194,8 +198,8 @@ setup(
 """
 
 
-def check_environment() -> None:
-    """Raises InstallError when something needed is missing or another detectron2 would be hit."""
+def check_environment(version: str, target: Path | None) -> None:
+    """Raises InstallError where a package is missing or somebody's detectron2 would be replaced."""
     needed = ("pip", "setuptools", "torch", "torchvision")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -204,10 +208,10 @@ def check_environment() -> None:
         installed = importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
         return
-    if installed != VERSION:
+    if target is None and not installed.endswith(LABEL):
         raise InstallError(
             f"detectron2 {installed} is already installed in {sys.prefix}; lambda_det can use it "
-            f"(to have {VERSION} instead, first run: {sys.executable} -m pip uninstall detectron2)"
+            f"(to have {version} instead, first run: {sys.executable} -m pip uninstall detectron2)"
         )
 
 
@@ -218,27 +222,42 @@ def run_pip(*arguments: str) -> None:
         raise InstallError(f"pip {arguments[0]} ended with status {status}; its lines are above")
 
 
-def download(folder: Path) -> Path:
-    """Downloads the source archive with pip, which checks the hash before it runs anything."""
+def download(base: Base, folder: Path) -> Path:
+    """Downloads the archive with pip, which checks the hash before it runs anything."""
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}\n", encoding="utf-8")
+    requirements.write_text(f"{base.requirement} --hash=sha256:{base.sha256}\n", encoding="utf-8")
+    if base.archive.endswith(".whl"):  # its Python files suit every Python, its name says 3.10
+        kind = ["--only-binary", ":all:", "--python-version", "3.10"]
+    else:
+        kind = ["--no-binary", ":all:", "--no-build-isolation"]
     run_pip(
-        *("download", "--no-deps", "--no-build-isolation", "--no-binary", ":all:"),
-        *("--require-hashes", "--requirement", str(requirements), "--dest", str(folder)),
+        *("download", "--no-deps", *kind, "--require-hashes"),
+        *("--requirement", str(requirements), "--dest", str(folder)),
     )
-    return folder / f"{ARCHIVE}.tar.gz"
+    return folder / base.archive
 
 
-def unpack(archive: Path, folder: Path) -> Path:
-    """Checks the archive's sha256 and unpacks it below ``folder``; returns the source tree."""
+def unpack(base: Base, archive: Path, folder: Path) -> Path:
+    """Checks the archive's sha256 and unpacks it below ``folder``; returns the source tree, with
+    detectron2/ and LICENSE in it and nothing compiled."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise InstallError(f"{archive} has sha256 {found}, expected {SHA256}; nothing installed")
+    if found != base.sha256:
+        raise InstallError(f"{archive} has sha256 {found}, expected {base.sha256}")
+    if base.archive.endswith(".whl"):
+        shutil.unpack_archive(archive, folder, "zip")
+        (license_file,) = folder.glob("*.dist-info/LICENSE")
+        license_file.rename(folder / "LICENSE")
+        for library in folder.glob("detectron2/*.so"):  # for one release of Python and torch
+            library.unlink()
+        return folder
     # The filter came with Python 3.10.12 and 3.11.4; the hash vouches for the names without it.
     options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, **options)
-    return folder / ARCHIVE
+    shutil.unpack_archive(archive, folder, "gztar", **options)
+    tree = folder / base.archive.removesuffix(".tar.gz")
+    for project in tree.glob("projects/*/*/__init__.py"):  # where upstream's setup.py puts them
+        project.parent.rename(tree / "detectron2" / "projects" / project.parent.name)
+    (tree / "detectron2" / "_C.py").write_text(STUB, encoding="utf-8")
+    return tree
 
 
 def apply_fix(package: Path, fix: Fix) -> None:
@@ -257,47 +276,58 @@ def apply_fix(package: Path, fix: Fix) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def notice() -> str:
+def notice(version: str, base: Base) -> str:
     """The NOTICE file: what was changed and why, as section 4 of the Apache License asks."""
-    lines = [
-        f"detectron2 {VERSION}",
-        "Copyright (c) Facebook, Inc. and its affiliates. Apache License 2.0, see LICENSE.",
-        "",
-        f"Made by lambda_det's tools/install_detectron2.py from {ARCHIVE}.tar.gz",
-        f"(sha256 {SHA256}),",
-        "which holds the Python files of detectron2 v0.5. Changes to the sources:",
-        "",
+    changes = [f"{fix.reason}: detectron2/" + ", detectron2/".join(fix.files) for fix in base.fixes]
+    changes += [
+        "the compiled module detectron2/_C is left out; v0.5 has a stand-in",
+        "setup.py is replaced, with relaxed requirements",
     ]
-    for fix in FIXES:
-        lines.append(f"- {fix.reason}: detectron2/" + ", detectron2/".join(fix.files))
-    lines += [
-        "- added: detectron2/_C.py, a stand-in for the compiled module, which is not built",
-        "- replaced: setup.py, with relaxed requirements",
-    ]
-    return "\n".join(lines) + "\n"
+    return (
+        f"detectron2 {version}{LABEL}\n"
+        "Copyright (c) Facebook, Inc. and its affiliates. Apache License 2.0, see LICENSE.\n\n"
+        f"Made by lambda_det's tools/install_detectron2.py from {base.archive}\n"
+        f"(sha256 {base.sha256}),\n"
+        f"which holds {base.content}. Changes:\n\n"
+    ) + "".join(f"- {change}\n" for change in changes)
 
 
-def modify(tree: Path) -> None:
-    """Turns the unpacked archive into the sources of ``detectron2`` 0.5+pure, in place."""
-    for fix in FIXES:
+def modify(version: str, base: Base, tree: Path) -> None:
+    """Turns the unpacked archive into the sources of the distribution ``detectron2``, in place."""
+    for fix in base.fixes:
         apply_fix(tree / "detectron2", fix)
-    setup = SETUP.format(version=VERSION, requirements=REQUIREMENTS)
+    setup = SETUP.format(version=version + LABEL, requirements=REQUIREMENTS)
     (tree / "setup.py").write_text(setup, encoding="utf-8")
-    (tree / "detectron2" / "_C.py").write_text(STUB, encoding="utf-8")
-    (tree / "NOTICE").write_text(notice(), encoding="utf-8")
+    (tree / "NOTICE").write_text(notice(version, base), encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--archive", type=Path, help=f"use this {ARCHIVE}.tar.gz; no download")
+    parser.add_argument(
+        *("version",),
+        nargs="?",
+        choices=BASES,
+        default="0.7.2",
+        help="which detectron2 (default: %(default)s)",
+    )
+    parser.add_argument("--archive", type=Path, help="use this file; download nothing")
+    parser.add_argument(
+        "--target",
+        type=Path,
+        metavar="DIR",
+        help="put it into this folder, for PYTHONPATH, and leave the environment as it is",
+    )
     options = parser.parse_args(arguments)
+    version, base, target = options.version, BASES[options.version], options.target
     try:
-        check_environment()
+        check_environment(version, target)
         with tempfile.TemporaryDirectory(prefix="install-detectron2-") as name:
-            tree = unpack(options.archive or download(Path(name)), Path(name))
-            modify(tree)
+            folder = Path(name)
+            tree = unpack(base, options.archive or download(base, folder), folder / "sources")
+            modify(version, base, tree)
+            place = [] if target is None else ["--no-deps", "--upgrade", "--target", str(target)]
             # --use-pep517: pip before 23.1 would run setup.py install, which leaves no RECORD.
-            run_pip("install", "--no-build-isolation", "--use-pep517", str(tree))
+            run_pip("install", "--no-build-isolation", "--use-pep517", *place, str(tree))
     except (InstallError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,11 +14,15 @@
 #                       detectron2 (v0.5, v0.6 or main): used as it is, nothing is installed into it
 #   LAMBDA_DET_PYTHON   the Python to build .venv with (default: the first suitable one found)
 #   LAMBDA_DET_DISK_GB  disk space asked for before a first set-up (default 8; 0 asks for none)
+#   LAMBDA_DET_DETECTRON2  which detectron2 .venv gets: 0.7.2 (default) or 0.5
+#   LAMBDA_DET_TORCH    which release of PyTorch .venv gets, 2.4 or later (default 2.14.1)
 set -euo pipefail
 
 # torch and torchvision belong together. Here, not in setup.py: who has a pair of their own keeps it.
-torch_pair="torch==2.14.1 torchvision==0.29.1"
-python_range="3.10 to 3.13" # tried with this pair and detectron2 0.5
+torch_pair=(torch==2.14.1 torchvision==0.29.1)
+oldest_torch=4 # 2.4
+python_range="3.10 to 3.13"
+detectron2=${LAMBDA_DET_DETECTRON2:-0.7.2}
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$project/.venv
@@ -39,6 +43,17 @@ setup_fail() {
     echo "error: $*" >&2
     exit 1
 }
+
+case $detectron2 in
+    0.7.2 | 0.5) ;;
+    *) setup_fail "LAMBDA_DET_DETECTRON2=$detectron2 is neither 0.7.2 nor 0.5" ;;
+esac
+if [ -n "${LAMBDA_DET_TORCH:-}" ]; then
+    [[ $LAMBDA_DET_TORCH =~ ^2\.([0-9]{1,3})$ && ${BASH_REMATCH[1]} -ge $oldest_torch ]] ||
+        setup_fail "LAMBDA_DET_TORCH=$LAMBDA_DET_TORCH names no release of PyTorch from" \
+            "2.$oldest_torch on; it looks like 2.$oldest_torch"
+    torch_pair=("torch==$LAMBDA_DET_TORCH.*" "torchvision==0.$((BASH_REMATCH[1] + 15)).*")
+fi
 
 setup_step() {
     printf '[%4d s] %s\n' "$((SECONDS - setup_start))" "$*"
@@ -86,10 +101,10 @@ find_python() {
 
 # Prints what decides the content of .venv, as one hash.
 content_hash() {
-    "$1" - "$project" << 'PYTHON'
+    "$1" - "$project" "${torch_pair[*]}" "$detectron2" << 'PYTHON'
 import hashlib, pathlib, sys
 project = pathlib.Path(sys.argv[1])
-parts = [sys.version.encode(), str(project).encode()]
+parts = [word.encode() for word in (sys.version, *sys.argv[1:])]
 for name in (
     "tools/setup_env.sh",
     "tools/install_detectron2.py",
@@ -133,6 +148,7 @@ logged() {
 # Runs .venv's Python for the set-up, out of reach of settings meant for other environments.
 # pip unpacks several gigabytes on the way: beside .venv, where the space was checked.
 venv_python() {
+    mkdir -p "$venv/tmp"
     logged env -u PYTHONPATH -u PYTHONHOME -u PIP_TARGET -u PIP_PREFIX -u PIP_REQUIRE_VIRTUALENV \
         PIP_USER=0 PIP_NO_INPUT=1 PIP_DISABLE_PIP_VERSION_CHECK=1 TMPDIR="$venv/tmp" \
         "$env_python" "$@"
@@ -192,18 +208,16 @@ build_venv() {
         setup_step "making $venv with $(python_version "$base_python")"
         logged "$base_python" -m venv "$venv"
     fi
-    mkdir -p "$venv/tmp"
     "$env_python" -m pip --version >> "$log" 2>&1 || "$env_python" -m ensurepip >> "$log" 2>&1 ||
         setup_fail "$venv has no pip and its Python brings none; remove that folder and name" \
             "another Python in LAMBDA_DET_PYTHON (details: $log)"
 
-    setup_step "installing $torch_pair (a download of about 3 GB)"
-    # shellcheck disable=SC2086 # two words on purpose
-    venv_python -m pip install "setuptools>=77" $torch_pair
+    setup_step "installing ${torch_pair[*]} (a download of about 3 GB)"
+    venv_python -m pip install "setuptools>=77" "${torch_pair[@]}"
     setup_step "installing opencv"
     install_opencv
-    setup_step "installing detectron2 0.5 (Python only)"
-    venv_python "$project/tools/install_detectron2.py"
+    setup_step "installing detectron2 $detectron2 (Python only)"
+    venv_python "$project/tools/install_detectron2.py" "$detectron2"
     setup_step "installing lambda_det"
     venv_python -m pip install --no-build-isolation \
         --editable "${project}[dev,docs,export,pretrain]"

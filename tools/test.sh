@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Environment, lint, types, tests. Arguments go to pytest: bash tools/test.sh tests/layers -k shift
 # The tests run in as many processes as there are cores, up to four; -n 0 takes one.
+# Without arguments, what depends on detectron2 most runs a second time, on detectron2 0.5.
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup_env.sh" dev
@@ -17,4 +18,17 @@ fi
 # 2 GB; the tests of a file stay together, because they share what takes long to make.
 cores=$(getconf _NPROCESSORS_ONLN 2> /dev/null || echo 1)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$env_python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@" < /dev/null
+run_tests() {
+    "$env_python" -m pytest -n "$((cores < 4 ? cores : 4))" --dist loadfile "$@" < /dev/null
+}
+run_tests "$@"
+
+# An environment of the user's is tested on its own detectron2 alone.
+if [ "$#" = 0 ] && [ -z "${LAMBDA_DET_ENV:-}" ] && [ "$detectron2" != 0.5 ]; then
+    second=$venv/detectron2-0.5 # a folder before the environment's own detectron2
+    if [ ! "$second" -nt tools/install_detectron2.py ]; then
+        venv_python tools/install_detectron2.py 0.5 --target "$second"
+    fi
+    export PYTHONPATH=$second${PYTHONPATH:+:$PYTHONPATH}
+    run_tests tests/stock tests/engine tests/test_*config*.py
+fi

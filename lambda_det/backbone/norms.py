@@ -37,7 +37,7 @@ def check_norm(name: str, norm: BackboneNorm | None) -> None:
             raise InputError(
                 f"{name}={norm!r}: this detectron2 is older than that name; expected {known}; in "
                 "heads 'GN' takes a batch without regions too (the v0.5 that "
-                "tools/setup_env.sh installs has the name)"
+                "tools/install_detectron2.py makes has the name)"
             ) from None
         raise InputError(
             f"{name}={norm!r}: expected {known}, 'naiveSyncBN_N' or a callable"

@@ -39,7 +39,12 @@ def _new_output(query: Tensor, value: Tensor) -> Tensor:
     return query.new_empty(batch, heads, channels, height, width, dtype=dtype)
 
 
-@torch.library.custom_op("lambda_det::position_lambda_banded", mutates_args=())
+# PyTorch 2.4 cannot take the schemas from annotations that are text (see the first import).
+@torch.library.custom_op(
+    "lambda_det::position_lambda_banded",
+    mutates_args=(),
+    schema="(Tensor query, Tensor value, Tensor embedding) -> Tensor",
+)
 def _banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     output = _new_output(query, value)
     with without_autocast(query):
@@ -52,7 +57,12 @@ def _(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     return _new_output(query, value)
 
 
-@torch.library.custom_op("lambda_det::position_lambda_banded_backward", mutates_args=())
+@torch.library.custom_op(
+    "lambda_det::position_lambda_banded_backward",
+    mutates_args=(),
+    schema="(Tensor gradient, Tensor query, Tensor value, Tensor embedding)"
+    " -> (Tensor, Tensor, Tensor)",
+)
 def _banded_backward(
     gradient: Tensor, query: Tensor, value: Tensor, embedding: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -107,7 +107,7 @@ class _Problem:
         weight_gradient = weight_gradient.view(parts, queries // chunk.images, self.columns)
         if query.dtype == torch.float32:
             products = torch.bmm(query, weight_gradient)
-        elif query.is_cuda:
+        elif query.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):  # PyTorch 2.8
             products = torch.bmm(query, weight_gradient, out_dtype=torch.float32)
         else:
             products = torch.bmm(query.float(), weight_gradient.float())

@@ -96,6 +96,45 @@ def test_disk_space_that_is_no_number(checkout):
     assert_one_line(result, "LAMBDA_DET_DISK_GB=plenty")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("LAMBDA_DET_DETECTRON2", "0.6", "neither 0.7.2 nor 0.5"),
+        ("LAMBDA_DET_TORCH", "2.3", "from 2.4 on"),
+        ("LAMBDA_DET_TORCH", "2.14.1", "from 2.4 on"),
+        ("LAMBDA_DET_TORCH", "newest", "from 2.4 on"),
+    ],
+)
+def test_a_release_that_it_does_not_install(checkout, variable, value, allowed):
+    result = run(checkout, **{variable: value, "LAMBDA_DET_PYTHON": sys.executable})
+    assert_one_line(result, f"{variable}={value}", allowed)
+    assert not (checkout / ".venv").exists()
+
+
+PIP_ASIDE = """
+case "$*" in
+    *"pip install setuptools"*) echo "ERROR: asked for $*"; exit 1 ;;
+    "-m venv "*) mkdir -p "$3/bin"; echo "$3" > "$3/bin/activate"; cp "$0" "$3/bin/python" ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("release", "pair"),
+    [
+        ("", "torch==2.14.1 torchvision==0.29.1"),
+        ("2.4", "torch==2.4.* torchvision==0.19.*"),
+        ("2.10", "torch==2.10.* torchvision==0.25.*"),
+    ],
+)
+def test_torch_and_torchvision_belong_together(checkout, tmp_path, release, pair):
+    python = program(tmp_path / "python", PIP_ASIDE.format(python=sys.executable))
+    variables = {"LAMBDA_DET_PYTHON": str(python), "LAMBDA_DET_DISK_GB": "0"}
+    result = run(checkout, **variables, LAMBDA_DET_TORCH=release)
+    assert_one_line(result, f"asked for -m pip install setuptools>=77 {pair} (details")
+
+
 def test_no_network(checkout):
     """Making .venv succeeds; pip finds nobody at its index, and no stamp is left."""
     result = run(
