@@ -21,8 +21,8 @@ from typing import IO, Any
 
 import torch
 
-from lambda_det.configs import ROOT
 from lambda_det.errors import InputError
+from lambda_det.shipped_configs import ROOT
 from lambda_det.version import __version__
 
 IN_CHECKOUT = (ROOT / "lambda_det").is_dir()

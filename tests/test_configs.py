@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 import lambda_det
-from lambda_det import configs
+from lambda_det import configs, shipped_configs
 from lambda_det.comparison import read_suite
-from lambda_det.configs import ROOT, load_config, read_config
+from lambda_det.configs import load_config, read_config
 from lambda_det.errors import InputError
 from lambda_det.records import IN_CHECKOUT, tool_words
+from lambda_det.shipped_configs import ROOT
 
 LSJ = "COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj"
 QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
@@ -83,11 +84,11 @@ def test_of_two_with_a_name_neither_is_taken(tmp_path: Path, monkeypatch) -> Non
     for folder in ("quick", "pretrain"):
         (tmp_path / "configs" / folder).mkdir(parents=True)
         (tmp_path / "configs" / folder / "same.yaml").touch()
-    monkeypatch.setattr(configs, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(shipped_configs, "CONFIGS", tmp_path / "configs")
     with pytest.raises(InputError, match=r"'same': may be pretrain/same or quick/same"):
         configs.config_path("same")
     assert configs.config_path("quick/same") == str(tmp_path / "configs/quick/same.yaml")
-    monkeypatch.setattr(configs, "CONFIGS", tmp_path / "gone")
+    monkeypatch.setattr(shipped_configs, "CONFIGS", tmp_path / "gone")
     with pytest.raises(InputError, match="does not exist"):
         configs.config_path("same")
 

@@ -17,10 +17,10 @@ from lambda_det.comparison.run_files import FAILED, FINISHED, FINISHED_FILE, fai
 from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings, train_size
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Run, Suite
-from lambda_det.configs import ROOT
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS, TASK_NAMES
 from lambda_det.records import make_record
+from lambda_det.shipped_configs import ROOT
 
 PUBLISHED = ROOT / "configs" / "published"
 _PUBLISHED_TABLE = "mask_rcnn"

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import psutil
 import torch
 
-from lambda_det.configs import ROOT
 from lambda_det.engine.launch import cores
 from lambda_det.errors import InputError
 from lambda_det.records import IN_CHECKOUT
+from lambda_det.shipped_configs import ROOT
 
 PROJECT = str(ROOT)
 """The root of the checkout, or what stands for it in an installed wheel."""

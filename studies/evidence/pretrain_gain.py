@@ -19,7 +19,7 @@ from detectron2.modeling import build_model
 
 from lambda_det.checkpoint import load_weights
 from lambda_det.comparison.statistics import spread
-from lambda_det.configs import ROOT, load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
 from lambda_det.records import (
@@ -30,6 +30,7 @@ from lambda_det.records import (
     tool_command,
     write_json,
 )
+from lambda_det.shipped_configs import ROOT
 from studies.tables import rows_table
 
 INITIALISATIONS = ("pretrained", "random")
