@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lambda_det.checkpoint.heads import number_of_classes
-from lambda_det.data.images import read_image
+from lambda_det.data.image_files import read_image
 from lambda_det.data.inputs import InputFile, OutputNames, find_inputs
 from lambda_det.engine.predict_video import VIDEO_ENDING, predict_video
 from lambda_det.engine.predictor import Predictor, need_weights

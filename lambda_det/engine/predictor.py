@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from lambda_det.checkpoint import load_weights
-from lambda_det.data.resizing import keep_one_pixel
+from lambda_det.data.augmentations import keep_one_pixel
 from lambda_det.errors import InputError
 from lambda_det.evaluation.instances import at_least
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint.loading import find_backbone
-from lambda_det.data.images import read_image
+from lambda_det.data.image_files import read_image
 from lambda_det.engine.config_values import check_values
 from lambda_det.engine.predict import set_classes
 from lambda_det.engine.predictor import Predictor

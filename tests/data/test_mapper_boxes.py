@@ -156,7 +156,7 @@ def test_thin_polygon(one_image):
 def test_what_is_no_list_of_polygons_is_refused(one_image, broken):
     """A flat list, and an odd number of coordinates: no object is lost without a word."""
     mapper = mapper_of_crop("polygon", T.CropTransform(0, 0, 120, 90))
-    with pytest.raises(InputError, match=r"image .*: a polygon is no list x0, y0, x1, y1"):
+    with pytest.raises(InputError, match=r"image .*: a polygon is not a list x0, y0, x1, y1"):
         mapper(with_objects(one_image(), broken))
 
 

@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import PolygonMasks
 
 from lambda_det.data import register_coco_folder
-from lambda_det.data.jitter import InstanceFixedSizeCrop, JitteredResize, large_scale_jitter
+from lambda_det.data.augmentations import InstanceFixedSizeCrop, JitteredResize, large_scale_jitter
 from lambda_det.errors import InputError
 
 
