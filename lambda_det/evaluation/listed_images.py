@@ -1,4 +1,4 @@
-"""Pictures that a COCO json lists, found by the paths of files."""
+"""Search of the images that a COCO json lists by the paths of image files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from lambda_det.errors import InputError
 
 
 class ListedImages:
-    """A COCO json's images by the file that a path means.
+    """Finds the entry of a COCO json that belongs to an image file.
 
     Args:
-        listed: its ``images``, checked.
-        source: the json, for messages.
+        listed: the list ``images`` of the json, after its checks.
+        source: path of the json, for messages.
     """
 
     def __init__(self, listed: list[dict], source: str) -> None:
@@ -24,10 +24,16 @@ class ListedImages:
             self._by_name.setdefault(name, []).append(image)
 
     def of(self, path: str) -> tuple[int, tuple[int, int]]:
-        """The id, width and height of the image whose ``file_name`` the path ends in.
+        """Find the image whose ``file_name`` is the end of a path; the longest one is taken.
+
+        Args:
+            path: path of an image file.
+
+        Returns:
+            The id of the image in the json, and its (width, height) in pixels.
 
         Raises:
-            InputError: there is none.
+            InputError: the json lists no such image.
         """
         absolute = os.path.abspath(path)
         fitting = [

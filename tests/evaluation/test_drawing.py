@@ -161,7 +161,7 @@ def test_other_errors(files: dict[str, str]):
 
 def test_missing_image(files: dict[str, str]):
     (Path(files["images"]) / "b.png").unlink()
-    with pytest.raises(InputError, match=r"b\.png.*is not there"):
+    with pytest.raises(InputError, match=r"b\.png.*does not exist"):
         draw_predictions(**files)
 
 
