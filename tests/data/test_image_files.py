@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits, and pictures that are very thin."""
+"""Images of more than 8 bits, and images that are very thin."""
 
 from __future__ import annotations
 

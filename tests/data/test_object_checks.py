@@ -1,4 +1,4 @@
-"""What a training set is told before the first iteration."""
+"""Errors and warnings about the objects of a training set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detections and annotations that cannot be judged are one line; none becomes a silent AP."""
+"""Detections and annotations that cannot be evaluated give one line of error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A path means the image of a json whose file name it ends in."""
+"""A path belongs to the image of a json whose ``file_name`` is the end of the path."""
 
 from __future__ import annotations
 

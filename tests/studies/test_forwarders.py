@@ -1,4 +1,4 @@
-"""Tools whose body is in studies/: they find it from any folder."""
+"""Tools whose code is in studies/ work from any folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of why: its plan, what a run leaves, and what is not done twice."""
+"""The "why" study: its plan, the results of runs, and the skipping of finished runs."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_a_run_with_other_settings_is_refused_before_any_is_done(done, tmp_path)
     with pytest.raises(InputError, match=r"base_lr 0\.1, not 0\.05"):
         stored(TINY, store)
     path.write_text("{")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         stored(TINY, store)
 
 

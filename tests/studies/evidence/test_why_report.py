@@ -1,4 +1,4 @@
-"""The record and the figure of the study of why, from whatever runs are there."""
+"""The record and the figure of the "why" study, from any subset of its runs."""
 
 from __future__ import annotations
 
