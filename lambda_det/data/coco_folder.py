@@ -322,10 +322,10 @@ def check_evaluable(cfg: CfgNode, summary: CocoSummary) -> None:
         InputError: an annotation has no ``area`` or ``iscrowd``, or no mask but the model predicts
             masks.
     """
-    if summary.unjudged is not None:
+    if summary.unevaluable is not None:
         raise InputError(
-            f"annotation file {summary.json_file}: annotation id {summary.unjudged} has no number "
-            "'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+            f"annotation file {summary.json_file}: annotation id {summary.unevaluable} has no "
+            "number 'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
         )
     _check_masks(cfg, summary)
 

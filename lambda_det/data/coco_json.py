@@ -36,8 +36,8 @@ class CocoSummary:
         most_objects: the largest number of such annotations in one image, and its file name.
         unmasked: file name of the first image that has an annotation, not a crowd region, without
             segmentation; None if there is no such image.
-        unjudged: id of the first annotation that COCO's evaluation cannot use because ``iscrowd``
-            or ``area`` is missing; None if there is no such annotation.
+        unevaluable: id of the first annotation that COCO's evaluation cannot use because
+            ``iscrowd`` or ``area`` is missing; None if there is no such annotation.
     """
 
     json_file: str
@@ -46,7 +46,7 @@ class CocoSummary:
     num_objects: int
     most_objects: tuple[int, str]
     unmasked: str | None
-    unjudged: int | None
+    unevaluable: int | None
 
     @property
     def class_names(self) -> list[str]:
@@ -210,7 +210,7 @@ def _check_annotations(
     seen: set[int] = set()
     objects: Counter[int] = Counter()
     codes, owners = [], []
-    unmasked, unjudged = None, None
+    unmasked, unevaluable = None, None
     for index, entry in enumerate(annotations):
         annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
         image_id = annotation["image_id"]
@@ -229,10 +229,10 @@ def _check_annotations(
         if code is not None:
             codes.append(code)
             owners.append(annotation["id"])
-        if unjudged is None and not (
+        if unevaluable is None and not (
             is_finite(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
         ):
-            unjudged = annotation["id"]
+            unevaluable = annotation["id"]
         if not is_object:
             continue
         objects[image_id] += 1
@@ -248,7 +248,7 @@ def _check_annotations(
         "num_objects": sum(objects.values()),
         "most_objects": (most, images[crowded]["file_name"] if most else ""),
         "unmasked": unmasked,
-        "unjudged": unjudged,
+        "unevaluable": unevaluable,
     }
 
 

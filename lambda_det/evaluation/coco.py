@@ -89,14 +89,14 @@ class CocoMetricsEvaluator(COCOEvaluator):
             category_ids = {index: category_id for category_id, index in contiguous.items()}
             for entry in entries:
                 entry["category_id"] = category_ids[entry["category_id"]]
-        judged = self._checked(entries) if self._do_evaluation else None
+        checked = self._checked(entries) if self._do_evaluation else None
         write_json(entries, os.path.join(self._output_dir, DETECTIONS_FILE), indent=None)
-        if judged is None:
+        if checked is None:
             with contextlib.suppress(FileNotFoundError):  # the metrics of an earlier evaluation
                 os.unlink(os.path.join(self._output_dir, METRICS_FILE))
             logger.info("%s has no annotations, so no metrics are computed", self._dataset_name)
             return
-        ground_truth, detections = judged
+        ground_truth, detections = checked
         results = count(ground_truth, detections, image_ids=img_ids)
         source = f"detections on {self._dataset_name}"
         warn_of_zero(results, ground_truth, detections, source)

@@ -40,10 +40,10 @@ class GroundTruth:
         self.categories = summary.categories
         self.images = _numbered_images(content["images"])
         self._annotations = content["annotations"]
-        if summary.unjudged is not None:
+        if summary.unevaluable is not None:
             raise InputError(
-                f"annotation file {source}: annotation id {summary.unjudged} has no number 'area' "
-                "or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+                f"annotation file {source}: annotation id {summary.unevaluable} has no number "
+                "'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
             )
         masked = [bool(annotation.get("segmentation")) for annotation in self._annotations]
         self.has_masks = all(masked)
