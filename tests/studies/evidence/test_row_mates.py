@@ -77,7 +77,7 @@ def test_command_line(tmp_path, capsys):
     "words, line",
     [
         (["--num-val", "0"], "error: --num-val 0: at least 1 is needed"),
-        (["--seed", "-1"], "error: --seed -1: a number from 0 on is needed"),
+        (["--seed", "-1"], "error: --seed -1: a number of at least 0 is needed"),
         (["--rows", "5"], "error: rows 5: an even number from 2 on is needed"),
     ],
 )
