@@ -1,1 +1,1 @@
-"""How we know that the plugin is right and fast; in a checkout only, no wheel carries it."""
+"""Benchmarks, endurance tests and experiments with the plugin; they are not part of the wheel."""

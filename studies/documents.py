@@ -1,4 +1,4 @@
-"""The documents whose tables are made from the records in ``results/``."""
+"""The documents whose tables are generated from the records in ``results/``."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ VIEWS = {
     "rows": rows_table,
     "why": why_tables,
 }
-"""Word in a marker ``<!-- NAME.json VIEW -->`` -> what makes Markdown from the record."""
+"""VIEW in a marker ``<!-- NAME.json VIEW -->`` -> function that makes Markdown from a record."""
 
 
 def documents(project: Path) -> list[str]:
-    """The pages of a checkout, relative to its root."""
+    """Paths of the pages whose tables, links and commands are checked, relative to the root."""
     pages = sorted(path.relative_to(project).as_posix() for path in project.glob("docs/*.md"))
     return ["README.md", "MODEL_ZOO.md", "CONTRIBUTING.md", "studies/README.md", *pages]
 
 
 def document_with_tables(project: Path, name: str) -> str:
-    """The text of a document with its tables made anew from ``results/``.
+    """Read a document and generate its tables again from ``results/``; the file is not changed.
 
     Args:
         project: root of the checkout.
-        name: one of :func:`documents`.
+        name: a path that :func:`documents` returns.
+
+    Returns:
+        The new text of the document.
 
     Raises:
         InputError: the document names a record or a view that does not exist.

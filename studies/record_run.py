@@ -1,4 +1,4 @@
-"""Record a finished run in results/, or make the tables of the documents anew from the records."""
+"""Record a finished run in results/, or generate the documents' tables from the records again."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def row_of_run(folder: str, *, without: str = "") -> dict:
-    """The row of a finished run of ``tools/train_net.py``: its AP in percent and its speed.
+    """Make a record's row of a finished run of ``train_net``: its AP in percent and its speed.
 
-    Where the run was also evaluated with the branches of res4 and res5 zeroed, its row has
-    ``box_ap_zeroed`` and ``mask_ap_zeroed``; ``last_norm`` by stage, where it was logged.
+    If the run was also evaluated with the residual branches of res4 and res5 set to zero, the row
+    has ``box_ap_zeroed`` and ``mask_ap_zeroed``. If the run logged its last norms, the row has
+    ``last_norm`` for each stage.
 
     Args:
-        folder: the run's OUTPUT_DIR.
-        without: OUTPUT_DIR of the same run with these branches held at 0 throughout; gives
-            ``box_ap_trained_without`` and ``mask_ap_trained_without``.
+        folder: OUTPUT_DIR of the run.
+        without: OUTPUT_DIR of the same run, trained with these branches held at 0. It gives
+            ``box_ap_trained_without`` and ``mask_ap_trained_without``. Empty means none.
 
     Raises:
-        InputError: a folder is not that of a finished run, or ``without`` is another run's.
+        InputError: a folder has no finished run, or the run in ``without`` has another config.
     """
     cfg = CfgNode.load_cfg(read_text(folder, "config.yaml"))
     metrics = _metrics(folder)
@@ -64,11 +65,11 @@ def row_of_run(folder: str, *, without: str = "") -> dict:
 
 
 def controls_text(row: Mapping, recorded: Mapping) -> str:
-    """What the controls say of one run's AP, for people.
+    """Explain in words what the control experiments say about the AP of a run.
 
     Args:
-        row: of :func:`row_of_run`, with its zeroed evaluation.
-        recorded: of such a run whose *trained without* is known.
+        row: the row of the run from :func:`row_of_run`, with its zeroed evaluation.
+        recorded: the row of the recorded run that has ``box_ap_trained_without``.
     """
     tasks = [task for task in TASK_NAMES.values() if f"{task}_ap_zeroed" in row]
     stages = " and ".join(CONTROLLED_STAGES)
@@ -78,17 +79,17 @@ def controls_text(row: Mapping, recorded: Mapping) -> str:
 
     zeroed = f"{listing('', row)}; with the branches of {stages} zeroed {listing('_zeroed', row)}."
     if all(row[f"{task}_ap_zeroed"] >= 0.99 * row[f"{task}_ap"] for task in tasks):
-        verdict = "It is no worse without them: they are idle."
+        verdict = "The AP is no lower without them, so these branches are idle."
     else:
         verdict = (
-            "They are not idle, but this alone does not show that they are needed: a random branch "
-            "would be missed too."
+            "These branches are not idle, but this alone does not show that they are needed: the "
+            "AP also drops if a random branch is removed."
         )
     return (
         f"{zeroed} {verdict} Trained without them from the start, the same network reached "
-        f"{listing('_trained_without', recorded)} (results/quickstart.json). Such shapes can be "
-        "told apart without deep features: the numbers say that the whole path works, and nothing "
-        "of one backbone against another."
+        f"{listing('_trained_without', recorded)} (results/quickstart.json). These shapes can be "
+        "recognised without deep features: the numbers show that the whole pipeline works, but do "
+        "not compare backbones."
     )
 
 
@@ -97,7 +98,7 @@ def _metrics(folder: str) -> dict[str, dict]:
 
 
 def _control(folder: str, name: str) -> dict[str, float | None]:
-    """``box_ap_NAME``, ``mask_ap_NAME``."""
+    """AP of an evaluation under the keys ``box_ap_NAME`` and ``mask_ap_NAME``."""
     return {
         f"{TASK_NAMES[task]}_ap_{name}": None if v["AP"] is None else round(v["AP"], 2)
         for task, v in _metrics(folder).items()
@@ -111,17 +112,17 @@ def _zeroed(folder: str) -> dict[str, float | None]:
         return {}
     if os.path.getmtime(other) < os.path.getmtime(own):
         raise InputError(
-            f"{other}: is older than the evaluation of the whole network, and so perhaps of other "
+            f"{other}: is older than the evaluation of the whole network, so it may be of other "
             "weights; evaluate with --zeroed again"
         )
     return _control(zeroed, "zeroed")
 
 
 def _check_without(folder: str, cfg: CfgNode) -> None:
-    """Is the run in ``folder`` that of ``cfg`` but for the branches that it is to lack?"""
+    """Check that the config of the run in ``folder`` differs from ``cfg`` in IDLE_STAGES alone."""
     expected, found = cfg.clone(), CfgNode.load_cfg(read_text(folder, "config.yaml"))
     expected.MODEL.LAMBDA_RESNET.IDLE_STAGES = list(CONTROLLED_STAGES)
-    for node in (expected, found):  # where things lie, not what they are
+    for node in (expected, found):  # paths do not change what is trained
         node.OUTPUT_DIR = node.DATASETS.COCO_FOLDER = ""
     keys, others = flat(expected), flat(found)
     for key in keys.keys() | others.keys():
@@ -142,16 +143,20 @@ def main() -> int:
         help="OUTPUT_DIR of the same run with MODEL.LAMBDA_RESNET.IDLE_STAGES ['res4','res5']",
     )  # fmt: skip
     parser.add_argument("--name", help="the record becomes results/NAME.json")
-    parser.add_argument("--command", help="what made the run, from the root of the checkout")
-    parser.add_argument("--note", nargs="*", default=[], metavar="KEY=TEXT", help="more of the row")
+    parser.add_argument("--command", help="command that made the run, in the root of the checkout")
+    parser.add_argument(
+        "--note", nargs="*", default=[], metavar="KEY=TEXT", help="further values of the row"
+    )
     parser.add_argument(
         "--controls", metavar="DIR",
-        help="only say what the controls of the quickstart in DIR tell of its AP",
+        help="only explain what the control experiments of the quickstart run in DIR say",
     )  # fmt: skip
     parser.add_argument(
-        "--readme", action="store_true", help="make the tables of the documents anew"
+        "--readme", action="store_true", help="generate the tables of the documents again"
     )
-    parser.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    parser.add_argument(
+        "--check", action="store_true", help="only check that the tables are up to date"
+    )
     args = parser.parse_args()
     if args.controls:
         recorded = json.loads(read_text(str(PROJECT / "results" / "quickstart.json")))

@@ -1,4 +1,4 @@
-"""Markdown tables of records, and where a document shows them."""
+"""Markdown tables of records, and the replacement of these tables in a document."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from lambda_det.records import markdown_row, provenance, read_text
 
 
 def ap_table(record: Mapping) -> str:
-    """The AP of the record's rows as a Markdown table, with its hardware and command.
+    """Format the AP of a record's rows as a Markdown table, with the record's provenance below.
 
-    The controls that a row has (``box_ap_zeroed``, ``box_ap_trained_without``) stand beside AP, its
-    last norms below.
+    If rows have controls (``box_ap_zeroed``, ``box_ap_trained_without``), these have columns of
+    their own beside AP. If rows have last norms, these follow below the table.
     """
     controls = [
         name
@@ -47,7 +47,7 @@ def ap_table(record: Mapping) -> str:
 
 
 def rows_table(record: Mapping) -> str:
-    """The rows of a record as they are, as a Markdown table: mean ± sd where a value has them."""
+    """Format all values of a record's rows as a Markdown table; repeated values as mean ± sd."""
     rows = record["rows"]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [
@@ -59,7 +59,7 @@ def rows_table(record: Mapping) -> str:
 
 
 def figures_table(record: Mapping) -> str:
-    """As :func:`rows_table`, with a line for each name: for many names and a row or two."""
+    """Format the rows of a record as columns of a Markdown table, for few rows of many values."""
     rows = record["rows"]
     lines = [markdown_row(["", *[""] * len(rows)]), "|" + "---|" * (len(rows) + 1)]
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -68,16 +68,19 @@ def figures_table(record: Mapping) -> str:
 
 
 def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping], str]]) -> str:
-    """``text`` with every part between ``<!-- NAME.json VIEW -->`` and ``<!-- end -->`` made anew.
+    """Replace every part between ``<!-- NAME.json VIEW -->`` and ``<!-- end -->`` by a new table.
 
     Args:
-        text: Markdown.
+        text: text of a Markdown document.
         results: folder of the records.
-        views: VIEW -> what makes Markdown from a record.
+        views: VIEW -> function that makes Markdown from a record.
+
+    Returns:
+        The new text.
 
     Raises:
-        InputError: a record or a view that the text names does not exist, a record is no JSON, or
-            a marker has no end.
+        InputError: a record or a view that the text names does not exist, a record is not valid
+            JSON, or a marker has no end.
     """
 
     def replace(match: re.Match) -> str:
@@ -86,12 +89,13 @@ def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping
         try:
             record = json.loads(read_text(results, match["name"]))
         except ValueError as error:
-            raise InputError(f"{results}/{match['name']}: is no JSON ({error})") from error
+            raise InputError(f"{results}/{match['name']}: is not valid JSON ({error})") from error
         table = views[match["view"]](record)
         return f"{match[1]}\n{table}\n<!-- end -->"
 
-    # A marker without a view is found too, so that it is refused and not left to grow old.
-    # No marker inside: one without an end must not swallow what stands before the next.
+    # The pattern also matches a marker without a view, so that it raises an error and its table
+    # does not become outdated. The text between may not contain another marker: otherwise a marker
+    # without an end would replace everything up to the next end.
     marker = r"(<!--\s*(?P<name>[\w.-]+\.json) ?(?P<view>\w*)\s*-->)\n(?:(?!<!--).)*<!-- end -->"
     new, replaced = re.subn(marker, replace, text, flags=re.S)
     if replaced != (found := len(re.findall(r"<!--\s*[\w.-]+\.json", text))):
@@ -105,7 +109,7 @@ def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping
 def _cell(value: object) -> str:
     if value is None:
         return "–"
-    if isinstance(value, list):  # of findings: each is for a person to read, in the record
+    if isinstance(value, list):  # a list of findings, which are read in the record itself
         return str(len(value))
     if isinstance(value, Mapping) and "mean" in value:
         sd = value.get("sd")

@@ -3,7 +3,7 @@ from detectron2.config import LazyCall as L
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from lambda_det.data.jitter import large_scale_jitter
+from lambda_det.data.augmentations import large_scale_jitter
 
 from ..common.coco import dataloader
 from ..common.models.mask_rcnn_fpn import model

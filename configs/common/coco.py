@@ -4,7 +4,7 @@ from detectron2.data import get_detection_dataset_dicts
 from detectron2.data import transforms as T
 
 from lambda_det.data import LambdaDatasetMapper, detection_test_loader, training_loader
-from lambda_det.data.resizing import keep_one_pixel
+from lambda_det.data.augmentations import keep_one_pixel
 from lambda_det.evaluation import CocoMetricsEvaluator
 
 dataloader = dict(

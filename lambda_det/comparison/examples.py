@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from lambda_det.comparison.run_files import FINISHED, FINISHED_FILE
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.data import configure_datasets
-from lambda_det.data.images import read_image
+from lambda_det.data.image_files import read_image
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.counting import evaluation_of
 from lambda_det.evaluation.detections import Detections, read_detections

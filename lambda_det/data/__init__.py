@@ -1,4 +1,4 @@
-"""Data in: COCO-layout folders, the mapper with large-scale jitter, the generated shapes."""
+"""Datasets: COCO-layout folders, the dataset mapper, the data loaders and the generated shapes."""
 
 from lambda_det.data.coco_folder import configure_datasets, register_coco_folder
 from lambda_det.data.loaders import (

@@ -1,7 +1,8 @@
-"""Any folder in COCO layout as a detectron2 dataset, named by a path.
+"""Folders in COCO layout as detectron2 datasets, and the checks of a config's datasets.
 
 ``DATASETS.COCO_FOLDER`` or the environment variable ``LAMBDA_DET_COCO_FOLDER`` names the folder.
-The classes, their contiguous ids and their number come from its json, never from the user.
+The classes, their contiguous ids and their number are read from its json; the user does not give
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
-from lambda_det.data.coco_checks import check_evaluable, check_trainable
 from lambda_det.data.coco_json import CocoSummary, read_coco_json
 from lambda_det.errors import InputError
 
@@ -25,25 +25,29 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "LAMBDA_DET_COCO_FOLDER"
 PREFIX = "coco_folder_"
-# What the names in detectron2's own configs mean when a folder is given.
+# Splits of the folder that replace the datasets named in detectron2's own configs.
 STOCK_SPLITS = {"coco_2017_train": "train2017", "coco_2017_val": "val2017"}
 
-# COCO keeps annotations of other kinds beside the instances; they are not splits of ours.
+# COCO keeps annotations of other kinds in the same folder; these files are not splits.
 _OTHER_ANNOTATIONS = re.compile(r"^(captions|image_info|panoptic|person_keypoints|stuff)_")
+
+# Training keeps every object's mask, and its IoU with each of about 200 000 anchors, in memory.
+_MAX_OBJECTS = 10_000
 
 
 def register_coco_folder(root: str, split: str) -> str:
     """Register one split of a COCO-layout folder with detectron2 and return its dataset name.
 
-    The json is ``<root>/annotations/instances_<split>.json``, or ``<split>.json`` beside it; the
-    images lie in ``<root>/<split>/``, ``<root>/images/<split>/`` or ``<root>/images/``, the first
-    that exists. The name is ``coco_folder_<split>``; an earlier registration of that name is
-    replaced. The data are loaded by detectron2's ``load_coco_json`` when first asked for; the
-    metadata (classes, contiguous ids) are there at once.
+    The json is ``<root>/annotations/instances_<split>.json``, or else
+    ``<root>/annotations/<split>.json``. The images are in ``<root>/<split>/``,
+    ``<root>/images/<split>/`` or ``<root>/images/``, whichever exists first. The dataset is called
+    ``coco_folder_<split>`` and replaces an earlier one of that name. The metadata (classes,
+    contiguous ids) are set at once; detectron2's ``load_coco_json`` reads the data when
+    ``DatasetCatalog.get`` is called.
 
     Raises:
-        InputError: no such folder, json or image directory, or the json fails a check of
-            :func:`lambda_det.data.coco_json.read_coco_json`.
+        InputError: the folder, the json or the image directory does not exist, or the json fails a
+            check of :func:`lambda_det.data.coco_json.read_coco_json`.
     """
     json_file, image_root = locate_split(root, split)
     summary = read_coco_json(json_file, image_root)
@@ -65,12 +69,14 @@ def register_coco_folder(root: str, split: str) -> str:
 def register_splits(root: str) -> list[str]:
     """Register every split of a folder that is not registered yet, without reading a json.
 
-    For scripts that know nothing of :func:`configure_datasets`. The checks and the classes of
-    :func:`register_coco_folder` come when a dataset is first asked for.
+    This is for scripts that do not call :func:`configure_datasets`, such as detectron2's own. A
+    json is checked, and the classes are set, when ``DatasetCatalog.get`` is first called.
+
+    Args:
+        root: the folder; if it does not exist, nothing is registered.
 
     Returns:
-        ``coco_folder_<split>`` of every split with a json and images; none where there is no such
-        folder.
+        The names ``coco_folder_<split>`` of all splits that have a json and images.
     """
     names = []
     for split in folder_splits(root):
@@ -87,6 +93,7 @@ def register_splits(root: str) -> list[str]:
 
 
 def _read(name: str, json_file: str, image_root: str) -> list[dict]:
+    """Check the json, set the classes and return the images in detectron2's dataset format."""
     summary = read_coco_json(json_file, image_root)
     MetadataCatalog.get(name).set(
         thing_classes=summary.class_names,
@@ -96,7 +103,7 @@ def _read(name: str, json_file: str, image_root: str) -> list[dict]:
 
 
 def locate_split(root: str, split: str) -> tuple[str, str]:
-    """Absolute paths of the json and of the image directory of ``split`` in the folder ``root``.
+    """Find the json and the image directory of ``split`` in ``root``; return absolute paths.
 
     Raises:
         InputError: the folder, the json or the image directory does not exist.
@@ -126,7 +133,7 @@ def locate_split(root: str, split: str) -> tuple[str, str]:
 
 
 def folder_splits(root: str) -> list[str]:
-    """Names of the splits that have a json in ``<root>/annotations``, sorted."""
+    """Sorted names of the splits that have a json in ``<root>/annotations``; empty without one."""
     try:
         files = os.listdir(os.path.join(root, "annotations"))
     except OSError:
@@ -136,23 +143,23 @@ def folder_splits(root: str) -> list[str]:
 
 
 def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
-    """Register what ``DATASETS.TRAIN`` and ``TEST`` name, check it, and set the class counts.
+    """Register and check the datasets of ``DATASETS.TRAIN`` and ``TEST``; set the class counts.
 
-    With a folder (``DATASETS.COCO_FOLDER``, else ``LAMBDA_DET_COCO_FOLDER``), ``coco_2017_train``
-    and ``coco_2017_val`` mean its splits ``train2017`` and ``val2017``; ``coco_folder_<split>``,
-    or ``<split>`` where detectron2 knows no dataset of that name, mean that split. The names in
-    ``cfg`` become ``coco_folder_<split>`` and the folder an absolute path, so that a dumped
-    configuration means the same elsewhere in the file system; applying this twice changes nothing.
-    Without a folder, detectron2's own datasets (``DETECTRON2_DATASETS``) are used.
+    If a folder is given (``DATASETS.COCO_FOLDER``, else ``LAMBDA_DET_COCO_FOLDER``), the names
+    ``coco_2017_train`` and ``coco_2017_val`` mean its splits ``train2017`` and ``val2017``, and the
+    name ``coco_folder_<split>``, or ``<split>`` if detectron2 has no dataset of that name, means
+    that split. This function writes ``coco_folder_<split>`` and the absolute path of the folder
+    into ``cfg``, so that a dumped config works from any working directory; a second call changes
+    nothing. Without a folder, the names are detectron2's own datasets (``DETECTRON2_DATASETS``).
 
     Args:
-        cfg: an unfrozen configuration with the keys of ``add_lambda_config``; changed in place
+        cfg: an unfrozen config with the keys of ``add_lambda_config``. It is changed in place
             (``DATASETS.{COCO_FOLDER,TRAIN,TEST}``, ``MODEL.{ROI_HEADS,RETINANET}.NUM_CLASSES``).
-        for_training: False for evaluation only: the training sets are neither read nor required.
+        for_training: False for an evaluation: the training sets are not read and need not exist.
 
     Raises:
-        InputError: a dataset is unknown or missing, fails a check, does not suit the model's masks,
-            or training and test sets have different categories.
+        InputError: a dataset is unknown, missing or fails a check; it has no masks but the model
+            needs them; or training and test sets have different categories.
     """
     folder = cfg.DATASETS.COCO_FOLDER or os.environ.get(ENVIRONMENT_VARIABLE, "")
     if folder:
@@ -190,7 +197,7 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
 
 
 def _split_of(name: str, folder: str) -> str | None:
-    """The split of ``folder`` that a dataset name means; None for one of detectron2's catalog."""
+    """The split of ``folder`` that a dataset name means; None for a name in ``DatasetCatalog``."""
     if name.startswith(PREFIX):
         if not folder:
             raise InputError(
@@ -216,10 +223,14 @@ def _split_of(name: str, folder: str) -> str | None:
 
 
 def _check_registered(name: str, folder: str) -> CocoSummary | None:
-    """Check a dataset of detectron2's catalog as far as its metadata let us.
+    """Check a dataset of detectron2's ``DatasetCatalog``.
 
-    The two stock COCO sets and sets registered without classes are read in full. For every other
-    one (LVIS, keypoints, the buggy "minival" jsons) only the presence of the json is checked.
+    The two stock COCO datasets, and COCO datasets registered without classes, are read in full. Of
+    all others (LVIS, keypoints, detectron2's "minival" jsons, which contain invalid annotations)
+    only the existence of the json is checked.
+
+    Returns:
+        The summary of the json; None if it was not read.
     """
     metadata = MetadataCatalog.get(name)
     json_file = metadata.get("json_file")
@@ -242,13 +253,13 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
     elif known != summary.class_names:
         raise InputError(
             f"dataset {name!r}: {json_file} has {len(summary.class_names)} categories that are not "
-            f"COCO's {len(known)}; name its folder by DATASETS.COCO_FOLDER instead"
+            f"COCO's {len(known)}; set DATASETS.COCO_FOLDER to its folder instead"
         )
     return summary
 
 
 def _categories_of(name: str) -> list:
-    """``(dataset id, class name)`` pairs in contiguous order; the ids None where not known."""
+    """``(json's category id or None, class name)`` pairs in the order of the contiguous ids."""
     metadata = MetadataCatalog.get(name)
     names = metadata.get("thing_classes") or []
     to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
@@ -260,7 +271,7 @@ def _check_same_categories(categories: dict[str, list]) -> None:
     names = [name for name, pairs in categories.items() if pairs]
     for first, other in ((names[0], other) for other in names[1:]):
         mine, theirs = categories[first], categories[other]
-        if None in (mine[0][0], theirs[0][0]):  # registered without the ids of its json
+        if None in (mine[0][0], theirs[0][0]):  # registered without ids
             mine, theirs = ([(None, name) for _, name in pairs] for pairs in (mine, theirs))
         if mine == theirs:
             continue
@@ -281,9 +292,50 @@ def _set_num_classes(cfg: CfgNode, categories: dict[str, list]) -> None:
     name, count = counted
     changed = [h for h in (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET) if count != h.NUM_CLASSES]
     if changed:
-        logger.info("%s has %d classes: set in MODEL.*.NUM_CLASSES", name, count)
+        logger.info("%s has %d classes; MODEL.*.NUM_CLASSES is set to that", name, count)
     for head in changed:
         head.NUM_CLASSES = count
+
+
+def check_trainable(cfg: CfgNode, summary: CocoSummary) -> None:
+    """Check that the model can be trained on a dataset.
+
+    Raises:
+        InputError: the dataset has no objects, or too many in one image, or it has no masks but
+            the model needs them.
+    """
+    if summary.num_objects == 0:
+        raise InputError(f"annotation file {summary.json_file} has no annotations to train on")
+    most, file_name = summary.most_objects
+    if most > _MAX_OBJECTS:
+        raise InputError(
+            f"annotation file {summary.json_file}: {file_name} has {most} objects; more than "
+            f"{_MAX_OBJECTS} in one image do not fit into memory, cut the image into tiles"
+        )
+    _check_masks(cfg, summary)
+
+
+def check_evaluable(cfg: CfgNode, summary: CocoSummary) -> None:
+    """Check before the training that pycocotools can evaluate predictions on a dataset.
+
+    Raises:
+        InputError: an annotation has no ``area`` or ``iscrowd``, or no mask but the model predicts
+            masks.
+    """
+    if summary.unevaluable is not None:
+        raise InputError(
+            f"annotation file {summary.json_file}: annotation id {summary.unevaluable} has no "
+            "number 'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+        )
+    _check_masks(cfg, summary)
+
+
+def _check_masks(cfg: CfgNode, summary: CocoSummary) -> None:
+    if cfg.MODEL.MASK_ON and summary.unmasked is not None:
+        raise InputError(
+            f"annotation file {summary.json_file}: an annotation of {summary.unmasked} has no "
+            "segmentation, but MODEL.MASK_ON is True; set it to False for boxes only"
+        )
 
 
 def _json_of(root: str, split: str) -> str | None:

@@ -1,8 +1,9 @@
-"""Reading and checking one COCO instances json, once per process.
+"""Reading and checking a COCO instances json, once per process.
 
-detectron2's ``load_coco_json`` trusts its input: a wrong file ends in a ``KeyError``, an assertion
-or, for a picture that is not there, in a data-loader worker long after the start. Everything that
-can be known from the json and a directory listing is checked here, before training.
+detectron2's ``load_coco_json`` trusts its input: a wrong file ends in a ``KeyError``, in an
+assertion or, if an image file is missing, in an error of a data-loader worker long after the start.
+This module checks everything that can be known from the json and a directory listing, before the
+training.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
 
 @dataclass(frozen=True)
 class CocoSummary:
-    """What the rest of the package needs to know about a COCO json that passed the checks.
+    """What the package needs to know about a COCO json that has passed the checks.
 
     Attributes:
         json_file: path of the json.
-        categories: ``(id, name)`` pairs sorted by id; the order is that of the contiguous ids.
-        num_images: number of images listed.
-        num_objects: number of annotations to learn from: no crowds, no polygons of two points.
-        most_objects: the most of them in one image, and the image's file name.
-        unmasked: file name of the first image with a non-crowd annotation without segmentation.
-        unjudged: id of the first annotation that COCO's evaluation cannot use: no ``iscrowd`` or no
-            ``area``.
+        categories: ``(id, name)`` pairs sorted by id, which is the order of the contiguous ids.
+        num_images: number of images that the json lists.
+        num_objects: number of annotations that a model can learn from. Crowd regions and
+            annotations whose polygons all have fewer than three points do not count.
+        most_objects: the largest number of such annotations in one image, and its file name.
+        unmasked: file name of the first image that has an annotation, not a crowd region, without
+            segmentation; None if there is no such image.
+        unevaluable: id of the first annotation that COCO's evaluation cannot use because
+            ``iscrowd`` or ``area`` is missing; None if there is no such annotation.
     """
 
     json_file: str
@@ -43,7 +46,7 @@ class CocoSummary:
     num_objects: int
     most_objects: tuple[int, str]
     unmasked: str | None
-    unjudged: int | None
+    unevaluable: int | None
 
     @property
     def class_names(self) -> list[str]:
@@ -52,7 +55,7 @@ class CocoSummary:
 
     @property
     def contiguous_ids(self) -> dict[int, int]:
-        """The json's category id -> contiguous id (0-based)."""
+        """Map from the json's category id to the contiguous id, which starts at 0."""
         return {category_id: index for index, (category_id, _) in enumerate(self.categories)}
 
 
@@ -60,15 +63,15 @@ _cache: dict[tuple[str, str, int, int], CocoSummary] = {}
 
 
 def read_coco_json(json_file: str, image_root: str) -> CocoSummary:
-    """Parse ``json_file``, check it against the files in ``image_root``, return its summary.
+    """Parse ``json_file``, check it and the files in ``image_root``, and return its summary.
 
-    One pass over the json and one ``os.scandir`` per image directory. The result (not the json,
-    which is large) is kept per path and modification time.
+    This takes one pass over the json and one ``os.scandir`` per image directory. The summary is
+    cached by path, modification time and size; the json itself, which is large, is not.
 
     Raises:
-        InputError: the json is missing, is not JSON or not in COCO's instances format; categories
-            are empty; an id is repeated; an annotation names an unknown image or category; an
-            image listed is absent on disk.
+        InputError: the json is missing, is not JSON or is not in COCO's instances format; there are
+            no categories; an id occurs twice; a value is not valid; an annotation names an unknown
+            image or category; a listed image does not exist.
     """
     try:
         status = os.stat(json_file)
@@ -82,29 +85,30 @@ def read_coco_json(json_file: str, image_root: str) -> CocoSummary:
 
 
 def summarize_coco(content: dict, json_file: str, image_root: str | None = None) -> CocoSummary:
-    """The checks of :func:`read_coco_json` on a parsed json.
+    """Check a parsed json as :func:`read_coco_json` does, and return its summary.
 
     Args:
-        content: of :func:`parse_coco_json`.
-        json_file: its name in error messages.
-        image_root: folder of its images; None leaves the files unchecked.
+        content: the json, as :func:`parse_coco_json` returns it.
+        json_file: path of the json, for error messages.
+        image_root: folder of the images; None means that the image files are not checked.
 
     Raises:
         InputError: as :func:`read_coco_json`.
     """
     try:
         return _summarize(json_file, content, image_root)
-    except (TypeError, AttributeError) as error:  # a list for an id, a number for a file name
+    except (TypeError, AttributeError) as error:  # such as a list in place of an id
         raise InputError(
             f"annotation file {json_file} is not in COCO format: a value of a wrong type ({error})"
         ) from error
 
 
 def parse_coco_json(json_file: str) -> dict:
-    """The json as it is, with its three lists.
+    """Parse a json and check that it has COCO's three lists; their entries are not checked.
 
     Raises:
-        InputError: the file is missing, is not JSON or lacks a list.
+        InputError: the file is missing, is not JSON, or has no list of images, annotations or
+            categories.
     """
     content = read_json(json_file, called="annotation file")
     if not isinstance(content, dict):
@@ -136,7 +140,7 @@ def _summarize(json_file: str, content: dict, image_root: str | None) -> CocoSum
 
 
 def _entry(json_file: str, section: str, index: int, entry: object, keys: tuple[str, ...]) -> dict:
-    """``entry`` if it is an object with all ``keys``."""
+    """Return ``entry`` if it is a dict with all ``keys``, else raise InputError."""
     missing = [k for k in keys if k not in entry] if isinstance(entry, dict) else list(keys)
     if missing:
         raise InputError(
@@ -187,7 +191,8 @@ def _check_images(json_file: str, images: list) -> dict[int, dict]:
     if kinds not in ({int}, {str}):
         raise InputError(
             f"annotation file {json_file}: image ids are of several types "
-            f"({', '.join(sorted(kind.__name__ for kind in kinds))}); integers, or text, are needed"
+            f"({', '.join(sorted(kind.__name__ for kind in kinds))}); all must be integers, or all "
+            "strings"
         )
     return found
 
@@ -195,11 +200,11 @@ def _check_images(json_file: str, images: list) -> dict[int, dict]:
 def _check_annotations(
     json_file: str, annotations: list, names: dict[int, str], images: dict[int, dict]
 ) -> dict[str, object]:
-    """The summary's ``num_objects``, ``most_objects``, ``unmasked`` and ``unjudged``."""
+    """Check all annotations and return what :class:`CocoSummary` says of them."""
     seen: set[int] = set()
     objects: Counter[int] = Counter()
     codes, owners = [], []
-    unmasked, unjudged = None, None
+    unmasked, unevaluable = None, None
     for index, entry in enumerate(annotations):
         annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
         image_id = annotation["image_id"]
@@ -218,10 +223,10 @@ def _check_annotations(
         if code is not None:
             codes.append(code)
             owners.append(annotation["id"])
-        if unjudged is None and not (
+        if unevaluable is None and not (
             is_finite(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
         ):
-            unjudged = annotation["id"]
+            unevaluable = annotation["id"]
         if not is_object:
             continue
         objects[image_id] += 1
@@ -230,19 +235,19 @@ def _check_annotations(
     if (broken := first_broken(codes)) is not None:
         raise InputError(
             f"annotation file {json_file}: the segmentation of annotation id {owners[broken]} is "
-            "not one whole RLE of its image"
+            "not a complete RLE of its image"
         )
     crowded, most = next(iter(objects.most_common(1)), (None, 0))
     return {
         "num_objects": sum(objects.values()),
         "most_objects": (most, images[crowded]["file_name"] if most else ""),
         "unmasked": unmasked,
-        "unjudged": unjudged,
+        "unevaluable": unevaluable,
     }
 
 
 def _check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:
-    """Compare the listed images with one listing of each directory that they lie in."""
+    """Check that every listed image exists, with one listing of each directory."""
     listings: dict[str, set[str]] = {}
     missing: list[str] = []
     for file_name in file_names:
@@ -254,7 +259,7 @@ def _check_files(json_file: str, file_names: Collection[str], image_root: str) -
             missing.append(path)
     if missing:
         raise InputError(
-            f"image {missing[0]}, listed in {json_file}, is not there "
+            f"image {missing[0]}, listed in {json_file}, does not exist "
             f"({len(missing)} of the {len(file_names)} images listed are missing)"
         )
 

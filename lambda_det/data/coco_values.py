@@ -1,7 +1,7 @@
-"""What the values of one image and of one annotation of a COCO json must be.
+"""Checks of the values of one image and of one annotation of a COCO json.
 
-Values that pass here stop neither detectron2's reader, nor pycocotools' C code (which believes what
-it is given), nor a training by a loss that is not a number.
+Neither pycocotools' C code nor detectron2's ``load_coco_json`` checks its input. Values that pass
+these checks crash neither of them, and they do not make the training loss NaN.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
 
 
 def check_image(where: str, image: dict) -> None:
-    """Raise InputError unless an image has a whole size and a name that a file can have.
+    """Check that an image has a size in whole pixels and a valid file name.
 
     Args:
-        where: begins the line.
-        image: with the keys ``file_name``, ``height`` and ``width``.
+        where: beginning of the error message, which names the image.
+        image: an entry of ``images`` with the keys ``file_name``, ``height`` and ``width``.
+
+    Raises:
+        InputError: the size or the name is not valid.
     """
     height, width = image["height"], image["width"]
     if not all(type(side) is int and 0 < side < MAX_SIDE for side in (height, width)):
         raise InputError(
             f"{where} has height {shown(height)} and width {shown(width)}; whole numbers of "
-            f"pixels, below {MAX_SIDE}, are needed"
+            f"pixels from 1 to {MAX_SIDE - 1} are needed"
         )
     name = image["file_name"]
     if not name or "\0" in name:
@@ -36,16 +39,23 @@ def check_image(where: str, image: dict) -> None:
 def check_annotation(
     json_file: str, annotation: dict, image: dict, where: str
 ) -> tuple[bool, dict | None]:
-    """Raise InputError for an annotation that could not be read, drawn or learned from.
+    """Check one annotation: its box, area, flags, keypoints and segmentation.
 
     Args:
-        json_file, where: begin the lines; ``where`` names the annotation as well.
-        annotation: with the keys ``id``, ``image_id``, ``category_id`` and ``bbox``.
-        image: the one that it lies in.
+        json_file: path of the json, for error messages.
+        annotation: an entry of ``annotations`` with the keys ``id``, ``image_id``, ``category_id``
+            and ``bbox``.
+        image: the entry of ``images`` that the annotation belongs to.
+        where: beginning of the error messages, which names the json and the annotation.
 
     Returns:
-        Whether there is something to learn from it (it is no crowd, and its polygons, if it has
-        any, are not all too short), and its compressed RLE, not looked into yet, if it has one.
+        Whether a model can learn from the annotation (it is not a crowd region, and at least one
+        of its polygons, if it has any, has three points), and its mask as a compressed RLE, or
+        None if it is not stored as RLE. The characters of the RLE are not checked yet, see
+        :func:`~lambda_det.data.rle.first_broken`.
+
+    Raises:
+        InputError: a value is not valid.
     """
     box = annotation["bbox"]
     if not (
@@ -84,11 +94,15 @@ def check_annotation(
 
 
 def _has_polygon(polygons: list, image: dict) -> bool:
-    """Whether one of them has the three points that detectron2 asks for."""
+    """Whether at least one polygon has three points; detectron2 drops shorter ones.
+
+    Raises:
+        ValueError: a polygon is not a list of finite numbers, or it reaches too far outside.
+    """
     reach = REACH * max(image["height"], image["width"])
     found = False
     for polygon in polygons:
-        # By sum, min and max: a large json has millions of numbers.
+        # sum, min and max are fast in C; a large json has millions of numbers.
         if not isinstance(polygon, list) or not _is_finite_sum(polygon):
             raise ValueError("has a polygon that is not pairs of finite numbers x, y")
         if polygon and max(max(polygon), -min(polygon)) > reach:
@@ -100,5 +114,5 @@ def _has_polygon(polygons: list, image: dict) -> bool:
 def _is_finite_sum(numbers: list) -> bool:
     try:
         return math.isfinite(sum(numbers))
-    except (TypeError, OverflowError):  # text, lists; integers that no float can hold
+    except (TypeError, OverflowError):  # text or a list; an integer larger than any float
         return False

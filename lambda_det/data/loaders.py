@@ -1,4 +1,4 @@
-"""Data loaders: detectron2's batches with our mapper, the training's in an exact order."""
+"""Data loaders: detectron2's batches from our mapper; those of a training in an exact order."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ logger = logging.getLogger(__name__)
 Mapper = Callable[[dict], dict]
 
 GRACE_S = 30
-"""Seconds that a worker goes on for after a SIGTERM, so that the iteration can be finished."""
+"""Seconds that a worker continues after a SIGTERM, so that the training can end its iteration."""
 
 
 class TrainingLoader:
     """Endless batches (lists of mapped images) of this process.
 
-    The order starts at the first batch that is asked for: until then ``seed`` and ``start`` may be
-    changed, as a resumed run does.
+    Iteration starts with batch number ``start``. ``seed`` and ``start`` may be set until the first
+    batch is read, as a resumed run does.
 
     Args:
-        images: in detectron2's dataset format.
-        mapper: one image -> what the model takes; its randomness is numpy's, Python's and PyTorch's
-            global generators'.
-        make_sampler: seed -> endless indices.
+        images: images in detectron2's dataset format.
+        mapper: converts one image to the input of the model. If it draws random numbers, it must
+            draw them from numpy's, Python's or PyTorch's global generator.
+        make_sampler: takes a seed and returns an endless stream of image indices.
         batch_size: images per batch of this process.
-        group_by_aspect: whether a batch holds images of one kind, wider than high or not.
-        num_workers: processes that map images; 0 is this one.
-        seed: of order and augmentations.
+        group_by_aspect: whether the images of a batch are either all wider than high or all not.
+        num_workers: number of worker processes that map images; 0 maps them in this process.
+        seed: seed of the order and of the augmentations.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TrainingLoader:
         return self._running
 
     def first_batch(self, mapper: Mapper) -> list[dict]:
-        """The batch that comes first, mapped here and in another way; it will still come first."""
+        """Map the first batch with another mapper; iteration still starts with that batch."""
         keys = KeyStream(
             self._make_sampler, self._batch_size, self._wide, seed=self.seed, start=self.start
         )
@@ -91,11 +91,12 @@ class TrainingLoader:
             DataLoader(
                 self._dataset,
                 sampler=keys,
-                batch_size=None,  # single images are shared out among the workers, as in detectron2
+                batch_size=None,  # workers map single images, as in detectron2
                 num_workers=self._num_workers,
                 collate_fn=_as_it_is,
                 worker_init_fn=finish_before_ending,
-                generator=RandomGenerator(),  # of its own: the model's draws stay what they are
+                # Its own generator, so that the random numbers of the model do not change.
+                generator=RandomGenerator(),
             )
         )
         while True:
@@ -103,7 +104,7 @@ class TrainingLoader:
 
 
 class _SeededImages(Dataset):
-    """Mapped images by (index, seed); the seed alone decides the augmentation."""
+    """A dataset of mapped images; its key is (index, seed), and the seed fixes the augmentation."""
 
     def __init__(self, images: Dataset, mapper: Mapper) -> None:
         self.images, self._mapper = images, mapper
@@ -115,15 +116,17 @@ class _SeededImages(Dataset):
 
 
 def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoader:
-    """An endless loader over ``DATASETS.TRAIN`` that gives lists of mapped images.
+    """Build an endless loader over ``DATASETS.TRAIN`` that yields lists of mapped images.
 
     Args:
-        cfg: the config.
-        seed: of order and augmentations; None = ``SEED``, or one that is drawn if that is negative.
+        cfg: the config, after :func:`~lambda_det.data.configure_datasets`.
+        seed: seed of the order and of the augmentations; None takes ``cfg.SEED``, and a random one
+            if that is negative.
 
     Raises:
-        InputError: ``SOLVER.IMS_PER_BATCH`` is not a multiple of the number of processes, or
-            ``DATALOADER.SAMPLER_TRAIN`` is unknown.
+        InputError: ``SOLVER.IMS_PER_BATCH`` is not a multiple of the number of processes,
+            ``DATALOADER.SAMPLER_TRAIN`` is unknown, or the training set fails a check of
+            :func:`~lambda_det.data.training_images.training_images`.
     """
     _share_of_batch(cfg.SOLVER.IMS_PER_BATCH)  # before the images are read
     images = training_images(cfg)
@@ -148,16 +151,18 @@ def training_loader(
     num_workers: int = 0,
     seed: int = -1,
 ) -> TrainingLoader:
-    """An endless loader of this process's share, from explicit arguments, as a LazyConfig has them.
+    """Build an endless loader of this process's share from explicit arguments, for a LazyConfig.
 
     Args:
         dataset: images in detectron2's dataset format.
-        mapper: one image -> what the model takes.
-        total_batch_size: images per batch of all processes.
-        make_sampler: seed -> endless indices; None = detectron2's ``TrainingSampler``.
-        aspect_ratio_grouping: whether a batch holds images of one kind, wider than high or not.
-        num_workers: processes that map images; 0 is this one.
-        seed: of order and augmentations; one that is drawn if it is negative.
+        mapper: converts one image to the input of the model.
+        total_batch_size: images per batch of all processes together.
+        make_sampler: takes a seed and returns an endless stream of image indices; None takes
+            detectron2's ``TrainingSampler``.
+        aspect_ratio_grouping: whether the images of a batch are either all wider than high or all
+            not.
+        num_workers: number of worker processes that map images; 0 maps them in this process.
+        seed: seed of the order and of the augmentations; if it is negative, a random one is taken.
 
     Raises:
         InputError: ``total_batch_size`` is not a multiple of the number of processes.
@@ -183,7 +188,7 @@ def _share_of_batch(total: int) -> int:
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """A loader that gives every image of ``dataset_name`` once, in order, in lists of one."""
+    """Build a loader that yields each image of ``dataset_name`` once, in order, in lists of one."""
     mapper = LambdaDatasetMapper(cfg, False)
     loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     return _finishing(loader)
@@ -192,7 +197,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
 def detection_test_loader(
     dataset: Sequence[dict], mapper: Mapper, *, num_workers: int = 0
 ) -> Iterable[list[dict]]:
-    """As :func:`build_test_loader`, from explicit arguments, as a LazyConfig has them."""
+    """Build the loader of :func:`build_test_loader` from explicit arguments, for a LazyConfig."""
     return _finishing(build_detection_test_loader(dataset, mapper=mapper, num_workers=num_workers))
 
 
@@ -202,10 +207,14 @@ def _finishing(loader: DataLoader) -> DataLoader:
 
 
 def finish_before_ending(worker: int) -> None:
-    """``worker_init_fn``: leave it to the training what a signal means.
+    """``worker_init_fn`` of a ``DataLoader``: keep a worker alive for a while after a signal.
 
-    A terminal's Ctrl-C and a scheduler's SIGTERM reach the workers too; a training that is to
-    finish its iteration needs them meanwhile.
+    A terminal's Ctrl-C and a scheduler's SIGTERM reach the workers too, but the training still
+    needs them to finish its iteration. The worker ignores SIGINT; after a SIGTERM it continues for
+    :data:`GRACE_S` seconds, or until the training process itself sends one.
+
+    Args:
+        worker: number of the worker (not used).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
@@ -214,7 +223,7 @@ def finish_before_ending(worker: int) -> None:
 
 
 def _end_in_time(training: int) -> None:
-    """Wait for SIGTERM. That of the training itself means at once, anybody else's in a while."""
+    """Wait for SIGTERM; end at once if the process ``training`` sent it, else after GRACE_S."""
     sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
     end = time.monotonic() + GRACE_S
     while sender != training and (left := end - time.monotonic()) > 0:

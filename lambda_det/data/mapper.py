@@ -1,4 +1,4 @@
-"""The dataset mapper: detectron2's, with large-scale jitter and errors a person can act on."""
+"""detectron2's dataset mapper with large-scale jitter, mixed mask formats and clear errors."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
-from lambda_det.data.images import read_image
-from lambda_det.data.jitter import large_scale_jitter
-from lambda_det.data.resizing import keep_one_pixel
+from lambda_det.data.augmentations import keep_one_pixel, large_scale_jitter
+from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError
 
 
 class LambdaDatasetMapper(DatasetMapper):
-    """``LambdaDatasetMapper(cfg, is_train)`` or detectron2's explicit arguments.
+    """detectron2's :class:`~detectron2.data.DatasetMapper` for COCO data as people export them.
 
-    As :class:`detectron2.data.DatasetMapper`, and in addition:
+    It is built as detectron2's: ``LambdaDatasetMapper(cfg, is_train)``, or with detectron2's
+    explicit arguments. It differs in the following:
 
-    - ``INPUT.LSJ.ENABLED``: large-scale jitter replaces the resizing of the training images (the
-      augmentation of detectron2's ``new_baselines``), and boxes are recomputed after the crop.
-    - A recomputed box is that of what the crop leaves of the object's polygons, as in detectron2;
-      only an object stored as RLE has its bitmask's box. A bitmask drawn from polygons loses
-      their fractions of pixels, and with them a third of the box of an object of 3 pixels.
-    - With ``INPUT.MASK_FORMAT`` ``"polygon"`` an image with an object stored as RLE has bitmasks
-      for all of its objects, the others polygons; ``"bitmask"`` makes bitmasks of all.
-    - An image that cannot be decoded, has another size than its json says, or an annotation whose
-      mask cannot be used, is an :class:`InputError` that names the file.
-    - Objects that a crop removes are dropped for both mask formats (detectron2 v0.5 stops on
-      a polygon cropped to nothing), as are polygons of fewer than 3 points, and an image without
-      objects has an empty ``gt_masks``.
-    - 16-bit grey is scaled to 8 bits (Pillow clips it to white), and a long thin picture keeps a
-      pixel of its shorter side.
-    - Coordinates stored as integers are transformed in floating point (fvcore's transforms write
-      into the array that they are given, which cuts integers).
+    - With ``INPUT.LSJ.ENABLED``, large-scale jitter replaces the resizing of the training images,
+      as in detectron2's ``new_baselines``, and the boxes are recomputed after the crop.
+    - A recomputed box encloses what the crop leaves of the object's polygons, as in detectron2;
+      only the box of an object stored as RLE is computed from its bitmask. Bitmasks drawn from
+      polygons lose fractions of pixels, which is a third of the box of an object of 3 pixels.
+    - With ``INPUT.MASK_FORMAT`` ``"polygon"``, an image that has an object stored as RLE gets
+      bitmasks for all of its objects; other images get polygons. With ``"bitmask"``, all get
+      bitmasks.
+    - An image that cannot be decoded or whose size is not that of the json, and an annotation whose
+      mask cannot be used, raise an :class:`~lambda_det.errors.InputError` that names the file.
+    - Objects that a crop removes are dropped in both mask formats (detectron2 v0.5 stops with an
+      error on a polygon that is cropped to nothing). Polygons of fewer than 3 points are dropped
+      too. An image without objects has an empty ``gt_masks``.
+    - 16-bit grey is scaled to 8 bits (Pillow clips it to white), and the shorter side of a long
+      thin image keeps at least one pixel.
+    - Coordinates stored as integers are converted to float first, because fvcore's transforms write
+      into their input array and would truncate them.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Explicit arguments from a configuration.
+        """Read the constructor's arguments from a config.
 
         Raises:
-            InputError: a bad ``INPUT.LSJ`` or ``INPUT.RANDOM_FLIP`` value, or ``INPUT.CROP``
-                enabled together with ``INPUT.LSJ``.
+            InputError: a value of ``INPUT.LSJ`` or ``INPUT.RANDOM_FLIP`` is not valid, or
+                ``INPUT.CROP`` is enabled together with ``INPUT.LSJ``.
         """
         flip = cfg.INPUT.RANDOM_FLIP
         if is_train and flip not in ("horizontal", "vertical", "none"):
@@ -59,7 +60,7 @@ class LambdaDatasetMapper(DatasetMapper):
             if cfg.INPUT.CROP.ENABLED:
                 raise InputError(
                     "INPUT.CROP.ENABLED and INPUT.LSJ.ENABLED are both True; "
-                    "large-scale jitter crops by itself, so only one of them may be"
+                    "large-scale jitter crops by itself, so only one of them may be True"
                 )
             arguments["augmentations"] = large_scale_jitter(
                 scale=cfg.INPUT.LSJ.SCALE, size=cfg.INPUT.LSJ.SIZE, flip=flip
@@ -69,17 +70,18 @@ class LambdaDatasetMapper(DatasetMapper):
         return arguments
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """One image and its objects, read, transformed and made into tensors.
+        """Read one image, transform it and its objects, and convert them to tensors.
 
         Args:
-            dataset_dict: one image in detectron2's dataset format; not changed.
+            dataset_dict: one image in detectron2's dataset format; it is not changed.
 
         Returns:
-            The format of detectron2's models: ``image`` (3, H, W) uint8, and in training
-            ``instances`` with ``gt_boxes``, ``gt_classes`` and, with masks, ``gt_masks``.
+            A dict in the input format of detectron2's models: ``image`` (3, H, W) uint8, and in
+            training ``instances`` with ``gt_boxes`` (x1, y1, x2, y2 in pixels), ``gt_classes`` and,
+            if masks are on, ``gt_masks``.
 
         Raises:
-            InputError: see the class.
+            InputError: the image or an annotation cannot be used, see the class.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = self._read_image(dataset_dict)
@@ -108,7 +110,7 @@ class LambdaDatasetMapper(DatasetMapper):
         return dataset_dict
 
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
-        """The image (H, W, 3) in ``image_format``, of the size that the json says."""
+        """Read the image (H, W, 3) in ``image_format`` and check its size against the json."""
         path = dataset_dict["file_name"]
         image = read_image(path, self.image_format)
         try:
@@ -121,7 +123,7 @@ class LambdaDatasetMapper(DatasetMapper):
         return image
 
     def _prepare(self, annotation: dict, dataset_dict: dict) -> None:
-        """Bring one annotation, in place, into the form that its transformation needs."""
+        """Check one annotation and convert it, in place, to what its transformation needs."""
         if not self.use_keypoint:
             annotation.pop("keypoints", None)
         annotation["bbox"] = [float(value) for value in annotation["bbox"]]
@@ -136,10 +138,10 @@ class LambdaDatasetMapper(DatasetMapper):
             for polygon in polygons:
                 if polygon.ndim != 1 or len(polygon) % 2:
                     raise InputError(
-                        f"image {path}: a polygon is no list x0, y0, x1, y1 ... but has shape "
+                        f"image {path}: a polygon is not a list x0, y0, x1, y1 ... but has shape "
                         f"{polygon.shape}; a segmentation is a list of such lists"
                     )
-            # detectron2's reader of COCO jsons leaves these out; a dataset of one's own may not.
+            # load_coco_json drops short polygons already; a user's own dataset may still have them.
             annotation["segmentation"] = [p for p in polygons if len(p) >= 6]
             return
         size, expected = list(segmentation["size"]), [dataset_dict["height"], dataset_dict["width"]]
@@ -151,7 +153,7 @@ class LambdaDatasetMapper(DatasetMapper):
     def _instances(
         self, annotations: list[dict], transforms: T.TransformList, height_width: tuple[int, int]
     ) -> Instances:
-        """The transformed objects that are still to be seen."""
+        """Transform the objects and keep those that are still visible."""
         kept = []
         for annotation in annotations:
             transformed = detection_utils.transform_instance_annotations(
@@ -160,7 +162,7 @@ class LambdaDatasetMapper(DatasetMapper):
                 height_width,
                 keypoint_hflip_indices=self.keypoint_hflip_indices,
             )
-            # A polygon outside the crop is an empty list, which v0.5 cannot make into a bitmask.
+            # v0.5 cannot convert an empty list, as of polygons outside the crop, to a bitmask.
             if not _is_cropped_away(transformed):
                 kept.append(_plain(transformed))
         if not kept:
@@ -192,14 +194,14 @@ def _is_cropped_away(annotation: dict) -> bool:
 
 
 def _tight_box(segmentation: list[np.ndarray] | np.ndarray) -> Boxes:
-    """The box of an object's polygons, or of its bitmask (H, W) where the json has no polygons."""
+    """The box around an object's polygons, or around its bitmask (H, W) if it has no polygons."""
     if isinstance(segmentation, list):
         return PolygonMasks([segmentation]).get_bounding_boxes()
     return BitMasks(torch.as_tensor(segmentation)[None]).get_bounding_boxes()
 
 
 def _plain(annotation: dict) -> dict:
-    """The annotation in the types that PyTorch takes without warnings: a list, a writable array."""
+    """Convert values to types that PyTorch accepts without a warning: lists, writable arrays."""
     annotation["bbox"] = [float(value) for value in annotation["bbox"]]
     if isinstance(annotation.get("segmentation"), np.ndarray):
         annotation["segmentation"] = annotation["segmentation"].copy()

@@ -1,7 +1,8 @@
-"""Is there in the training set what a detector can learn? Asked before the first iteration.
+"""Checks, before the first iteration, that a detector can learn from the training set's objects.
 
-Each check measures a mistake that ends, days later, in an AP of 0. What cannot be meant is an
-InputError, what is likely a mistake a warning that says what to do.
+Each check looks for a mistake, such as boxes in the wrong format, that otherwise shows only as an
+AP of 0 after a long training. A certain mistake raises InputError; a likely one logs a warning that
+says what to do.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_FEW = 20  # boxes; with fewer of them a pattern may be chance
-_SOME, _MOST = 0.1, 0.75  # shares of the objects; half of COCO at 128 pixels is below 9 pixels
-_SMALL_IOU = 0.3  # with an object, below which RPN takes an anchor for background (RetinaNet: 0.4)
-_SMALLEST = 8  # pixels: relative boxes cannot be told in images smaller than that
+_FEW = 20  # with fewer boxes than this, a pattern may be chance
+# Shares of the objects from which on a warning is logged. _MOST is high because small training
+# images are legal: at 128 pixels, half of COCO's objects are smaller than 9 pixels.
+_SOME, _MOST = 0.1, 0.75
+_SMALL_IOU = 0.3  # an anchor of lower IoU is background to the RPN (RetinaNet: 0.4)
+_SMALLEST = 8  # side in pixels; in smaller images, relative boxes look like pixels
 
 
 def check_objects(
@@ -31,20 +34,21 @@ def check_objects(
     class_names: Sequence[str] = (),
     anchor_sizes: Sequence[float] = (),
 ) -> None:
-    """Check the objects of a training set; warnings are logged.
+    """Check the classes and boxes of a training set; a likely mistake logs a warning.
 
     Args:
-        objects: all of them.
-        source: name in messages, ``DATASETS.TRAIN ('a',)``.
-        resize: what training does to the images.
-        num_classes: of the model's head; None = it does not tell classes apart.
-        class_names: in the order of the contiguous ids; empty where not known.
-        anchor_sizes: square roots of the anchors' areas, in pixels; empty without anchors.
+        objects: all objects of the training set.
+        source: name of the training set in messages, such as ``DATASETS.TRAIN ('a',)``.
+        resize: how the training resizes the images.
+        num_classes: number of classes of the model's head; None if it has no classes.
+        class_names: names in the order of the contiguous ids; empty if not known.
+        anchor_sizes: square roots of the anchors' areas in pixels; empty for a model without
+            anchors.
 
     Raises:
-        InputError: no object is left, a box is not finite, all boxes are empty, relative to the
-            image's size or two corners, all objects are below a pixel, or a class is beyond the
-            model's.
+        InputError: there is no object; a class id is not one of the model's; a box is not finite;
+            all boxes are empty, or relative to the image's size, or two corners in place of corner
+            and size; or all objects are smaller than a pixel after resizing.
     """
     if not len(objects):
         if objects.unread:
@@ -102,7 +106,11 @@ def _check_sides(objects: ObjectStatistics, source: str) -> None:
 
 
 def _check_relative(objects: ObjectStatistics, source: str) -> bool:
-    """Raise InputError where all boxes are relative, warn of some; whether there are any."""
+    """Raise InputError if all boxes are relative to the image's size; warn if many are.
+
+    Returns:
+        Whether a warning was logged.
+    """
     ends = objects.boxes[:, :2] + objects.boxes[:, 2:]
     relative = (
         (objects.boxes >= 0).all(axis=1)
@@ -112,8 +120,9 @@ def _check_relative(objects: ObjectStatistics, source: str) -> bool:
     count = int(relative.sum())
     if count == len(objects):
         raise InputError(
-            f"{source}: all {count} boxes lie within 0 and 1: relative to the image's size, it "
-            "seems; pixels are needed (x and width times its width, y and height times its height)"
+            f"{source}: all {count} boxes lie within 0 and 1, as if relative to the image's "
+            "size; pixels are needed (multiply x and width by its width, y and height by "
+            "its height)"
         )
     if count > _SOME * len(objects):
         logger.warning(
@@ -126,7 +135,10 @@ def _check_relative(objects: ObjectStatistics, source: str) -> bool:
 
 
 def _check_corners(objects: ObjectStatistics, source: str) -> None:
-    """x, y, width, height must end within the image; two corners mostly do not."""
+    """Check that boxes end within their image.
+
+    Boxes given as x1, y1, x2, y2 and read as x, y, width, height mostly reach beyond it.
+    """
     x, y, third, fourth = objects.boxes.T
     heights, widths = objects.heights, objects.widths
     beyond = (x + third > 1.05 * widths + 1) | (y + fourth > 1.05 * heights + 1)
@@ -161,13 +173,14 @@ def _check_sizes(
         )
     if tiny > _SOME * len(objects):
         logger.warning(
-            "%s: %d of %d objects are narrower than a pixel after resizing and cannot be found; "
-            "raise INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN (INPUT.LSJ.SIZE), or cut the images",
+            "%s: %d of %d objects are narrower than a pixel after resizing and cannot be "
+            "detected; raise INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN (INPUT.LSJ.SIZE), or cut the "
+            "images into tiles",
             source, tiny, len(objects),
         )  # fmt: skip
     if not len(anchor_sizes):
         return
-    # A box and an anchor of other areas overlap by the ratio of the areas at best.
+    # The IoU of a box and an anchor is at most the ratio of their areas.
     scale = np.sqrt(sides.prod(axis=1))
     ratio = np.sqrt(_SMALL_IOU)
     too_small = int((scale * high < ratio * min(anchor_sizes)).sum())

@@ -1,4 +1,4 @@
-"""Boxes, classes and image sizes of a dataset as arrays, and how large training makes them."""
+"""Boxes, classes and image sizes of a dataset as arrays, and the factors of the resizing."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _MODES = (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
 
 @dataclass(frozen=True)
 class ObjectStatistics:
-    """The objects (crowd regions left out) of some images.
+    """The n objects of some images, without crowd regions.
 
     Attributes:
         boxes: (n, 4) x, y, width, height in pixels.
-        classes: (n) contiguous ids.
-        images: (n) index of each object's image.
+        classes: (n,) contiguous class ids.
+        images: (n,) index of each object's image.
         sizes: (images, 2) height and width in pixels.
-        unread: number of objects left out: rotated boxes, images whose record has no size.
+        unread: number of objects that are left out because their box is rotated or the size of
+            their image is not given.
     """
 
     boxes: np.ndarray
@@ -36,20 +37,20 @@ class ObjectStatistics:
 
     @property
     def heights(self) -> np.ndarray:
-        """(n) height of each object's image."""
+        """(n,) height of each object's image in pixels."""
         return self.sizes[self.images, 0]
 
     @property
     def widths(self) -> np.ndarray:
-        """(n) width of each object's image."""
+        """(n,) width of each object's image in pixels."""
         return self.sizes[self.images, 1]
 
 
 def object_statistics(images: Sequence[dict]) -> ObjectStatistics:
-    """The objects of images in detectron2's dataset format.
+    """Collect the objects of images in detectron2's dataset format.
 
     Raises:
-        InputError: a number of a box is beyond a float.
+        InputError: a number of a box is too large for a float.
     """
     boxes, classes, owners, modes, unread = [], [], [], [], 0
     for index, image in enumerate(images):
@@ -67,8 +68,8 @@ def object_statistics(images: Sequence[dict]) -> ObjectStatistics:
             owners.append(index)
     try:
         array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    except OverflowError as error:  # JSON's integers have no limit
-        raise InputError("DATASETS.TRAIN: a number of a bbox is beyond a float") from error
+    except OverflowError as error:  # an integer in JSON may have any size
+        raise InputError("DATASETS.TRAIN: a number of a bbox is too large for a float") from error
     corners = np.asarray(modes, dtype=bool)
     array[corners, 2:] -= array[corners, :2]
     sizes = [(image.get("height", 0), image.get("width", 0)) for image in images]
@@ -83,13 +84,15 @@ def object_statistics(images: Sequence[dict]) -> ObjectStatistics:
 
 @dataclass(frozen=True)
 class TrainingResize:
-    """By what factors training scales an image.
+    """How the training resizes an image: by its shorter side, or by large-scale jitter.
 
     Args:
-        short_sides: that the shorter side is resized to, in pixels; 0 = as it is.
-        longest: most pixels of the longer side.
-        fit: smallest and largest factor, and (height, width) that the image is scaled to fit into
-            times that factor (large-scale jitter); None = the shorter side decides.
+        short_sides: lengths in pixels, one of which the shorter side is resized to; 0 does not
+            resize.
+        longest: largest length of the longer side in pixels.
+        fit: for large-scale jitter, (smallest factor, largest factor) and (height, width): the
+            image is scaled to fit into height and width times a factor. If this is given, the
+            other two are not used.
     """
 
     short_sides: tuple[int, ...] = ()
@@ -97,7 +100,7 @@ class TrainingResize:
     fit: tuple[tuple[float, float], tuple[int, int]] | None = None
 
     def factors(self, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n) heights and widths -> (n) smallest and (n) largest factor."""
+        """(n,) heights and widths of images -> (n,) smallest and (n,) largest scale factors."""
         if self.fit is not None:
             (low, high), (height, width) = self.fit
             fitting = np.minimum(height / heights, width / widths)

@@ -1,9 +1,9 @@
-"""The order of a training's images: endless, a function of a seed, taken up at any batch.
+"""The order of a training's images: an endless stream that depends on a seed and can be resumed.
 
-It is detectron2's: its samplers' stream of indices, and batches of images that are either wider
-than high or not (``DATALOADER.ASPECT_RATIO_GROUPING``). Both follow from the json alone, so that a
-resumed run replays them without reading an image. An image's augmentation follows from its place in
-the stream, whichever process or worker reads it.
+The order is detectron2's: its samplers give the indices, and the images of a batch are either all
+wider than high or all not (``DATALOADER.ASPECT_RATIO_GROUPING``). The order depends on the json
+alone, so that a resumed run can skip batches without reading their images. The seed of an image's
+augmentation depends on its place in the stream, not on the process or worker that reads it.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from lambda_det.errors import InputError
 from lambda_det.randomness import IMAGE, ORDER, seed_of
 
 Key = tuple[int, int]
-"""Index of an image and the seed of its augmentation."""
+"""(index of an image, seed of its augmentation)."""
 
 MakeSampler = Callable[[int], Iterable[int]]
-"""Seed -> this process's share of an endless stream of indices."""
+"""A function that takes a seed and returns this process's share of an endless index stream."""
 
 
 class KeyStream(Sampler):
-    """This process's images from a batch on, one by one in the order of their batches.
+    """The keys of this process's images, one by one, in the order of their batches.
 
     Args:
-        make_sampler: what the indices come from.
+        make_sampler: makes the stream of indices.
         batch_size: images per batch of this process.
-        wide: whether each image is wider than high, to have batches of one kind; None mixes them.
-        seed: of order and augmentations.
-        start: batches to leave out.
+        wide: (images,) bool, whether each image is wider than high; a batch then holds images of
+            one kind. None does not group them.
+        seed: seed of the order and of the augmentations.
+        start: number of batches to skip.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class KeyStream(Sampler):
                 yield index, seed_of(IMAGE, self._seed, place)
 
     def _batches(self) -> Iterator[list[tuple[int, int]]]:
-        """Lists of indices and their places in the stream of all processes."""
+        """Yield batches: lists of (index, place in the stream of all processes)."""
         rank, world = comm.get_rank(), comm.get_world_size()
         kinds: tuple[list, list] = ([], [])
         stream = self._make_sampler(seed_of(ORDER, self._seed))
@@ -69,22 +70,26 @@ class KeyStream(Sampler):
 
 
 def wide_images(images: Sequence[Mapping]) -> np.ndarray:
-    """Whether each image is wider than high: bool, one for each image."""
+    """(images,) bool: whether each image is wider than high."""
     return np.fromiter((d["width"] > d["height"] for d in images), dtype=bool, count=len(images))
 
 
 def sampler_maker(cfg: CfgNode, images: Sequence[Mapping]) -> MakeSampler:
-    """The sampler that ``DATALOADER.SAMPLER_TRAIN`` names.
+    """Return a function that makes the sampler of ``DATALOADER.SAMPLER_TRAIN`` from a seed.
+
+    Args:
+        cfg: the config.
+        images: the training images in detectron2's dataset format.
 
     Raises:
-        InputError: there is none of this name, or its order cannot be seeded.
+        InputError: the sampler is not one of the two whose order depends on a seed alone.
     """
     node, size = cfg.DATALOADER, len(images)
     if node.SAMPLER_TRAIN == "TrainingSampler":
         return lambda seed: samplers.TrainingSampler(size, seed=seed)
     if node.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
         sampler = samplers.RepeatFactorTrainingSampler
-        # Later versions of detectron2 let the root be left out.
+        # REPEAT_SQRT exists in later versions of detectron2 only.
         options = {"sqrt": node.REPEAT_SQRT} if "REPEAT_SQRT" in node else {}
         factors = sampler.repeat_factors_from_category_frequency(
             images, node.REPEAT_THRESHOLD, **options

@@ -1,7 +1,7 @@
-"""Masks as COCO writes them, made into compressed RLE, and whether such a code is whole.
+"""Conversion of COCO masks to compressed run-length encoding (RLE), and checks of such codes.
 
-pycocotools' C code believes what it is given: a cut or foreign code becomes some other mask, and
-masks of different sizes simply never match. Both would be a wrong AP without a word.
+pycocotools' C code does not check its input: it decodes a truncated or corrupt RLE to some other
+mask, and masks of different sizes never match. Both would give a wrong AP without any message.
 """
 
 from __future__ import annotations
@@ -13,38 +13,43 @@ import pycocotools.mask as mask_util
 
 from lambda_det.data.values import is_finite, shown
 
-_CHUNK = 20_000  # codes decoded at once; bounds the memory
-REACH = 10  # how far a polygon may be from the origin, in longer sides of its image
+_CHUNK = 20_000  # RLEs checked at once; this bounds the memory
+REACH = 10  # largest coordinate of a polygon, in multiples of the longer side of its image
 
 
 def compress(
     segmentation: object, height: int, width: int, *, skip_short_polygons: bool = False
 ) -> dict:
-    """``{"size": [height, width], "counts": bytes}`` of polygons, uncompressed or compressed RLE.
+    """Convert a COCO segmentation to compressed RLE.
 
-    The characters of an RLE that was compressed already are not looked at, see
+    The characters of an RLE that is compressed already are not checked here, see
     :func:`first_broken`.
 
     Args:
-        segmentation: as in COCO's annotations and results.
-        height, width: of the image, in pixels.
-        skip_short_polygons: leave out polygons of less than three points, if others remain
-            (detectron2's reading of annotations).
+        segmentation: a list of polygons, an uncompressed RLE or a compressed RLE, as in COCO's
+            annotations and results.
+        height, width: size of the image in pixels.
+        skip_short_polygons: whether to leave out polygons of fewer than three points as long as
+            others remain, as detectron2 does when it reads annotations.
+
+    Returns:
+        ``{"size": [height, width], "counts": bytes}``, as :mod:`pycocotools.mask` takes it.
 
     Raises:
-        ValueError: it is none of the three, or belongs to an image of another size.
+        ValueError: ``segmentation`` has none of the three forms, or is for another image size. The
+            text is the end of a sentence whose subject is the segmentation.
     """
     if isinstance(segmentation, list):
         for polygon in segmentation:
             if not _is_polygon(polygon):
                 raise ValueError("has a polygon that is not pairs of finite numbers x, y")
-            # pycocotools walks every pixel of an edge, also outside of the image, in 32 bits:
-            # 1e7 takes seconds and gigabytes, 1e9 is a segmentation fault.
+            # pycocotools visits every pixel of an edge, also outside of the image, in 32 bits: a
+            # coordinate of 1e7 takes seconds and gigabytes, one of 1e9 is a segmentation fault.
             if polygon and max(map(abs, polygon)) > REACH * max(height, width):
                 raise ValueError(f"has a polygon that reaches beyond {REACH} times its image")
         long = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not long or (len(long) < len(segmentation) and not skip_short_polygons):
-            raise ValueError("has a polygon of less than three points")
+            raise ValueError("has a polygon of fewer than three points")
         return mask_util.merge(mask_util.frPyObjects(long, height, width))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("is neither polygons nor RLE with size and counts")
@@ -68,10 +73,17 @@ def compress(
 
 
 def first_broken(codes: Sequence[dict]) -> int | None:
-    """Index of the first compressed RLE that does not hold one whole mask of its size, or None.
+    """Index of the first compressed RLE that does not decode to exactly one mask of its size.
 
-    A run length is written as groups of five bits with a sixth that says "more follows", from the
-    fourth run on as the difference to the run two before; the runs of a mask add up to its pixels.
+    COCO writes each run length as groups of five bits; a sixth bit says that another group follows.
+    From the fourth run on, the number is the difference to the run two places before. The run
+    lengths of a mask add up to its number of pixels.
+
+    Args:
+        codes: compressed RLEs as :func:`compress` returns them.
+
+    Returns:
+        The index, or None if all are complete.
     """
     for start in range(0, len(codes), _CHUNK):
         part = codes[start : start + _CHUNK]
@@ -82,12 +94,12 @@ def first_broken(codes: Sequence[dict]) -> int | None:
 
 
 def _are_whole(texts: list[bytes], pixels: list[int]) -> np.ndarray:
-    """(N,) bool."""
+    """(N,) bool: whether each of N RLE strings has run lengths that add up to its pixels."""
     lengths = np.array([len(text) for text in texts])
     values = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - ord("0")
     whole = lengths > 0
     ends = np.cumsum(lengths)
-    # An empty text ends where its neighbour does, and is out already.
+    # An empty string has no last character of its own; it is marked as broken already.
     whole[whole] &= values[ends[whole] - 1] & 32 == 0
     owner = np.repeat(np.arange(len(texts)), lengths)
     whole[owner[(values < 0) | (values > 63)]] = False
@@ -105,7 +117,7 @@ def _are_whole(texts: list[bytes], pixels: list[int]) -> np.ndarray:
     runs = np.add.reduceat((values & 31) << (5 * np.minimum(place, 6)), first)
     runs -= np.where(values[last] & 16, np.int64(1) << (5 * (np.minimum(last - first, 6) + 1)), 0)
 
-    # From differences to runs: a running sum over every second one, which starts with each mask.
+    # From differences to run lengths: a cumulative sum over every second run, anew for each mask.
     starts = np.flatnonzero(np.diff(owner_of_run, prepend=-1))
     sizes = np.diff(starts, append=len(runs))
     index = np.arange(len(runs)) - np.repeat(starts, sizes)

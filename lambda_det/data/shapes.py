@@ -1,8 +1,9 @@
-"""A generated dataset in COCO layout, for the quick start and the tests.
+"""Generation of a dataset in COCO layout, for the quick start and the tests.
 
-It holds what real annotations hold and what code trips over: all three COCO size ranges, partly
-occluded objects, polygons, masks with holes as RLE, crowd regions, pictures without objects,
-category ids with gaps, pictures of different sizes. The same parameters give the same bytes.
+It contains what real annotations contain and what often breaks code: objects of all three COCO size
+ranges, partly occluded objects, polygons, masks with holes as RLE, crowd regions, images without
+objects, category ids with gaps, and images of different sizes. The same parameters give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MANIFEST = "shapes.json"
 _FORMAT = 2
 _LEAST_SCALE = 0.74
 _MIN_SIDE = 150
-# Every 8th picture has a crowd region, every 16th no object at all.
+# Every 8th image has a crowd region, every 16th has no object at all.
 _CROWD_PERIOD, _CROWD_AT = 8, 2
 _EMPTY_PERIOD, _EMPTY_AT = 16, 7
 
@@ -43,19 +44,20 @@ def generate_shapes(
     """Write the dataset into the folder ``root`` and return its absolute path.
 
     The layout is COCO's (``annotations/instances_{train2017,val2017}.json`` and the two image
-    folders), plus a manifest ``shapes.json``. It is made in a temporary folder beside ``root`` and
-    renamed at the end. A folder made earlier with the same parameters is kept as it is.
+    folders), plus a manifest ``shapes.json``. The dataset is written to a temporary folder beside
+    ``root``, which is renamed at the end. A dataset that this function has written there before,
+    with the same parameters, is kept as it is.
 
     Args:
-        root: the folder; must not exist, be empty, or be of this function.
-        num_train, num_val: number of pictures per split.
-        seed: the splits draw from two independent streams of it.
-        image_size: height and width in pixels of the largest pictures; the smallest have 0.7
-            times that.
+        root: the folder. It must not exist, or be empty, or hold such a dataset.
+        num_train, num_val: number of images of each split.
+        seed: random seed; each split has an independent stream of it.
+        image_size: height and width in pixels of the largest images; the smallest have 0.7 times
+            that.
 
     Raises:
-        InputError: a parameter is out of range; ``root`` holds something else, or a dataset made
-            with other parameters; ``root`` cannot be written.
+        InputError: a parameter is out of range; ``root`` holds something else or a dataset with
+            other parameters; or ``root`` cannot be written.
     """
     root = os.path.abspath(os.path.expanduser(os.fspath(root)))
     _check_parameters(num_train, num_val, seed, image_size)
@@ -66,13 +68,13 @@ def generate_shapes(
         "seed": seed,
         "image_size": list(image_size),
     }
-    if _is_there(root, manifest):
+    if _is_generated(root, manifest):
         return root
     temporary = None
     try:
         os.makedirs(os.path.dirname(root), exist_ok=True)
         temporary = tempfile.mkdtemp(prefix=os.path.basename(root) + ".", dir=os.path.dirname(root))
-        os.chmod(temporary, 0o755)  # mkdtemp lets nobody else in
+        os.chmod(temporary, 0o755)  # mkdtemp gives access to the owner only
         streams = np.random.SeedSequence(seed).spawn(2)
         _write_split(temporary, TRAIN_SPLIT, num_train, streams[0], image_size)
         _write_split(temporary, VAL_SPLIT, num_val, streams[1], image_size)
@@ -88,10 +90,10 @@ def generate_shapes(
 
 @dataclass(frozen=True)
 class ShapesStatistics:
-    """What one split holds; shares are of the objects that are not crowd regions.
+    """Numbers of images and objects of one split; shares are of all objects but crowd regions.
 
-    The size ranges are COCO's, by visible area in pixels of the stored picture: small below 32^2,
-    large above 96^2.
+    The size ranges are COCO's, by the visible area in pixels: small is below 32^2, large is above
+    96^2.
     """
 
     images: int
@@ -107,12 +109,12 @@ class ShapesStatistics:
     objects_per_class: dict[str, int]
 
     def as_dict(self) -> dict:
-        """The same as a plain dictionary."""
+        """The statistics as a dictionary."""
         return asdict(self)
 
 
 def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatistics:
-    """Count what the json of one split of a generated dataset says.
+    """Count the images and objects of one split of a generated dataset by its json.
 
     Raises:
         InputError: the json is missing or was not made by :func:`generate_shapes`.
@@ -159,8 +161,12 @@ def _check_parameters(num_train: int, num_val: int, seed: int, size: tuple[int, 
         )
 
 
-def _is_there(root: str, manifest: dict) -> bool:
-    """Whether ``root`` already is the dataset asked for; an error if it is something else."""
+def _is_generated(root: str, manifest: dict) -> bool:
+    """Whether ``root`` is the requested dataset already; False if it is missing or empty.
+
+    Raises:
+        InputError: ``root`` holds something else.
+    """
     try:
         if not os.listdir(root):
             return False
@@ -177,10 +183,8 @@ def _is_there(root: str, manifest: dict) -> bool:
         raise InputError(
             f"dataset folder {root} exists and is not a generated shapes dataset; name a new folder"
         )
-    expected = {
-        **manifest,
-        "labels": found.get("labels") and "shape",
-    }  # earlier versions had others
+    # Earlier versions could write other class labels and named them in the manifest.
+    expected = {**manifest, "labels": found.get("labels") and "shape"}
     differences = [k for k in expected if found.get(k) != expected[k]]
     if differences:
         key = differences[0]
@@ -194,7 +198,7 @@ def _is_there(root: str, manifest: dict) -> bool:
 def _write_split(
     root: str, split: str, count: int, stream: np.random.SeedSequence, size: tuple[int, int]
 ) -> None:
-    """Write the pictures and the json of one split; picture i depends on (seed, split, i) only."""
+    """Write the images and the json of one split; image i depends on (seed, split, i) only."""
     os.makedirs(os.path.join(root, split))
     os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
     images: list[dict] = []
@@ -204,7 +208,7 @@ def _write_split(
         scale = rng.uniform(_LEAST_SCALE, 1)
         height, width = (round(s * scale * rng.uniform(0.95, 1)) for s in size)
         empty = index % _EMPTY_PERIOD == _EMPTY_AT
-        picture, objects = draw_scene(
+        image, objects = draw_scene(
             rng,
             height,
             width,
@@ -213,7 +217,7 @@ def _write_split(
         )
         image_id = index + 1
         file_name = f"{image_id:012d}.jpg"
-        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
         with open(os.path.join(root, split, file_name), "wb") as file:
             file.write(encoded.tobytes())
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
@@ -234,7 +238,7 @@ def _write_split(
 
 
 def _annotation(shape: SceneObject, annotation_id: int, image_id: int, category_id: int) -> dict:
-    """One COCO annotation; ``full_area`` (pixels before occlusion) is an addition of ours."""
+    """One COCO annotation, with the additional key ``full_area``: its pixels before occlusion."""
     codes = mask_util.encode(np.asfortranarray(shape.mask.astype(np.uint8)))
     segmentation: dict | list
     if shape.is_crowd:
@@ -256,7 +260,7 @@ def _annotation(shape: SceneObject, annotation_id: int, image_id: int, category_
 
 
 def _run_lengths(mask: np.ndarray) -> list[int]:
-    """Uncompressed RLE counts, as COCO stores crowds: column by column, zeros first."""
+    """Counts of an uncompressed RLE, as COCO stores crowds: column by column, zeros first."""
     flat = np.concatenate([[False], mask.reshape(-1, order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()

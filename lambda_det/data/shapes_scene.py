@@ -1,9 +1,9 @@
-"""One generated picture: textured shapes that overlap on a textured ground, with exact masks.
+"""Drawing of one generated image: overlapping textured shapes on a textured background.
 
-Every class has a range of hues, so that a few minutes of training on a CPU are enough to learn the
-set. Every object is told from the ground and from the others by its colour and has a black or a
-white rim, which tells the whole from a part; it overlaps objects of other classes only, and keeps
-enough of its area in sight to be recognised.
+Each class has its own range of hues, so that a detector learns the dataset in a few minutes on a
+CPU. An object differs in colour from the background and from the other objects. Its black or white
+rim shows whether it is complete or partly covered. Objects overlap only with objects of other
+classes, and enough of each stays visible to recognise it. The masks are exact.
 """
 
 from __future__ import annotations
@@ -14,15 +14,13 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lambda_det.data.textures import draw_ground, texture
-
 CLASS_NAMES = ("disc", "box", "triangle", "ring")
 
-# Areas in pixels before occlusion, inside COCO's ranges (32^2 and 96^2 are the limits).
+# Areas in pixels before occlusion; each range lies within one of COCO's (limits 32^2 and 96^2).
 _LARGE = 96**2
 _AREAS = {"small": (850.0, 1010.0), "medium": (2000.0, 4500.0), "large": (9900.0, 11500.0)}
-_ROOM_FOR_LARGE = 20500  # pixels: pictures from here on have one large object
-# Per class, in OpenCV's hue degrees (0 to 179): red, blue, green, yellow.
+_ROOM_FOR_LARGE = 20500  # images of at least this many pixels have one large object
+# One for each class, in OpenCV's hue steps (0 to 179): red, blue, green, yellow.
 _HUES = (0, 112, 62, 27)
 _HUE_SPREAD = 9
 _TILT = 0.2  # radians
@@ -40,11 +38,11 @@ class SceneObject:
 
     Attributes:
         class_index: index into :data:`CLASS_NAMES`.
-        mask: (H, W) bool, what is to be seen of it.
-        full_area: pixels before occlusion.
-        polygon: flat list ``x0, y0, x1, y1, ...`` whose rasterisation is the whole object, or None
-            for a shape with a hole and for a crowd.
-        is_crowd: whether it stands for a cluster of many tiny shapes.
+        mask: (H, W) bool, its visible pixels.
+        full_area: number of its pixels before occlusion.
+        polygon: outline ``[x0, y0, x1, y1, ...]`` in pixels of the whole object, or None for a
+            shape with a hole and for a crowd region.
+        is_crowd: whether it is a crowd region: a cluster of many tiny shapes.
     """
 
     class_index: int
@@ -55,7 +53,7 @@ class SceneObject:
 
     @property
     def area(self) -> int:
-        """Visible pixels."""
+        """Number of visible pixels."""
         return int(self.mask.sum())
 
     @property
@@ -72,18 +70,20 @@ def draw_scene(
     num_objects: int,
     with_crowd: bool = False,
 ) -> tuple[np.ndarray, list[SceneObject]]:
-    """Draw one picture.
+    """Draw one image.
 
     Args:
         rng: the only source of randomness.
-        height, width: size in pixels, at least 90 each; one object is large where it fits in well.
-        num_objects: objects wanted; one that finds no place in 40 tries is left out.
+        height, width: size in pixels, at least 90 each. If the image is large enough, one object
+            is large in COCO's sense.
+        num_objects: number of objects; an object that does not fit in after 40 tries is left out.
         with_crowd: whether to draw a crowd region as well.
 
     Returns:
-        The BGR image (H, W, 3) uint8 and its objects in drawing order, the crowd first.
+        The image (H, W, 3) uint8 BGR, and its objects in the order in which they were drawn, the
+        crowd region first.
     """
-    image = draw_ground(rng, height, width)
+    image = _background(rng, height, width)
     colours = [image.reshape(-1, 3).mean(axis=0)]
     objects: list[SceneObject] = []
     if with_crowd:
@@ -102,14 +102,14 @@ def draw_scene(
 
 
 def _draw_areas(rng: np.random.Generator, count: int, height: int, width: int) -> list[float]:
-    """Areas of the objects, mostly from large to small, so that small ones stay in sight."""
+    """Draw the objects' areas, mostly from large to small, so that small ones stay visible."""
     with_large = height * width >= _ROOM_FOR_LARGE
     kinds = list(rng.choice(["small", "medium"], size=count, p=[0.45, 0.55]))
     if count and with_large:
         kinds[0] = "large"
     areas = [float(np.exp(rng.uniform(*np.log(_AREAS[kind])))) for kind in kinds]
     areas.sort(reverse=True)
-    if count > 1 and rng.random() < 0.2:  # now and then a large one covers a smaller one
+    if count > 1 and rng.random() < 0.2:  # sometimes a large object covers a smaller one
         first, second = rng.choice(count, size=2, replace=False)
         areas[first], areas[second] = areas[second], areas[first]
     return areas
@@ -118,7 +118,7 @@ def _draw_areas(rng: np.random.Generator, count: int, height: int, width: int) -
 def _place(
     rng: np.random.Generator, height: int, width: int, area: float, objects: list[SceneObject]
 ) -> SceneObject | None:
-    """A shape of about ``area`` at a place where it hides none of the others too much."""
+    """Place a shape of about ``area`` pixels where it hides no other too much; None if it fails."""
     for class_index in map(int, rng.permutation(len(CLASS_NAMES))):
         outline, hole = _outline(rng, CLASS_NAMES[class_index], area)
         low = np.array([_MARGIN, _MARGIN]) - outline.min(axis=0)
@@ -142,7 +142,7 @@ def _place(
         mask = _rasterize(polygon, height, width)
         if hole is not None:
             mask &= ~_rasterize(hole + centre, height, width)
-        # In the second half of the tries any place that hides nobody too much will do.
+        # The second half of the tries does not ask for an overlap.
         if _fits(mask, class_index, objects, on_top if attempt < _TRIES // 2 else None):
             flat = polygon.reshape(-1).tolist() if hole is None else None
             return SceneObject(class_index, mask, int(mask.sum()), flat)
@@ -152,7 +152,11 @@ def _place(
 def _fits(
     mask: np.ndarray, class_index: int, objects: list[SceneObject], on_top: bool | None
 ) -> bool:
-    """May ``mask`` be drawn over ``objects``? ``on_top``: must it, must it not (None: as it is)."""
+    """Whether ``mask`` may be drawn over ``objects``.
+
+    It must leave enough of each object visible. ``on_top``: whether it must cover a part of another
+    object (True), must not (False), or may (None).
+    """
     size = int(mask.sum())
     grown = cv2.dilate(mask.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
     occluding = False
@@ -163,7 +167,7 @@ def _fits(
             continue
         hidden = int((mask & other.mask).sum())
         least = _MIN_VISIBLE * other.full_area
-        if other.full_area > _LARGE:  # and stay so
+        if other.full_area > _LARGE:  # the visible area must stay in the same range
             least = max(least, _LARGE + 1)
         if other.area - hidden < least:
             return False
@@ -177,7 +181,7 @@ def _fits(
 def _outline(
     rng: np.random.Generator, name: str, area: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Outline (n, 2) of a shape of ``area`` pixels around the origin, and that of its hole."""
+    """Outline (n, 2) of a shape of ``area`` pixels around the origin, and of its hole or None."""
     hole = None
     if name == "box":
         ratio = np.sqrt(rng.uniform(0.7, 1.4))
@@ -192,7 +196,7 @@ def _outline(
     if name == "ring":
         inner = rng.uniform(0.35, 0.45)
         hole, content = outline * inner, content * (1 - inner**2)
-    # Nearly upright: the tips of a turned shape, thin and often hidden, are what decides its box.
+    # A small angle only: the thin tips of a rotated shape, often hidden, would determine its box.
     angle = rng.uniform(-_TILT, _TILT)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     scale = np.sqrt(area / content)
@@ -200,7 +204,7 @@ def _outline(
 
 
 def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
-    """A cluster of tiny shapes of one class, about 60 x 40 pixels."""
+    """A crowd region: a cluster of tiny shapes of one class, about 60 x 40 pixels."""
     class_index = int(rng.integers(len(CLASS_NAMES)))
     mask = np.zeros((height, width), dtype=bool)
     left, top = rng.integers(8, width - 72), rng.integers(8, height - 52)
@@ -216,7 +220,7 @@ def _crowd(rng: np.random.Generator, height: int, width: int) -> SceneObject:
 
 
 def _rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W) bool by COCO's own rasterisation: a stored polygon decodes to the same mask."""
+    """(H, W) bool mask by pycocotools, so that the stored polygon decodes to the same mask."""
     codes = mask_util.frPyObjects([polygon.reshape(-1).tolist()], height, width)
     return mask_util.decode(codes)[:, :, 0].astype(bool)
 
@@ -224,27 +228,62 @@ def _rasterize(polygon: np.ndarray, height: int, width: int) -> np.ndarray:
 def _paint(
     rng: np.random.Generator, image: np.ndarray, shape: SceneObject, colours: list[np.ndarray]
 ) -> None:
-    """Fill the object with a textured colour of its class, far from ``colours``; append it to them.
+    """Paint an object in a textured colour of its class that differs from ``colours``.
 
     Args:
         rng: the only source of randomness.
         image: (H, W, 3) uint8, changed in place.
         shape: the object; its mask is painted.
-        colours: BGR of what is there, the ground's first.
+        colours: BGR colours in the image so far, the background's first; the new one is appended.
     """
     hues = _HUES[shape.class_index] + rng.uniform(-_HUE_SPREAD, _HUE_SPREAD, size=24)
     saturations, values = rng.uniform(140, 255, size=24), rng.uniform(110, 255, size=24)
     hsv = np.stack([hues % 180, saturations, values], axis=1).astype(np.uint8)
     candidates = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2BGR)[0].astype(np.float64)
     distances = np.linalg.norm(candidates[:, None] - np.stack(colours), axis=2)
-    # Far from the ground above all; the first good one, so that every colour may come.
+    # The distance to the background matters most. The first good candidate is taken, not the
+    # farthest, so that every colour of the class occurs.
     good = np.flatnonzero((distances[:, 0] > 115) & (distances.min(axis=1) > 70))
     choice = good[0] if len(good) else int(distances.min(axis=1).argmax())
     colour = candidates[choice]
-    pattern = 6 * texture(rng, *shape.mask.shape)[..., None]
+    pattern = 6 * _texture(rng, *shape.mask.shape)[..., None]
     painted = np.clip(colour + pattern, 0, 255)
     if not shape.is_crowd:
         depth = cv2.distanceTransform(shape.mask.astype(np.uint8), cv2.DIST_L2, 3)
         painted[depth <= _RIM] = 25 if colours[0].mean() > 120 else 235
     image[shape.mask] = painted.astype(np.uint8)[shape.mask]
     colours.append(colour)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8 of one dull colour with a gradient and with grain, stripes or squares."""
+    grey = rng.uniform(40, 200)
+    colour = np.clip(grey + rng.uniform(-25, 25, size=3), 0, 255)
+    pattern = _gradient(rng, height, width) + _texture(rng, height, width)
+    return np.clip(colour + 9 * pattern[..., None], 0, 255).astype(np.uint8)
+
+
+def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) values that rise from about -1 to 1 along a random direction."""
+    return 2 * (_ramp(rng, height, width) / max(height, width))
+
+
+def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) of about unit amplitude: grain, stripes or a checkerboard."""
+    kind = rng.integers(3)
+    if kind == 0:
+        grain = rng.standard_normal((height, width)).astype(np.float32)
+        return 2 * cv2.GaussianBlur(grain, (0, 0), rng.uniform(0.8, 1.6))
+    period = rng.uniform(6, 14)
+    stripes = np.sin(2 * np.pi * _ramp(rng, height, width) / period)
+    if kind == 1:
+        return stripes
+    return np.sign(stripes * np.sin(2 * np.pi * _ramp(rng, height, width) / period))
+
+
+def _ramp(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W) signed distance in pixels from the centre along a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rows = np.arange(height)[:, None] - height / 2
+    columns = np.arange(width)[None, :] - width / 2
+    return columns * np.cos(angle) + rows * np.sin(angle)

@@ -1,4 +1,4 @@
-"""The images that a training draws from, checked once, before the first iteration."""
+"""The images of the training set, filtered and checked before the first iteration."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ANCHOR_BASED = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 
 
 def training_images(cfg: CfgNode) -> list[dict]:
-    """``DATASETS.TRAIN`` in detectron2's dataset format, filtered as the config says.
+    """Load ``DATASETS.TRAIN`` in detectron2's dataset format, filter it as ``cfg`` says, check it.
 
     Raises:
-        InputError: no image is left, or :func:`~lambda_det.data.object_checks.check_objects` found
-            what cannot be meant.
+        InputError: ``DATASETS.TRAIN`` is empty, no image is left after filtering, or a check of
+            :func:`~lambda_det.data.object_checks.check_objects` fails.
     """
     names = tuple(cfg.DATASETS.TRAIN)
     source = f"DATASETS.TRAIN {names}"
@@ -35,7 +35,7 @@ def training_images(cfg: CfgNode) -> list[dict]:
             min_keypoints=keypoints,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
-    except AssertionError as error:  # how detectron2 says that nothing is left
+    except AssertionError as error:  # raised by detectron2 if no image is left
         raise InputError(
             f"{source}: no image is left to train on ({error}); images without a usable object "
             f"are filtered out (DATALOADER.FILTER_EMPTY_ANNOTATIONS {filter_empty}): crowd regions "
@@ -46,10 +46,12 @@ def training_images(cfg: CfgNode) -> list[dict]:
 
 
 def check_images(cfg: CfgNode, images: Sequence[dict]) -> None:
-    """:func:`~lambda_det.data.object_checks.check_objects` with the values of a config.
+    """Run :func:`~lambda_det.data.object_checks.check_objects` with the values of a config.
+
+    Images without annotations are not checked.
 
     Raises:
-        InputError: see there.
+        InputError: a check fails.
     """
     if "annotations" not in images[0]:
         return
@@ -65,7 +67,7 @@ def check_images(cfg: CfgNode, images: Sequence[dict]) -> None:
 
 
 def training_resize(cfg: CfgNode) -> TrainingResize:
-    """What the config's augmentations do to the size of an image."""
+    """How the config's augmentations resize an image."""
     if cfg.INPUT.LSJ.ENABLED:
         return TrainingResize(fit=(tuple(cfg.INPUT.LSJ.SCALE), tuple(cfg.INPUT.LSJ.SIZE)))
     sides = cfg.INPUT.MIN_SIZE_TRAIN
@@ -74,7 +76,7 @@ def training_resize(cfg: CfgNode) -> TrainingResize:
 
 
 def _num_classes(cfg: CfgNode) -> int | None:
-    """Of the head; None where the network has none or it is not known to us."""
+    """Number of classes of the head; None if the architecture has none or is not known here."""
     if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
         return cfg.MODEL.RETINANET.NUM_CLASSES
     has_roi_heads = cfg.MODEL.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")

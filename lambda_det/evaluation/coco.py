@@ -1,4 +1,4 @@
-"""COCO metrics of a detector: for detectron2's training loop, and of files."""
+"""COCO metrics of saved predictions, and detectron2's evaluator with the same metrics."""
 
 from __future__ import annotations
 
@@ -30,18 +30,22 @@ DETECTIONS_FILE = "coco_instances_results.json"
 
 
 def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto") -> dict[str, dict]:
-    """COCO metrics of saved detections.
+    """Compute the COCO metrics of saved detections.
 
     Args:
-        annotations: a COCO instances json.
-        predictions: detections in COCO's results format.
-        backend: see :func:`~lambda_det.evaluation.counting.choose_backend`.
+        annotations: path of a COCO instances json.
+        predictions: path of a json in COCO's results format, such as detectron2's
+            ``coco_instances_results.json``.
+        backend: ``"auto"``, ``"pycocotools"`` or ``"faster-coco-eval"``, see
+            :func:`~lambda_det.evaluation.counting.choose_backend`.
 
     Returns:
-        As :func:`~lambda_det.evaluation.counting.count`.
+        For each task (``"bbox"``, ``"segm"``), the metrics in percent, as
+        :func:`~lambda_det.evaluation.counting.count` returns them.
 
     Raises:
-        InputError: a file is missing or broken, or they do not belong together.
+        InputError: a file is missing or not valid; the predictions are not of these images and
+            categories; or the back end is not available.
     """
     ground_truth = GroundTruth.from_file(annotations)
     detections = Detections(
@@ -53,20 +57,25 @@ def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto")
 
 
 class CocoMetricsEvaluator(COCOEvaluator):
-    """Box and mask AP and AR in percent, by the same code as :func:`evaluate_files`.
+    """detectron2's ``COCOEvaluator`` with the metrics of :func:`evaluate_files`, in percent.
 
-    After :meth:`evaluate`, ``output_dir`` holds ``coco_instances_results.json`` (the detections)
-    and ``metrics.json`` (the twelve metrics per task, and per class; null where COCO defines no
-    number); of a dataset without annotations, such as COCO's test-dev, the detections alone.
+    :meth:`evaluate` writes two files to ``output_dir``: ``coco_instances_results.json`` has the
+    detections, and ``metrics.json`` the twelve COCO metrics of each task and class (null where COCO
+    does not define a value). For a dataset without annotations, such as COCO's test-dev, it writes
+    the detections alone.
 
     Args:
-        dataset_name: registered with detectron2.
+        dataset_name: name of a dataset that is registered with detectron2.
         tasks: ``("bbox",)`` or ``("bbox", "segm")``.
-        output_dir: folder for the two files.
+        output_dir: folder of the two files.
+
+    Raises:
+        InputError: on :meth:`evaluate`, if the annotations or the detections are not valid, or if
+            the model predicts masks but the annotations have none.
     """
 
     def __init__(self, dataset_name: str, tasks: tuple[str, ...], output_dir: str) -> None:
-        # The fast implementation needs detectron2's compiled operators.
+        # detectron2's fast implementation needs its compiled operators, and is not used here.
         super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, use_fast_impl=False)
         self._dataset_name = dataset_name
         self._ground_truth: GroundTruth | None = None
@@ -80,14 +89,14 @@ class CocoMetricsEvaluator(COCOEvaluator):
             category_ids = {index: category_id for category_id, index in contiguous.items()}
             for entry in entries:
                 entry["category_id"] = category_ids[entry["category_id"]]
-        judged = self._checked(entries) if self._do_evaluation else None
+        checked = self._checked(entries) if self._do_evaluation else None
         write_json(entries, os.path.join(self._output_dir, DETECTIONS_FILE), indent=None)
-        if judged is None:
-            with contextlib.suppress(FileNotFoundError):  # not to be taken for this evaluation's
+        if checked is None:
+            with contextlib.suppress(FileNotFoundError):  # the metrics of an earlier evaluation
                 os.unlink(os.path.join(self._output_dir, METRICS_FILE))
-            logger.info("%s has no annotations: nothing to judge by", self._dataset_name)
+            logger.info("%s has no annotations, so no metrics are computed", self._dataset_name)
             return
-        ground_truth, detections = judged
+        ground_truth, detections = checked
         results = count(ground_truth, detections, image_ids=img_ids)
         source = f"detections on {self._dataset_name}"
         warn_of_zero(results, ground_truth, detections, source)
@@ -109,7 +118,14 @@ class CocoMetricsEvaluator(COCOEvaluator):
 
 
 def flat_results(values: dict) -> dict[str, float]:
-    """Metrics as detectron2 keeps them: one level, NaN for "undefined", ``AP-<class>``."""
+    """Convert the metrics of a task to detectron2's form.
+
+    Args:
+        values: metrics of one task from :func:`~lambda_det.evaluation.counting.count`.
+
+    Returns:
+        Metric -> percent, NaN where it is undefined; the AP of a class is called ``AP-<class>``.
+    """
     flat = {name: values[name] for name in METRICS}
     if len(values[PER_CLASS]) > 1:
         flat.update({f"AP-{entry['name']}": entry["AP"] for entry in values[PER_CLASS]})

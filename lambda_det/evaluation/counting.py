@@ -1,7 +1,7 @@
-"""Detections against ground truth: pycocotools counts, or faster-coco-eval where it is installed.
+"""COCO metrics of detections, computed by pycocotools, or by faster-coco-eval if it is installed.
 
-pycocotools is the judge. faster-coco-eval is an independent copy of it in C++ that gives the same
-numbers (tests/evaluation/test_counting.py) in a fraction of the time.
+pycocotools is the reference. faster-coco-eval is a C++ implementation of the same evaluation; it
+gives the same numbers (tests/evaluation/test_counting.py) in a fraction of the time.
 """
 
 from __future__ import annotations
@@ -28,10 +28,17 @@ _FASTER = "faster_coco_eval.core.faster_eval_api"
 
 
 def choose_backend(name: str = "auto") -> str:
-    """``"auto"`` is faster-coco-eval where it can be imported, else pycocotools.
+    """Resolve the name of a back end.
+
+    Args:
+        name: one of :data:`BACKENDS`. ``"auto"`` means faster-coco-eval if it can be imported, else
+            pycocotools.
+
+    Returns:
+        ``"pycocotools"`` or ``"faster-coco-eval"``.
 
     Raises:
-        InputError: no such back end, or it is asked for by name and cannot be imported.
+        InputError: the name is unknown, or faster-coco-eval is named and cannot be imported.
     """
     if name not in BACKENDS:
         raise InputError(f"back end {name!r}: expected one of {', '.join(BACKENDS)}")
@@ -39,14 +46,14 @@ def choose_backend(name: str = "auto") -> str:
         return name
     try:
         importlib.import_module(_FASTER)
-    except Exception as error:  # built for another numpy, it is a ValueError
+    except Exception as error:  # built for another numpy, it raises ValueError
         missing = isinstance(error, ModuleNotFoundError) and error.name == "faster_coco_eval"
         reason = "is not installed" if missing else f"cannot be imported ({one_line(error)})"
         advice = f"{reason}: pip install --upgrade faster-coco-eval"
         if name == "faster-coco-eval":
-            raise InputError(f"back end {name!r} {advice}, or take 'pycocotools'") from error
+            raise InputError(f"back end {name!r} {advice}, or choose 'pycocotools'") from error
         if not missing:
-            logger.warning("faster-coco-eval %s; pycocotools counts", advice)
+            logger.warning("faster-coco-eval %s; pycocotools is used instead", advice)
         return "pycocotools"
     return "faster-coco-eval"
 
@@ -58,23 +65,25 @@ def count(
     backend: str = "auto",
     image_ids: Collection | None = None,
 ) -> dict[str, dict]:
-    """COCO's metrics of every task of the detections.
+    """Compute COCO's metrics of every task of the detections.
 
     Args:
-        ground_truth, detections: the detections checked against this ground truth.
+        ground_truth: the annotations.
+        detections: detections that were checked against this ground truth.
         backend: one of :data:`BACKENDS`.
-        image_ids: ids of the images to judge; None is all.
+        image_ids: ids of the images to evaluate; None takes all.
 
     Returns:
-        Task -> :data:`~lambda_det.evaluation.metrics.METRICS` in percent, None where there is no
-        ground truth; and under ``"per_class"`` a list of ``{"id", "name", …metrics}``.
+        For each task a dict with :data:`~lambda_det.evaluation.metrics.METRICS` in percent, None
+        where there is no ground truth. Its key ``"per_class"`` holds a list of
+        ``{"id", "name", …metrics}``, one for each class.
 
     Raises:
-        InputError: see :func:`choose_backend`.
+        InputError: the back end is not available, see :func:`choose_backend`.
     """
     backend = choose_backend(backend)
     logger.info(
-        "%d detections on %d of %d images, counted by %s",
+        "%d detections on %d of %d images, evaluated by %s",
         len(detections), detections.num_images, len(ground_truth.images), backend,
     )  # fmt: skip
     results = {}
@@ -93,13 +102,20 @@ def count(
 
 
 def evaluation_of(backend: str, truth: COCO, found: COCO, task: str) -> COCOeval:
-    """An evaluation of the chosen back end, not run yet."""
+    """Make a ``COCOeval`` of the chosen back end; :func:`run` runs it.
+
+    Args:
+        backend: ``"pycocotools"`` or ``"faster-coco-eval"``.
+        truth: index of the annotations.
+        found: index of the detections.
+        task: ``"bbox"`` or ``"segm"``.
+    """
     if backend == "pycocotools":
         return COCOeval(truth, found, task)
     faster = importlib.import_module(_FASTER)
 
     class MasksAsTheyAre(faster.COCOeval_faster):
-        """Without decoding every compressed RLE and encoding it again: half of its time."""
+        """Skips the decoding and encoding of every compressed RLE, which takes half of the time."""
 
         def _prepare(self) -> None:
             for index in (truth, found) if task == "segm" else ():
@@ -113,7 +129,7 @@ def evaluation_of(backend: str, truth: COCO, found: COCO, task: str) -> COCOeval
 
 
 def run(evaluation: COCOeval) -> None:
-    """Match and accumulate, without what pycocotools prints."""
+    """Match and accumulate, and suppress what pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()

@@ -1,4 +1,4 @@
-"""Detections in COCO's results format, checked against the annotations that judge them."""
+"""Detections in COCO's results format, checked against the ground truth."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ _REQUIRED = ("image_id", "category_id", "score")
 
 
 def read_detections(path: str) -> list:
-    """The entries of a ``coco_instances_results.json``, not checked yet.
+    """Read the entries of a ``coco_instances_results.json``; they are not checked here.
 
     Raises:
-        InputError: the file is missing, is not valid JSON (unfinished, say), or is not a list.
+        InputError: the file cannot be read, is not valid JSON (it may be truncated), or is not a
+            list.
     """
     content = read_json(path, called="predictions")
     if not isinstance(content, list):
@@ -35,22 +36,24 @@ def read_detections(path: str) -> list:
 
 
 class Detections:
-    """Detections that passed the checks.
+    """Detections that have passed the checks.
 
     Args:
-        entries: dicts with ``image_id``, ``category_id``, ``score`` (0 to 1) and ``bbox`` (x, y,
-            width, height), ``segmentation`` (polygons, RLE, compressed RLE) or both; not changed.
-        ground_truth: what will judge them.
-        source: their name in messages, ``predictions P.json``.
+        entries: dicts with ``image_id``, ``category_id``, ``score`` (0 to 1), and ``bbox`` (x, y,
+            width, height in pixels), ``segmentation`` (polygons, RLE or compressed RLE) or both.
+            They are not changed. If they have no boxes, the boxes around the masks are taken.
+        ground_truth: the annotations that the detections are evaluated on.
+        source: name of the detections in messages, such as ``predictions P.json``.
 
     Attributes:
-        tasks: what they can be judged on. Without boxes these are taken from the masks; without
-            any detection it is all that the annotations can judge.
+        tasks: the tasks that the detections can be evaluated on: ``"bbox"``, and ``"segm"`` if
+            annotations and detections have masks. Without any detection, the tasks of the
+            annotations.
 
     Raises:
-        InputError: an entry is not of this form, names an unknown image or category, has a number
-            that is not finite or out of range, or a mask that is broken or of another size; or
-            some entries have masks (boxes) and some have none.
+        InputError: an entry does not have this form, names an unknown image or category, has a
+            number that is not finite or out of range, or a mask that is damaged or of another
+            size; or some entries have a mask (or a box) and others have none.
     """
 
     def __init__(self, entries: Sequence[dict], ground_truth: GroundTruth, source: str) -> None:
@@ -69,12 +72,12 @@ class Detections:
             self._boxes = [entry["bbox"] for entry in entries]
             self._warn_of_corners()
         elif self._codes:
-            logger.info("%s have no bbox: the boxes of the masks are taken", source)
+            logger.info("%s have no bbox; the boxes around the masks are taken", source)
             self._boxes = [mask_util.toBbox(code).tolist() for code in self._codes]
         masks = ground_truth.has_masks and (self._codes is not None or not entries)
         self.tasks = ("bbox", "segm") if masks else ("bbox",)
         if self._codes is not None and not masks:
-            logger.info("%s has no masks: boxes only", ground_truth.source)
+            logger.info("%s has no masks; the boxes alone are evaluated", ground_truth.source)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -85,14 +88,14 @@ class Detections:
         return len({entry["image_id"] for entry in self._entries})
 
     def coco(self, task: str) -> COCO:
-        """pycocotools' index of the detections.
+        """Make pycocotools' index of the detections for ``"bbox"`` or ``"segm"``.
 
-        The area that decides between small, medium and large is that of the mask for ``"segm"``
-        and of the box for ``"bbox"`` (as detectron2's evaluator and COCO's server have it), but
-        of the mask where there are no boxes (as pycocotools has it).
+        COCO's size ranges need an area. It is that of the mask for ``"segm"`` and that of the box
+        for ``"bbox"``, as in detectron2's evaluator and COCO's server. If the detections have no
+        boxes, it is that of the mask for both, as in pycocotools' ``loadRes``.
         """
         if task == "segm" or not self._has_boxes:
-            # One by one: pycocotools 2.0.11 cannot do more than 255 at once on numpy 2.
+            # One by one, because pycocotools 2.0.11 fails on more than 255 at once with numpy 2.
             areas = [int(mask_util.area(code)) for code in self._codes or []]
         else:
             areas = [box[2] * box[3] for box in self._boxes]
@@ -127,13 +130,13 @@ class Detections:
             raise InputError(
                 f"{where} has image_id {shown(entry['image_id'])}, which is not among the "
                 f"{len(self._ground_truth.images)} images of {self._ground_truth.source}; are "
-                "they of another dataset?"
+                "the predictions of another dataset?"
             )
         if not is_in(entry["category_id"], categories):
             raise InputError(
                 f"{where} has category_id {shown(entry['category_id'])}, which is not among the "
-                f"{len(categories)} categories of {self._ground_truth.source}; are they of "
-                "another dataset?"
+                f"{len(categories)} categories of {self._ground_truth.source}; are the "
+                "predictions of another dataset?"
             )
         if not is_finite(entry["score"]) or not 0 <= entry["score"] <= 1:
             raise InputError(f"{where} has score {shown(entry['score'])}; 0 to 1 is allowed")
@@ -145,21 +148,26 @@ class Detections:
             and min(box[2:]) >= 0
         ):
             raise InputError(
-                f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height needed, "
-                "width and height not negative"
+                f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height are "
+                "needed, width and height not negative"
             )
 
     def _all_or_none(self, key: str) -> bool:
-        """Whether the entries have ``key``; an empty list is as good as no key."""
+        """Whether the entries have ``key``, where an empty value counts as none.
+
+        Raises:
+            InputError: some have it and others have not.
+        """
         having = [bool(entry.get(key)) for entry in self._entries]
         if any(having) and not all(having):
             raise InputError(
                 f"{self._source}: entry {having.index(False)} has no {key}, {sum(having)} others "
-                "have; either all or none is needed"
+                "have one; all entries or none must have it"
             )
         return any(having)
 
     def _compressed(self) -> list[dict]:
+        """Convert the masks of all entries to compressed RLE."""
         codes = []
         for index, entry in enumerate(self._entries):
             _, height, width = self._ground_truth.images[entry["image_id"]]
@@ -167,16 +175,18 @@ class Detections:
                 codes.append(compress(entry["segmentation"], height, width))
             except ValueError as error:
                 where = f"{self._source}: the segmentation of entry {index}"
-                raise InputError(f"{where} {error}; are they of another dataset?") from error
+                raise InputError(
+                    f"{where} {error}; are the predictions of another dataset?"
+                ) from error
         if (broken := first_broken(codes)) is not None:
             raise InputError(
-                f"{self._source}: the segmentation of entry {broken} is not one whole RLE of its "
-                "image"
+                f"{self._source}: the segmentation of entry {broken} is not a complete RLE "
+                "of its image"
             )
         return codes
 
     def _warn_of_corners(self) -> None:
-        """Boxes given by two corners, or of larger images, are well-formed and score nothing."""
+        """Warn of boxes that seem to be two corners, or of larger images: their AP would be 0."""
         beyond = 0
         for entry in self._entries:
             x, y, box_width, box_height = entry["bbox"]

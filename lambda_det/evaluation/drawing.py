@@ -11,7 +11,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from lambda_det.data.coco_json import parse_coco_json, summarize_coco
-from lambda_det.data.images import read_image
+from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     class_colours,

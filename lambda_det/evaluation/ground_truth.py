@@ -1,4 +1,4 @@
-"""The annotations of a dataset, checked and made ready for counting."""
+"""The annotations that detections are evaluated on, checked and indexed for pycocotools."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from lambda_det.errors import InputError
 
 
 class GroundTruth:
-    """What detections are judged by.
+    """The annotations that detections are evaluated on.
 
-    Images are numbered anew in the order of their ids, and annotations from 1 on: pycocotools
-    takes an annotation with id 0 for one that was never found.
+    Images and annotations get new ids from 1 on; images are numbered in the order of their ids.
+    pycocotools would count an annotation with id 0 as never detected.
 
     Args:
-        content: a parsed COCO instances json; not changed.
-        source: its name in messages, the path of the json.
+        content: a parsed COCO instances json; it is not changed.
+        source: path of the json, for messages.
 
     Attributes:
-        categories: ``(id, name)`` sorted by id.
-        images: id in the json -> number, height, width.
-        has_masks: whether every annotation has a mask (so it is without annotations); False when
-            none has.
+        categories: ``(id, name)`` pairs sorted by id.
+        images: map from the json's image id to (new id, height, width).
+        has_masks: whether all annotations have a mask; True if there are no annotations.
 
     Raises:
-        InputError: not COCO's format, an id unknown or repeated, a number that is not finite, no
-            area or iscrowd, some annotations with masks and some without.
+        InputError: the json is not in COCO's instances format; an id is unknown or occurs twice; a
+            number is not finite; ``area`` or ``iscrowd`` is missing; or some annotations have a
+            mask and others have none.
     """
 
     def __init__(self, content: dict, source: str) -> None:
@@ -40,10 +40,10 @@ class GroundTruth:
         self.categories = summary.categories
         self.images = _numbered_images(content["images"])
         self._annotations = content["annotations"]
-        if summary.unjudged is not None:
+        if summary.unevaluable is not None:
             raise InputError(
-                f"annotation file {source}: annotation id {summary.unjudged} has no number 'area' "
-                "or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+                f"annotation file {source}: annotation id {summary.unevaluable} has no number "
+                "'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
             )
         masked = [bool(annotation.get("segmentation")) for annotation in self._annotations]
         self.has_masks = all(masked)
@@ -51,16 +51,20 @@ class GroundTruth:
             lacking = self._annotations[masked.index(False)]["id"]
             raise InputError(
                 f"annotation file {source}: annotation id {lacking} has no segmentation, "
-                f"{sum(masked)} others have; either all or none is needed"
+                f"{sum(masked)} others have one; all annotations or none must have it"
             )
 
     @classmethod
     def from_file(cls, path: str) -> GroundTruth:
-        """Read a COCO instances json."""
+        """Read a COCO instances json.
+
+        Raises:
+            InputError: as the class, or the file cannot be read.
+        """
         return cls(parse_coco_json(path), path)
 
     def coco(self, task: str) -> COCO:
-        """pycocotools' index of the annotations for ``"bbox"`` or ``"segm"``; made once."""
+        """pycocotools' index of the annotations for ``"bbox"`` or ``"segm"``; it is made once."""
         return self._masks if task == "segm" else self._boxes
 
     @cached_property
@@ -69,7 +73,7 @@ class GroundTruth:
 
     @cached_property
     def _masks(self) -> COCO:
-        # Rasterised here and not inside the evaluation, which would do it every time.
+        # Polygons are rasterised once here; an evaluation would do it again each time.
         codes = []
         for annotation in self._annotations:
             _, height, width = self.images[annotation["image_id"]]
@@ -84,7 +88,7 @@ class GroundTruth:
         if (broken := first_broken(codes)) is not None:
             raise InputError(
                 f"annotation file {self.source}: the segmentation of annotation id "
-                f"{self._annotations[broken]['id']} is not one whole RLE of its image"
+                f"{self._annotations[broken]['id']} is not a complete RLE of its image"
             )
         return self._index([{"segmentation": code} for code in codes])
 
@@ -109,7 +113,12 @@ class GroundTruth:
 
 
 def coco_index(ground_truth: GroundTruth, annotations: list[dict]) -> COCO:
-    """pycocotools' ``COCO`` of annotations or detections on the images of ``ground_truth``."""
+    """Make pycocotools' ``COCO`` index of annotations or detections, without its printed output.
+
+    Args:
+        ground_truth: gives the images and categories.
+        annotations: annotations or detections as pycocotools takes them, with the new image ids.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
         index.dataset = {

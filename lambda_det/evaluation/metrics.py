@@ -1,4 +1,4 @@
-"""The twelve COCO metrics: their names, how they follow from the counts, table and JSON."""
+"""The twelve COCO metrics: names, computation from pycocotools' arrays, tables and JSON."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from lambda_det.errors import InputError, printable
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AR_METRICS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = AP_METRICS + AR_METRICS
-"""In the order of pycocotools' ``COCOeval.stats``."""
+"""The twelve names in the order of pycocotools' ``COCOeval.stats``."""
 
 METRICS_FILE = "metrics.json"
 PER_CLASS = "per_class"
-"""Key, beside the metrics of a task, of a list with the metrics of each class."""
+"""Key of the list with the metrics of each class; it stands beside the metrics of a task."""
 
 TASK_NAMES = {"bbox": "box", "segm": "mask"}
-"""COCO's name of a task -> the one that people read."""
+"""Map from COCO's name of a task to the name in tables."""
 
-# Where a metric lies in the counts: area range (all, s, m, l), detections per image and class
-# (1, 10, 100), IoU threshold (None: the mean over 0.50, 0.55 … 0.95; else its index).
+# Indices of a metric in COCOeval's arrays: area range (all, small, medium, large), detections for
+# each image and class (1, 10, 100), IoU threshold (None: the mean over 0.50, 0.55 … 0.95).
 _AP_INDEX = {
     "AP": (0, 2, None), "AP50": (0, 2, 0), "AP75": (0, 2, 5),
     "APs": (1, 2, None), "APm": (2, 2, None), "APl": (3, 2, None),
@@ -38,13 +38,16 @@ _AR_INDEX = {
 def metrics_from_counts(
     precision: np.ndarray, recall: np.ndarray, classes: slice = slice(None)
 ) -> dict[str, float | None]:
-    """:data:`METRICS` in percent; None where there is no ground truth to judge by.
+    """Compute :data:`METRICS` from the arrays of a ``COCOeval``.
 
     Args:
-        precision: (10 thresholds, 101 recalls, classes, 4 areas, 3 limits), −1 without objects,
-            as ``COCOeval.eval["precision"]``.
-        recall: (10, classes, 4, 3) likewise.
-        classes: those to average over.
+        precision: ``COCOeval.eval["precision"]``, (10 IoU thresholds, 101 recalls, classes, 4 area
+            ranges, 3 detection limits); it is −1 where there are no objects.
+        recall: ``COCOeval.eval["recall"]``, (10, classes, 4, 3) likewise.
+        classes: the classes to average over.
+
+    Returns:
+        Metric -> percent, None where there is no ground truth.
     """
     metrics = {}
     for name, (area, limit, threshold) in _AP_INDEX.items():
@@ -58,15 +61,16 @@ def metrics_from_counts(
 def metrics_record(
     results: Mapping[str, Mapping[str, Any]], *, per_class: bool = True
 ) -> dict[str, dict]:
-    """What is written as JSON: the twelve metrics of every task, in order.
+    """Select the twelve metrics of every task, in order, for a JSON file.
 
     Args:
-        results: task -> metric -> percent (None or NaN: null); what else is in there is left out.
-        per_class: also the metrics of each class, where ``results`` has them.
+        results: task -> metric -> percent. Other entries are left out; NaN becomes None, which is
+            null in JSON.
+        per_class: whether to include the metrics of each class if ``results`` has them.
     """
     record: dict[str, dict[str, Any]] = {}
     for task, values in results.items():
-        if "AP" not in values:  # "box_proposals" and the like
+        if "AP" not in values:  # such as detectron2's "box_proposals"
             continue
         record[task] = {name: _number_or_none(values[name]) for name in METRICS}
         if per_class and PER_CLASS in values:
@@ -75,19 +79,19 @@ def metrics_record(
 
 
 def check_writable(path: str, flag: str = "--output") -> None:
-    """Make the folder of ``path``; better asked before an evaluation than after it.
+    """Check that a file can be written, before a long computation, and make its folder.
 
     Args:
-        path: of a file.
-        flag: of the command line, to be named in the error.
+        path: path of the file.
+        flag: the command-line flag that the error message names.
 
     Raises:
-        InputError: no file can be written there.
+        InputError: the file cannot be written.
     """
-    # A device (/dev/null) or a pipe would be replaced by a file.
+    # Writing renames a temporary file to path, which would replace a device or a pipe.
     if not os.path.basename(path) or (os.path.exists(path) and not os.path.isfile(path)):
         raise InputError(f"{flag} {path} cannot be written: it names no file")
-    trial = f"{path}.tmp"  # as write_json makes it
+    trial = f"{path}.tmp"  # the same temporary name as in write_json
     try:
         os.makedirs(os.path.dirname(trial) or ".", exist_ok=True)
         with open(trial, "w", encoding="utf-8"):
@@ -100,7 +104,7 @@ def check_writable(path: str, flag: str = "--output") -> None:
 def metrics_table(
     results: Mapping[str, Mapping[str, Any]], names: Sequence[str] = AP_METRICS
 ) -> str:
-    """Metrics of every task as a table for a terminal; ``-`` where COCO defines no number."""
+    """Format the metrics of every task as a table for a terminal; ``-`` means undefined."""
     rows = [
         [TASK_NAMES.get(task, task), *(_number_or_none(values[name]) for name in names)]
         for task, values in results.items()
@@ -110,7 +114,7 @@ def metrics_table(
 
 
 def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """AP, AP50 and AR100 of every class as a table for a terminal, the tasks side by side."""
+    """Format AP, AP50 and AR100 of every class as a table for a terminal, tasks side by side."""
     shown = ("AP", "AP50", "AR100")
     rows: dict[int, list] = {}
     for values in results.values():
@@ -128,12 +132,12 @@ def _table(rows: list[list], headers: list[str]) -> str:
         tablefmt="rounded_outline",
         floatfmt=".1f",
         missingval="-",
-        disable_numparse=[0],  # a class may be called 1e3
+        disable_numparse=[0],  # a class name such as "1e3" stays text
     )
 
 
 def _mean_percent(values: np.ndarray) -> float | None:
-    counted = values[values > -1]  # COCO's own -1 means that there is no ground truth
+    counted = values[values > -1]  # pycocotools writes -1 where there is no ground truth
     return float(counted.mean() * 100) if counted.size else None
 
 

@@ -1,4 +1,4 @@
-"""Names and json ids of a detector's classes, from wherever they are to be had."""
+"""Names and json ids of a detector's classes, from a file, from annotations or from a config."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from lambda_det.records import read_json
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The classes of a detector in the order of its scores.
+    """The classes of a detector in the order of its contiguous class ids.
 
     Attributes:
-        names: of the classes.
-        ids: their ``category_id`` in a json.
-        source: where they come from, for messages.
+        names: names of the classes.
+        ids: their ``category_id`` in a COCO json.
+        source: file or dataset that the names are from, for messages.
     """
 
     names: tuple[str, ...]
@@ -33,21 +33,25 @@ class ClassNames:
 
     @property
     def categories(self) -> list[dict]:
-        """As a COCO json lists them."""
+        """The list ``categories`` of a COCO json."""
         pairs = zip(self.ids, self.names, strict=True)
         return [{"id": number, "name": name} for number, name in pairs]
 
 
 def numbered(count: int) -> ClassNames:
-    """``class 0``, ``class 1``, ...: of a detector nothing more is known of."""
+    """The names ``class 0``, ``class 1``, ... for a detector whose class names are not known."""
     return ClassNames(tuple(f"class {i}" for i in range(count)), tuple(range(count)), "")
 
 
 def classes_of_file(path: str) -> ClassNames:
-    """Classes in a text file, one a line, or in a json: names, names by id, or a COCO json.
+    """Read class names from a file.
+
+    Args:
+        path: a text file with one name in each line, or a ``.json`` file that holds a list of
+            names, an object ``{id: name}``, a list of COCO categories, or a whole COCO json.
 
     Raises:
-        InputError: the file cannot be read or names no classes.
+        InputError: the file cannot be read, or it has none of these forms.
     """
     if not path.lower().endswith(".json"):
         try:
@@ -77,10 +81,10 @@ def classes_of_file(path: str) -> ClassNames:
 
 
 def classes_of_annotations(path: str) -> tuple[ClassNames, list[dict]]:
-    """Classes and list of images of a COCO json; its images need not be there.
+    """Read the classes and the list ``images`` of a COCO json; the image files need not exist.
 
     Raises:
-        InputError: it cannot be read or is not in COCO's instances format.
+        InputError: the json cannot be read or is not in COCO's instances format.
     """
     content = parse_coco_json(path)
     summary = summarize_coco(content, path)
@@ -89,11 +93,16 @@ def classes_of_annotations(path: str) -> tuple[ClassNames, list[dict]]:
 
 
 def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:
-    """Classes of the first test or training set of a config that names them.
+    """Find the class names in the datasets of a config.
 
     Args:
-        cfg: the config; not changed. Its data need not be there.
-        count: how many there must be, None = any; a set with more or less is another's.
+        cfg: the config; it is not changed, and its datasets need not exist.
+        count: number of classes of the model, or None if it is not known. A dataset with another
+            number of classes is skipped, since the model was not trained on it.
+
+    Returns:
+        The classes of the first dataset, of ``DATASETS.TEST`` and then ``DATASETS.TRAIN``, whose
+        class names are known; None if there is no such dataset.
     """
     trial = cfg.clone()
     trial.defrost()
@@ -104,7 +113,7 @@ def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:
                 configure_datasets(trial, for_training=False)
                 registered = trial.DATASETS.TEST[0]
             except InputError:
-                if cfg.DATASETS.COCO_FOLDER:  # the name may mean a split of a folder that is gone
+                if cfg.DATASETS.COCO_FOLDER:  # the name may mean a split of that folder
                     continue
                 registered = name
             classes = _registered(registered)
@@ -114,6 +123,7 @@ def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:
 
 
 def _registered(name: str) -> ClassNames | None:
+    """The classes in the metadata of a registered dataset; None if it has no class names."""
     metadata = MetadataCatalog.get(name)
     names = metadata.get("thing_classes")
     if not names:
@@ -126,6 +136,7 @@ def _registered(name: str) -> ClassNames | None:
 
 
 def _checked(names: Mapping[object, object], path: str) -> ClassNames:
+    """Check names by id, and return them sorted by id."""
     for number, name in names.items():
         if type(number) is not int or not isinstance(name, str) or not name:
             raise InputError(
@@ -133,6 +144,6 @@ def _checked(names: Mapping[object, object], path: str) -> ClassNames:
                 "names are text"
             )
     if not names:
-        raise InputError(f"--classes {path}: names no class")
+        raise InputError(f"--classes {path}: the file has no class names")
     ids = sorted(names)
     return ClassNames(tuple(names[number] for number in ids), tuple(ids), path)

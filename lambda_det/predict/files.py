@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lambda_det.checkpoint.loading import number_of_classes
-from lambda_det.data.images import read_image
+from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
 from lambda_det.predict.class_names import (
     ClassNames,

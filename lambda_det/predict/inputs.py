@@ -1,4 +1,5 @@
-"""Images and videos as a command line names them: files, folders, globs; names of the outputs."""
+"""Image and video files that a command line names, their entries in a COCO json, and names for the
+output files."""
 
 from __future__ import annotations
 
@@ -17,11 +18,12 @@ VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to predict on.
+    """An image or a video to predict on.
 
     Attributes:
-        path: as it was named, or found in a folder that was.
-        place: where it lies below the folder that was named; else its name alone.
+        path: path of the file.
+        place: its path relative to the folder that the command line names; for a file or a glob,
+            the name of the file alone.
     """
 
     path: str
@@ -33,31 +35,36 @@ class InputFile:
 
 
 def find_inputs(named: Sequence[str], *, recursive: bool = False) -> list[InputFile]:
-    """The files that ``named`` stands for, each once, in the order of the words and of the names.
+    """Find the files that command-line arguments name.
 
-    A word is a file of any ending, a folder or a glob (``**`` is any number of folders); of the
-    last two, what is hidden or has no ending of a picture or a video is left out.
+    An argument is a file of any extension, a folder or a glob (``**`` matches any number of
+    folders). From folders and globs, hidden files and files without an image or video extension
+    are left out.
 
     Args:
-        named: the words.
-        recursive: folders with their sub-folders.
+        named: the arguments of ``--input``.
+        recursive: whether to search the sub-folders of folders as well.
+
+    Returns:
+        Each file once, in the order of the arguments; the files of a folder or glob are sorted.
 
     Raises:
-        InputError: a word stands for no file.
+        InputError: an argument matches no file, or a folder cannot be read.
     """
     files: dict[str, InputFile] = {}
-    for word in named:
-        found = list(_files_of(word, recursive))
+    for argument in named:
+        found = list(_files_of(argument, recursive))
         if not found:
-            hint = "" if recursive or not os.path.isdir(word) else " (--recursive looks below it)"
-            raise InputError(f"--input {word}: no picture or video is there{hint}")
+            is_flat = os.path.isdir(argument) and not recursive
+            hint = "; --recursive searches sub-folders" if is_flat else ""
+            raise InputError(f"--input {argument}: no image or video was found{hint}")
         for file in found:
             files.setdefault(os.path.realpath(file.path), file)
     return list(files.values())
 
 
-def _files_of(word: str, recursive: bool) -> Iterator[InputFile]:
-    path = os.path.expanduser(word)
+def _files_of(argument: str, recursive: bool) -> Iterator[InputFile]:
+    path = os.path.expanduser(argument)
     if os.path.isfile(path):
         yield InputFile(path, os.path.basename(path))
     elif os.path.isdir(path):
@@ -68,7 +75,7 @@ def _files_of(word: str, recursive: bool) -> Iterator[InputFile]:
                 yield InputFile(file, os.path.relpath(file, path))
     else:
         if not glob.has_magic(path):
-            raise InputError(f"--input {word}: no such file or folder")
+            raise InputError(f"--input {argument}: no such file or folder")
         for file in sorted(glob.glob(path, recursive=True)):
             if _is_wanted(os.path.basename(file)) and os.path.isfile(file):
                 yield InputFile(file, os.path.basename(file))
@@ -83,12 +90,12 @@ def _refuse(error: OSError) -> None:
 
 
 class OutputNames:
-    """Names of files below a folder, none given twice and none that is an input.
+    """Chooses names for output files: no name twice, and none that would overwrite an input.
 
     Args:
-        folder: where they will be.
-        inputs: what must not be overwritten.
-        taken: names that are used for something else.
+        folder: folder of the output files.
+        inputs: input files, which must not be overwritten.
+        taken: names in ``folder`` that are used for something else.
         read: paths of other files that must not be overwritten.
 
     Raises:
@@ -105,14 +112,22 @@ class OutputNames:
         self._folder = folder
         self._inputs = {os.path.realpath(path) for path in (*(f.path for f in inputs), *read)}
         self._check(taken)
-        # Two names may be one file on some file systems, whatever this one thinks of letters' case.
+        # On some file systems two names that differ in upper and lower case are one file.
         self._taken = {name.casefold() for name in taken}
 
     def of(self, file: InputFile, *endings: str) -> list[str]:
-        """``place`` with each of the endings, behind ``_2``, ``_3``, ... where one is taken.
+        """Names for the outputs of one input file.
+
+        Args:
+            file: the input file.
+            endings: endings of the names, such as ``".png"``.
+
+        Returns:
+            ``file.place`` without its extension, plus each of the endings. If one of these names
+            is taken, all of them get ``_2``, ``_3``, ... before the ending.
 
         Raises:
-            InputError: it would be the input itself.
+            InputError: a name would overwrite an input.
         """
         stem, number = os.path.splitext(file.place)[0], 1
         while True:
@@ -129,16 +144,16 @@ class OutputNames:
         for name in names:
             if os.path.realpath(os.path.join(self._folder, name)) in self._inputs:
                 raise InputError(
-                    f"--output {self._folder}: {name} in it is an input, and would be overwritten"
+                    f"--output {self._folder}: {name} in it is an input and would be overwritten"
                 )
 
 
 class ListedImages:
-    """A COCO json's images by the file that a path means.
+    """Finds the entry of a COCO json that belongs to an image file.
 
     Args:
-        listed: its ``images``, checked.
-        source: the json, for messages.
+        listed: the list ``images`` of the json, after its checks.
+        source: path of the json, for messages.
     """
 
     def __init__(self, listed: list[dict], source: str) -> None:
@@ -150,10 +165,16 @@ class ListedImages:
             self._by_name.setdefault(name, []).append(image)
 
     def of(self, path: str) -> tuple[int, tuple[int, int]]:
-        """The id, width and height of the image whose ``file_name`` the path ends in.
+        """Find the image whose ``file_name`` is the end of a path; the longest one is taken.
+
+        Args:
+            path: path of an image file.
+
+        Returns:
+            The id of the image in the json, and its (width, height) in pixels.
 
         Raises:
-            InputError: there is none.
+            InputError: the json lists no such image.
         """
         absolute = os.path.abspath(path)
         fitting = [

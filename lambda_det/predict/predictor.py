@@ -17,7 +17,7 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from lambda_det.checkpoint import load_weights
-from lambda_det.data.resizing import keep_one_pixel
+from lambda_det.data.augmentations import keep_one_pixel
 from lambda_det.errors import InputError
 from lambda_det.evaluation.drawn_objects import DrawnObject, colour_of_class, draw_objects
 from lambda_det.predict.class_names import ClassNames
@@ -144,7 +144,15 @@ class Predictor:
 
 
 def coco_results(instances: Instances, image_id: int, classes: ClassNames) -> list[dict]:
-    """Entries of a COCO results json: boxes x, y, width, height in pixels, masks as RLE."""
+    """Convert instances to the entries of a COCO results json.
+
+    Boxes become x, y, width, height in pixels, and masks become compressed RLE.
+
+    Args:
+        instances: predictions of one image, on the CPU.
+        image_id: id of the image in the json.
+        classes: gives the ``category_id`` of each class.
+    """
     entries = instances_to_coco_json(instances, image_id)
     for entry in entries:
         entry["category_id"] = classes.ids[entry["category_id"]]
@@ -154,9 +162,17 @@ def coco_results(instances: Instances, image_id: int, classes: ClassNames) -> li
 def draw_instances(
     image: np.ndarray, instances: Instances, classes: ClassNames, *, same_size: bool = False
 ) -> np.ndarray:
-    """A copy of ``image`` (H, W, 3) BGR uint8 with boxes, masks, names and scores.
+    """Draw boxes, masks, class names and scores on a copy of an image.
 
-    An image whose longer side is below 400 pixels is enlarged, unless ``same_size``.
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        instances: predictions for this image, on the CPU.
+        classes: names of the classes.
+        same_size: whether to keep the size. Otherwise, an image whose sides are both below 400
+            pixels is enlarged.
+
+    Returns:
+        The drawing (H, W, 3) uint8 BGR.
     """
     objects = []
     for index in instances.scores.argsort().tolist():  # the best is drawn last

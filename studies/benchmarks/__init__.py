@@ -1,1 +1,1 @@
-"""Speed and memory beside alternatives, and what batch mates do to an image."""
+"""Benchmarks of speed and memory, and the influence of an image's neighbours in a batch."""

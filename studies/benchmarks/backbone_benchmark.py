@@ -1,4 +1,4 @@
-"""Time and memory of whole backbones with FPN, measured in turns."""
+"""Measurement of time and memory of whole backbones with FPN, in turns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lambda_det.layers.precision import autocast_to
 from studies.benchmarks.backbone_forms import BASELINE, MODELS, build_model
 
 _SLOW = 3
-"""How many times the baseline's training step makes a model a slow one."""
+"""A model is slow if its training step takes more than this multiple of the baseline's."""
 
 _OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 _STEPS = ("train", "inference")
@@ -28,14 +28,14 @@ class Protocol:
     """How to measure.
 
     Attributes:
-        size: (H, W) of the images, multiples of 32.
-        batch: images in a step.
+        size: (H, W) of the images in pixels, multiples of 32.
+        batch: number of images in a step.
         device: ``"cpu"`` or ``"cuda"``.
-        dtype: a half type is used under autocast, with float32 weights.
-        channels_last: memory layout of images and weights.
-        repetitions: turns; one of a slow model for every third.
+        dtype: type of the images and weights; a half type means autocast with float32 weights.
+        channels_last: whether images and weights have the channels-last memory layout.
+        repetitions: number of turns; a slow model takes part in every third.
         models: keys of ``MODELS``; the baseline is always measured.
-        seed: of images and weights.
+        seed: seed of images and weights.
     """
 
     size: tuple[int, int] = (800, 1344)
@@ -53,28 +53,29 @@ def benchmark_backbones(
 ) -> list[dict]:
     """Measure the models of every depth.
 
-    A turn is a training step and an inference of one model after another. A training step is a
-    forward and a backward to all parameters from the mean of all features, without an optimizer.
-    One of each, not timed, goes ahead. A model whose training step then takes more than three
-    times as long as the baseline's takes part in every third turn only.
+    In a turn, every model does one training step and one inference, one after another. A training
+    step is a forward and a backward from the mean of all features to all parameters, without an
+    optimizer. Each model does one of each, without measurement, before the turns. If its training
+    step takes more than three times as long as the baseline's, it takes part in every third turn
+    only.
 
     Args:
-        depths: of the backbones.
-        protocol: how.
-        progress: called with a line before every turn.
+        depths: depths of the backbones.
+        protocol: how to measure.
+        progress: called with a line of text before every turn.
 
     Returns:
-        A row for each: ``model, label, depth, height, width, batch, device, dtype, channels_last``;
-        for ``train`` and ``inference``: ``_ms`` of a step (median over the turns, with quartiles
-        ``_q1_ms`` and ``_q3_ms``), ``_runs``, ``_images_per_s`` and ``_ratio``: the same turn's
-        time over the baseline's, median with ``_ratio_q1`` and ``_ratio_q3``; ``saved_mib``: what
-        autograd keeps from a forward to its backward beside parameters, each storage once;
-        ``train_peak_mib`` and ``inference_peak_mib``: most memory allocated in a step, with the
-        model's own parameters (CUDA; None on a CPU, which does not count); ``note`` where it could
-        not be measured.
+        A row for each model, with ``model, label, depth, height, width, batch, device, dtype,
+        channels_last``; for ``train`` and ``inference``: ``_ms`` of a step (median over the turns,
+        with quartiles ``_q1_ms`` and ``_q3_ms``), ``_runs``, ``_images_per_s``, and ``_ratio``: the
+        time divided by the baseline's of the same turn (median, with ``_ratio_q1`` and
+        ``_ratio_q3``); ``saved_mib``: what autograd keeps from a forward to its backward besides
+        parameters, each storage once; ``train_peak_mib`` and ``inference_peak_mib``: the most
+        memory allocated in a step, including the model's parameters (on CUDA; None on a CPU);
+        ``note``: the reason if it could not be measured.
 
     Raises:
-        InputError: a depth that the family does not have.
+        InputError: the family does not have a depth.
     """
     rows: list[dict] = []
     for depth in depths:
@@ -86,7 +87,7 @@ def benchmark_backbones(
 
 @contextlib.contextmanager
 def _fastest_algorithms(protocol: Protocol) -> Iterator[None]:
-    """cuDNN times its convolutions before it chooses, as at a fixed size it should."""
+    """Let cuDNN measure its algorithms and take the fastest, as is usual for a fixed image size."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = protocol.device.startswith("cuda")
     try:
@@ -118,7 +119,7 @@ def _benchmark_depth(depth: int, protocol: Protocol, progress: Callable[[str], N
         contestant.every = _SLOW if slow else 1
     for turn in range(protocol.repetitions):
         taking_part = [c for c in contestants if turn % c.every == 0]
-        first = turn % len(taking_part)  # behind another model's large step each time
+        first = turn % len(taking_part)  # each time after another model's step
         taking_part = taking_part[first:] + taking_part[:first]
         progress(f"turn {turn + 1} of {protocol.repetitions}")
         for step in _STEPS:
@@ -152,13 +153,13 @@ def _new_row(name: str, depth: int, protocol: Protocol) -> dict:
 
 
 class Contestant:
-    """A model, its times and its row.
+    """A model that takes part in the turns, with its times and its row.
 
     Args:
-        model: images -> dict of features.
-        images: its input, on the device.
+        model: maps images to a dict of features.
+        images: the input, on the device.
         protocol: how to measure.
-        row: to write numbers into.
+        row: the row of the record, which gets the numbers.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, protocol: Protocol, row: dict) -> None:
@@ -173,21 +174,21 @@ class Contestant:
         self._autocast = (protocol.dtype if is_half else None, images.device.type)
 
     def measure_memory(self) -> None:
-        """Run each step, for the first time, and write down what it takes of memory."""
+        """Run each step for the first time, and write its memory to the row."""
         self.model.train()
         with autocast_to(*self._autocast):
             self.row["saved_mib"] = round(
                 activation_bytes(self.model, self.images).total() / 2**20, 1
             )
         for step in _STEPS:
-            if self.images.is_cuda:  # the search for the fastest algorithm takes memory of its own
+            if self.images.is_cuda:  # cuDNN's search for algorithms needs memory too
                 self.milliseconds(step)
             self._forget_memory()
             self.warm_up[step] = self.milliseconds(step)
             self.row[f"{step}_peak_mib"] = self._peak_mib()
 
     def milliseconds(self, step: str) -> float:
-        """Of one training step or inference."""
+        """Run one training step or inference and return its time in milliseconds."""
         call = {"train": self._training_step, "inference": self._inference}[step]
         self.model.train(step == "train")
         self._synchronize()
@@ -199,7 +200,7 @@ class Contestant:
         return milliseconds
 
     def summarise(self, baseline: Contestant) -> None:
-        """Times and their ratios to the baseline's of the same turns, into the row."""
+        """Write the times, and their ratios to the baseline's of the same turns, to the row."""
         for step, times in self.times.items():
             first, median, third = quartiles(list(times.values()))
             self.row |= {
@@ -246,7 +247,7 @@ class Contestant:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """First quartile, median and third quartile."""
+    """The first quartile, the median and the third quartile."""
     if len(values) == 1:
         return (values[0],) * 3
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")

@@ -18,11 +18,11 @@ from studies.benchmarks.layer_forms import PEER_FORMS
 FPN_CHANNELS = 256
 
 BASELINE = "resnet"
-"""The model that ratios are to."""
+"""The model whose time is the denominator of ratios."""
 
 _LAST_NORM = 0.2
-"""Weight of the last norm of every block: a residual branch starts at zero, is trained away from it
-and must not be timed with zeros."""
+"""Weight of the last norm of every block. New residual branches start at zero, trained ones are not
+zero, and arithmetic with zeros may take another time."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Model:
     """A backbone of the family.
 
     Attributes:
-        label: for people, with ``{}`` for the depth.
-        variant: of :func:`lambda_det.backbone.build_lambda_resnet`.
-        form: the one of other implementations that its lambda layers are computed in, one of
-            ``PEER_FORMS``; None = as this package does.
+        label: name in tables, with ``{}`` for the depth.
+        variant: argument of :func:`lambda_det.backbone.build_lambda_resnet`.
+        form: key of ``PEER_FORMS``: the form of another implementation in which its lambda layers
+            are computed; None takes this package's.
     """
 
     label: str
@@ -48,19 +48,19 @@ MODELS = {
     "lambda-conv2d": Model("λ-{}, conv2d form", "lambda", "conv2d form"),
     "lambda-conv3d": Model("λ-{}, conv3d form", "lambda", "conv3d form"),
 }
-"""What is measured unless something else is asked for."""
+"""Name -> model; all of them are measured by default."""
 
 
 def build_model(name: str, depth: int, seed: int) -> FPN:
-    """A model of :data:`MODELS` with FPN p2 ... p6, with random weights.
+    """Build a model of :data:`MODELS` with FPN (p2 to p6) and random weights.
 
     Args:
         name: key of :data:`MODELS`.
-        depth: of the backbone.
-        seed: of the weights.
+        depth: depth of the backbone.
+        seed: seed of the weights.
 
     Raises:
-        InputError: a depth that the family does not have.
+        InputError: the family does not have this depth.
     """
     model = MODELS[name]
     with torch.random.fork_rng(devices=[]):
@@ -77,12 +77,12 @@ def build_model(name: str, depth: int, seed: int) -> FPN:
 
 
 class PeerLayer(nn.Module):
-    """A lambda layer as other implementations compute it: all lambdas, then the queries.
+    """A lambda layer as other implementations compute it: all lambdas first, then the queries.
 
     Args:
-        layer: whose parameters are used; with content and position, softmax of the keys and
-            nothing else that is optional.
-        position: function of query, value and embedding.
+        layer: the layer whose parameters are used. It must have content and position and a softmax
+            over the keys, and no other option.
+        position: function of query, value and embedding that gives the position lambdas' output.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class PeerLayer(nn.Module):
         self.position = position
 
     def forward(self, x: Tensor, padding_mask: None = None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H, W), of images without padding."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H, W), for images without padding."""
         if padding_mask is not None:
-            raise NotImplementedError("other implementations know no padding mask")
+            raise NotImplementedError("other implementations have no padding mask")
         layer = self.layer
         query = layer.query_norm(layer.query(x)).unflatten(1, (layer.num_heads, layer.query_depth))
         key = layer.key(x).unflatten(1, (layer.intra_depth, layer.query_depth))

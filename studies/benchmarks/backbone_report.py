@@ -1,4 +1,4 @@
-"""The benchmark of backbones as tables and as a picture."""
+"""Tables and a plot of the benchmark of backbones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from tabulate import tabulate
 
 from lambda_det.records import provenance
 from studies.benchmarks.backbone_forms import BASELINE, MODELS
-from studies.pictures import new_figure, save_figure
+from studies.plots import new_figure, save_figure
 
 _STEPS = {"train": "train step", "inference": "inference"}
 
 
 def text_tables(rows: Sequence[Mapping]) -> str:
-    """A table for every run and depth, for the screen."""
+    """Format the rows for a terminal, with a table for each group of :func:`by_depth`."""
     return "\n\n".join(
         f"{title(group[0])}\n" + tabulate(_cells(group), _headers(group), "rounded_outline")
         for group in by_depth(rows)
@@ -22,7 +22,7 @@ def text_tables(rows: Sequence[Mapping]) -> str:
 
 
 def backbones_table(record: Mapping) -> str:
-    """The record's tables in Markdown."""
+    """Format the record in Markdown, with a table for each group of :func:`by_depth`."""
     parts = [
         f"**{title(group[0])}**\n\n" + tabulate(_cells(group), _headers(group), "pipe")
         for group in by_depth(record["rows"])
@@ -31,7 +31,7 @@ def backbones_table(record: Mapping) -> str:
 
 
 def by_depth(rows: Sequence[Mapping]) -> list[list[Mapping]]:
-    """Rows that were measured in turns, together, in the order in which they come."""
+    """Group rows that were measured in turns; the order of the rows stays the same."""
     names = ("depth", "height", "width", "batch", "device", "dtype", "channels_last", "threads")
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
@@ -40,7 +40,7 @@ def by_depth(rows: Sequence[Mapping]) -> list[list[Mapping]]:
 
 
 def title(row: Mapping) -> str:
-    """What a row was measured with."""
+    """Describe the settings that a row was measured with."""
     threads = f", {row['threads']} threads" if "threads" in row and row["device"] == "cpu" else ""
     layout = ", channels last" if row["channels_last"] else ""
     return (
@@ -63,9 +63,9 @@ def _headers(group: Sequence[Mapping]) -> list[str]:
 
 
 def _memory_columns(group: Sequence[Mapping]) -> list[tuple[str, str]]:
-    """Headers and names in a row: the peak where there is one, else what autograd keeps."""
+    """Headers and row keys of the memory: the peak if it was measured, else what autograd keeps."""
     if any(row.get("train_peak_mib") is not None for row in group):
-        names = [(f"{words}, peak MiB", f"{step}_peak_mib") for step, words in _STEPS.items()]
+        names = [(f"{label}, peak MiB", f"{step}_peak_mib") for step, label in _STEPS.items()]
         return names
     return [("kept for the backward pass, MiB", "saved_mib")]
 
@@ -95,10 +95,10 @@ def _memory(mib: float | None) -> str:
 
 
 def plot(rows: Sequence[Mapping], path: str) -> None:
-    """Time of an image in a training step and in inference, and memory; a line for each depth.
+    """Plot the time of an image in training and inference, and the memory; a row for each depth.
 
     Raises:
-        InputError: matplotlib is not installed, or the picture cannot be written.
+        InputError: matplotlib is not installed, or the file cannot be written.
     """
     groups = by_depth([row for row in rows if "train_ms" in row])
     most = max(map(len, groups), default=1)
@@ -107,9 +107,9 @@ def plot(rows: Sequence[Mapping], path: str) -> None:
     axes = figure.subplots(lines, 3, squeeze=False)
     for line, group in zip(axes, groups, strict=False):
         names = [row["label"] for row in group]
-        for axis, (step, words) in zip(line, _STEPS.items(), strict=False):
+        for axis, (step, label) in zip(line, _STEPS.items(), strict=False):
             _times(axis, group, step)
-            axis.set_xlabel(f"{words}, ms per image (line: quartiles)")
+            axis.set_xlabel(f"{label}, ms per image (line: quartiles)")
         header, name = _memory_columns(group)[0]
         line[2].barh(range(len(group)), [row.get(name) or 0 for row in group], color="tab:gray")
         line[2].set_xlabel(header)

@@ -1,5 +1,5 @@
-"""Measure how much an image's features and detections depend on its neighbours in a batch, without
-and with MODEL.LAMBDA_RESNET.MASK_PADDING."""
+"""Measure how much an image's features and detections depend on the other images of its batch,
+without and with MODEL.LAMBDA_RESNET.MASK_PADDING."""
 
 from __future__ import annotations
 
@@ -19,21 +19,30 @@ from studies.benchmarks.neighbours import measure_batch_mates, read_images
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, metavar="C", help="of a detector")
+    parser.add_argument("--config-file", required=True, metavar="C", help="config of a detector")
     parser.add_argument("--coco", required=True, metavar="DIR", help="folder in COCO layout")
-    parser.add_argument("--split", default="val2017", help="of the folder (val2017)")
-    parser.add_argument("--images", type=int, default=4, metavar="N", help="the first N (4)")
-    parser.add_argument("--longest-side", type=int, default=256, help="of the images (256)")
+    parser.add_argument("--split", default="val2017", help="split of the folder (val2017)")
+    parser.add_argument(
+        "--images", type=int, default=4, metavar="N", help="number of images, the first by name (4)"
+    )
+    parser.add_argument(
+        "--longest-side",
+        type=int,
+        default=256,
+        help="the images are resized to this length, in pixels (256)",
+    )
     parser.add_argument(
         "--canvas", nargs=2, type=int, default=(512, 512), metavar=("H", "W"),
-        help="size of the larger neighbour (512 512)",
+        help="size in pixels of the larger image beside them (512 512)",
     )  # fmt: skip
     parser.add_argument(
-        "--variants", nargs="+", default=[], metavar="V", help="in place of the config's"
+        "--variants", nargs="+", default=[], metavar="V", help="variants to measure (the config's)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random weights (0)")
-    parser.add_argument("--output", metavar="O.json", help="record to write")
-    parser.add_argument("opts", nargs="*", default=[], metavar="KEY VALUE", help="of the config")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random weights (0)")
+    parser.add_argument("--output", metavar="O.json", help="write a record of the numbers")
+    parser.add_argument(
+        "opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to override"
+    )
     args = parser.parse_intermixed_args(argv)
     if args.output:
         check_writable(args.output)

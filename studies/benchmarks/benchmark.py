@@ -1,14 +1,14 @@
-"""Speed and memory side by side with alternatives.
+"""Measure speed and memory of lambda layers and backbones, side by side with alternatives.
 
     python tools/benchmark.py layers [--device cuda --dtype bfloat16] [--output O.json]
 
-times every back end of the position lambda, the forms of other implementations, whole layers, the
-3x3 convolution and squeeze-and-excitation at the feature maps of a detector.
+measures every back end of the position lambda, the formulations of other implementations, whole
+layers, the 3x3 convolution and squeeze-and-excitation, on the feature map sizes of a detector.
 
     python tools/benchmark.py backbones [--depth 101 152] [--size H W] [--output O.json]
 
-times training step and inference of whole backbones with FPN: R, SE, λ, and λ with its lambda
-layers in the forms of other implementations.
+measures training step and inference of whole backbones with FPN: R, SE, λ, and λ with its lambda
+layers in the formulations of other implementations.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _add_layers(commands) -> None:
-    layers = commands.add_parser("layers", help="lambda layers and what stands in their place")
+    layers = commands.add_parser("layers", help="lambda layers, and the layers that they replace")
     layers.add_argument(
         "--image", nargs=2, type=int, default=(800, 1344), metavar=("H", "W"), help="(800 1344)"
     )
@@ -69,9 +69,13 @@ def _add_layers(commands) -> None:
         "--stages", nargs="+", default=["res3", "res4", "res5"], choices=STAGES, metavar="STAGE"
     )
     layers.add_argument("--batch", nargs="+", type=int, default=[1, 2], help="(1 2)")
-    layers.add_argument("--forms", nargs="+", default=[], metavar="NAME", help="only these")
-    layers.add_argument("--rounds", type=int, default=3, help="the best counts (3)")
-    layers.add_argument("--repetitions", type=int, default=9, help="in a round (9)")
+    layers.add_argument(
+        "--forms", nargs="+", default=[], metavar="NAME", help="measure only these forms (all)"
+    )
+    layers.add_argument(
+        "--rounds", type=int, default=3, help="rounds, the best of which counts (3)"
+    )
+    layers.add_argument("--repetitions", type=int, default=9, help="measurements in a round (9)")
     _add_common(layers)
 
 
@@ -82,15 +86,18 @@ def _add_backbones(commands) -> None:
     )
     backbones.add_argument(
         "--size", nargs=2, type=int, default=(800, 1344), metavar=("H", "W"),
-        help="of the images, multiples of 32 (800 1344)",
+        help="size of the images, multiples of 32 (800 1344)",
     )  # fmt: skip
-    backbones.add_argument("--batch", type=int, default=1, help="(1)")
+    backbones.add_argument("--batch", type=int, default=1, help="images in a batch (1)")
     backbones.add_argument(
         "--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL",
         help=f"among {', '.join(MODELS)} (all)",
     )  # fmt: skip
     backbones.add_argument(
-        "--repetitions", type=int, default=9, help="turns; slow models take part in a third (9)"
+        "--repetitions",
+        type=int,
+        default=9,
+        help="number of turns; a slow model takes part in every third (9)",
     )
     backbones.add_argument(
         "--channels-last", action="store_true", help="memory layout of images and weights"
@@ -104,11 +111,13 @@ def _add_common(command: argparse.ArgumentParser) -> None:
         "--dtype", default="float32", choices=DTYPES,
         help="a half type means autocast around modules (float32)",
     )  # fmt: skip
-    command.add_argument("--threads", type=int, help="of PyTorch")
-    command.add_argument("--seed", type=int, default=0, help="(0)")
-    command.add_argument("--quick", action="store_true", help="a small image, few repetitions")
-    command.add_argument("--output", metavar="O.json", help="record to write")
-    command.add_argument("--plot", metavar="P.png", help="picture to write")
+    command.add_argument("--threads", type=int, help="number of PyTorch's threads")
+    command.add_argument("--seed", type=int, default=0, help="random seed (0)")
+    command.add_argument(
+        "--quick", action="store_true", help="use a small image and few repetitions"
+    )
+    command.add_argument("--output", metavar="O.json", help="write a record of the numbers")
+    command.add_argument("--plot", metavar="P.png", help="write a plot")
 
 
 def _layers(args: argparse.Namespace, progress: Callable[[str], None]) -> list[dict]:
@@ -126,7 +135,7 @@ def _layers(args: argparse.Namespace, progress: Callable[[str], None]) -> list[d
     shapes = shapes_of_image(*args.image, args.stages, args.batch)
     rows = benchmark_layers(shapes, protocol, progress)
     if not rows:
-        raise InputError(f"--forms {' '.join(args.forms)}: none of these is there")
+        raise InputError(f"--forms {' '.join(args.forms)}: none of these forms is available")
     return rows
 
 
@@ -168,10 +177,10 @@ def _check(args: argparse.Namespace) -> None:
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {args.device}: expected cpu or cuda")
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"--device {args.device}: PyTorch sees no GPU; expected cpu")
+        raise InputError(f"--device {args.device}: PyTorch finds no GPU; expected cpu")
     if device.index is not None and device.type == "cuda":
         if device.index >= torch.cuda.device_count():
             raise InputError(
-                f"--device {args.device}: PyTorch sees {torch.cuda.device_count()} GPUs"
+                f"--device {args.device}: PyTorch finds {torch.cuda.device_count()} GPUs"
             )
-        torch.cuda.set_device(device)  # whose end of work is waited for, whose memory is counted
+        torch.cuda.set_device(device)  # synchronize() and the memory statistics use it

@@ -1,4 +1,4 @@
-"""Time pycocotools and faster-coco-eval on a generated results file of COCO's size."""
+"""Measure the time of pycocotools and faster-coco-eval on generated results of COCO's size."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from studies.benchmarks.counting_benchmark import benchmark_counting
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=5000, help="number of images (5000)")
-    parser.add_argument("--detections", type=int, default=100, help="of each image (100)")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated data (0)")
-    parser.add_argument("--output", metavar="JSON", help="record to write")
+    parser.add_argument(
+        "--detections", type=int, default=100, help="detections of each image (100)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated data (0)")
+    parser.add_argument("--output", metavar="JSON", help="write a record of the numbers")
     args = parser.parse_args(argv)
     if args.output is not None:
         check_writable(args.output)
     rows = benchmark_counting(args.images, args.detections, seed=args.seed)
     print(tabulate(rows, headers="keys", tablefmt="rounded_outline"))
     if args.output is not None:
-        words = f"--images {args.images} --detections {args.detections} --seed {args.seed}"
-        command = tool_command("benchmark_evaluation", words.split())
+        arguments = f"--images {args.images} --detections {args.detections} --seed {args.seed}"
+        command = tool_command("benchmark_evaluation", arguments.split())
         record = make_record(command, rows, seeds=[args.seed], packages=["faster-coco-eval"])
         write_json(record, args.output)
     return 0

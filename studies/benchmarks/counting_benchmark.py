@@ -1,4 +1,4 @@
-"""How long the back ends take to count, on a generated results file of COCO's size."""
+"""Benchmark of the back ends of the COCO evaluation on generated data of COCO's size."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _CORNERS = 12
 
 
 def benchmark_counting(num_images: int, per_image: int, *, seed: int = 0) -> list[dict]:
-    """Time every back end on the same detections, boxes and masks.
+    """Measure the time of every back end on the same detections, boxes and masks.
 
-    The clock runs while detections are matched and counts are accumulated. Making the data,
-    parsing, checks and pycocotools' indices are left out.
+    The time includes the matching and the accumulation. It does not include the generation of the
+    data, parsing, checks and pycocotools' indices.
 
     Args:
-        num_images: images of 480 x 640 with 7 objects of 80 classes each.
-        per_image: detections per image, each with an RLE mask.
-        seed: of the generated data.
+        num_images: number of images of 480 x 640 pixels, each with 7 objects of 80 classes.
+        per_image: number of detections of each image, all with a mask.
+        seed: seed of the generated data.
 
     Returns:
-        A row per task and one for both: seconds of each back end, their ratio, and the largest
-        difference between their twelve metrics in percentage points.
+        A row for each task and one for both together: seconds of each back end, their ratio, and
+        the largest difference between their twelve metrics in percentage points.
 
     Raises:
         InputError: faster-coco-eval is not installed, or a number is too small.
@@ -64,8 +64,14 @@ def benchmark_counting(num_images: int, per_image: int, *, seed: int = 0) -> lis
 
 
 def generate(num_images: int, per_image: int, seed: int) -> tuple[dict, list[dict]]:
-    """Annotations and detections in COCO's formats: star-shaped polygons; detections are objects
-    moved and resized a little or a lot, a fifth of them with another class."""
+    """Generate annotations and detections in COCO's formats.
+
+    Objects are star-shaped polygons. Detections are objects that are moved and resized a little or
+    a lot; a fifth of the detections have a random class.
+
+    Returns:
+        The annotations json and the list of detections.
+    """
     rng = np.random.default_rng(seed)
     angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     spokes = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (corners, 2)

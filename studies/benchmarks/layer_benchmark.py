@@ -1,4 +1,4 @@
-"""Time and memory of lambda layers beside what else computes the same, or stands in its place."""
+"""Measurement of time and memory of lambda layers, and of the alternatives in layer_forms.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lambda_det.layers import position_lambda
 from studies.benchmarks.layer_forms import Candidate, Shape, candidates, position_inputs
 
 _SHORTEST_MS = 2.0
-"""A form is run so often in a row that the clock runs for about this long."""
+"""A form is repeated within one measurement until it takes about this long."""
 
 _OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
@@ -28,12 +28,12 @@ class Protocol:
 
     Attributes:
         device: ``"cpu"`` or ``"cuda"``.
-        dtype: of the features; whole layers run under autocast where it is a half.
-        rounds: the best round counts.
-        repetitions: in a round; their median counts. All forms take turns.
-        forms: names to measure, empty = all.
-        errors: compare the position lambdas with float64.
-        seed: of the numbers.
+        dtype: type of the features. If it is a half type, whole layers run under autocast.
+        rounds: number of rounds; the best round counts.
+        repetitions: measurements in a round, whose median counts. The forms take turns.
+        forms: names of the forms to measure; empty means all.
+        errors: whether to compare the position lambdas with float64.
+        seed: seed of the inputs and weights.
     """
 
     device: str = "cpu"
@@ -51,18 +51,19 @@ def benchmark_layers(
     """Measure every form at every shape.
 
     Args:
-        shapes: of the inputs.
-        protocol: how.
-        progress: called with a line before every shape.
+        shapes: shapes of the inputs.
+        protocol: how to measure.
+        progress: called with a line of text before every shape.
 
     Returns:
-        A row for each: ``stage, batch, channels, height, width, device, dtype, form, kind``;
-        ``forward_ms`` (inference) and ``train_ms`` (forward and backward): the least median of a
-        round, with ``_min_ms`` and ``_max_ms`` over all; ``saved_mib``: what autograd keeps for
-        the backward pass beside parameters, each storage once; ``peak_mib``: most memory allocated
-        in a training step beyond inputs and parameters (CUDA; None on a CPU, which does not
-        count); ``error`` and ``gradient_error``: relative to float64 on the first image (position
-        lambdas), the latter of the worst of the three; ``note`` where it could not be measured.
+        A row for each form and shape, with ``stage, batch, channels, height, width, device, dtype,
+        form, kind``; ``forward_ms`` (inference) and ``train_ms`` (forward and backward): the lowest
+        median of a round, with ``_min_ms`` and ``_max_ms`` over all measurements; ``saved_mib``:
+        what autograd keeps for the backward pass besides parameters, each storage once;
+        ``peak_mib``: the most memory that a training step allocates besides inputs and parameters
+        (on CUDA; None on a CPU); ``error`` and ``gradient_error``: for position lambdas, the error
+        relative to float64 on the first image, and the largest of its three gradients; ``note``:
+        the reason if it could not be measured.
     """
     rows: list[dict] = []
     for shape in shapes:
@@ -104,7 +105,7 @@ def _benchmark_shape(shape: Shape, protocol: Protocol) -> list[dict]:
 
 
 def _time(chosen: list[tuple[Candidate, dict]], protocol: Protocol) -> None:
-    """Forward and training step of all candidates in turns, into their rows."""
+    """Measure forward and training step of all candidates in turns, and write them to the rows."""
     calls = []
     for candidate, row in chosen:
         for what, call in (("forward", _forward), ("train", _training_step(candidate))):
@@ -170,8 +171,10 @@ def _set_training(candidate: Candidate, training: bool) -> None:
 
 
 def saved_bytes(candidate: Candidate) -> int:
-    """Bytes that autograd keeps from a forward to its backward, but for parameters; a storage that
-    is kept more than once counts once."""
+    """Bytes that autograd keeps from a forward to its backward, without parameters.
+
+    A storage that several tensors share counts once.
+    """
     owned = [*candidate.parameters]
     if isinstance(candidate.function, torch.nn.Module):
         owned += candidate.function.buffers()
@@ -181,7 +184,7 @@ def saved_bytes(candidate: Candidate) -> int:
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in permanent:
-            kept[storage._cdata] = storage  # held on to, so that no later one gets its place
+            kept[storage._cdata] = storage  # the reference keeps its address from being reused
         return tensor
 
     _set_training(candidate, True)
@@ -207,7 +210,7 @@ def _peak_mib(candidate: Candidate) -> float | None:
 
 
 def _compare(chosen: list[tuple[Candidate, dict]], shape: Shape, protocol: Protocol) -> None:
-    """Errors of position lambdas on the first image."""
+    """Compute the errors of position lambdas on the first image, and write them to the rows."""
     if not chosen:
         return
     inputs = position_inputs(shape, protocol.device, protocol.dtype, protocol.seed)

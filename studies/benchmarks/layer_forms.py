@@ -1,7 +1,8 @@
-"""What the benchmark of layers compares: back ends, the forms of other implementations, whole
-layers and the operators that a lambda layer replaces.
+"""What the benchmark of layers compares.
 
-The forms are written here from their formulas, for comparison only; no code of others is used.
+These are the back ends of the position lambda, the forms in which other implementations compute it,
+whole lambda layers, and the operators that a lambda layer replaces. The forms are written here from
+their formulas, for comparison only; no code of others is used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lambda_det.layers.position_lambda import BACKENDS
 
 HEADS, QUERY_DEPTH, SCOPE = 4, 16, 23
 STAGES = {"res2": (64, 4), "res3": (128, 8), "res4": (256, 16), "res5": (512, 32)}
-"""Stage of a ResNet -> channels of its lambda layers, stride."""
+"""Stage of a ResNet -> (channels of its lambda layers, stride)."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Shape:
     """The input of a layer.
 
     Attributes:
-        stage: its name, ``"res4"``.
-        batch, channels, height, width: of the feature map.
+        stage: name of the stage, such as ``"res4"``.
+        batch, channels, height, width: shape of the feature map.
     """
 
     stage: str
@@ -43,7 +44,7 @@ class Shape:
 def shapes_of_image(
     height: int, width: int, stages: Sequence[str], batches: Sequence[int]
 ) -> list[Shape]:
-    """Feature maps of an image of ``height`` x ``width`` pixels, sides rounded up."""
+    """Shapes of the feature maps of an image of ``height`` x ``width`` pixels, rounded up."""
     return [
         Shape(stage, batch, channels, -(-height // stride), -(-width // stride))
         for stage in stages
@@ -54,16 +55,18 @@ def shapes_of_image(
 
 @dataclass
 class Candidate:
-    """Something to measure.
+    """A function or module to measure.
 
     Attributes:
-        name: of the form.
-        kind: ``"position"`` (position lambda alone: queries, values and embedding in),
-            ``"layer"`` (with projections, norms and content lambda) or ``"yardstick"``.
-        function: of ``inputs``.
+        name: name of the form.
+        kind: ``"position"`` (the position lambda alone, from queries, values and embedding),
+            ``"layer"`` (a layer with projections, norms and content lambda) or ``"yardstick"`` (an
+            operator that a lambda layer replaces).
+        function: the function; it takes ``inputs``, and for ``"position"`` also ``parameters``.
         inputs: tensors that get a gradient.
-        parameters: the others that do, and that are there anyway.
-        autocast: type to run in, None as the inputs are.
+        parameters: parameters that get a gradient. They do not count as memory kept for the
+            backward pass.
+        autocast: type of the autocast, or None for none.
     """
 
     name: str
@@ -75,7 +78,7 @@ class Candidate:
 
 
 def position_inputs(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Tensor]:
-    """Query, value and embedding of unit normal numbers, the same on every device."""
+    """Query, value and embedding of normal random numbers that are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     depth = shape.channels // HEADS
     sizes = (
@@ -87,7 +90,7 @@ def position_inputs(shape: Shape, device: str, dtype: torch.dtype, seed: int) ->
 
 
 def candidates(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> Iterator[Candidate]:
-    """All that can run at this shape. Whole layers run under autocast where ``dtype`` is a half."""
+    """Yield all candidates for a shape. If ``dtype`` is a half type, layers run under autocast."""
     inputs = [t.requires_grad_() for t in position_inputs(shape, device, dtype, seed)]
     for name, function in position_forms(device).items():
         yield Candidate(name, "position", function, inputs[:2], inputs[2:])
@@ -107,8 +110,11 @@ def candidates(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> Iter
 
 
 def position_forms(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """Name -> function of query, value and embedding, for those that run on ``device``."""
-    own = ["auto", *(name for name, there in BACKENDS.items() if there and name != "reference")]
+    """The position lambdas that run on ``device``: name -> function of query, value, embedding."""
+    own = [
+        "auto",
+        *(name for name, function in BACKENDS.items() if function and name != "reference"),
+    ]
     if not device.startswith("cuda"):
         own = [name for name in own if name != "triton"]
     forms = {name: partial(position_lambda, backend=name) for name in own}
@@ -138,19 +144,19 @@ def _installed(module: str, name: str) -> Callable | None:
 
 
 def _apply(query: Tensor, lambdas: Tensor) -> Tensor:
-    """(N, h, k, H, W) x (N, v, k, H, W)."""
+    """Apply lambdas (N, v, k, H, W) to queries (N, h, k, H, W) -> (N, h, v, H, W)."""
     return torch.einsum("nhkyx,nvkyx->nhvyx", query, lambdas)
 
 
 def conv3d(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """Conv3d with a kernel of 1 x r x r, v as the third dimension."""
+    """As a conv3d with a kernel of 1 x r x r, where v is the third dimension."""
     padding = (0, embedding.shape[2] // 2, embedding.shape[3] // 2)
     lambdas = F.conv3d(value, embedding[:, :, None], padding=padding)
     return torch.einsum("nhkyx,nkvyx->nhvyx", query, lambdas)
 
 
 def conv2d(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """Conv2d with v folded into the batch, all lambdas at once."""
+    """As a conv2d with v folded into the batch, which computes all lambdas at once."""
     padding = (embedding.shape[2] // 2, embedding.shape[3] // 2)
     folded = value.transpose(1, 2).flatten(0, 1)
     lambdas = F.conv2d(folded, embedding, padding=padding)
@@ -158,7 +164,7 @@ def conv2d(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 
 def depthwise(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """Conv2d with one group for each v, u as its channels, the embedding repeated."""
+    """As a grouped conv2d: one group for each v with u as its channels, repeated embedding."""
     channels, depth = value.shape[2], embedding.shape[0]
     padding = (embedding.shape[2] // 2, embedding.shape[3] // 2)
     grouped = value.transpose(1, 2).flatten(1, 2)
@@ -168,7 +174,7 @@ def depthwise(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 
 def row_unfold(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """Conv2d with a kernel of r x 1 over r copies of the values, shifted along the row."""
+    """As a conv2d with a kernel of r x 1 over r copies of the values, shifted along the row."""
     rows, columns = embedding.shape[2:]
     width = value.shape[-1]
     padded = F.pad(value.transpose(1, 2).flatten(0, 1), (columns // 2, columns // 2))
@@ -184,4 +190,4 @@ PEER_FORMS = {
     "depthwise form": depthwise,
     "row-unfold form": row_unfold,
 }
-"""The position lambda as other implementations compute it."""
+"""Forms in which other implementations compute the position lambda."""

@@ -1,4 +1,4 @@
-"""The benchmark of layers as tables and as a picture."""
+"""Tables and a plot of the benchmark of layers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from lambda_det.records import provenance
 from studies.benchmarks.layer_forms import PEER_FORMS
-from studies.pictures import new_figure, save_figure
+from studies.plots import new_figure, save_figure
 
 _HEADERS = [
     "form", "forward ms", "train ms", "(min to max)", "train, fastest peer ÷ this",
@@ -17,7 +17,7 @@ _HEADERS = [
 
 
 def text_tables(rows: Sequence[Mapping]) -> str:
-    """A table for every shape, for the screen."""
+    """Format the rows for a terminal, with a table for each shape."""
     return "\n\n".join(
         f"{title(shape[0])}\n"
         + tabulate([_cells(row, shape) for row in shape], _HEADERS, tablefmt="rounded_outline")
@@ -26,7 +26,7 @@ def text_tables(rows: Sequence[Mapping]) -> str:
 
 
 def layers_table(record: Mapping) -> str:
-    """The record's tables in Markdown."""
+    """Format the record in Markdown, with a table for each shape."""
     parts = [
         f"**{title(shape[0])}**\n\n"
         + tabulate([_cells(row, shape) for row in shape], _HEADERS, tablefmt="pipe")
@@ -36,7 +36,7 @@ def layers_table(record: Mapping) -> str:
 
 
 def by_shape(rows: Sequence[Mapping]) -> list[list[Mapping]]:
-    """Rows of one input together, in the order in which they come."""
+    """Group the rows by their input; the order of the rows stays the same."""
     groups: dict[tuple, list[Mapping]] = {}
     for row in rows:
         key = tuple(row[name] for name in ("stage", "batch", "height", "width", "device", "dtype"))
@@ -45,7 +45,7 @@ def by_shape(rows: Sequence[Mapping]) -> list[list[Mapping]]:
 
 
 def title(row: Mapping) -> str:
-    """The input that a row was measured with."""
+    """Describe the input that a row was measured with."""
     return (
         f"{row['stage']}: {row['batch']} × {row['channels']} × {row['height']} × {row['width']}, "
         f"{row['dtype']}, {row['device']}"
@@ -53,8 +53,10 @@ def title(row: Mapping) -> str:
 
 
 def fastest_peer(shape: Sequence[Mapping], what: str = "train_ms") -> float | None:
-    """Milliseconds of the fastest of the forms that others publish: not row-unfold, which nobody
-    does."""
+    """Milliseconds of the fastest form that others publish, or None.
+
+    The row-unfold form does not count, because no other implementation uses it.
+    """
     times = [
         row[what]
         for row in shape
@@ -86,10 +88,10 @@ def _number(value: float | None, form: str) -> str:
 
 
 def plot(rows: Sequence[Mapping], path: str) -> None:
-    """Bars of the training step and, darker, of its forward; one panel for each shape.
+    """Plot bars of the training step and, darker, of the forward, with a panel for each shape.
 
     Raises:
-        InputError: matplotlib is not installed, or the picture cannot be written.
+        InputError: matplotlib is not installed, or the file cannot be written.
     """
     shapes = by_shape([row for row in rows if "note" not in row])
     columns = min(3, len(shapes))

@@ -1,7 +1,7 @@
-"""How much an image's features and detections depend on its neighbours in a batch.
+"""Influence of the other images of a batch (the neighbours) on an image's features and detections.
 
-In evaluation an image's neighbours can reach it through one thing alone, the size to which the
-batch is padded. So an image is compared with itself beside a larger one.
+In evaluation the neighbours influence an image only by the size to which the batch is padded. So
+the module runs an image alone, and again in a batch with a larger image, and compares both.
 """
 
 from __future__ import annotations
@@ -33,26 +33,27 @@ from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 def measure_batch_mates(
     cfg: CfgNode, images: Sequence[Tensor], canvas: tuple[int, int], *, seed: int = 0
 ) -> list[dict]:
-    """Differences between an image alone and beside a larger one, without and with the mask.
+    """Measure the differences between an image alone and the same image beside a larger one.
 
     Args:
-        cfg: of a detector with a backbone of this project. Without MODEL.WEIGHTS the weights are
-            random, norms included (new blocks are their shortcuts), and detections are left out.
-        images: (3, H, W) in INPUT.FORMAT, 0 to 255.
-        canvas: (H, W) of the neighbour.
-        seed: of random weights.
+        cfg: config of a detector with a backbone of this project. Without MODEL.WEIGHTS, the
+            weights and the norms are random, and detections are not compared.
+        images: (3, H, W) in the channel order of INPUT.FORMAT, values from 0 to 255.
+        canvas: (H, W) of the larger image in pixels.
+        seed: seed of random weights.
 
     Returns:
-        A row without and one with MODEL.LAMBDA_RESNET.MASK_PADDING. For every feature the mean
-        absolute difference over the mean magnitude, in the image's upper left quarter
-        (``res4_inner``) and in all of it (``res4``), mean over the images; the largest difference
-        of an SE gate (``se_gate``; gates are 0 to 1) and of a content lambda applied to its
-        queries, over the largest magnitude (``content``), None where the network has none; and of
-        the detections ``found`` in both, the share that has no partner (same class, IoU above
-        0.5), the mean shift of a box's sides in pixels and the mean difference of scores.
+        A row without and one with MODEL.LAMBDA_RESNET.MASK_PADDING. For every feature it has the
+        mean absolute difference divided by the mean magnitude, in the image's upper left quarter
+        (``res4_inner``) and in the whole image (``res4``), as the mean over the images.
+        ``se_gate`` is the largest difference of an SE gate (a gate is between 0 and 1), and
+        ``content`` that of a content lambda applied to its queries, divided by the largest
+        magnitude; None if the network has no such layer. ``found`` counts the detections of both
+        runs. For these the row has the percentage without a partner of the same class and an IoU
+        above 0.5, the mean shift of a box's sides in pixels and the mean difference of scores.
 
     Raises:
-        InputError: the backbone is none of this project's, an image is larger than the canvas, or
+        InputError: the backbone is not one of this project, an image is larger than ``canvas``, or
             the weights do not fit.
     """
     for image in images:
@@ -63,12 +64,12 @@ def measure_batch_mates(
             )
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.LAMBDA_RESNET.MASK_PADDING = True  # so that sizes are told; turned off below
+    cfg.MODEL.LAMBDA_RESNET.MASK_PADDING = True  # so that the backbone gets the sizes; set below
     torch.manual_seed(seed)
     model = build_model(cfg).eval()
     backbone = getattr(model.backbone, "bottom_up", model.backbone)
     if not isinstance(backbone, LambdaResNet):
-        raise InputError(f"MODEL.BACKBONE.NAME={cfg.MODEL.BACKBONE.NAME!r}: is no LambdaResNet")
+        raise InputError(f"MODEL.BACKBONE.NAME={cfg.MODEL.BACKBONE.NAME!r}: is not a LambdaResNet")
     if cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     else:
@@ -92,15 +93,25 @@ def measure_batch_mates(
 def read_images(
     folder: str, split: str, number: int, longest_side: int, image_format: str
 ) -> list[Tensor]:
-    """The first images by name of a split of a COCO folder, (3, H, W), 0 to 255.
+    """Read and resize the first JPEG images, by name, of a split of a COCO folder.
+
+    Args:
+        folder: folder in COCO layout.
+        split: name of the split.
+        number: number of images.
+        longest_side: length in pixels that the longer side is resized to.
+        image_format: order of the channels, ``"BGR"`` or ``"RGB"``.
+
+    Returns:
+        Images (3, H, W) uint8.
 
     Raises:
-        InputError: there is no such folder, or it holds fewer images.
+        InputError: the folder or the split does not exist, or it has fewer images.
     """
     image_root = locate_split(folder, split)[1]
     paths = sorted(glob.glob(os.path.join(glob.escape(image_root), "*.jpg")))[:number]
     if number < 1 or len(paths) < number:
-        raise InputError(f"--images {number}: {image_root} has {len(paths)} files *.jpg of them")
+        raise InputError(f"--images {number}: {image_root} has {len(paths)} files *.jpg")
     images = []
     for path in paths:
         pixels = read_image(path, image_format)
@@ -155,8 +166,12 @@ def _resized(image: Tensor, size: Sequence[int]) -> Tensor:
 
 @contextlib.contextmanager
 def _recorded(backbone: LambdaResNet) -> Iterator[dict]:
-    """The backbone's ``features``, the ``gates`` of its SE and, of its lambda layers, the
-    ``contents`` (content lambda times queries) with the stride of each; filled by a forward."""
+    """Record tensors of the next forward of a backbone.
+
+    Yields:
+        A dict that the forward fills: ``features``, ``gates`` (of the SE modules) and ``contents``
+        (of each lambda layer the content lambda times queries, and its stride).
+    """
     record = {"features": {}, "gates": [], "contents": [], "height": 0}
 
     def note_height(_backbone: nn.Module, inputs: tuple) -> None:
@@ -168,7 +183,7 @@ def _recorded(backbone: LambdaResNet) -> Iterator[dict]:
             content = layer.forward(*inputs)
         finally:
             layer.position = position
-        # Rows are rounded up, strides are powers of two.
+        # A feature map's height is rounded up; strides are powers of two.
         stride = 2 ** math.ceil(math.log2(record["height"] / inputs[0].shape[-2]))
         record["contents"].append((content, stride))
 
@@ -190,7 +205,7 @@ def _recorded(backbone: LambdaResNet) -> Iterator[dict]:
 
 
 def _matched(first: Instances, second: Instances) -> dict:
-    """How many of both have no partner, and how far partners are apart."""
+    """Match the detections of two runs; count those without a partner, and compare partners."""
     iou = pairwise_iou(first.pred_boxes, second.pred_boxes)
     iou = iou * (first.pred_classes[:, None] == second.pred_classes[None])
     shifts, scores, used = [], [], set()
@@ -231,7 +246,7 @@ def _mean(total: float, number: int) -> float | None:
 
 
 def _randomise_norms(backbone: nn.Module, seed: int) -> None:
-    """Norms as training might leave them: a new block ends in a zero and is its shortcut."""
+    """Give norms random weights as after a training; new blocks end in a norm of weight zero."""
     generator = torch.Generator().manual_seed(seed)
     for module in backbone.modules():
         if not hasattr(module, "running_var"):

@@ -1,1 +1,1 @@
-"""Long and killed trainings: whether they end as an undisturbed one, and hold no more and more."""
+"""Endurance tests: trainings that are killed and resumed, and long trainings watched for leaks."""

@@ -1,4 +1,4 @@
-"""Kill a training again and again, resume it, and compare its end with an undisturbed run's."""
+"""Kill and resume a training many times, and compare its result with that of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -28,28 +28,31 @@ from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.records import record_path, results_folder, write_json
 from studies.endurance.chaos_run import LOSSES_FILE
-from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
+from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
 from studies.tables import rows_table
 
-logger = logging.getLogger("lambda_det.chaos")  # what the console shows
+logger = logging.getLogger("lambda_det.chaos")  # setup_console shows this logger
 
 PERIOD = 3  # iterations from one checkpoint to the next
-SLOW_S = 0.6  # that a write is made to last
-DEADLINE_S = 300  # for an event of a training
+SLOW_S = 0.6  # seconds that the writing of a checkpoint is slowed down to
+DEADLINE_S = 300  # seconds to wait for an event of the training
 
 _TINY = (
     f"{TINY} DATASETS.TEST () SOLVER.CHECKPOINT_PERIOD {PERIOD} SOLVER.CHECKPOINT_KEEP 3"
 ).split()
 
 KINDS = ("write", "step", "write", "term", "write", "start", "damage", "step", "write", "step")
-"""What the kills are, by turns: SIGKILL while a checkpoint is written, at any moment of the
-training, or while the process starts; SIGTERM; SIGKILL with the newest checkpoint cut short after
-it, as a power cut may leave it."""
+"""The kinds of kills, in turn.
+
+``write`` is SIGKILL while a checkpoint is written, ``step`` SIGKILL at a random moment of the
+training, ``start`` SIGKILL while the process starts, and ``term`` SIGTERM. After ``damage``, a
+SIGKILL, the newest checkpoint is truncated, as a power failure may leave it.
+"""
 
 
 @dataclass
 class Chaos:
-    """What happened, and how far the end is from the undisturbed run's."""
+    """The kills of a run, and the differences between its result and the undisturbed run's."""
 
     iterations: int
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(sorted(set(KINDS)), 0))
@@ -61,7 +64,7 @@ class Chaos:
     seconds: float = 0.0
 
     def row(self) -> dict[str, object]:
-        """The row of a record."""
+        """Make the row of a record."""
         return {
             "kills": sum(self.kills.values()),
             "kills_during_a_write": self.kills["write"],
@@ -81,31 +84,31 @@ class Chaos:
 
     @property
     def same(self) -> bool:
-        """Whether every loss and every weight is exactly the undisturbed run's."""
+        """Whether every loss and every weight is exactly that of the undisturbed run."""
         return self.loss_difference == self.weight_difference == 0.0
 
 
 def run_chaos(output: str, kills: int, *, iterations: int = 0, seed: int = 0) -> Chaos:
-    """Train undisturbed, train with ``kills`` kills, and compare.
+    """Train once undisturbed and once with ``kills`` kills, and compare the results.
 
     Args:
-        output: a folder that is not there yet.
-        kills: how many.
-        iterations: of the training; 0 = five per kill.
-        seed: of the moments of the kills. What is trained does not depend on it.
+        output: folder for both runs; it must not exist.
+        kills: number of kills.
+        iterations: iterations of the training; 0 takes five for each kill.
+        seed: seed of the moments of the kills; the training does not depend on it.
 
     Raises:
-        InputError: the folder is there, a training failed by itself, or it ended before the last
+        InputError: the folder exists, a training failed by itself, or it ended before the last
             kill.
     """
     if os.path.exists(output):
-        raise InputError(f"--output {output}: is there already, expected a folder to be made")
+        raise InputError(f"--output {output}: exists already; name a new folder")
     if kills < 1:
         raise InputError(f"--kills {kills}: at least 1 is needed")
     start = time.monotonic()
     result = Chaos(iterations or 5 * kills)
     data = os.path.join(output, "shapes")
-    make_pictures(data)
+    make_dataset(data)
     calm, wild = (_Training(os.path.join(output, n), data, result.iterations)
                   for n in ("undisturbed", "killed"))  # fmt: skip
     calm.finish()
@@ -125,24 +128,24 @@ def run_chaos(output: str, kills: int, *, iterations: int = 0, seed: int = 0) ->
 
 
 class _Training:
-    """A training as a process, begun anew as often as needed."""
+    """A training in a process that can be killed and started again."""
 
     def __init__(self, folder: str, data: str, iterations: int) -> None:
         self.folder = folder
         self._log = f"{folder}.log"
-        self._words = [
+        self._arguments = [
             *_TINY, "SOLVER.MAX_ITER", str(iterations), "DATASETS.COCO_FOLDER", data,
             "OUTPUT_DIR", folder,
         ]  # fmt: skip
 
     def finish(self) -> None:
-        """Train to the end."""
+        """Start or resume the training, and wait until it has ended."""
         process = self._start(slow_s=0.0, workers=0)
         if process.wait():
             raise InputError(f"a training ended with {process.returncode}: {last_line(self._log)}")
 
     def kill(self, kind: str, rng: random.Random) -> None:
-        """Train until a moment of this kind."""
+        """Start or resume the training, and kill it at a moment of this kind."""
         begun, lines = time.monotonic(), len(self.losses())
         process = self._start(slow_s=SLOW_S, workers=rng.choice((0, 2)))
         try:
@@ -171,7 +174,7 @@ class _Training:
             self._cut_newest()
 
     def losses(self) -> list[tuple[int, float]]:
-        """(iteration, loss) as they were computed, some of them more than once."""
+        """(iteration, loss) in the order of their computation; resumed runs repeat iterations."""
         try:
             with open(os.path.join(self.folder, LOSSES_FILE), encoding="utf-8") as file:
                 lines = [json.loads(line) for line in file if line.endswith("\n")]
@@ -180,17 +183,17 @@ class _Training:
         return [(line["iteration"], line["loss"]) for line in lines]
 
     def reached(self) -> int:
-        """The number of iterations that were computed at least once."""
+        """Number of iterations that were computed at least once."""
         return 1 + max((iteration for iteration, _ in self.losses()), default=-1)
 
     def half_written(self, since: float = 0.0) -> bool:
         """Whether a checkpoint is being written, or was when the process was killed.
 
         Args:
-            since: seconds of the epoch; what was written to before does not count.
+            since: time in seconds since the epoch; files that are older do not count.
         """
         for path in glob.glob(os.path.join(glob.escape(self.folder), "*.pth" + TEMPORARY)):
-            with contextlib.suppress(FileNotFoundError):  # just now it was
+            with contextlib.suppress(FileNotFoundError):  # it was renamed in the meantime
                 if os.path.getmtime(path) >= since:
                     return True
         return False
@@ -200,7 +203,7 @@ class _Training:
         command = [
             sys.executable, "-W", "ignore", "-m", "studies.endurance.chaos_run",
             "--config-file", CONFIG, "--resume",
-            "--slow-write", str(slow_s), *self._words, "DATALOADER.NUM_WORKERS", str(workers),
+            "--slow-write", str(slow_s), *self._arguments, "DATALOADER.NUM_WORKERS", str(workers),
         ]  # fmt: skip
         return start_training(command, self._log)
 
@@ -212,7 +215,7 @@ class _Training:
     def _cut_newest(self) -> None:
         names = sorted(n for n in os.listdir(self.folder) if n.startswith("model_0") and
                        n.endswith(".pth"))  # fmt: skip
-        if len(names) > 1:  # else nothing would be left
+        if len(names) > 1:  # else the training would start from the beginning
             path = os.path.join(self.folder, names[-1])
             os.truncate(path, os.path.getsize(path) // 2)
             pointer = os.path.join(self.folder, "last_checkpoint")
@@ -224,14 +227,14 @@ def _compare(result: Chaos, calm: _Training, wild: _Training) -> None:
     expected, seen = dict(calm.losses()), wild.losses()
     if missing := expected.keys() - dict(seen).keys():
         raise InputError(f"{wild.folder}: iteration {min(missing)} was never computed")
-    # Every time that an iteration was computed, and not only the last one.
+    # All computations of an iteration are compared, not only the last one.
     result.loss_difference = _largest(abs(loss - expected[i]) for i, loss in seen)
     result.repeated = len(seen) - len(expected)
     steps = itertools.pairwise(seen)
     result.most_lost = max([0, *(before + 1 - now for (before, _), (now, _) in steps)])
     one, other = (_tensors(read_file(os.path.join(t.folder, FINAL)).data) for t in (calm, wild))
     if one.keys() != other.keys():
-        raise InputError(f"{wild.folder}: another network than {calm.folder}'s")
+        raise InputError(f"{wild.folder}: its weights have other names than those in {calm.folder}")
     result.weight_difference = _largest(
         (tensor.double() - other[name].double()).abs().max().item()
         for name, tensor in one.items()
@@ -240,12 +243,12 @@ def _compare(result: Chaos, calm: _Training, wild: _Training) -> None:
 
 
 def _largest(differences: Iterable[float]) -> float:
-    """Python's ``max`` would pass over a NaN."""
+    """The maximum, or NaN if there is one, which Python's ``max`` may ignore."""
     return torch.tensor(list(differences), dtype=torch.float64).max().item()
 
 
 def _tensors(checkpoint: dict) -> dict[str, torch.Tensor]:
-    """Weights, running statistics and the optimiser's momenta of a checkpoint."""
+    """The weights, running statistics and momenta of the optimizer in a checkpoint."""
     states = checkpoint["trainer"]["_trainer"]["optimizer"]["state"]
     momenta = {
         f"optimizer {number} {name}": value
@@ -257,7 +260,7 @@ def _tensors(checkpoint: dict) -> dict[str, torch.Tensor]:
 
 
 def remove_checkpoints(output: str) -> None:
-    """Remove what the trainings have left, some hundreds of megabytes, but for the logs."""
+    """Remove the files of the trainings, some hundreds of megabytes; the logs stay."""
     for name in ("undisturbed", "killed", "shapes"):
         shutil.rmtree(os.path.join(output, name), ignore_errors=True)
 
@@ -265,10 +268,10 @@ def remove_checkpoints(output: str) -> None:
 @exit_on_input_error
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", required=True, metavar="DIR", help="is made")
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--iterations", type=int, default=0, help="default: five per kill")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills (20)")
+    parser.add_argument("--iterations", type=int, default=0, help="(five for each kill)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills (0)")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
@@ -282,7 +285,7 @@ def main() -> int:
         write_json(record, path)
     if not args.keep:
         remove_checkpoints(args.output)
-    print("the same" if result.same else "NOT the same as the undisturbed run")
+    print(f"the result is {'' if result.same else 'NOT '}the same as that of the undisturbed run")
     return 0 if result.same else 1
 
 

@@ -1,4 +1,4 @@
-"""A training for :mod:`studies.endurance.chaos`: slow writes, and every loss in a file.
+"""A training for :mod:`studies.endurance.chaos`, with slow writes and a file of all losses.
 
 ``python -m studies.endurance.chaos_run --config-file C --slow-write SECONDS [--resume] …``
 """
@@ -26,7 +26,7 @@ _PARTS = 20
 
 
 class SlowCheckpointer(RunCheckpointer):
-    """Takes its time between the parts of a file."""
+    """Writes a checkpoint in parts and waits after each, so that a kill can hit the writing."""
 
     seconds = 0.0
 
@@ -46,7 +46,7 @@ class SlowCheckpointer(RunCheckpointer):
 
 
 class LossLog(HookBase):
-    """``{"iteration", "loss"}`` for every iteration, before its checkpoint is written."""
+    """Writes ``{"iteration", "loss"}`` of every iteration to a file, before its checkpoint."""
 
     def after_step(self) -> None:
         loss = self.trainer.storage.history("total_loss").latest()
@@ -56,7 +56,7 @@ class LossLog(HookBase):
 
 
 class ChaosTrainer(Trainer):
-    """The trainer with these two."""
+    """The trainer with :class:`SlowCheckpointer` and :class:`LossLog`."""
 
     checkpointer_class = SlowCheckpointer
 

@@ -1,4 +1,4 @@
-"""Memory, open files and threads of a process and of those it has started, from Linux' /proc."""
+"""Memory, open files and threads of a process and its descendants, read from Linux' /proc."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import re
 from dataclasses import dataclass
 
 Identity = tuple[int, int]
-"""Number of a process and the moment of its start: numbers are used again."""
+"""(number, start time) of a process; the number alone may be used again."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What one process holds at one moment."""
+    """Resident memory, open file handles and threads of a process at one moment."""
 
     rss_kib: int
     handles: int
@@ -22,12 +22,12 @@ class Usage:
 
 
 def usage_of_tree(root: int) -> dict[Identity, Usage]:
-    """What a process and all that it has started hold, itself first; ``{}`` when it has ended."""
+    """Usage of a process, first, and of its descendants; empty if it has ended."""
     found: dict[Identity, Usage] = {}
     waiting = [root]
     while waiting:
         pid = waiting.pop(0)
-        # One that has ended meanwhile is not there any more, or its handles are nobody's to see.
+        # A process may end in the meantime; then its files are missing or cannot be read.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             with open(f"/proc/{pid}/status", encoding="utf-8") as file:
                 status = file.read()
@@ -47,17 +47,19 @@ def usage_of_tree(root: int) -> dict[Identity, Usage]:
 
 
 def started(pid: int) -> int | None:
-    """When a process was started, in ticks since the start of the machine; None: it has ended."""
+    """Start time of a process in clock ticks since the boot; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            fields = file.read().rpartition(")")[2].split()  # a name may hold blanks
+            fields = (
+                file.read().rpartition(")")[2].split()
+            )  # the name, in parentheses, may have blanks
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if fields[0] == "Z" else int(fields[19])
 
 
 def shared_memory(pids: set[int]) -> list[str]:
-    """Names of the shared memory segments that these processes have made and nobody has removed."""
+    """Paths of the existing shared memory segments that these processes have made."""
     segments = glob.glob("/dev/shm/torch_*")
     named = [(name, re.match(r"torch_(\d+)_", os.path.basename(name))) for name in segments]
     return [name for name, match in named if match and int(match[1]) in pids]

@@ -1,4 +1,4 @@
-"""Train for a long time and say whether memory, file handles and threads stay what they are."""
+"""Train for a long time, and check that memory, file handles and threads do not grow."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from studies.endurance.process_tree import (
     usage_of_tree,
 )
 from studies.endurance.soak_figures import Sample, figures
-from studies.endurance.tiny_training import CONFIG, TINY, make_pictures, record_of, start_training
+from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
 from studies.tables import figures_table
 
-logger = logging.getLogger("lambda_det.soak")  # what the console shows
+logger = logging.getLogger("lambda_det.soak")  # setup_console shows this logger
 
 CHECKPOINTS, EVALUATIONS = 40, 10
-"""How many of them are shared out over a training."""
+"""Number of checkpoints and of evaluations of the training, at regular intervals."""
 SAMPLE_S = 0.1
 SAMPLES_FILE = "samples.jsonl"
-_ENDING_S = 10  # that worker processes may need to end after the training
-_TAIL = 1 << 16  # bytes, more than a line of metrics
+_ENDING_S = 10  # seconds that worker processes may take to end after the training
+_TAIL = 1 << 16  # bytes; a line of metrics is shorter
 
 
 def run_soak(output: str, iterations: int, *, overrides: Sequence[str] = ()) -> dict[str, object]:
     """Train for ``iterations``, watch the processes, and return the row of a record.
 
     Args:
-        output: a folder that is not there yet; gets the log, ``samples.jsonl`` and the run.
+        output: a folder, which must not exist, for the log, ``samples.jsonl`` and the run.
         iterations: at least 80, so that each quarter has a line of metrics.
         overrides: ``KEY VALUE`` pairs for the config.
 
     Raises:
-        InputError: the folder is there, this is no Linux, or the training failed.
+        InputError: the folder exists, the system is not Linux, or the training failed.
     """
     if os.path.exists(output):
-        raise InputError(f"--output {output}: is there already, expected a folder to be made")
+        raise InputError(f"--output {output}: exists already; name a new folder")
     if iterations < 80:
         raise InputError(f"--iterations {iterations}: at least 80 are needed")
     if sys.platform != "linux":
-        raise InputError(f"{sys.platform}: memory and handles are read from Linux' /proc")
+        raise InputError(f"{sys.platform}: Linux is needed, whose /proc gives memory and handles")
     data, run = os.path.join(output, "shapes"), os.path.join(output, "run")
-    make_pictures(data, num_val=2)
+    make_dataset(data, num_val=2)
     command = [
         sys.executable, "-W", "ignore", os.path.join(PROJECT, "tools", "train_net.py"),
         "--config-file", CONFIG, *TINY.split(), "MODEL.LAMBDA_RESNET.DEPTH", "26",
@@ -71,26 +71,28 @@ def run_soak(output: str, iterations: int, *, overrides: Sequence[str] = ()) -> 
     try:
         samples = watch(process, os.path.join(run, METRICS_FILE), iterations)
     finally:
-        process.kill()  # it has ended, but for an error here
+        process.kill()  # it still runs only after an error in watch()
         process.wait()
     seconds = time.monotonic() - start
     write_samples(samples, os.path.join(output, SAMPLES_FILE))
     if process.returncode:
         raise InputError(f"the training ended with {process.returncode}: {last_line(log)}")
     if not samples:
-        raise InputError(f"the training has left no {METRICS_FILE}")
+        raise InputError(f"the training wrote no {METRICS_FILE}")
     seen = {identity for sample in samples for identity in sample.tree}
     row = figures(
         samples,
         segments_left=len(shared_memory({pid for pid, _ in seen})),
-        processes_left=_still_there(seen),
+        processes_left=_still_running(seen),
     )
     return row | {"wall_s": round(seconds, 1)}
 
 
 def watch(process: subprocess.Popen, metrics: str, iterations: int) -> list[Sample]:
-    """Look at a training's processes from its first line of metrics to that of the last iteration,
-    behind which it ends its workers."""
+    """Sample the processes of a training from its first line of metrics to its last iteration.
+
+    Later samples would be of no use, since the training then ends its workers.
+    """
     samples: list[Sample] = []
     while process.poll() is None:
         iteration = _iteration(metrics)
@@ -105,7 +107,7 @@ def watch(process: subprocess.Popen, metrics: str, iterations: int) -> list[Samp
 
 
 def write_samples(samples: Sequence[Sample], path: str) -> None:
-    """A line for each: iteration and, by process, memory, handles and threads."""
+    """Write a JSON line for each sample: iteration, and [memory, handles, threads] by process."""
     with open(path, "w", encoding="utf-8") as file:
         for sample in samples:
             tree = {
@@ -116,13 +118,13 @@ def write_samples(samples: Sequence[Sample], path: str) -> None:
 
 
 def remove_run(output: str) -> None:
-    """Remove the data and the checkpoints; the log and the samples stay."""
+    """Remove the dataset and the run with its checkpoints; the log and the samples stay."""
     for name in ("run", "shapes"):
         shutil.rmtree(os.path.join(output, name), ignore_errors=True)
 
 
 def _iteration(metrics: str) -> int | None:
-    """Of the last whole line of a metrics file: iterations are counted from 0 there."""
+    """Number of finished iterations by the last complete line of a metrics file, or None."""
     try:
         with open(metrics, "rb") as file:
             file.seek(max(0, os.path.getsize(metrics) - _TAIL))
@@ -133,7 +135,7 @@ def _iteration(metrics: str) -> int | None:
     return json.loads(whole[-1])["iteration"] + 1 if whole else None
 
 
-def _still_there(seen: set[Identity]) -> int:
+def _still_running(seen: set[Identity]) -> int:
     end = time.monotonic() + _ENDING_S
     while True:
         left = [pid for pid, start in seen if started(pid) == start]
@@ -145,8 +147,10 @@ def _still_there(seen: set[Identity]) -> int:
 @exit_on_input_error
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", required=True, metavar="DIR", help="is made")
-    parser.add_argument("--iterations", type=int, default=5000, help="(5000)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--iterations", type=int, default=5000, help="iterations of the training (5000)"
+    )
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints")
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()

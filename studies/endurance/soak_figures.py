@@ -1,4 +1,4 @@
-"""Whether a long training holds more and more: the figures, and the bounds of "flat"."""
+"""Growth of a training's memory, handles and threads, and the limits of the verdict "flat"."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lambda_det.errors import InputError
 from studies.endurance.process_tree import Identity, Usage
 
 HORIZON = 100_000
-"""Iterations that growth is projected over: more than the longest run of the paper's tables."""
+"""Number of iterations for which growth is projected, more than the paper's longest training."""
 GROWTH = 0.1
-"""Share of its memory that a flat training may grow by over :data:`HORIZON`, two standard errors
-above the slope."""
+"""A training is flat if its memory grows by less than this share over :data:`HORIZON`, by the slope
+plus two standard errors."""
 HANDLES = 5
-"""More handles, or threads, at most in the last quarter than in the second are not flat: that is
-fewer than one for every checkpoint of a quarter."""
+"""A training is not flat if the maximum of its handles or threads grows by this number from the
+second to the last quarter. A leak of one for each checkpoint would be more."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The process tree of a training at one moment."""
+    """Usage of the processes of a training at one moment."""
 
     iteration: int
     tree: Mapping[Identity, Usage]
@@ -30,13 +30,13 @@ class Sample:
 
 @dataclass
 class Series:
-    """Memory over the iterations."""
+    """Memory in KiB by iteration."""
 
     iterations: list[int] = field(default_factory=list)
     kib: list[float] = field(default_factory=list)
 
     def quarter(self, number: int) -> list[float]:
-        """Values of the first (1) … last (4) quarter of the iterations."""
+        """The values of a quarter of the iterations, 1 (first) to 4 (last)."""
         return [self.kib[i] for i in _quarter(self.iterations, number)]
 
     def second_half(self) -> Series:
@@ -46,13 +46,13 @@ class Series:
 
 
 def memory(samples: Sequence[Sample], which: Callable[[int], bool] = lambda place: True) -> Series:
-    """For every iteration that was seen, the least of its samples' sums, in KiB.
+    """For every sampled iteration, the lowest sum of memory over the processes, in KiB.
 
-    The least, because what a moment in the midst of an iteration holds comes and goes.
+    The lowest is taken, because memory rises and falls within an iteration.
 
     Args:
-        samples: of the run.
-        which: the processes to sum over, by their place in the tree: 0 is the training itself.
+        samples: samples of the run.
+        which: chooses the processes to sum over by their place in the tree; 0 is the training.
     """
     by_iteration: dict[int, list[int]] = {}
     for sample in samples:
@@ -62,12 +62,10 @@ def memory(samples: Sequence[Sample], which: Callable[[int], bool] = lambda plac
 
 
 def slope(series: Series) -> tuple[float, float]:
-    """Least-squares slope, KiB per iteration, and its standard error.
-
-    The error is that of residuals which do not depend on each other.
+    """Least-squares slope in KiB per iteration, and its standard error for independent residuals.
 
     Raises:
-        InputError: fewer than three iterations.
+        InputError: there are fewer than three iterations.
     """
     x, y = series.iterations, series.kib
     if len(x) < 3:
@@ -80,15 +78,15 @@ def slope(series: Series) -> tuple[float, float]:
 
 
 def figures(samples: Sequence[Sample], *, segments_left: int, processes_left: int) -> dict:
-    """The row of a record, its verdict ``"flat"`` or what is not.
+    """Make the row of a record; its verdict is ``"flat"``, or names what grows or is left.
 
     Args:
-        samples: in the order of their iterations.
-        segments_left: shared memory segments that outlived the training.
-        processes_left: processes that did.
+        samples: samples in the order of their iterations.
+        segments_left: number of shared memory segments that exist after the training.
+        processes_left: number of its processes that still run after the training.
 
     Raises:
-        InputError: too few samples.
+        InputError: there are too few samples.
     """
     whole = memory(samples)
     second = whole.second_half()

@@ -1,4 +1,4 @@
-"""A training of a tiny Mask R-CNN as a process, for tests of endurance on a CPU."""
+"""A training of a tiny Mask R-CNN in a process, for endurance tests on a CPU."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ TINY = (
     "MODEL.FPN.OUT_CHANNELS 16 MODEL.ROI_BOX_HEAD.FC_DIM 16 MODEL.ROI_BOX_HEAD.CONV_DIM 32 "
     "MODEL.ROI_BOX_HEAD.NUM_CONV 1 MODEL.ROI_MASK_HEAD.CONV_DIM 32 MODEL.ROI_MASK_HEAD.NUM_CONV 1"
 )
-"""Overrides of :data:`CONFIG`: small pictures, FPN and heads; the backbone is the full one."""
+"""Overrides of :data:`CONFIG` for small images, FPN and heads; the backbone is not changed."""
 
 
-def make_pictures(folder: str, *, num_val: int = 1) -> None:
-    """Generate the dataset: 12 pictures to train on."""
+def make_dataset(folder: str, *, num_val: int = 1) -> None:
+    """Generate a dataset of 12 training images."""
     generate_shapes(folder, num_train=12, num_val=num_val, seed=0)
 
 
 def start_training(command: Sequence[str], log: str) -> subprocess.Popen:
-    """Start a command that ends when this process does, its output behind what ``log`` holds."""
+    """Start a command that ends with this process; its output is appended to ``log``."""
     with open(log, "a", encoding="utf-8") as file:
         return subprocess.Popen(
             tied(command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
@@ -37,17 +37,17 @@ def start_training(command: Sequence[str], log: str) -> subprocess.Popen:
 
 
 def record_of(
-    tool: str, words: Sequence[str], output: str, row: Mapping, *, name: str, seed: int
+    tool: str, arguments: Sequence[str], output: str, row: Mapping, *, name: str, seed: int
 ) -> dict:
-    """The record of a tool's row; its command has a folder of the project for ``output``.
+    """Make the record of a tool's row. Its command names ``output/NAME`` in place of ``output``.
 
     Args:
-        tool: without ``.py``.
-        words: of its command line.
-        output: folder that these name.
-        row: what was measured.
-        name: of the record, and of the folder in ``output/``.
-        seed: of the run.
+        tool: name of the tool without ``.py``.
+        arguments: its command-line arguments.
+        output: the folder that the arguments name.
+        row: the measured values.
+        name: name of the record.
+        seed: seed of the run.
     """
-    shown = [f"output/{name}" if word == output else word for word in words]
+    shown = [f"output/{name}" if each == output else each for each in arguments]
     return make_record(tool_command(tool, shown), [row], seeds=[seed], with_gpu=False)

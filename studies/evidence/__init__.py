@@ -1,1 +1,1 @@
-"""The comparisons whose numbers MODEL_ZOO.md shows."""
+"""The experiments whose numbers MODEL_ZOO.md shows: what a lambda layer is needed for."""

@@ -1,6 +1,6 @@
-"""Which pixels decide the kind of an object: where the gradient of a detector's class goes.
+"""Which pixels decide the kind of an object, by the gradient of a detector's class logits.
 
-For the runs of :file:`row_mates.yaml` that a comparison's folder holds::
+The detectors are the runs of :file:`row_mates.yaml` in the output folder of ``compare``::
 
     python -m studies.evidence.looks output/row_mates [--record]
 """
@@ -31,17 +31,20 @@ from studies.tables import rows_table
 
 RECORD = Path(__file__).resolve().parents[2] / "results" / "row_mates_looks.json"
 IMAGES = 50
-_REACH = 10  # pixels around the middle of a marker that count as it: its largest radius, and one
-_FAR = 60  # pixels from the middle of an object, further than which its gradient counts as far
+_REACH = 10  # radius in pixels that counts as a marker: its largest radius plus one
+_FAR = 60  # distance in pixels from the middle of an object from which on a pixel is far
 
 
 def decisive_pixels(model: nn.Module, image: np.ndarray, boxes: np.ndarray) -> Tensor:
-    """(boxes, H, W): mean over colours of |d (logit of kind 0 − logit of kind 1) / d pixel|.
+    """Compute the mean over colours of |d (logit of kind 0 − logit of kind 1) / d pixel|.
 
     Args:
-        model: a detector of two kinds, in evaluation mode.
-        image: BGR (H, W, 3) uint8.
-        boxes: (n, 4) x0, y0, x1, y1 in pixels, taken as the proposals.
+        model: a detector of two classes in evaluation mode.
+        image: (H, W, 3) uint8 BGR.
+        boxes: (n, 4) x0, y0, x1, y1 in pixels; they are used as proposals.
+
+    Returns:
+        (n, H, W), one map for each box.
     """
     pixels = torch.as_tensor(image.transpose(2, 0, 1).astype("float32"))
     batch = model.preprocess_image([{"image": pixels}]).tensor.detach().requires_grad_(True)
@@ -60,12 +63,12 @@ def decisive_pixels(model: nn.Module, image: np.ndarray, boxes: np.ndarray) -> T
 
 
 COLUMNS = ("own_marker_percent", "other_marker_percent", "far_percent")
-"""Shares of an object's gradient: on its own marker, on one of the others (their mean), and on all
-that is more than 60 pixels away."""
+"""Percentages of an object's gradient: on its own marker, on another marker (the mean of them), and
+on all pixels that are more than 60 pixels away."""
 
 
 def shares(fields: Tensor, scene: Scene) -> list[tuple[float, float, float]]:
-    """:data:`COLUMNS` of each object."""
+    """Compute :data:`COLUMNS` for each object of a scene from its maps."""
     height, width = scene.image.shape[:2]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     discs = [(x - mx) ** 2 + (y - my) ** 2 <= _REACH**2 for mx, my in scene.markers.tolist()]
@@ -80,7 +83,7 @@ def shares(fields: Tensor, scene: Scene) -> list[tuple[float, float, float]]:
 
 
 def runs_in(output: str) -> Iterator[tuple[str, int, str]]:
-    """Model, seed and folder of the finished runs on the relational set."""
+    """Find the finished runs on the set "relational": (model, seed, folder) of each."""
     root = os.path.join(output, "runs", "relational")
     for model in sorted(os.listdir(root)) if os.path.isdir(root) else ():
         for name in sorted(os.listdir(os.path.join(root, model))):
@@ -91,7 +94,7 @@ def runs_in(output: str) -> Iterator[tuple[str, int, str]]:
 
 
 def look(folder: str, images: int = IMAGES) -> list[float]:
-    """Means of :func:`shares` over the first scenes of the validation set, for one run."""
+    """Compute the means of :func:`shares` over the first validation scenes for one run."""
     cfg = load_config(os.path.join(folder, "config.yaml"))
     configure_datasets(cfg, for_training=False)
     model = build_model(cfg).eval()
@@ -105,7 +108,7 @@ def look(folder: str, images: int = IMAGES) -> list[float]:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("output", help="folder of the comparison row_mates, with its runs")
+    parser.add_argument("output", help="output folder of compare with the suite row_mates")
     parser.add_argument("--record", action="store_true", help=f"write results/{RECORD.name}")
     args = parser.parse_args(argv)
     found: dict[str, dict[int, list[float]]] = {}
@@ -128,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     record = make_record(command, rows, seeds, with_gpu=False)
     print(rows_table(record))
     if args.record and len({*map(len, found.values())}) > 1:
-        raise InputError(f"--record: {args.output} has not the same seeds of every model")
+        raise InputError(f"--record: the models in {args.output} have different numbers of seeds")
     if args.record:
         with writing(str(RECORD)):
             write_json(record, str(RECORD))

@@ -1,4 +1,4 @@
-"""The networks of the "why" study as data: a member of the family, and what is changed in it."""
+"""The networks of the "why" study as data: a network of the family, and what is changed in it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from lambda_det.backbone.blocks import LambdaBottleneck
 from studies.evidence.true_boxes import TrueBoxes
 
 CHANNELS = 64
-"""Of a level of the FPN."""
+"""Number of channels of each level of the FPN."""
 
-_LARGEST = (192, 192)  # pixels, of an image that the global scope covers
-_SIDE = 23  # of the depthwise convolution: the scope of the paper
+_LARGEST = (192, 192)  # largest image, in pixels, that the global scope covers
+_SIDE = 23  # side of the depthwise convolution's kernel: the scope of the paper
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Network:
     """How a network is built.
 
     Attributes:
-        variant, depth: of the family.
-        arguments: further ones of :func:`lambda_det.backbone.build_lambda_resnet`.
-        frozen: what keeps its random start: the embeddings of the lambda layers, or all of their
-            parameters, those of the norms of queries and values among them. The running statistics
-            of these norms follow the training all the same: what comes into the layer changes.
-        depthwise: a :class:`Depthwise` convolution stands in the place of each lambda layer.
+        variant, depth: arguments of :func:`lambda_det.backbone.build_lambda_resnet`.
+        arguments: further arguments of this function.
+        frozen: what keeps its random initial values: the embeddings of the lambda layers, or all of
+            their parameters, including the norms of queries and values. The running statistics of
+            these norms are updated all the same, because the layers' inputs change.
+        depthwise: whether a :class:`Depthwise` convolution replaces each lambda layer.
     """
 
     variant: str
@@ -56,8 +56,8 @@ NETWORKS: dict[str, Network] = {
     "scope_15": Network("lambda", arguments={"scope": 15}),
     "scope_global": Network("lambda", arguments={"scope": "global", "max_size": _LARGEST}),
     "res4_only": Network("lambda", arguments={"lambda_blocks": {"res4": [2], "res5": []}}),
-    # The second block, whose layer works at the resolution of res5; that of the first works at the
-    # resolution of res4 and is pooled.
+    # The layer of the second block works at the resolution of res5. That of the first block would
+    # work at the resolution of res4, before the pooling.
     "res5_only": Network("lambda", arguments={"lambda_blocks": {"res4": [], "res5": [2]}}),
     "zero_init": Network("lambda", arguments={"zero_init_residual": True}),
     "frozen_embedding": Network("lambda", frozen="embedding"),
@@ -65,30 +65,33 @@ NETWORKS: dict[str, Network] = {
     "depthwise": Network("lambda", depthwise=True),
     "resnet_50": Network("resnet", depth=50),
 }
-"""Name -> how it is built. ``lambda`` is the paper's layer, of scope 23."""
+"""Name -> how the network is built. ``lambda`` has the paper's layer with scope 23."""
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise convolution, without bias, of as wide a window as the lambda layer's: it reaches
-    as far, with weights that do not depend on what the image shows.
+    """A depthwise convolution without bias whose window is as large as the lambda layer's.
+
+    It has the same reach as a lambda layer, but its weights do not depend on the image.
 
     Args:
-        channels: of input and output.
+        channels: number of channels of input and output.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, _SIDE, padding=_SIDE // 2, groups=channels, bias=False)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(N, channels, H, W) -> the same. Where ``padding_mask`` (N, H, W) bool is True, ``x``
-        counts as zero."""
+        """Map (N, channels, H, W) to the same shape.
+
+        ``x`` counts as zero where ``padding_mask`` (N, H, W) bool is True.
+        """
         if padding_mask is not None:
             x = x.masked_fill(padding_mask[:, None], 0)
         return super().forward(x)
 
 
 def lambda_blocks(model: nn.Module) -> dict[str, LambdaBottleneck]:
-    """Name -> block with a lambda layer, or with what stands in its place."""
+    """The blocks, by name, that have a lambda layer or its replacement."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -97,14 +100,14 @@ def lambda_blocks(model: nn.Module) -> dict[str, LambdaBottleneck]:
 
 
 def build_network(name: str, kinds: int = 2) -> TrueBoxes:
-    """A network with its FPN and a classifier of true boxes, with random weights.
+    """Build a network with an FPN and a classifier of true boxes, with random weights.
 
     Args:
-        name: one of :data:`NETWORKS`.
-        kinds: of objects.
+        name: key of :data:`NETWORKS`.
+        kinds: number of kinds of objects.
     """
     network = NETWORKS[name]
-    # The branches start open: a few hundred iterations do not open them.
+    # The last norms start at 1: a few hundred iterations would not move them far away from 0.
     arguments = {"zero_init_residual": False} | dict(network.arguments)
     backbone = build_lambda_resnet(
         network.depth, network.variant, norm="BN", out_features=STAGES, **arguments
@@ -121,8 +124,11 @@ def build_network(name: str, kinds: int = 2) -> TrueBoxes:
 
 
 def windows(net: TrueBoxes) -> dict[str, Tensor]:
-    """Block, such as ``res4.1`` -> a copy of what its layer weighs the places around one with: the
-    embedding of a lambda layer, the weight of a depthwise convolution."""
+    """Copy the position weights of each block: a lambda layer's embedding or a depthwise weight.
+
+    Returns:
+        Name of the block, such as ``res4.1`` -> weights.
+    """
     found = {}
     for name, block in lambda_blocks(net.fpn.bottom_up).items():
         layer = block.lambda_layer
@@ -133,19 +139,24 @@ def windows(net: TrueBoxes) -> dict[str, Tensor]:
 
 
 def moved(before: Tensor, after: Tensor) -> float:
-    """How far weights have moved, relative to their size: |after − s·before| / |before| with the
-    factor s that makes it least; a mere scaling is none of it."""
+    """How far weights have moved, relative to their size, where scaling does not count.
+
+    This is |after − s·before| / |before| with the factor s that makes it smallest.
+    """
     old, new = before.double().flatten(), after.double().flatten()
     return float((new - (old @ new) / (old @ old) * old).norm() / old.norm())
 
 
 def parameters(net: TrueBoxes) -> int:
-    """Number of parameters of backbone and FPN, the frozen ones included."""
+    """Number of parameters of backbone and FPN, including frozen ones."""
     return sum(parameter.numel() for parameter in net.fpn.parameters())
 
 
 def multiply_adds(net: TrueBoxes, height: int, width: int) -> int:
-    """Of the backbone for one image, as :func:`lambda_det.analysis.flops.count_flops` counts them
-    (a window in full, also where it hangs over the edge)."""
+    """Number of multiply-adds of the backbone for one image of ``height`` x ``width`` pixels.
+
+    They are counted by :func:`lambda_det.analysis.flops.count_flops`, where a window counts in full
+    even at the edge of the image.
+    """
     backbone = deepcopy(net.fpn.bottom_up).to("meta")
     return total_flops(count_flops(backbone, torch.zeros(1, 3, height, width, device="meta")))

@@ -1,6 +1,6 @@
-"""Pretrain a backbone on generated pictures; train detectors from it and from random weights.
+"""Pretrain a backbone on generated images, and train detectors from it and from random weights.
 
-Run again with the same --output, it goes on where it stopped.
+A second call with the same --output continues where the first one stopped.
 """
 
 from __future__ import annotations
@@ -42,11 +42,18 @@ DETECTION_CONFIG = ROOT / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shape
 
 @dataclass(frozen=True)
 class Step:
-    """A command, the file that says that it is through, and where its output goes.
+    """A command of the experiment.
 
-    A step whose file is there is passed over, so the experiment is taken up where it stopped. What
-    decides its numbers is noted beside the file: other arguments are refused, and not mistaken for
-    what is there.
+    A step whose file ``done`` exists is skipped, so that the experiment continues where it stopped.
+    The arguments that determine its numbers are stored beside this file. If they differ in a later
+    call, an error is raised.
+
+    Attributes:
+        name: name of the step in messages.
+        command: the command and its arguments.
+        done: path of the file or folder that exists after the command has finished.
+        log: path of the file for the output of the command.
+        decides: arguments that determine its numbers, without paths of this checkout or folder.
     """
 
     name: str
@@ -54,25 +61,24 @@ class Step:
     done: str
     log: str
     decides: Sequence[str] = ()
-    """The arguments that its numbers depend on, without the paths of this checkout and folder."""
 
     @property
     def note(self) -> str:
-        """The file beside ``done`` that holds ``decides``."""
+        """Path of the file beside ``done`` that stores ``decides``."""
         return f"{self.done}.arguments.json"
 
 
 @dataclass(frozen=True)
 class GainExperiment:
-    """Where everything lies and how it is called.
+    """The paths, commands and settings of the experiment.
 
     Attributes:
         output: folder of the experiment.
-        dataset_command, pretrain_command, train_command: how the tools are started.
-        pretrain_config, detection_config: config files.
-        pretrain_keys, detection_keys: KEY VALUE pairs for them.
-        seeds: of the detectors; the pretraining is one.
-        pictures: number of training and of validation pictures for the pretraining.
+        dataset_command, pretrain_command, train_command: commands that start the tools.
+        pretrain_config, detection_config: paths of the config files.
+        pretrain_keys, detection_keys: KEY VALUE pairs that override them.
+        seeds: seeds of the detectors; all use the same pretraining.
+        num_images: number of training and of validation images for the pretraining.
     """
 
     output: str
@@ -84,7 +90,7 @@ class GainExperiment:
     pretrain_keys: Sequence[str] = ()
     detection_keys: Sequence[str] = ()
     seeds: Sequence[int] = (1, 2, 3)
-    pictures: tuple[int, int] = (1600, 200)
+    num_images: tuple[int, int] = (1600, 200)
 
     def path(self, *parts: str) -> str:
         """A path in the experiment's folder."""
@@ -92,7 +98,7 @@ class GainExperiment:
 
     @property
     def weights(self) -> str:
-        """The pretrained weights."""
+        """Path of the pretrained weights."""
         return self.path("pretrain", "model_final.pth")
 
     def run_folder(self, initialisation: str, seed: int) -> str:
@@ -100,11 +106,11 @@ class GainExperiment:
         return self.path(f"{initialisation}_seed{seed}")
 
     def steps(self) -> list[Step]:
-        """All of them, in order."""
-        train, val = map(str, self.pictures)
+        """All steps in their order."""
+        train, val = map(str, self.num_images)
         coco, folder = self.path("shapes"), self.path("imagefolder")
-        pictures = ["--num-train", train, "--num-val", val]
-        pretraining = [*pictures, os.path.basename(self.pretrain_config), *self.pretrain_keys]
+        numbers = ["--num-train", train, "--num-val", val]
+        pretraining = [*numbers, os.path.basename(self.pretrain_config), *self.pretrain_keys]
         steps = [
             Step(
                 "dataset for detection",
@@ -114,10 +120,10 @@ class GainExperiment:
             ),
             Step(
                 "dataset for pretraining",
-                [*self.dataset_command, "--layout", "imagefolder", "--output", folder] + pictures,
+                [*self.dataset_command, "--layout", "imagefolder", "--output", folder] + numbers,
                 os.path.join(folder, "val"),
                 self.path("imagefolder.log"),
-                pictures,
+                numbers,
             ),
             Step(
                 "pretraining",
@@ -128,8 +134,8 @@ class GainExperiment:
                 pretraining,
             ),
         ]
-        # The two initialisations of a seed one after the other: a machine whose load changes
-        # during the hour treats both alike.
+        # Both initialisations of a seed follow each other, so that a change of the machine's load
+        # during the experiment affects both.
         for seed in self.seeds:
             for initialisation in INITIALISATIONS:
                 run = self.run_folder(initialisation, seed)
@@ -150,23 +156,27 @@ class GainExperiment:
 
 
 def run_steps(steps: Sequence[Step], report: Callable[[str], None]) -> None:
-    """Run what is not through yet, with a line to ``report`` for every step.
+    """Run the steps that are not done yet.
+
+    Args:
+        steps: the steps.
+        report: called with a line of text for every step.
 
     Raises:
-        InputError: a command failed or left no file, or a step that is through had other
-            arguments; then none is run.
+        InputError: a command failed or did not write its file; or a step was done with other
+            arguments, in which case no step is run.
     """
     for step in steps:
         _check_note(step)
     for number, step in enumerate(steps, start=1):
         label = f"[{number}/{len(steps)}] {step.name}"
         if os.path.exists(step.done):
-            report(f"{label}: is there")
+            report(f"{label}: is done already")
             continue
         report(f"{label} ...")
         os.makedirs(os.path.dirname(os.path.abspath(step.log)), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            os.remove(step.note)  # of an output that is gone
+            os.remove(step.note)  # that of an output which was removed
         with open(step.log, "w", encoding="utf-8") as file:
             status = subprocess.run(step.command, stdout=file, stderr=file).returncode
         if status or not os.path.exists(step.done):
@@ -175,27 +185,27 @@ def run_steps(steps: Sequence[Step], report: Callable[[str], None]) -> None:
 
 
 def _check_note(step: Step) -> None:
-    # Without a note it is older than the notes, or was stopped right in front of it.
+    # There is no note if the step was stopped just before writing it.
     if not (os.path.exists(step.done) and os.path.exists(step.note)):
         return
     try:
         noted = json.loads(read_text(step.note))
     except ValueError as error:
-        raise InputError(f"{step.note}: is no JSON ({error})") from error
+        raise InputError(f"{step.note}: is not valid JSON ({error})") from error
     if noted != list(step.decides):
         raise InputError(
-            f"{step.done}: the {step.name} that is there was made with {noted}, not with "
-            f"{list(step.decides)}; name another --output, or remove what is there"
+            f"{step.done}: the existing {step.name} was made with {noted}, not with "
+            f"{list(step.decides)}; name another --output, or remove the existing one"
         )
 
 
 def backbone_coverage(experiment: GainExperiment) -> float:
-    """Percentage of the detector's backbone parameters that the pretrained weights fill.
+    """Percentage of the detector's backbone parameters that the pretrained weights cover.
 
     The detector is built and loaded as in training.
 
     Raises:
-        InputError: it is less than all.
+        InputError: the weights do not fit.
     """
     cfg = load_config(experiment.detection_config, list(experiment.detection_keys))
     cfg.MODEL.DEVICE = "cpu"
@@ -203,12 +213,12 @@ def backbone_coverage(experiment: GainExperiment) -> float:
 
 
 def gain_rows(experiment: GainExperiment) -> list[dict[str, object]]:
-    """A row per initialisation: loss on the way and AP at the end, as mean and sd over the seeds.
+    """Make a row for each initialisation: losses and final AP, as mean and sd over the seeds.
 
-    The losses are medians of the last 20 iterations, as detectron2 logs them.
+    The losses are medians over 20 iterations, as detectron2 logs them.
 
     Raises:
-        InputError: a run is missing.
+        InputError: the files of a run are missing.
     """
     rows = []
     for initialisation in INITIALISATIONS:
@@ -225,7 +235,7 @@ def gain_rows(experiment: GainExperiment) -> list[dict[str, object]]:
             row[f"loss_at_{iteration}"] = spread([curve[iteration] for curve in curves])
         for task, task_name in TASK_NAMES.items():
             for name in AP_NAMES if task in metrics[0] else ():
-                # Null is what a detector without a single detection gets.
+                # The AP is null for a detector without any detection.
                 row[f"{task_name}_{name.lower()}"] = spread([m[task][name] or 0.0 for m in metrics])
         rows.append(row)
     rows[0]["backbone_coverage_percent"] = round(backbone_coverage(experiment), 3)
@@ -240,7 +250,7 @@ def _milestones(logged: Sequence[int]) -> list[int]:
 
 
 def _losses(folder: str) -> dict[int, float]:
-    """Finished iterations -> total loss, from detectron2's log; a repeated run's last counts."""
+    """Read finished iterations -> total loss from detectron2's log; later lines replace earlier."""
     lines = [json.loads(line) for line in read_text(folder, "metrics.json").splitlines()]
     return {line["iteration"] + 1: line["total_loss"] for line in lines if "total_loss" in line}
 
@@ -255,9 +265,11 @@ def _last_top1(experiment: GainExperiment) -> float:
 @exit_on_input_error
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", default="output/pretrain_gain", metavar="DIR")
+    parser.add_argument("--output", default="output/pretrain_gain", metavar="DIR", help="folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--iterations", type=int, default=200, help="of each detector")
+    parser.add_argument(
+        "--iterations", type=int, default=200, help="iterations of each detector (200)"
+    )
     parser.add_argument("--pictures", type=int, nargs=2, default=[1600, 200], metavar="N")
     parser.add_argument("--pretrain-keys", nargs="*", default=[], metavar="KEY VALUE")
     parser.add_argument("--detection-keys", nargs="*", default=[], metavar="KEY VALUE")
@@ -276,7 +288,7 @@ def main() -> None:
         pretrain_keys=args.pretrain_keys,
         detection_keys=["SOLVER.MAX_ITER", str(args.iterations), *args.detection_keys],
         seeds=args.seeds,
-        pictures=tuple(args.pictures),
+        num_images=tuple(args.pictures),
     )
     run_steps(experiment.steps(), report=lambda line: print(line, flush=True))
     command = tool_command("pretrain_gain", sys.argv[1:])

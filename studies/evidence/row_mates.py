@@ -1,4 +1,4 @@
-"""row_mates, a generated dataset in COCO layout, of :mod:`studies.evidence.scenes`.
+"""Generation of row_mates, a dataset in COCO layout of scenes of :mod:`studies.evidence.scenes`.
 
 ::
 
@@ -35,32 +35,33 @@ def generate(
 ) -> None:
     """Write ``annotations/instances_SPLIT.json`` and ``SPLIT/*.png`` for :data:`SPLITS`.
 
-    The splits draw from disjoint streams of ``seed``; image i of a split depends on (seed, split,
-    i) alone. The folder is made beside ``root`` and renamed at the end.
+    Each split has an independent stream of random numbers; image i of a split depends on (seed,
+    split, i) alone. The dataset is written to a temporary folder beside ``root``, which is renamed
+    at the end.
 
     Args:
-        root: folder that is not there yet.
-        name: one of :data:`~studies.evidence.scenes.SETS`.
-        layout: of the scenes.
-        num_train, num_val: images of the splits.
-        seed: from 0 on.
+        root: folder of the dataset; it must not exist.
+        name: key of :data:`~studies.evidence.scenes.SETS`.
+        layout: layout of the scenes.
+        num_train, num_val: number of images of the splits.
+        seed: random seed, not negative.
 
     Raises:
-        InputError: ``root`` is there, a number is out of range, or it cannot be written.
+        InputError: ``root`` exists or cannot be written, or a number is out of range.
     """
     root = os.path.abspath(root)
     if os.path.lexists(root):
-        raise InputError(f"--output {root}: is there already; name a new folder or remove it")
+        raise InputError(f"--output {root}: exists already; name a new folder or remove it")
     for option, value in (("--num-train", num_train), ("--num-val", num_val)):
         if value < 1:
             raise InputError(f"{option} {value}: at least 1 is needed")
     if seed < 0:
-        raise InputError(f"--seed {seed}: a number from 0 on is needed")
+        raise InputError(f"--seed {seed}: a number of at least 0 is needed")
     with writing(root):
         os.makedirs(os.path.dirname(root), exist_ok=True)
         made = tempfile.mkdtemp(prefix=f"{os.path.basename(root)}.", dir=os.path.dirname(root))
         try:
-            os.chmod(made, 0o755)  # mkdtemp lets nobody else in
+            os.chmod(made, 0o755)  # mkdtemp gives access to the owner only
             for split, count in zip(SPLITS, (num_train, num_val), strict=True):
                 drawn = scenes(split, name, layout, count=count, seed=seed)
                 _write_split(made, split, name, drawn)
@@ -72,7 +73,7 @@ def generate(
 def scenes(
     split: str, name: str, layout: Layout = Layout(), *, count: int, seed: int = 0
 ) -> Iterator[Scene]:
-    """The first ``count`` scenes of a split, as :func:`generate` writes them."""
+    """Draw the first ``count`` scenes of a split, as :func:`generate` does."""
     stream = np.random.SeedSequence(seed).spawn(len(SPLITS))[SPLITS.index(split)]
     for child in stream.spawn(count):
         yield draw_scene(np.random.default_rng(child), name, layout)
@@ -119,13 +120,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--output", required=True, metavar="DIR", help="a new folder")
-    add("--set", default="rows", choices=SETS, help="what says the kind of an object")
-    add("--num-train", type=int, default=2000, metavar="N")
-    add("--num-val", type=int, default=200, metavar="N")
-    add("--rows", type=int, default=4, metavar="N", help="objects of an image, an even number")
-    add("--side", type=int, default=128, metavar="PX", help="height of an image")
-    add("--distance", type=int, metavar="PX", help="from an object to its marker")
-    add("--seed", type=int, default=0)
+    add(
+        "--set",
+        default="rows",
+        choices=SETS,
+        help="set of scenes: what shows the kind of an object (rows)",
+    )
+    add("--num-train", type=int, default=2000, metavar="N", help="training images (2000)")
+    add("--num-val", type=int, default=200, metavar="N", help="validation images (200)")
+    add("--rows", type=int, default=4, metavar="N", help="objects in an image, an even number (4)")
+    add("--side", type=int, default=128, metavar="PX", help="height of an image (128)")
+    add(
+        "--distance", type=int, metavar="PX", help="from an object to its marker (across the image)"
+    )
+    add("--seed", type=int, default=0, help="random seed (0)")
     args = parser.parse_args(argv)
     generate(
         args.output,

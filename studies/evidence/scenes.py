@@ -1,11 +1,12 @@
-"""Generated scenes in which the kind of an object stands somewhere else in the image.
+"""Generated scenes in which the kind of an object is shown somewhere else in the image.
 
-Grey squares and, away from them, markers. The kind of a square is that of one of the markers; which
-one, a set says (:data:`SETS`). There are as many markers of either kind, so that a summary of the
-whole image says nothing of one square.
+A scene has grey squares, which are the objects, and markers at some distance from them. The kind of
+a square is that of one of the markers; the set (:data:`SETS`) determines which one. The two kinds
+have the same number of markers, so that a summary of the whole image does not tell the kind of a
+square.
 
-Where rows are close, a square may cover an edge of the square in the next row, and a marker of
-another, never what is in its middle.
+If rows are close, a square or a marker may cover the edge of another in the next row, but never its
+middle.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ import numpy as np
 from lambda_det.errors import InputError
 
 RED, BLUE = (40, 60, 235), (235, 80, 40)  # BGR
-_MARKER = (6, 9)  # least and most radius, pixels
-_SQUARE = (14, 22)  # least and most side, pixels
-_JITTER = 0.18  # of the height of a row
-_LEFT = 0.28  # of the height of an image: the part of the width in which squares stand
+_MARKER = (6, 9)  # smallest and largest radius in pixels
+_SQUARE = (14, 22)  # smallest and largest side in pixels
+_JITTER = 0.18  # largest vertical shift, as a share of a row's height
+_LEFT = 0.28  # squares are within this distance of the left edge, as a share of the height
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things stand, in pixels.
+    """The layout of a scene.
 
     Attributes:
-        rows: number of squares, one in each row; even, half of the markers of either kind.
-        side: height of the image.
-        distance: from the middle of a square to that of its marker along the row; None: the
-            markers stand at the far side of a square image.
+        rows: number of squares, one in each row. It is even, so that each kind has half of the
+            markers.
+        side: height of the image in pixels.
+        distance: horizontal distance in pixels from the middle of a square to that of its marker.
+            None puts the markers at the far side of a square image.
+
+    Raises:
+        InputError: a number is out of range.
     """
 
     rows: int = 4
@@ -51,21 +56,21 @@ class Layout:
             )
         if self.distance is not None and self.distance < _SQUARE[1]:
             raise InputError(
-                f"distance {self.distance}: at least {_SQUARE[1]} pixels, or a marker lies on its "
-                "square"
+                f"distance {self.distance}: at least {_SQUARE[1]} pixels are needed, or a "
+                "marker would cover its square"
             )
 
 
 @dataclass(frozen=True)
 class Scene:
-    """An image and what is to be found in it.
+    """An image and its objects, the squares.
 
     Attributes:
-        image: BGR (H, W, 3) uint8.
-        boxes: (rows, 4) int, x0, y0, x1, y1 in pixels, x1 and y1 not part of the square.
+        image: (H, W, 3) uint8 BGR.
+        boxes: (rows, 4) int, x0, y0, x1, y1 of the squares in pixels; x1 and y1 are outside.
         kinds: (rows,) int, 0 or 1.
-        markers: (rows, 2) int, x and y of the middle of the marker that has the square's kind; in
-            ``control``, where none has, of the one in the square's row.
+        markers: (rows, 2) int, x and y of the middle of the marker that shows the square's kind. In
+            the set ``control``, where no marker does, it is the marker in the square's row.
     """
 
     image: np.ndarray
@@ -75,14 +80,13 @@ class Scene:
 
 
 def draw_scene(rng: np.random.Generator, name: str, layout: Layout = Layout()) -> Scene:
-    """One scene of the set ``name``; as often as not mirrored."""
+    """Draw a scene of the set ``name``; it is mirrored with a probability of one half."""
     scene = SETS[name](_Canvas(rng, layout, _width(name, layout)))
     return _mirrored(scene) if rng.random() < 0.5 else scene
 
 
 def _width(name: str, layout: Layout) -> int:
-    """Of the image: room for the distance, on both sides where markers stand there; a multiple of
-    32, which the networks' strides divide."""
+    """Width of the image in pixels: room for the distance, and a multiple of the largest stride."""
     if layout.distance is None:
         return layout.side
     if name == "sides":
@@ -93,7 +97,7 @@ def _width(name: str, layout: Layout) -> int:
 
 
 class _Canvas:
-    """An image that is being drawn: noise of a middle grey, and the rows."""
+    """An image during drawing; it starts as grey noise."""
 
     def __init__(self, rng: np.random.Generator, layout: Layout, width: int) -> None:
         self.rng, self.layout, self.width = rng, layout, width
@@ -104,12 +108,12 @@ class _Canvas:
         self.boxes: list[tuple[int, int, int, int]] = []
 
     def height_in(self, row: int) -> int:
-        """y of something in a row."""
+        """Draw the y coordinate of something in a row."""
         reach = _JITTER * self.layout.side / self.layout.rows
         return round(self.middles[row] + self.rng.uniform(-reach, reach))
 
     def square(self, row: int, colour: tuple | None = None, x: int | None = None) -> int:
-        """Draw a square, grey where it has no colour of its own; return x of its middle."""
+        """Draw a square, grey if no colour is given; return the x coordinate of its middle."""
         side = int(self.rng.integers(*_SQUARE, endpoint=True))
         free = round(_LEFT * self.layout.side) - side
         left = 4 + int(self.rng.integers(0, free, endpoint=True)) if x is None else x - side // 2
@@ -120,13 +124,13 @@ class _Canvas:
         return left + side // 2
 
     def marker_x(self, square_x: int, sign: int = 1) -> int:
-        """Where the marker of a square stands in its row."""
+        """The x coordinate of a square's marker."""
         if self.layout.distance is None:
             return round(self.layout.side * self.rng.uniform(0.86, 0.93))
         return square_x + sign * self.layout.distance
 
     def marker(self, x: int, row: int, colour: tuple, *, hollow: bool = False) -> tuple[int, int]:
-        """Draw a disc, or a ring; return its middle."""
+        """Draw a disc, or a ring if ``hollow``; return its middle (x, y)."""
         y, radius = self.height_in(row), int(self.rng.integers(*_MARKER, endpoint=True))
         cv2.circle(self.image, (x, y), radius, colour, -1)
         if hollow:
@@ -134,8 +138,11 @@ class _Canvas:
         return x, y
 
     def bar(self, row: int, place: int, *, upright: bool) -> None:
-        """A dark bar on the square of a row: at its left, middle or right (place −1, 0, 1) where it
-        is upright, else at its top, middle or bottom."""
+        """Draw a dark bar on the square of a row.
+
+        It is at the left, middle or right (``place`` −1, 0, 1) if it is upright, else at the top,
+        middle or bottom.
+        """
         left, top, right, bottom = self.boxes[row]
         side, width = right - left, 4
         start = (side - width) * (place + 1) // 2
@@ -154,7 +161,7 @@ def _colours(kinds: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def _control(canvas: _Canvas) -> Scene:
-    """The square has the colour of its kind; the markers' colours say nothing."""
+    """The colour of the square itself is its kind; the colours of the markers are random."""
     shown = canvas.rng.permutation(canvas.kinds)
     places = []
     for row, (own, other) in enumerate(zip(_colours(canvas.kinds), _colours(shown), strict=True)):
@@ -173,8 +180,10 @@ def _rows(canvas: _Canvas) -> Scene:
 
 
 def _sides(canvas: _Canvas) -> Scene:
-    """A marker on either side of each square, one red and one blue; a bar at the square's left or
-    right says on which side the one stands that counts."""
+    """Each square has a red and a blue marker, one on each side.
+
+    A bar at the left or right of the square tells which of them is its kind.
+    """
     places = []
     for row, kind in enumerate(canvas.kinds):
         x = canvas.square(row, x=canvas.width // 2 + int(canvas.rng.integers(-4, 5)))
@@ -188,8 +197,11 @@ def _sides(canvas: _Canvas) -> Scene:
 
 
 def _offsets(canvas: _Canvas) -> Scene:
-    """A bar at the top, the middle or the bottom of a square says that the marker of the row above,
-    of its own row or of the row below counts."""
+    """The kind is the colour of a marker in the same row or in a neighbouring row.
+
+    A bar at the top, middle or bottom of a square tells that it is the marker of the row above, of
+    the same row or of the row below.
+    """
     rows = canvas.layout.rows
     drawn = []
     for row, colour in enumerate(_colours(canvas.kinds)):
@@ -205,8 +217,10 @@ def _offsets(canvas: _Canvas) -> Scene:
 
 
 def _matches(canvas: _Canvas) -> Scene:
-    """Each square has a hue, one of as many as there are rows, and one of the markers, in whatever
-    row, has the same: whether that is a disc or a ring is the kind."""
+    """The kind is the form, disc or ring, of the marker that has the same hue as the square.
+
+    All squares have different hues, and the marker may be in any row.
+    """
     rows = canvas.layout.rows
     hues = [_of_hue(180 * number // rows) for number in canvas.rng.permutation(rows)]
     order = canvas.rng.permutation(rows)  # row of a square -> row of its marker
@@ -214,23 +228,23 @@ def _matches(canvas: _Canvas) -> Scene:
     for row in range(rows):
         x = canvas.square(row, hues[row])
         hollow = bool(canvas.kinds[row])
-        there = int(order[row])
-        places[row] = canvas.marker(canvas.marker_x(x), there, hues[row], hollow=hollow)
+        marker_row = int(order[row])
+        places[row] = canvas.marker(canvas.marker_x(x), marker_row, hues[row], hollow=hollow)
     return canvas.scene(canvas.kinds, [places[row] for row in range(rows)])
 
 
 def _of_hue(hue: int) -> tuple[int, int, int]:
-    """A bright colour, BGR, of one of OpenCV's 180 hues."""
+    """A bright BGR colour of one of OpenCV's 180 hues."""
     return tuple(cv2.cvtColor(np.uint8([[[hue, 210, 220]]]), cv2.COLOR_HSV2BGR)[0, 0].tolist())
 
 
 SETS: dict[str, Callable[[_Canvas], Scene]] = {
     "control": _control, "rows": _rows, "sides": _sides, "offsets": _offsets, "matches": _matches,
 }  # fmt: skip
-"""Name of a set -> what draws its scenes: see the functions."""
+"""Name of a set -> function that draws its scenes; the functions' docstrings explain the sets."""
 
 KINDS = {name: ("red", "blue") for name in SETS} | {"matches": ("disc", "ring")}
-"""Name of a set -> what its two kinds are called."""
+"""Name of a set -> names of its two kinds."""
 
 
 def _mirrored(scene: Scene) -> Scene:

@@ -1,8 +1,9 @@
-"""The kinds of objects whose boxes are given: a task in which nothing but features is learned.
+"""Training of a backbone and FPN to classify objects whose true boxes are given.
 
-A detector that has to find its objects, too, stays at chance for some hundred iterations on kinds
-that stand elsewhere in the image. Given the true boxes, a few hundred show whether it can learn
-them, and are a start for the backbone and the FPN of a detector::
+In this task only features are learned. A detector that also has to find the objects stays at chance
+for hundreds of iterations if their kind is shown elsewhere in the image. With the true boxes, a few
+hundred iterations show whether a backbone can learn the kinds. The weights can initialise the
+backbone and the FPN of a detector::
 
     python -m studies.evidence.true_boxes --config-file CONFIG --output WEIGHTS [KEY VALUE ...]
 """
@@ -39,12 +40,12 @@ _POOLED = 7
 
 
 class TrueBoxes(nn.Module):
-    """An FPN, RoIAlign of its finest level on given boxes, and a small classifier.
+    """An FPN, RoIAlign on its finest level with given boxes, and a small classifier.
 
     Args:
-        fpn: images (N, 3, H, W) -> level -> features.
-        channels: of a level.
-        classes: kinds of objects.
+        fpn: maps images (N, 3, H, W) to a dict of levels.
+        channels: number of channels of a level.
+        classes: number of kinds of objects.
     """
 
     def __init__(self, fpn: nn.Module, channels: int, classes: int) -> None:
@@ -56,11 +57,14 @@ class TrueBoxes(nn.Module):
         )  # fmt: skip
 
     def forward(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
-        """Logits (boxes of all images, classes).
+        """Classify the boxes.
 
         Args:
             images: (N, 3, H, W), normalised.
             boxes: for each image (n, 4), x0, y0, x1, y1 in pixels.
+
+        Returns:
+            Logits (boxes of all images, classes).
         """
         features = self.fpn(images)[_LEVEL]
         return self.head(roi_align(features, list(boxes), _POOLED, 1 / _STRIDE, 2, True))
@@ -68,7 +72,7 @@ class TrueBoxes(nn.Module):
 
 @dataclass
 class Curve:
-    """How a training went: loss and share of right kinds of each iteration, seconds of the CPU."""
+    """Loss and share of correct kinds of each iteration of a training, and its CPU seconds."""
 
     loss: list[float] = field(default_factory=list)
     right: list[float] = field(default_factory=list)
@@ -76,7 +80,7 @@ class Curve:
 
 
 def normalised(images: np.ndarray, cfg: CfgNode) -> Tensor:
-    """BGR (N, H, W, 3) uint8 -> (N, 3, H, W) float as a detector with this config takes them."""
+    """Convert BGR (N, H, W, 3) uint8 to the (N, 3, H, W) float input of a detector's backbone."""
     if cfg.INPUT.FORMAT == "RGB":
         images = images[..., ::-1]
     mean, std = (
@@ -87,7 +91,7 @@ def normalised(images: np.ndarray, cfg: CfgNode) -> Tensor:
 
 
 Batch = tuple[Tensor, Sequence[Tensor], Tensor]
-"""Images, the boxes of each, and the kinds of all boxes (M,)."""
+"""Images (N, 3, H, W), the boxes (n, 4) of each image, and the kinds (M,) of all boxes."""
 
 
 def train(
@@ -95,14 +99,14 @@ def train(
 ) -> Curve:
     """Train by SGD with the learning rate, warm-up and decay that ``cfg.SOLVER`` describes.
 
-    Parameters that need no gradient stay as they are.
+    Parameters that do not require a gradient are not changed.
 
     Args:
-        net: trained in place.
-        batches: at least as many as ``iterations``.
-        cfg: whose SOLVER is read; its MAX_ITER gives way to ``iterations``.
-        iterations: to train for.
-        every: iterations from one line of the log to the next.
+        net: the network, which is trained in place.
+        batches: at least ``iterations`` batches.
+        cfg: the config whose SOLVER is read; ``iterations`` replaces its MAX_ITER.
+        iterations: number of iterations.
+        every: number of iterations between two lines of the log.
 
     Raises:
         InputError: the loss is not finite.
@@ -133,7 +137,7 @@ def train(
             )
         if iteration % every == 0:
             logger.info(
-                "iteration %d of %d: loss %.3f, right kinds %.1f %%", iteration, iterations,
+                "iteration %d of %d: loss %.3f, correct kinds %.1f %%", iteration, iterations,
                 sum(curve.loss[-every:]) / every, 100 * sum(curve.right[-every:]) / every,
             )  # fmt: skip
     curve.cpu_s = time.process_time() - start
@@ -141,16 +145,16 @@ def train(
 
 
 def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -> dict[str, Tensor]:
-    """The backbone and FPN of a detector, trained on the true boxes of its training set.
+    """Train the backbone and FPN of a detector on the true boxes of its training set.
 
     Args:
-        cfg: of the detector, with its classes; its SEED and SOLVER (but for MAX_ITER and
-            IMS_PER_BATCH) are used.
-        iterations: to train for.
-        images: of an iteration.
+        cfg: config of the detector, with its number of classes. Its SEED and its SOLVER, except
+            MAX_ITER and IMS_PER_BATCH, are used.
+        iterations: number of iterations.
+        images: number of images in an iteration.
 
     Returns:
-        Their weights under the detector's names (``backbone.…``).
+        The weights under the detector's names (``backbone.…``).
 
     Raises:
         InputError: a number is below 1, the FPN has no level p2, or the loss is not finite.
@@ -187,11 +191,15 @@ def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--config-file", required=True, metavar="YAML", help="of the detector")
-    parser.add_argument("--output", required=True, metavar="FILE", help="weights: MODEL.WEIGHTS")
+    parser.add_argument(
+        "--config-file", required=True, metavar="YAML", help="config of the detector"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="FILE", help="weights file to write, for MODEL.WEIGHTS"
+    )
     parser.add_argument("--iterations", type=int, default=ITERATIONS, metavar="N")
-    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="of an iteration")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys")
+    parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="in a batch")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)

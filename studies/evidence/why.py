@@ -1,7 +1,7 @@
-"""Why a lambda layer: what networks learn of objects whose kind stands elsewhere in the image.
+"""The "why" study: which networks learn the kind of objects that is shown elsewhere in the image.
 
-The boxes are given (:mod:`studies.evidence.true_boxes`), so that nothing but features is learned.
-A plan of runs, each of which leaves one small JSON; a run that is there is not run again::
+The boxes are given (:mod:`studies.evidence.true_boxes`), so that only features are learned. The
+study is a plan of runs. Each run writes one small JSON file; a run whose file exists is skipped::
 
     python -m studies.evidence.why [--part reach ...] [--only lambda ...] [--seeds 1 ...] [--jobs 2]
     python -m studies.evidence.why --record
@@ -44,11 +44,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 RECORD = "row_mates_why"
 """Name of the record in ``results/``."""
 
-_TRAINING, _VALIDATION = 1, 2  # second numbers of the keys of two streams of scenes
+_TRAINING, _VALIDATION = 1, 2  # second part of the seeds of two streams of scenes
 
 
 def do(run: Run) -> dict:
-    """Train and measure: what the JSON of the run holds but for where and when."""
+    """Train and evaluate a run; return the results for its JSON file."""
     torch.set_num_threads(1)
     cfg = load_config(str(CONFIG))
     seed_everything(run.seed)
@@ -75,7 +75,7 @@ def do(run: Run) -> dict:
 
 
 def _batches(run: Run, stream: np.random.Generator, cfg: CfgNode, images: int) -> Iterator[Batch]:
-    """Every scene is new."""
+    """Yield endless batches of new scenes."""
     while True:
         scenes = [draw_scene(stream, run.set, run.layout) for _ in range(images)]
         yield (
@@ -87,7 +87,7 @@ def _batches(run: Run, stream: np.random.Generator, cfg: CfgNode, images: int) -
 
 @torch.no_grad()
 def _measure(net: TrueBoxes, run: Run, cfg: CfgNode) -> tuple[float, tuple[int, int]]:
-    """Right kinds in percent of scenes that no training shows, and height and width of these."""
+    """Percentage of correct kinds on validation scenes, and (height, width) of these scenes."""
     net.eval()
     images = min(IMAGES, run.validation)
     right = count = 0
@@ -99,28 +99,28 @@ def _measure(net: TrueBoxes, run: Run, cfg: CfgNode) -> tuple[float, tuple[int, 
 
 
 def do_all(runs: Sequence[Run], store: str, jobs: int = 1) -> None:
-    """Do the runs that the store has not, and write each as soon as it is done.
+    """Train all runs that the store does not have, and write the result of each at once.
 
-    Runs are trained by ``jobs`` processes of one thread; only this one writes, so that nothing is
-    half-written when they are stopped.
+    ``jobs`` processes with one thread each train the runs. Only this process writes, so that no
+    file is incomplete if they are stopped.
 
     Raises:
-        InputError: a run is there with other settings; a number is out of range.
+        InputError: the store has a run with other settings, or ``jobs`` is out of range.
     """
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
     missing = [run for run in runs if stored(run, store) is None]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them are there", flush=True)
+    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them are done already", flush=True)
     if jobs == 1:
         _write_all(missing, map(do, missing), store)
         return
-    os.environ["OMP_NUM_THREADS"] = "1"  # read by a process at its start
+    os.environ["OMP_NUM_THREADS"] = "1"  # the new processes read it
     with multiprocessing.get_context("spawn").Pool(jobs, _leave_signals_to_parent) as pool:
         _write_all(missing, pool.imap_unordered(do, missing, chunksize=1), store)
 
 
 def _leave_signals_to_parent() -> None:
-    """Of the terminal: it ends this process."""
+    """Ignore a terminal's Ctrl-C in a worker; the parent process ends the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -129,7 +129,7 @@ def _write_all(runs: Sequence[Run], results: Iterable[dict], store: str) -> None
         settings = {field.name: result[field.name] for field in fields(Run)}
         run = Run(**settings | {"layout": Layout(**result["layout"])})
         facts = make_record(_command(run), [], [run.seed], with_gpu=False)
-        for name in ("rows", "seeds"):  # there is one of each, with its own name
+        for name in ("rows", "seeds"):  # replaced by the run's own keys
             del facts[name]
         path = os.path.join(store, run.path)
         with writing(path):
@@ -151,24 +151,24 @@ def _command(run: Run) -> str:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--part", nargs="+", choices=PARTS, default=[*PARTS], help="of the study")
+    add("--part", nargs="+", choices=PARTS, default=[*PARTS], help="parts of the study (all)")
     add("--only", nargs="+", choices=NETWORKS, metavar="NETWORK", help=", ".join(NETWORKS))
-    add("--seeds", nargs="+", type=int, metavar="N")
-    add("--jobs", type=int, default=1, metavar="N", help="processes of one thread")
-    add("--store", default=str(STORE), metavar="DIR", help="of the runs' JSON")
-    add("--iterations", type=int, metavar="N", help="of a trial, into a --store of its own")
+    add("--seeds", nargs="+", type=int, metavar="N", help="only these seeds")
+    add("--jobs", type=int, default=1, metavar="N", help="number of processes (1)")
+    add("--store", default=str(STORE), metavar="DIR", help="folder of the runs' JSON files")
+    add("--iterations", type=int, metavar="N", help="for a trial, with another --store")
     add("--plan", action="store_true", help="list the runs and stop")
-    add("--record", action="store_true", help=f"of what is there: results/{RECORD}.json, a figure")
+    add("--record", action="store_true", help=f"write results/{RECORD}.json and its figure")
     args = parser.parse_args(argv)
     if args.iterations is not None and Path(args.store).resolve() == STORE.resolve():
-        raise InputError("--iterations: is for a trial; name a --store of its own")
+        raise InputError("--iterations: is for a trial; name another --store")
     runs = plan(args.part, args.only, args.seeds, args.iterations)
     if args.plan:
         for run in runs:
-            print(f"{run.path}  {'there' if stored(run, args.store) else ''}".rstrip())
+            print(f"{run.path}  {'done' if stored(run, args.store) else ''}".rstrip())
         return 0
     if args.record:
-        # Here: matplotlib takes its time, and no run needs it.
+        # matplotlib is slow to import and only needed here.
         from studies.evidence.why_figure import draw_evidence
         from studies.evidence.why_report import collect, record_of
 
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         do_all(runs, args.store, args.jobs)
     except KeyboardInterrupt:
-        print("stopped: the runs that are done are kept", file=sys.stderr)
+        print("stopped; the finished runs are kept", file=sys.stderr)
         return 130
     return 0
 

@@ -1,4 +1,4 @@
-"""The figure of the "why" study: how the networks learn, and how far apart things may stand."""
+"""The figure of the "why" study: learning curves, and accuracy by distance."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LINE = {
     "zero_init": ("#7b8794", ":", 1.5),
     "frozen_embedding": ("#c2528b", ":", 1.5),
 }
-"""Network -> colour, line and its width. In one panel no two look alike."""
+"""Network -> (colour, line style, line width). No two networks of a panel look the same."""
 
 _OTHERS = PARTS["ask"].networks
 _FORMS = [SUBJECT, *(name for name in PARTS["reach"].networks if name not in _OTHERS)]
@@ -39,19 +39,22 @@ _PANELS: Sequence[tuple[str, str, str, Sequence[str]]] = (
     ("ask", "offsets", "offsets: a bar says which row counts", _OTHERS),
     ("ask", "matches", "matches: the marker of the same hue counts", _OTHERS),
 )
-_PLACES = (0, 1, 3, 4, 5)  # of the panels in a grid of 2 x 3; that of the distance is at 2
-_LEAST, _MOST = 45, 101  # percent
-_ROOM = 1.68  # of the width of an axis: its end is for the names
+_PLACES = (0, 1, 3, 4, 5)  # places of the panels in a grid of 2 x 3; place 2 has the distances
+_LEAST, _MOST = 45, 101  # limits of the y axis in percent
+_ROOM = 1.68  # width of the x axis relative to the data; the rest is for the names
 
 
 def draw_evidence(found: Found) -> bytes:
-    """A PNG: accuracy against iterations, a panel for each set (mean over the seeds, with a band
-    from the least to the most), and against the distance."""
+    """Draw the figure and return it as PNG.
+
+    It shows the accuracy by iteration, with a panel for each set, and by distance. Lines are means
+    over the seeds; bands go from the lowest to the highest seed.
+    """
     return png(drawing(found))
 
 
 def drawing(found: Found) -> Callable[[Figure], None]:
-    """What draws it into a figure."""
+    """Return a function that draws the plots into a matplotlib figure."""
     groups = grouped(found)
 
     def draw(figure: Figure) -> None:
@@ -74,7 +77,7 @@ def drawing(found: Found) -> Callable[[Figure], None]:
 
 
 def _learning(axes, curves: Mapping[str, Sequence[Sequence[float]]]) -> None:
-    """Each point is the mean of the iterations up to it, at its middle; every scene is new."""
+    """Plot learning curves; a point is the mean over ``EVERY`` iterations, at their middle."""
     ends, most = {}, 0.0
     for name, seeds in curves.items():
         length = min(map(len, seeds))
@@ -103,7 +106,7 @@ def _distances(axes, found: Found) -> None:
 
 
 def _line(axes, name: str, places, values: Sequence[Sequence[float]], marker: str = "") -> None:
-    """Mean of the values at each place, and a band from the least to the most."""
+    """Plot the mean of the values at each place, and a band from the lowest to the highest."""
     colour, line, width = _LINE[name]
     front = 3 if name == SUBJECT else 2
     mean = [sum(at) / len(at) for at in values]
@@ -116,7 +119,7 @@ def _line(axes, name: str, places, values: Sequence[Sequence[float]], marker: st
 
 
 def _finish(axes, ends: Mapping[str, float], first: float, last: float) -> None:
-    """Limits, the line of chance, and the name of each network at the end of its line."""
+    """Set the limits, and draw the line of chance and the names at the end of the lines."""
     axes.axhline(50, color="#808890", linewidth=0.8, linestyle=(0, (1, 2)))
     axes.set_ylim(_LEAST, _MOST)
     margin = 0.03 * (last - first)
@@ -133,10 +136,12 @@ def _finish(axes, ends: Mapping[str, float], first: float, last: float) -> None:
 
 
 def heights(values: Mapping[str, float], gap: float, low: float, high: float) -> dict[str, float]:
-    """Where names stand: in the order of their values, at least ``gap`` apart, as near to them as
-    that allows (least squares), and within ``low`` and ``high``."""
+    """Heights of labels: at least ``gap`` apart, between ``low`` and ``high``, near their values.
+
+    They are in the order of their values and minimise the sum of squared distances to these.
+    """
     names = sorted(values, key=lambda name: values[name])
-    clusters: list[list[float]] = []  # what each name would have as the lowest of its cluster
+    clusters: list[list[float]] = []  # height that each name would give its cluster's lowest
     for index, name in enumerate(names):
         clusters.append([values[name] - index * gap])
         while len(clusters) > 1 and _mean(clusters[-2]) >= _mean(clusters[-1]):

@@ -1,4 +1,4 @@
-"""The plan of the "why" study: its runs as data, and where a store has what a run has left."""
+"""The plan of the "why" study: its runs as data, and the files of their results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _HERE = Path(__file__).resolve().parent
 STORE = _HERE / "runs" / "why"
 CONFIG = _HERE / "row_mates_detector.yaml"
 
-IMAGES = 8  # of an iteration
-VALIDATION = 512  # scenes, the same for all runs of a set and layout
-EVERY = 25  # iterations from one point of a curve to the next
+IMAGES = 8  # scenes in a batch
+VALIDATION = 512  # validation scenes, the same for all runs of a set and layout
+EVERY = 25  # iterations between two points of a curve
 _ITERATIONS = {"rows": 250, "sides": 400, "offsets": 400, "matches": 400}
 
 
@@ -30,14 +30,14 @@ class Run:
     """One training.
 
     Attributes:
-        part: of the study.
-        set: of scenes.
-        layout: of the scenes.
-        network: one of :data:`studies.evidence.networks.NETWORKS`.
-        seed: of the weights and of the training scenes.
-        iterations: to train for.
-        images: of an iteration.
-        validation: scenes that measure the trained network.
+        part: key of :data:`PARTS`.
+        set: set of scenes, a key of :data:`studies.evidence.scenes.SETS`.
+        layout: layout of the scenes.
+        network: key of :data:`studies.evidence.networks.NETWORKS`.
+        seed: seed of the weights and of the training scenes.
+        iterations: number of iterations.
+        images: number of scenes in a batch.
+        validation: number of scenes on which the trained network is evaluated.
     """
 
     part: str
@@ -51,14 +51,14 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Of its JSON in a store, such as ``distance/rows_distance52/lambda_seed1.json``."""
+        """Path of the result in a store, such as ``distance/rows_distance52/lambda_seed1.json``."""
         return os.path.join(
             self.part, scenes_name(self.set, self.layout), f"{self.network}_seed{self.seed}.json"
         )
 
 
 def scenes_name(name: str, layout: Layout) -> str:
-    """Of a set with what its layout has that others have not: ``rows``, ``rows_rows6_side160``."""
+    """Name of a set plus what differs from the default layout: ``rows``, ``rows_rows6_side160``."""
     usual = asdict(Layout())
     parts = [f"{key}{value}" for key, value in asdict(layout).items() if value != usual[key]]
     return "_".join([name, *parts])
@@ -66,14 +66,14 @@ def scenes_name(name: str, layout: Layout) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """Runs of every network on each of some kinds of scenes with every seed."""
+    """A part of the study: the runs of each network, on each kind of scenes, with each seed."""
 
     scenes: Sequence[tuple[str, Layout]]
     networks: Sequence[str]
     seeds: Sequence[int]
 
 
-_DISTANCES = (28, 40, 52, 64, 76)  # pixels; all of them fit into an image of 128
+_DISTANCES = (28, 40, 52, 64, 76)  # in pixels; all fit into an image 128 pixels wide
 
 PARTS = {
     "reach": Part([("rows", Layout())], [*NETWORKS], (1, 2, 3)),
@@ -87,7 +87,7 @@ PARTS = {
         ["lambda", "resnet"],
         (1, 2),
     ),
-    # Of one size and one distance, so that nothing but the number of rows differs.
+    # The same size and distance, so that only the number of rows differs.
     "rows": Part(
         [("rows", Layout(rows, side=160, distance=90)) for rows in (2, 4, 6)],
         ["lambda", "resnet"],
@@ -102,17 +102,18 @@ def plan(
     seeds: Iterable[int] | None = None,
     iterations: int | None = None,
 ) -> list[Run]:
-    """The runs in their order: everything with one seed, then with the next, so that a study that
-    ends early has something of everything.
+    """List the runs: all with the first seed, then all with the next.
+
+    A study that is stopped early then has results of every part.
 
     Args:
-        parts: of :data:`PARTS`.
-        only: networks; None: all of a part.
-        seeds: None: those of a part.
-        iterations: None: those of the set.
+        parts: keys of :data:`PARTS`.
+        only: names of networks; None takes all networks of a part.
+        seeds: the seeds; None takes all seeds of a part.
+        iterations: number of iterations; None takes that of the set.
 
     Raises:
-        InputError: no run has such a part, network and seed, or iterations are below 1.
+        InputError: no run has such a part, network and seed, or ``iterations`` is below 1.
     """
     if iterations is not None and iterations < 1:
         raise InputError(f"--iterations {iterations}: at least 1 is needed")
@@ -137,10 +138,10 @@ def _base_lr() -> float:
 
 
 def stored(run: Run, store: str) -> dict | None:
-    """What a run has left in the store; None: nothing yet.
+    """Read the result of a run from a store; None if there is none yet.
 
     Raises:
-        InputError: it has one of other settings under this name.
+        InputError: the file is not valid JSON, or is of a run with other settings.
     """
     path = os.path.join(store, run.path)
     if not os.path.exists(path):
@@ -148,7 +149,7 @@ def stored(run: Run, store: str) -> dict | None:
     try:
         found = json.loads(read_text(path))
     except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error})") from error
+        raise InputError(f"{path}: is not valid JSON ({error})") from error
     wanted = asdict(run) | {"base_lr": _base_lr()}
     for name, value in wanted.items():
         if found.get(name) != value:

@@ -1,4 +1,4 @@
-"""The record of the "why" study: a row for each network and kind of scenes, over the seeds."""
+"""The record of the "why" study: a row for each network and kind of scenes, over all seeds."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ SUBJECT = "lambda"
 """The network that the others are compared with."""
 
 Found = dict[Run, dict]
-"""A run of the plan that has been done -> what it has left."""
+"""Finished run -> its result."""
 
 Group = tuple[str, str, str]
-"""Part, name of the scenes, network."""
+"""(part, name of the scenes, network)."""
 
 
 def collect(runs: Sequence[Run], store: str) -> Found:
-    """What the store has of some runs.
+    """Read the results that a store has of some runs.
 
     Raises:
-        InputError: none of them is there, or one is there with other settings.
+        InputError: the store has none of them, or one with other settings.
     """
     found = {run: left for run in runs if (left := stored(run, store)) is not None}
     if not found:
@@ -44,7 +44,7 @@ def collect(runs: Sequence[Run], store: str) -> Found:
 
 
 def grouped(found: Found) -> dict[Group, dict[int, dict]]:
-    """Part, scenes and network -> seed -> what the run has left, in the order of the plan."""
+    """Group results by part, scenes and network, and then by seed, in the order of the plan."""
     groups: dict[Group, dict[int, dict]] = {}
     for run, left in found.items():
         key = run.part, scenes_name(run.set, run.layout), run.network
@@ -53,16 +53,16 @@ def grouped(found: Found) -> dict[Group, dict[int, dict]]:
 
 
 def record_of(found: Found, planned: int) -> dict:
-    """The record: see :func:`lambda_det.records.make_record`.
+    """Make the record of the study (see :func:`lambda_det.records.make_record`).
 
-    Of each row ``kind_accuracy_percent`` is measured on scenes that no training shows, at chance
-    50; ``low`` and ``high`` are the 95 % interval of its mean over the seeds.
-    ``lambda_leads_by_percent`` is the accuracy of the network ``lambda`` less that of the row's,
-    paired by seed (they saw the same scenes).
+    ``kind_accuracy_percent`` of a row is measured on validation scenes, where chance is 50; ``low``
+    and ``high`` are the 95 % interval of its mean over the seeds. ``lambda_leads_by_percent`` is
+    the accuracy of the network ``lambda`` minus that of the row's network, paired by seed, since
+    runs of one seed see the same scenes.
 
     Args:
-        found: of the runs that are done.
-        planned: number of runs.
+        found: results of the finished runs.
+        planned: number of runs in the plan.
     """
     groups = grouped(found)
     radii = {network: half_radius(network) for network in dict.fromkeys(key[2] for key in groups)}
@@ -77,7 +77,7 @@ def record_of(found: Found, planned: int) -> dict:
         with_gpu=False,
     )  # fmt: skip
     return record | {
-        # Of the runs, not of what wrote this.
+        # those of the runs, not of this process
         "hardware": runs[0]["hardware"],
         "versions": runs[0]["versions"],
         "runs": {
@@ -112,8 +112,10 @@ def _row(seeds: Mapping[int, dict], subject: Mapping[int, dict]) -> dict:
 
 
 def with_interval(values: Sequence[float]) -> dict[str, object] | None:
-    """As :func:`lambda_det.comparison.statistics.spread`, with ``low`` and ``high``, the 95 %
-    interval of the mean by Student's t; null for a single value."""
+    """Add ``low`` and ``high`` to :func:`lambda_det.comparison.statistics.spread`.
+
+    They are the 95 % interval of the mean by Student's t, or None for a single value.
+    """
     summary = spread(values)
     if summary is None:
         return None
@@ -126,11 +128,11 @@ def with_interval(values: Sequence[float]) -> dict[str, object] | None:
 
 
 def half_radius(network: str, seed: int = 1) -> float:
-    """Radius, in pixels, of the disc that holds half of the measured receptive field of what the
-    head sees, at the middle of a scene of ``rows``.
+    """Radius in pixels that contains half of the receptive field of the untrained network.
 
-    The network is untrained; the statistics of its norms are those of a batch of scenes, so that
-    the branches are as strong as in its first iteration.
+    It is measured at the middle of a scene of the set ``rows``, on the FPN level that the head
+    uses. The statistics of the norms are those of a batch of scenes, so that the branches are as
+    strong as in the first iteration.
     """
     cfg, stream = load_config(str(CONFIG)), np.random.default_rng(seed)
     seed_everything(seed)

@@ -1,4 +1,4 @@
-"""The tables of the "why" study for the documents, from its record."""
+"""The tables of the "why" study for the documents, made from its record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TITLES = {
 
 
 def why_tables(record: Mapping) -> str:
-    """A table for each part, and how many runs of the plan are missing."""
+    """Format a table for each part in Markdown, and say how many runs of the plan are missing."""
     parts = []
     for part, title in _TITLES.items():
         rows = [row for row in record["rows"] if row["part"] == part]
@@ -30,10 +30,12 @@ def why_tables(record: Mapping) -> str:
         missing
     )
     parts.append(
-        "Right kinds: percent of the squares of 512 scenes that no training shows, mean with its "
-        "95 % interval over the seeds; chance is 50, of offsets 67, for who takes the commonest of "
-        "the markers that may count; λ − this: paired by seed. Moved: how far the weights of the "
-        f"window have moved from their random start, relative to their size.{state}"
+        "Right kinds: percentage of the squares in 512 validation scenes, mean over the seeds with "
+        "its 95 % interval. Chance is 50; on offsets it is 67, by the majority of the markers that "
+        "may decide. λ − this: difference of the network lambda to this one, paired by seed. M, "
+        "GMAC: parameters in millions and multiply-adds of the backbone. Moved: how far the "
+        "position weights (the embedding or the depthwise kernel) have moved from their random "
+        f"initial values, relative to their size.{state}"
     )
     return "\n\n".join([*parts, provenance(record)])
 

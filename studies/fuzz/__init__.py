@@ -1,1 +1,1 @@
-"""Random changes of what people hand in: success, or one line of error, and nothing else."""
+"""Fuzzing: a randomly changed input must be accepted, or give one line of error."""

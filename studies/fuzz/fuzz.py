@@ -1,4 +1,4 @@
-"""Fuzz the reading of annotations, detections and masks (studies/fuzz); record what was found."""
+"""Fuzz the readers of annotations, detections and masks, and record the findings."""
 
 from __future__ import annotations
 
@@ -26,15 +26,21 @@ from lambda_det.records import make_record, write_json
 from studies.fuzz.mutations import Step, changed, random_steps
 from studies.fuzz.targets import TARGETS
 
-PATIENCE_S = 20.0
-_MEMORY = 4 << 30  # bytes that a case may take beyond what is loaded
+PATIENCE_S = 20.0  # seconds after which a case is a hang
+_MEMORY = 4 << 30  # bytes that a case may allocate in addition to the loaded process
 _FORK = multiprocessing.get_context("fork")
 
 
 def fuzz(seconds: float, seed: int, *, cases: int | None = None) -> list[dict]:
-    """Fuzz every target for ``seconds`` in all, or so many ``cases``; a row for each of them.
+    """Fuzz the targets in turn.
 
-    A case is decided by ``seed`` and its number alone.
+    Args:
+        seconds: time for all targets together.
+        seed: together with its number, it determines a case.
+        cases: largest number of cases; None means no limit.
+
+    Returns:
+        A row for each target, with its findings.
     """
     rows = {name: _new_row(name) for name in TARGETS}
     lines: dict[str, set] = {name: set() for name in TARGETS}
@@ -64,14 +70,19 @@ def fuzz(seconds: float, seed: int, *, cases: int | None = None) -> list[dict]:
 
 
 def steps_of(seed: int, number: int) -> tuple[str, list[Step]]:
-    """The target and the changes of a case."""
+    """The name of the target and the changes of the case ``number``."""
     rng = random.Random(f"{seed} {number}")
     name = list(TARGETS)[number % len(TARGETS)]
     return name, random_steps(TARGETS[name].base, rng)
 
 
 def verdict_of(name: str, steps: Sequence[Step], seed: int, number: int, folder: Path):
-    """``accepted``, ``refused`` or ``error``, and the line or the place of the error."""
+    """Run a case in this process.
+
+    Returns:
+        ``"accepted"`` and an empty text; ``"refused"`` and the error line with its values replaced
+        by ``#``; or ``"error"`` and the type, place and text of the unexpected exception.
+    """
     target = TARGETS[name]
     try:
         target.run(changed(target.base, list(steps)), random.Random(f"{number} {seed}"), folder)
@@ -107,7 +118,7 @@ def _count(row: dict, lines: set, what: str, detail: str, took: float, seed: int
 
 
 def minimised(name: str, steps: list[Step], seed: int, number: int) -> list[Step]:
-    """The steps without those that the finding does not need."""
+    """Leave out the steps that the finding does not need."""
     for step in list(steps):
         fewer = [other for other in steps if other is not step]
         if fewer and _probe(name, fewer, seed, number) not in ("accepted", "refused"):
@@ -137,7 +148,7 @@ def _probe(name: str, steps: list[Step], seed: int, number: int) -> str:
 
 
 def _work(connection, seed: int, number: int, cases: int | None) -> None:
-    """Cases from ``number`` on, until the process is ended."""
+    """Run cases from ``number`` on in a worker process, until it is killed."""
     _limit_memory()
     warnings.simplefilter("ignore")
     logging.disable()
@@ -152,7 +163,7 @@ def _work(connection, seed: int, number: int, cases: int | None) -> None:
 
 
 def _next(connection, worker):
-    """The next case's verdict; None when there is no further case."""
+    """The verdict of the worker's next case; None if there is no further case."""
     try:
         name = connection.recv()[0]
     except EOFError:
@@ -181,7 +192,7 @@ def _limit_memory() -> None:
 
 
 def totals(rows: list[dict]) -> Counter:
-    """Cases, accepted, refused and findings of all targets."""
+    """Sums over all targets of cases, accepted, refused and findings."""
     found = Counter()
     for row in rows:
         found.update({key: row[key] for key in ("cases", "accepted", "refused")})
@@ -192,9 +203,9 @@ def totals(rows: list[dict]) -> Counter:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="(10)")
-    parser.add_argument("--seed", type=int, default=0, help="decides the cases (0)")
-    parser.add_argument("--output", metavar="JSON", help="record to write")
+    parser.add_argument("--minutes", type=float, default=10.0, help="time for all targets (10)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases (0)")
+    parser.add_argument("--output", metavar="JSON", help="write a record of the findings")
     args = parser.parse_args(argv)
     if not 0 < args.minutes < float("inf"):
         raise InputError(f"--minutes {args.minutes}: expected a finite number above 0")
@@ -207,8 +218,8 @@ def main(argv: list[str] | None = None) -> int:
         for finding in row["findings"]:
             print(json.dumps(finding, indent=1))
     if args.output:
-        words = sys.argv[1:] if argv is None else argv
-        command = shlex.join(["python", "tools/fuzz.py", *words])
+        arguments = sys.argv[1:] if argv is None else argv
+        command = shlex.join(["python", "tools/fuzz.py", *arguments])
         write_json(make_record(command, rows, seeds=[args.seed]), args.output)
     found = totals(rows)
     print(", ".join(f"{count} {name}" for name, count in found.items()))

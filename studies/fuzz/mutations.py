@@ -1,4 +1,4 @@
-"""Random changes of a JSON value, kept as data so that a finding can be repeated and cut down."""
+"""Random changes of a JSON value, stored as data so that a finding can be repeated and reduced."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ NASTY = (
     {"size": [30, 40], "counts": [1200]}, {"size": [30, 40], "counts": "PZb1"},
     [[0, 0, 1e9, 0, 0, 9]],
 )  # fmt: skip
-"""Values that are wrong in most places."""
+"""Values that are not valid in most places."""
 
 Step = tuple[str, tuple, object]
-"""Kind of change, path to the node, what else it needs."""
+"""(kind of change, path to the node, new value or None)."""
 
 
 def random_steps(value: object, rng: random.Random) -> list[Step]:
-    """One to four changes of ``value``."""
+    """Draw one to four changes of ``value``."""
     paths = list(_paths(value))
     return [_random_step(value, paths, rng) for _ in range(rng.choice((1, 1, 1, 2, 3, 4)))]
 
 
 def changed(value: object, steps: list[Step]) -> object:
-    """A copy of ``value`` after the steps; one whose node is gone does nothing."""
+    """Apply the steps to a copy of ``value``; skip a step whose node does not exist any more."""
     value = [copy.deepcopy(value)]
     for kind, path, more in steps:
         try:
@@ -41,7 +41,7 @@ def changed(value: object, steps: list[Step]) -> object:
 
 
 def as_text(value: object, rng: random.Random) -> bytes:
-    """JSON of ``value``; sometimes damaged as text."""
+    """``value`` as JSON text, which is sometimes damaged."""
     text = json.dumps(value).encode()
     damage = rng.random()
     if damage < 0.9 or not text:
@@ -55,7 +55,7 @@ def as_text(value: object, rng: random.Random) -> bytes:
 
 
 def random_text(text: str, rng: random.Random) -> str:
-    """A word with characters changed, cut or repeated."""
+    """``text`` with a character changed or added, truncated, rotated or repeated."""
     place = rng.randrange(len(text) + 1)
     letter = chr(rng.choice((rng.randrange(48, 112), rng.randrange(1, 256), 0x20AC)))
     return rng.choice((text[:place], text + letter, text[:place] + letter + text[place + 1 :],
@@ -85,7 +85,7 @@ def _random_step(value: object, paths: list[tuple], rng: random.Random) -> Step:
             )
         kind = "drop"
     if not path:
-        kind = "put"  # there has to be something
+        kind = "put"  # the whole value cannot be dropped
     return kind, path, copy.deepcopy(rng.choice(NASTY)) if kind == "put" else None
 
 
@@ -95,7 +95,7 @@ def _apply(kind: str, parent, key, more: object) -> None:
     elif kind == "double" and isinstance(parent, list):
         parent.insert(key, copy.deepcopy(parent[key]))
     else:
-        parent[key]  # there, else nothing
+        parent[key]  # raises if the node does not exist
         parent[key] = copy.deepcopy(more)
 
 

@@ -1,4 +1,4 @@
-"""What is fuzzed: each takes changed input, and may succeed or raise InputError, nothing else."""
+"""The targets of the fuzzing; each must accept its input or raise InputError."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Target:
     """A reader of untrusted input.
 
     Attributes:
-        base: correct input.
-        run: takes changed input, a source of further chance, and a folder to write into.
+        base: a correct input.
+        run: reads a changed input; it also takes a random generator and a folder for files.
     """
 
     base: object
@@ -69,7 +69,7 @@ def _evaluation() -> dict:
 
 
 def _evaluate(value: object, rng: random.Random, folder: Path) -> None:
-    """tools/evaluate.py on two files."""
+    """Evaluate two files as the command ``evaluate`` does."""
     value = value if isinstance(value, dict) else {"truth": value, "found": value}
     for name in ("truth", "found"):
         (folder / f"{name}.json").write_bytes(as_text(value.get(name), rng))
@@ -80,7 +80,7 @@ def _evaluate(value: object, rng: random.Random, folder: Path) -> None:
 
 
 def _read(value: object, rng: random.Random, folder: Path) -> None:
-    """The data loader of a training on a folder in COCO layout."""
+    """Register a folder in COCO layout and map its images as the data loader of a training does."""
     images = folder / "fuzz"
     if not images.is_dir():
         images.mkdir()
@@ -93,7 +93,7 @@ def _read(value: object, rng: random.Random, folder: Path) -> None:
     mapper = _mapper(mask_format, lsj=rng.random() < 0.5)
     for record in DatasetCatalog.get(name):
         if any("segmentation" not in annotation for annotation in record["annotations"]):
-            continue  # boxes only: refused before a training with masks
+            continue  # configure_datasets refuses such a set for a training with masks
         instances = mapper(record)["instances"]
         assert instances.gt_boxes.tensor.isfinite().all()
         assert not len(instances) or (instances.gt_boxes.tensor[:, 2:].max() <= 64 + 1e-4)
@@ -121,16 +121,16 @@ def _masks() -> list[dict]:
 
 
 def _decode(value: object, rng: random.Random, folder: Path) -> None:
-    """One mask: what is accepted means what a plain reading of the code means."""
+    """Compress masks; compare what is accepted with a simple decoder of the RLE."""
     for entry in value if isinstance(value, list) else []:
         entry = entry if isinstance(entry, dict) else {}
         height, width = (entry.get(side) for side in ("height", "width"))
         if not all(type(side) is int and 0 < side < 200 for side in (height, width)):
-            continue  # the json's checks come before
+            continue  # the checks of the json refuse these earlier
         try:
             code = compress(entry.get("segmentation"), height, width)
             if first_broken([code]) is not None:
-                raise ValueError("is not one whole RLE of its image")
+                raise ValueError("is not a complete RLE of its image")
         except ValueError as error:
             raise InputError(str(error)) from error
         mask = mask_util.decode(code)
@@ -141,7 +141,7 @@ def _decode(value: object, rng: random.Random, folder: Path) -> None:
 
 
 def plain_runs(counts: bytes) -> list[int]:
-    """Runs of a compressed code, one character after the other."""
+    """Decode the run lengths of a compressed RLE, one character after the other."""
     runs, value, shift = [], 0, 0
     for character in counts:
         bits = character - 48

@@ -1,1 +1,1 @@
-"""The paper's tables counted again, and how it counted its FLOPs."""
+"""The parameter and FLOP tables of the paper, recomputed, and the rule of its FLOPs."""

@@ -1,4 +1,4 @@
-"""Count the paper's tables beside ours, or the whole family::
+"""Count parameters and FLOPs, of the paper's tables or of the whole family::
 
 python -m studies.paper.count tables [--output O.json]
 python -m studies.paper.count family [--output O.json]
@@ -21,8 +21,8 @@ from studies.paper.paper_tables import compare_with_paper, comparison_text
 
 
 def published_tables() -> dict[str, PublishedTable]:
-    """The paper's numbers by the name of their table: those on COCO, which stay with the plugin,
-    and ``studies/paper/published/``."""
+    """Load the paper's tables by name: those on COCO, which are part of the plugin, and the others
+    in ``studies/paper/published/``."""
     own = Path(__file__).resolve().parent / "published"
     return load_published(ROOT / "configs" / "published") | load_published(own)
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("::")[0])
     parser.add_argument(
         "what", choices=("tables", "family"),
-        help="tables: the paper's beside ours; family: every depth and variant",
+        help="tables: the paper's numbers and ours; family: every depth and variant",
     )  # fmt: skip
     parser.add_argument("--output", metavar="O.json", help="write a record of the numbers")
     arguments = sys.argv[1:] if argv is None else argv

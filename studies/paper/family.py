@@ -1,4 +1,4 @@
-"""The whole family counted: every depth and variant."""
+"""Parameters and multiply-adds of every depth and variant of the family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.records import provenance
 
 SIZES = ((224, 224), (800, 1333))
-"""(H, W) of the images that multiply-adds are given for."""
+"""Image sizes (H, W) in pixels for which multiply-adds are counted."""
 
 _PUBLISHED = {
     "published_top1": ("resnet_rs_family", "top1"),
@@ -29,13 +29,16 @@ def count_family(
     depths: Sequence[int] = FAMILY_DEPTHS,
     progress: Callable[[str], object] = lambda _name: None,
 ) -> list[dict]:
-    """Rows of a record: one for every depth and variant, with stem ``"rs"``.
+    """Count every depth and variant with stem ``"rs"``.
 
     Args:
-        tables: of :func:`lambda_det.analysis.published.load_published`; what they have about a
-            network goes into its row under ``published_…``.
-        depths: those to count.
+        tables: published tables from :func:`lambda_det.analysis.published.load_published`; their
+            values for a network are in its row under ``published_…``.
+        depths: the depths to count.
         progress: called with the name of a network before it is counted.
+
+    Returns:
+        Rows of a record, one for each network.
     """
     rows = []
     for depth in depths:
@@ -64,7 +67,7 @@ def count_family(
 
 
 def architecture_table(record: Mapping) -> str:
-    """The rows of :func:`count_family` as Markdown; the published numbers apart, marked so."""
+    """Format the rows of :func:`count_family` in Markdown; published numbers have own columns."""
     sizes = [f"{height}x{width}" for height, width in SIZES]
     headings = [
         "backbone", "M with classifier", "M backbone",

@@ -1,17 +1,17 @@
-"""How the paper counted: a search for the rule that gives its FLOPs.
+"""Search for the rule by which the paper counted its FLOPs.
 
-Two tables of LambdaNetworks give GFLOPs of a lambda ResNet-50 without saying how they were counted
-or which stages have lambda layers: the scope of the position lambdas (six numbers), and content
-without position and position without content (two numbers). Every candidate is a way in which
-people do count; no constant is fitted, but the network is chosen for each table, and for the second
-the scope too.
+Two tables of LambdaNetworks give GFLOPs of a lambda ResNet-50 but do not say how FLOPs were counted
+or which stages have lambda layers. One is about the scope of the position lambdas (six numbers),
+the other about content without position and position without content (two numbers). The candidates
+are the ways in which FLOPs are usually counted. No constant is fitted, but the network is chosen
+for each table, and for the second table the scope too.
 
-Found: with two FLOPs for a multiply-add, strided layers at the resolution that they run at, and a
-window that is never charged for more rows and columns than the feature map has, all eight numbers
-come out as published, the six for CLLL (res2 convolutional), the two for LLLL at scope 23.
-The accuracies beside them do not contradict: 78.3 is the top-1 of CLLL (and of CCLL) in the table
-of hybrids and of scope 23 in the table of scopes, 78.4 that of LLLL and of content and position
-together.
+Result: the rule counts two FLOPs for a multiply-add, counts strided layers at the resolution of
+their input, and counts no more rows and columns of a window than the feature map has. It reproduces
+all eight numbers: the six for the network CLLL (res2 convolutional), the two for LLLL at scope 23.
+The accuracies in the tables agree with that. 78.3 is the top-1 of CLLL (and of CCLL) in the table
+of hybrids and of scope 23 in the table of scopes; 78.4 is that of LLLL and of content with
+position.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.shapes_only import shapes_only
 
 NETWORKS = ("LCCC", "LLCC", "LLLC", "LLLL", "CLLL", "CCLL", "CCCL")
-"""The paper's hybrids that have a lambda layer at all."""
+"""The paper's hybrids with at least one lambda layer: C or L for res2, res3, res4, res5."""
 
 IMAGE = 224
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One candidate.
+    """A candidate: a network and a rule for its FLOPs.
 
     Attributes:
-        network: letters for res2 ... res5.
-        dense: FLOPs per multiply-add of everything but position lambdas.
-        position: FLOPs per multiply-add of position lambdas.
-        window: see :class:`FlopRule`.
-        order: see :class:`FlopRule`.
-        strided_at: ``"input"`` or ``"output"``, the resolution of strided lambda layers.
+        network: one of :data:`NETWORKS`.
+        dense: FLOPs for a multiply-add of everything but position lambdas.
+        position: FLOPs for a multiply-add of position lambdas.
+        window: as in :class:`~lambda_det.analysis.flop_rules.FlopRule`.
+        order: as in :class:`~lambda_det.analysis.flop_rules.FlopRule`.
+        strided_at: ``"input"`` or ``"output"``, the resolution at which strided lambda layers are
+            counted.
     """
 
     network: str
@@ -59,11 +60,11 @@ class Reading:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What a network costs apart from its lambda layers, and those layers.
+    """The multiply-adds of a network without its lambda layers, and the sizes of these layers.
 
     Attributes:
         rest: multiply-adds outside of lambda layers.
-        layers: sizes, side of the square input and of the output of each.
+        layers: (sizes, side of the square input, side of the output) of each lambda layer.
     """
 
     rest: int
@@ -72,7 +73,7 @@ class NetworkCost:
     @classmethod
     @functools.cache  # two tables are searched over the same networks
     def of(cls, network: str) -> NetworkCost:
-        """Of the ResNet-50 classifier with lambda layers in the stages marked L, at 224 x 224."""
+        """Count a ResNet-50 classifier with lambda layers in the stages marked L, at 224 x 224."""
         with shapes_only():
             model = build_lambda_resnet(
                 50,
@@ -101,7 +102,7 @@ class NetworkCost:
         content: bool = True,
         position: bool = True,
     ) -> float:
-        """10^9 FLOPs by ``reading``, with position lambdas of a scope (an odd int or "global")."""
+        """GFLOPs by ``reading``, for position lambdas of a scope (an odd int or ``"global"``)."""
         window = None if scope == "global" else (scope, scope)
         rule = FlopRule(window=reading.window, order=reading.order)
         dense, positional = self.rest, 0
@@ -115,11 +116,12 @@ class NetworkCost:
 
 
 def search_scope_table(table: PublishedTable) -> list[dict]:
-    """Every reading with its GFLOPs for the table of scopes, the best first.
+    """Compute the GFLOPs of every reading for the table of scopes; the best reading is first.
 
     Returns:
-        Rows: the fields of :class:`Reading`, ``gflops`` (scope -> number), ``rms_gflops`` and
-        ``max_gflops`` (residuals) and ``digits_agree`` (how many of the table's numbers come out).
+        Rows with the fields of :class:`Reading`, ``gflops`` (scope -> number), ``rms_gflops`` and
+        ``max_gflops`` (of the residuals), and ``digits_agree`` (how many of the table's numbers are
+        reproduced).
     """
     published = {row.name: row.values["gflops"] for row in table.rows}
     rows = []
@@ -133,8 +135,16 @@ def search_scope_table(table: PublishedTable) -> list[dict]:
 
 
 def search_content_table(table: PublishedTable, best: Mapping, scopes: Sequence[str]) -> list[dict]:
-    """Every network and scope with its GFLOPs for the table of content and position, by the rule
-    of ``best`` (a row of :func:`search_scope_table`), the best first."""
+    """Compute the GFLOPs of every network and scope for the table of content and position.
+
+    Args:
+        table: the published table.
+        best: a row of :func:`search_scope_table`, whose rule is used.
+        scopes: the scopes to try.
+
+    Returns:
+        Rows as of :func:`search_scope_table`, the best first.
+    """
     published = {row.name: row.values["gflops"] for row in table.rows if "gflops" in row.values}
     rule = {key: best[key] for key in ("dense", "position", "window", "order", "strided_at")}
     rows = []

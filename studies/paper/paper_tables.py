@@ -1,4 +1,4 @@
-"""The paper's parameter and FLOP tables beside ours."""
+"""The paper's parameter and FLOP tables, compared with our counts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SHOWN_READINGS = 3
 
 
 def compare_with_paper(tables: Mapping[str, PublishedTable]) -> list[dict]:
-    """Rows of a record: every published count of a network that we can build, beside ours; then
-    the readings of the paper's FLOPs that come nearest.
+    """Compare every published count of a network that we can build with our count.
 
     Args:
-        tables: of :func:`lambda_det.analysis.published.load_published`.
+        tables: published tables from :func:`lambda_det.analysis.published.load_published`.
 
     Returns:
-        Rows with ``kind`` ``"parameters"``, ``"flops"`` or ``"flop_reading"``.
+        Rows of a record. Their ``kind`` is ``"parameters"``, ``"flops"``, or ``"flop_reading"`` for
+        the readings of :mod:`studies.paper.flop_reading` that fit the paper's FLOPs best.
 
     Raises:
         InputError: the tables of scopes or of content and position are missing.
     """
     for name in ("scope", "content_and_position"):
         if name not in tables:
-            raise InputError(f"published tables: {name!r} is missing, there are {list(tables)}")
+            raise InputError(f"published tables: {name!r} is missing; found {list(tables)}")
     rows = []
     for table in tables.values():
         rows += _parameter_rows(table) + _flop_rows(table)
@@ -47,7 +47,7 @@ def compare_with_paper(tables: Mapping[str, PublishedTable]) -> list[dict]:
 
 
 def comparison_text(rows: Sequence[Mapping], tables: Mapping[str, PublishedTable]) -> str:
-    """The rows of :func:`compare_with_paper` as tables for a terminal."""
+    """Format the rows of :func:`compare_with_paper` as tables for a terminal."""
     parts = []
     for kind, layout in _LAYOUTS.items():
         for name, table in tables.items():
@@ -65,7 +65,7 @@ def comparison_text(rows: Sequence[Mapping], tables: Mapping[str, PublishedTable
 
 
 def network(model: Mapping[str, object]) -> LambdaResNet:
-    """A published row's network as a classifier, on the meta device."""
+    """Build the network of a published row as a classifier, on the meta device."""
     arguments = {"num_classes": NUM_CLASSES, "out_features": ("linear",)} | dict(model)
     with shapes_only():
         return build_lambda_resnet(**arguments).eval()
@@ -151,7 +151,7 @@ def _reading_rows(table: str, readings: Sequence[Mapping]) -> list[dict]:
     ]  # fmt: skip
 
 
-# Heading -> key of a row and format of a number.
+# Heading -> (key of a row, format of its number).
 _LAYOUTS = {
     "parameters": {
         "": ("row", ""),
@@ -186,7 +186,7 @@ _READING_LAYOUT = {
 
 
 def _table(rows: Sequence[Mapping], layout: Mapping[str, tuple[str, str]]) -> str:
-    """The chosen columns of the rows; below them, the notes of rows that do not agree."""
+    """Format the columns of ``layout`` that the rows have, with the rows' notes below."""
     columns = {
         heading: column
         for heading, column in layout.items()

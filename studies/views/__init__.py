@@ -1,1 +1,1 @@
-"""What the lambda layers of a network look at."""
+"""Plots of what lambda layers attend to, and of receptive fields."""

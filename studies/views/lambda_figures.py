@@ -1,4 +1,4 @@
-"""A folder of pictures and numbers of a network's lambda layers, and one page of all of them."""
+"""Plots and numbers of a network's lambda layers, written to a folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lambda_det.errors import InputError, writing
 from lambda_det.records import write_bytes, write_json
-from studies.pictures import new_figure, save_figure
-from studies.views.lambda_pictures import (
+from studies.plots import new_figure, save_figure
+from studies.views.lambda_plots import (
     draw_content,
     draw_embeddings,
     draw_fields,
@@ -31,7 +31,7 @@ from studies.views.lambda_views import (
 from studies.views.receptive_field import radius_holding, receptive_field
 
 FIGURE_FILE, NUMBERS_FILE, ARRAYS_FILE = "figure.png", "numbers.json", "arrays.npz"
-_WIDTH = 11.0  # inches
+_WIDTH = 11.0  # width of a plot in inches
 
 
 def draw_lambdas(
@@ -45,28 +45,31 @@ def draw_lambdas(
     feature: str | None = None,
     channels: int = 16,
 ) -> dict:
-    """Draw what the layers of the first network do with an image, and the receptive field of all.
+    """Plot what the lambda layers of the first network compute, and all receptive fields.
 
-    The folder gets ``embeddings_``, ``positions_``, ``content_`` and ``keys_<layer>.png``,
-    ``receptive_field.png``, ``figure.png`` (a page of them for the first layer), ``numbers.json``
-    and ``arrays.npz``. What a layer does not have (content, position) is left out.
+    This writes ``embeddings_<layer>.png``, ``positions_<layer>.png``, ``content_<layer>.png`` and
+    ``keys_<layer>.png`` for each layer, ``receptive_field.png``, ``figure.png`` (all plots of the
+    first layer on one page), ``numbers.json`` and ``arrays.npz``. A layer without content or
+    position has no such plot.
 
     Args:
-        networks: label -> backbone in evaluation mode, all on one device.
-        image: (1, C, H, W), as the backbones take it, without padding.
-        picture: (H, W, 3) RGB uint8, the same image to be looked at.
-        output: the folder, made if it is not there.
-        query: row and column in pixels of ``image``; None = its middle.
-        layers: see :func:`~studies.views.lambda_views.choose_layers`.
-        feature: whose receptive field, such as ``res4``; None = the stage of the first layer.
-        channels: of the feature, see :func:`~studies.views.receptive_field.receptive_field`.
+        networks: label -> backbone in evaluation mode; all must be on one device.
+        image: (1, C, H, W), normalised input of the backbones, without padding.
+        picture: (H, W, 3) RGB uint8, the same image for the background of the plots.
+        output: the folder; it is made if it does not exist.
+        query: (row, column) in pixels of ``image``; None takes its middle.
+        layers: names of layers, see :func:`~studies.views.lambda_views.choose_layers`.
+        feature: name of the feature, such as ``res4``, whose receptive field is plotted; None takes
+            the stage of the first layer.
+        channels: number of channels of the feature whose gradients are computed, see
+            :func:`~studies.views.receptive_field.receptive_field`.
 
     Returns:
-        What is in ``numbers.json``: radii in pixels, ``attended_positions`` of a layer's keys.
+        The content of ``numbers.json``: radii in pixels, and ``attended_positions`` of the keys.
 
     Raises:
-        InputError: no lambda layers, an unknown layer or feature, a query outside of the image, or
-            the folder cannot be written.
+        InputError: there are no lambda layers, a layer or the feature is unknown, the query is
+            outside of the image, or the folder cannot be written.
     """
     height, width = image.shape[-2:]
     if query is None:
@@ -133,7 +136,7 @@ def draw_lambdas(
 
 
 class _Page:
-    """Pictures by name, and one with those of the first layer below each other."""
+    """Saves plots by name, and one page with those of the first layer below each other."""
 
     def __init__(self, output: str, picture: np.ndarray) -> None:
         self._output = output
@@ -142,7 +145,7 @@ class _Page:
         self.first_layer = True
 
     def add(self, name: str, height: float, draw, *arguments, on_page: bool = True) -> None:
-        """Save a picture; ``height`` is that of one row in widths of the page, for a square."""
+        """Draw and save a plot; ``height`` is in page widths, for a square image."""
         inches = _WIDTH * height * self._tall + 0.5
         figure = new_figure(_WIDTH, inches)
         draw(figure, *arguments)
@@ -165,7 +168,7 @@ class _Page:
 
 
 def _panels(shape: Sequence[int]) -> float:
-    """Height of a grid of small panels."""
+    """Height of a grid of small panels, in page widths."""
     count = shape[0] * shape[1]
     return panel_rows(count) * (0.95 / min(8, max(count, 3)) + 0.02)
 

@@ -1,4 +1,4 @@
-"""What the lambda layers of a network compute for one image, laid out to be looked at."""
+"""The tensors that the lambda layers of a network compute for one image."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from lambda_det.layers import LambdaLayer
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the positions of a map lie in the image.
+    """The places of a feature map's positions in the image.
 
     Attributes:
-        stride: pixels between two positions.
-        offset: of position 0 from pixel 0. A strided convolution is centred on even pixels, the
-            shortcut's 2 x 2 pooling half a pixel further; where there is one, the shortcut counts.
+        stride: distance in pixels between two positions.
+        offset: distance in pixels of position 0 from pixel 0. A strided convolution is centred on
+            even pixels, and the shortcut's 2 x 2 pooling half a pixel further. If a block has such
+            a shortcut, its offset is taken.
     """
 
     stride: int
     offset: float = 0.0
 
     def pixel(self, index: int) -> float:
-        """Centre of a position."""
+        """The centre, in pixels, of a position along one axis."""
         return self.stride * index + self.offset
 
     def position(self, pixel: tuple[float, float], size: Sequence[int]) -> tuple[int, int]:
-        """The position of a map (H, W) whose centre is next to a pixel."""
+        """The position in a map of ``size`` (H, W) whose centre is nearest to a pixel."""
         return tuple(
             min(max(0, round((place - self.offset) / self.stride)), side - 1)
             for place, side in zip(pixel, size, strict=True)
@@ -40,15 +41,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class LambdaView:
-    """One layer's tensors for one image; H and W are those of the layer's input.
+    """The tensors of one lambda layer for one image; H and W are the sides of the layer's input.
 
     Attributes:
-        name: of its block, such as ``res4.5`` (the sixth of the stage).
-        grid: of the layer's input.
-        query: (h, k, H, W), normalised as the layer has it.
-        value: (u, v, H, W), the same.
-        key_weights: (u, k, H, W), the normalised keys; None without a content lambda.
-        embedding: (k, u, rh, rw); None without a position lambda.
+        name: name of its block, such as ``res4.5`` (the sixth block of the stage).
+        grid: grid of the layer's input.
+        query: (h, k, H, W), after the layer's normalisation.
+        value: (u, v, H, W), after the layer's normalisation.
+        key_weights: (u, k, H, W), the normalised keys; None if the layer has no content lambda.
+        embedding: (k, u, rh, rw); None if the layer has no position lambda.
     """
 
     name: str
@@ -60,17 +61,17 @@ class LambdaView:
 
     @property
     def content_lambda(self) -> Tensor | None:
-        """(k, v): sum over u and positions of key weight times value (paper, section 3.1)."""
+        """(k, v): the sum over u and positions of key weight times value (paper, section 3.1)."""
         if self.key_weights is None:
             return None
         return torch.einsum("ukyx,uvyx->kv", self.key_weights, self.value)
 
     @property
     def attended(self) -> float | None:
-        """Over how many positions a key is spread: the exponential of its entropy, averaged.
+        """Effective number of positions of a key: the exponential of its entropy, averaged.
 
-        Between 1 (one position) and H * W (all of them alike); of keys that are no distribution
-        (``key_normalizer`` other than softmax) None.
+        It is between 1 (one position) and H * W (all positions alike). It is None if the keys are
+        not a distribution, that is, if ``key_normalizer`` is not the softmax.
         """
         if self.key_weights is None or (self.key_weights < 0).any():
             return None
@@ -80,10 +81,16 @@ class LambdaView:
         return float(torch.special.entr(weights).sum(-1).exp().mean())
 
     def position_maps(self, row: int, column: int) -> Tensor | None:
-        """(h, u, H, W): how the query at a position weighs the value at every other,
-        sum over k of q[h, k] E[k, u, offset]; zero outside of the window.
+        """The weights that the query at a position gives to the values at all positions.
 
-        The sum over u and positions of map times value is the position lambda's output there.
+        A weight is the sum over k of q[h, k] E[k, u, offset], and zero outside of the window. The
+        sum over u and positions of weight times value is the position lambda's output there.
+
+        Args:
+            row, column: the position of the query.
+
+        Returns:
+            (h, u, H, W); None if the layer has no position lambda.
 
         Raises:
             InputError: the position is outside of the map.
@@ -109,7 +116,7 @@ class LambdaView:
 
 
 def grids(backbone: nn.Module) -> dict[str, Grid]:
-    """Grids of the inputs of blocks (``res4.5``) and of the outputs of stages (``res4``)."""
+    """The grids of the inputs of blocks (``res4.5``) and of the outputs of stages (``res4``)."""
     grid, found = Grid(backbone.stem.stride), {}
     for stage, blocks in zip(backbone.stage_names, backbone.stages, strict=True):
         for index, block in enumerate(blocks):
@@ -122,7 +129,7 @@ def grids(backbone: nn.Module) -> dict[str, Grid]:
 
 
 def lambda_layers(backbone: nn.Module) -> dict[str, LambdaLayer]:
-    """Block name -> its lambda layer, in the order of the network."""
+    """Map from the name of a block to its lambda layer, in the order of the network."""
     layers = flops.lambda_layers(backbone)
     return {name.removesuffix(".lambda_layer"): layer for name, layer in layers.items()}
 
@@ -130,19 +137,22 @@ def lambda_layers(backbone: nn.Module) -> dict[str, LambdaLayer]:
 def choose_layers(
     layers: Mapping[str, object], wanted: Sequence[str] | None, network: str
 ) -> list[str]:
-    """Names of blocks: the wanted ones, or the last one of each stage.
+    """Choose blocks with a lambda layer by name, or the last one of each stage.
 
     Args:
-        layers: by name, as :func:`lambda_layers` gives them.
-        wanted: ``res4.5``, or longer, with what the model has before and behind it; None = the
-            last of each stage.
-        network: for the message.
+        layers: the layers by name, as :func:`lambda_layers` returns them.
+        wanted: names such as ``res4.5``, also with the model's prefix or the suffix
+            ``.lambda_layer``; None takes the last layer of each stage.
+        network: name of the network, for the message.
+
+    Returns:
+        Keys of ``layers``.
 
     Raises:
-        InputError: there are none, or not that one.
+        InputError: the network has no lambda layers, or not the wanted one.
     """
     if not layers:
-        raise InputError(f"{network} has no lambda layers: there is nothing to look at")
+        raise InputError(f"{network} has no lambda layers, so there is nothing to plot")
     if not wanted:
         return list({name.partition(".")[0]: name for name in layers}.values())
     chosen = []
@@ -156,12 +166,12 @@ def choose_layers(
 
 
 def view_layers(backbone: nn.Module, image: Tensor, names: Sequence[str]) -> dict[str, LambdaView]:
-    """Run a backbone on one image and keep what its layers see.
+    """Run a backbone on one image and compute the tensors of some of its lambda layers.
 
     Args:
-        backbone: in evaluation mode.
-        image: (1, C, H, W), as the backbone takes it.
-        names: among those of :func:`lambda_layers`.
+        backbone: the backbone in evaluation mode.
+        image: (1, C, H, W), normalised input of the backbone.
+        names: keys of :func:`lambda_layers`.
     """
     layers = lambda_layers(backbone)
     inputs: dict[str, Tensor] = {}
@@ -182,7 +192,7 @@ def view_layers(backbone: nn.Module, image: Tensor, names: Sequence[str]) -> dic
 
 
 def _view(name: str, layer: LambdaLayer, grid: Grid, x: Tensor) -> LambdaView:
-    """The first lines of ``LambdaLayer.forward``, for one image without padding."""
+    """Compute what ``LambdaLayer.forward`` computes first, for one image without padding."""
     query = layer.query_norm(layer.query(x))[0].unflatten(0, (layer.num_heads, -1))
     value = layer.value_norm(layer.value(x))[0].unflatten(0, (layer.intra_depth, -1))
     if layer.query_normalizer == "softmax":

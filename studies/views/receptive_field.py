@@ -1,6 +1,6 @@
-"""Effective receptive field: the pixels that an output of a backbone answers to, and how much.
+"""Effective receptive field: how much each pixel of the image influences an output of a backbone.
 
-The gradient of the output with respect to the image (Luo et al., arXiv:1701.04128).
+It is the gradient of the output with respect to the image (Luo et al., arXiv:1701.04128).
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ def receptive_field(
     channels: int = 16,
     seed: int = 0,
 ) -> Tensor:
-    """(H, W): mean of abs(d output / d pixel) over colours and over channels of the output.
+    """Compute the mean of |d output / d pixel| over colours and over channels of the output.
 
     Args:
-        backbone: in evaluation mode; gives features by name.
-        image: (1, C, H, W), as the backbone takes it.
-        feature: such as ``res4``.
-        position: row and column in the feature's map.
-        channels: at most so many of the output's channels, drawn once; each is a backward pass.
-        seed: of the draw.
+        backbone: a network in evaluation mode that returns features by name.
+        image: (1, C, H, W), normalised input of the backbone.
+        feature: name of the feature, such as ``res4``.
+        position: (row, column) in the feature map.
+        channels: number of random channels of the output, each of which needs a backward pass.
+        seed: seed of the choice of channels.
+
+    Returns:
+        (H, W), not negative.
 
     Raises:
-        InputError: there is no such feature or position.
+        InputError: the feature or the position does not exist.
     """
     image = image.detach().clone().requires_grad_(True)
     with torch.enable_grad():
@@ -55,15 +58,15 @@ def receptive_field(
 
 
 def radius_holding(field: Tensor, centre: tuple[float, float], share: float = 0.5) -> float:
-    """Smallest radius, in pixels, of a disc around ``centre`` that holds a share of a field.
+    """Smallest radius of a disc around ``centre`` that contains a share of a field's sum.
 
     Args:
         field: (H, W), not negative.
-        centre: row and column, in pixels.
-        share: above 0, up to 1.
+        centre: (row, column) in pixels.
+        share: the share, above 0 and at most 1.
 
     Returns:
-        The distance of the pixel that reaches the share; NaN of a field that is zero everywhere.
+        The radius in pixels; NaN if the field is zero everywhere.
     """
     rows, columns = (
         torch.arange(side, dtype=torch.float64) - middle

@@ -1,5 +1,5 @@
-"""Draw what a network's lambda layers do with a picture: position embeddings, where the keys look,
-content lambdas, the position lambda of a query, and its effective receptive field.
+"""Plot what a network's lambda layers compute for an image: position embeddings, key weights,
+content lambdas, the position lambda of a query, and the effective receptive field.
 
 visualize_lambdas.py --config-file C.yaml --weights W.pth --image photo.jpg --output DIR \\
     [--query Y X] [--layers res4.5 ...] [--beside resnet R.pth] [KEY VALUE ...]
@@ -18,24 +18,28 @@ from lambda_det.errors import InputError, exit_on_input_error
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     usage, _, form = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         description=usage, epilog=form, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_arguments(parser)
     add = parser.add_argument
-    add("--image", required=True, metavar="FILE", help="the picture")
-    add("--output", required=True, metavar="DIR", help="folder to write into")
+    add("--image", required=True, metavar="FILE", help="the image")
+    add("--output", required=True, metavar="DIR", help="folder of the plots")
     add("--query", nargs=2, type=float, metavar=("Y", "X"),
-        help="pixel of the picture (its middle)")  # fmt: skip
+        help="pixel of the image (its middle)")  # fmt: skip
     add("--layers", nargs="+", metavar="NAME",
         help="blocks such as res4.5, counted from 0 (the last of each stage)")  # fmt: skip
-    add("--feature", metavar="STAGE", help="whose receptive field (the stage of the first layer)")
+    add(
+        "--feature",
+        metavar="STAGE",
+        help="feature of the receptive field (stage of the first layer)",
+    )
     add("--channels", type=int, default=16, metavar="N",
-        help="channels of it that gradients are taken of (16)")  # fmt: skip
+        help="number of its channels that gradients are computed of (16)")  # fmt: skip
     add("--beside", nargs=2, action="append", default=[], metavar=("VARIANT", "FILE"),
-        help="receptive field of another variant (resnet, se) with weights of its own")  # fmt: skip
+        help="receptive field of another variant (resnet, se) with its weights")  # fmt: skip
     arguments = parser.parse_args(argv)
     arguments.layers, arguments.opts = split_overrides(arguments.layers or [], arguments.opts)
     return arguments
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     from studies.views.lambda_figures import FIGURE_FILE, draw_lambdas
-    from studies.views.look import load_networks, read_for
+    from studies.views.loading import load_networks, read_for
 
     networks = load_networks(load_config(args.config_file, overrides_of(args)), args.beside)
     if args.channels < 1:

@@ -20,7 +20,7 @@ GREEN = (0, 200, 0)
 
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A generated dataset, 48 + 32 pictures; not to be changed."""
+    """A generated dataset of 48 + 32 images; tests must not change it."""
     root = tmp_path_factory.mktemp("data") / "shapes"
     generate_shapes(root, num_train=48, num_val=32, seed=3)
     return root
@@ -28,7 +28,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_content() -> dict:
-    """A correct COCO json: two pictures of 40 x 30, one object each, category ids 7 and 3."""
+    """A correct COCO json: two images of 40 x 30, one object each, category ids 7 and 3."""
     return {
         "images": [
             {"id": 1, "file_name": "a.jpg", "height": 30, "width": 40},
@@ -104,7 +104,7 @@ def mapper_of(make_cfg):
 
 @pytest.fixture
 def one_image(tmp_path: Path):
-    """A record of a 90 x 120 picture, with a green rotated box on dark ground as its object."""
+    """The dataset dict of a 90 x 120 image whose object is a green rotated box on dark ground."""
 
     def make(mask_format: str = "bitmask", *, integers: bool = False, name: str = "p.png") -> dict:
         corners = np.array([(40.0, 18.0), (95.0, 30.0), (80.0, 70.0), (25.0, 58.0)])

@@ -1,4 +1,4 @@
-"""What several tests of the data room need."""
+"""Helpers for several tests of lambda_det/data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def warnings(log) -> list[str]:
 
 
 def corner_boxes(count: int = 40) -> np.ndarray:
-    """(count, 4) x1, y1, x2, y2 of objects all over the image, some 100 pixels large."""
+    """(count, 4) x1, y1, x2, y2 of objects all over the image, about 100 pixels large."""
     rng = np.random.default_rng(0)
     centres = rng.uniform((60, 60), (WIDTH - 60, HEIGHT - 60), (count, 2))
     sides = rng.uniform(40, 110, (count, 2))
@@ -40,7 +40,7 @@ def pixel_boxes(count: int = 40) -> np.ndarray:
 
 
 def images(boxes: np.ndarray, mode=BoxMode.XYWH_ABS, category_id: int = 0, **more) -> list[dict]:
-    """Records with two boxes each."""
+    """Images in detectron2's dataset format with two boxes each."""
     record = {"height": HEIGHT, "width": WIDTH}
     entries = [
         {"bbox": list(map(float, box)), "bbox_mode": mode, "category_id": category_id, **more}

@@ -47,7 +47,7 @@ def objects_of(mapper: Callable[[dict], dict], coco_tiny: Path) -> dict[str, dic
 
 
 def detectron2s_mapper() -> DatasetMapper:
-    """That of the running detectron2, with the jitter of its ``new_baselines``."""
+    """The mapper of the installed detectron2, with the jitter of its ``new_baselines``."""
     return DatasetMapper(
         is_train=True,
         augmentations=[

@@ -1,4 +1,4 @@
-"""What is wrong with a folder or its json is one clear line, before the training."""
+"""A fault of a folder or its json gives one clear line before the training."""
 
 from __future__ import annotations
 

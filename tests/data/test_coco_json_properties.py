@@ -1,4 +1,4 @@
-"""Whatever a json says, its reader takes it or names what is wrong, in one line."""
+"""Whatever a json contains, the reader accepts it or names the fault in one line."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_registered_dataset(registered: str, shapes: Path, make_cfg, with_folder
 
 @pytest.fixture
 def stock_coco(write_folder, small_content: dict, monkeypatch):
-    """coco_2017_val with files behind it, as under DETECTRON2_DATASETS."""
+    """coco_2017_val with existing files, as under DETECTRON2_DATASETS."""
     root = write_folder(val2017=small_content)
     metadata = MetadataCatalog.get("coco_2017_val")
     json_file = root / "annotations" / "instances_val2017.json"

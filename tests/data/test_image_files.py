@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits, and pictures that are very thin."""
+"""Images of more than 8 bits, and images that are very thin."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from detectron2.data import transforms as T
 from PIL import Image
 
-from lambda_det.data.images import eight_bits, read_image
-from lambda_det.data.resizing import keep_one_pixel
+from lambda_det.data.augmentations import keep_one_pixel
+from lambda_det.data.image_files import eight_bits, read_image
 
 
 def test_sixteen_bits_keep_their_upper_eight(tmp_path) -> None:

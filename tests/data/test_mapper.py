@@ -75,7 +75,7 @@ def test_wrong_size(one_image, mapper_of):
 
 
 def test_broken_image_in_a_worker(write_folder, small_content: dict, make_cfg):
-    """The one line survives the way out of a data-loader process."""
+    """The error of a data-loader worker reaches the user as the same line."""
     root = write_folder(val2017=small_content)
     broken = root / "val2017" / "b.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
@@ -130,7 +130,7 @@ def test_object_without_mask(one_image, mapper_of):
 
 @pytest.mark.parametrize("integers", [False, True])
 def test_polygon_of_integers(one_image, mapper_of, integers: bool):
-    """Coordinates that the json has as integers are not cut after scaling."""
+    """Coordinates stored as integers in the json are not truncated after scaling."""
     keys = {"INPUT.MIN_SIZE_TRAIN": (97,), "INPUT.RANDOM_FLIP": "none"}
     instances = mapper_of("polygon", **keys)(one_image("polygon", integers=integers))["instances"]
     scale = np.array([129 / 120, 97 / 90])

@@ -42,7 +42,7 @@ def rle(left: int, top: int, right: int, bottom: int) -> dict:
 
 
 def with_objects(record: dict, *segmentations: list | dict) -> dict:
-    """The image with other objects; their classes count them."""
+    """The image with other objects, whose classes are numbered 0, 1, 2, ..."""
     (template,) = record["annotations"]
     objects = [
         {**template, "segmentation": s, "category_id": i} for i, s in enumerate(segmentations)
@@ -67,7 +67,7 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
 @FORMATS
 @pytest.mark.parametrize("factor", [1.0, 0.25])
 def test_boxes_are_those_of_the_polygons(coco_tiny: Path, mapper_of, mask_format: str, factor):
-    """Before anything is cut off: IoU in every size class, and no object is lost."""
+    """Without a crop, the IoU is high in every size class, and no object is lost."""
     found: dict[float, list[float]] = {low: [] for low in SIDES[:-1]}
     records = DatasetCatalog.get(register_coco_folder(str(coco_tiny), "train2017"))
     for record in records:
@@ -93,7 +93,7 @@ def test_boxes_are_those_of_the_polygons(coco_tiny: Path, mapper_of, mask_format
 
 @pytest.mark.filterwarnings("ignore:Creating a tensor from a list of numpy:UserWarning")  # v0.5's
 def test_objects_are_those_of_detectron2(coco_tiny: Path, mapper_of):
-    """Of its main, as stored, and of the one that is running: same seeds, same jitter."""
+    """The same objects as from detectron2 main (stored) and from the installed detectron2."""
     ours = objects_of(mapper_of("polygon", (SCALE, SIZE)), coco_tiny)
     stored = json.loads(STORED.read_text(encoding="utf-8"))
     assert sum(len(found["classes"]) for found in stored.values()) > 200
@@ -154,14 +154,14 @@ def test_thin_polygon(one_image):
     "broken", [[30.0, 30.0, 60.0, 30.0, 60.0, 50.0], [[30.0, 30.0, 60.0, 30.0, 60.0, 50.0, 9.0]]]
 )
 def test_what_is_no_list_of_polygons_is_refused(one_image, broken):
-    """A flat list, and an odd number of coordinates: no object is lost without a word."""
+    """A flat list and an odd number of coordinates raise an error; no object is lost silently."""
     mapper = mapper_of_crop("polygon", T.CropTransform(0, 0, 120, 90))
-    with pytest.raises(InputError, match=r"image .*: a polygon is no list x0, y0, x1, y1"):
+    with pytest.raises(InputError, match=r"image .*: a polygon is not a list x0, y0, x1, y1"):
         mapper(with_objects(one_image(), broken))
 
 
 def test_boxes_of_the_json_where_nothing_is_cropped(one_image, mapper_of):
-    """As in detectron2: recomputed under a crop only."""
+    """Boxes are recomputed under a crop only, as in detectron2."""
     record = one_image("polygon")
     record["annotations"][0]["bbox"] = [10.0, 10.0, 60.0, 30.0]
     keys = {"INPUT.MIN_SIZE_TRAIN": (90,), "INPUT.RANDOM_FLIP": "none"}
@@ -177,7 +177,7 @@ def test_boxes_of_the_json_where_nothing_is_cropped(one_image, mapper_of):
 
 @FORMATS
 def test_polygons_and_rle_in_one_image(one_image, mask_format: str):
-    """All are bitmasks; the box is a polygon's where there is one."""
+    """All masks become bitmasks; the box of an object with polygons is that of its polygons."""
     ring = [10.25, 10.25, 50.75, 10.25, 50.75, 40.5, 10.25, 40.5]
     inner = [60.2, 50.2, 70.6, 50.2, 70.6, 60.6]
     record = with_objects(one_image(), [ring, inner], rle(30, 20, 90, 80))
@@ -195,7 +195,7 @@ def test_polygons_and_rle_in_one_image(one_image, mask_format: str):
 
 @FORMATS
 def test_polygons_of_two_points_are_left_out(one_image, mask_format: str):
-    """A dataset that detectron2's reader of jsons has not seen may have them."""
+    """A dataset that load_coco_json has not read may have short polygons."""
     whole, short = [30, 20, 60, 20, 60, 50.5], [30, 20, 90, 80]
     record = with_objects(one_image(), [short], [short, whole], [])
     for transforms in ((), (T.CropTransform(0, 0, 120, 90),)):
@@ -207,7 +207,7 @@ def test_polygons_of_two_points_are_left_out(one_image, mask_format: str):
 @pytest.mark.usefixtures("quick_weights")
 @pytest.mark.filterwarnings("ignore")
 def test_a_batch_of_both_kinds_trains(one_image, mapper_of):
-    """Of an image's polygons, another's bitmasks and one without objects, with gradients."""
+    """A model trains on images with polygons, with bitmasks and without objects in one batch."""
     cfg = get_cfg()
     cfg.merge_from_list(
         "MODEL.DEVICE cpu MODEL.MASK_ON True MODEL.BACKBONE.NAME build_lambda_resnet_fpn_backbone "

@@ -1,4 +1,4 @@
-"""The order of a training's images: detectron2's, taken up at any batch, independent of workers."""
+"""The order of a training's images is detectron2's, can be resumed, and ignores the workers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_it_is_taken_up_at_any_batch(start):
 
 
 def test_seeds_follow_the_place_in_the_order_of_all_processes(monkeypatch):
-    """An image has another seed every time that it comes, and the same in one process or two."""
+    """An image gets another seed each time, and the same seed in one process or two."""
     make = sampler_maker(config(), IMAGES)
     alone = batches(KeyStream(make, 1, None, seed=3), 1, 30)
     assert len({seed for ((_, seed),) in alone}) == 30

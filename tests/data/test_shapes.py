@@ -1,4 +1,4 @@
-"""The generated dataset holds what it promises, exactly and reproducibly."""
+"""The generated dataset contains what its docstring says, and is reproducible."""
 
 from __future__ import annotations
 

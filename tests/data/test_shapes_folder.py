@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lambda_det.data import generate_shapes_folder
-from lambda_det.data.shapes_folder import CLASSES, draw_picture
+from lambda_det.data.shapes_folder import CLASSES, draw_class_image
 from lambda_det.data.shapes_scene import CLASS_NAMES
 from lambda_det.errors import InputError
 
@@ -40,7 +40,7 @@ def test_the_same_parameters_give_the_same_bytes_and_are_kept(folder, tmp_path):
     again = generate_shapes_folder(tmp_path / "again", num_train=20, num_val=10, seed=3)
     assert pictures(again) == pictures(folder)
     assert generate_shapes_folder(again, num_train=20, num_val=10, seed=3) == again
-    with pytest.raises(InputError, match=r"exists and has 2 pictures in train/disc_0, expected 3"):
+    with pytest.raises(InputError, match=r"exists and has 2 images in train/disc_0, expected 3"):
         generate_shapes_folder(again, num_train=30, num_val=10)
 
 
@@ -49,7 +49,7 @@ def test_a_class_is_a_shape_and_a_turn_of_its_hue():
     hues = {}
     for name in ("disc_0", "disc_60", "disc_120"):
         rng = np.random.default_rng(5)  # the same scene three times
-        hsv = cv2.cvtColor(draw_picture(rng, name), cv2.COLOR_BGR2HSV)
+        hsv = cv2.cvtColor(draw_class_image(rng, name), cv2.COLOR_BGR2HSV)
         strong = hsv[..., 0][(hsv[..., 1] > 130) & (hsv[..., 2] > 90)]
         assert strong.size > 100
         angles = strong.astype(float) * np.pi / 90

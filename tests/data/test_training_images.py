@@ -1,4 +1,4 @@
-"""The images of a training: filtered, checked, and resized as the checks take it."""
+"""The training images are filtered and checked, and resized as the checks assume."""
 
 from __future__ import annotations
 

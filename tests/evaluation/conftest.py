@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def real(coco_tiny: Path) -> dict[str, dict]:
-    """The annotations of coco_tiny by split; not to be changed."""
+    """The annotations of coco_tiny by split; tests must not change them."""
     return {
         split: json.loads((coco_tiny / "annotations" / f"instances_{split}.json").read_text())
         for split in ("train2017", "val2017")
@@ -19,7 +19,7 @@ def real(coco_tiny: Path) -> dict[str, dict]:
 
 @pytest.fixture
 def content() -> dict:
-    """Two pictures of 40 x 30, three objects of two classes, one a crowd; ids that are not 1, 2."""
+    """Two images of 40 x 30, three objects of two classes, one a crowd; ids that are not 1, 2."""
     square = [[4, 6, 14, 6, 14, 14, 4, 14]]
     annotations = [
         {"id": 5, "image_id": 8, "category_id": 7, "bbox": [4, 6, 10, 8], "area": 80},

@@ -146,7 +146,7 @@ def test_images_without_predictions_count_as_missed(content, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_ids_do_not_matter(content, backend):
-    """pycocotools itself takes annotation 0 for one that was never found."""
+    """pycocotools itself counts an annotation with id 0 as never detected."""
     entries = truth_as_detections(content)[:2]
     for annotation in content["annotations"]:
         annotation["id"] -= 5

@@ -1,4 +1,4 @@
-"""Detections and annotations that cannot be judged are one line; none becomes a silent AP."""
+"""Detections and annotations that cannot be evaluated give one line of error."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def write(folder: Path, content: dict, predictions: object) -> tuple[str, str]:
         ({"segmentation": {"size": [30, 40], "counts": [600, 601]}}, ["30 x 40"]),
         ({"segmentation": {"size": [30, 40], "counts": [1800, -600]}}, ["30 x 40"]),
         ({"segmentation": {"size": [30, 40], "counts": 7}}, ["neither text nor a list"]),
-        ({"segmentation": {"size": [30, 40], "counts": "04"}}, ["not one whole RLE"]),
-        ({"segmentation": {"size": [30, 40], "counts": "é"}}, ["not one whole RLE"]),
+        ({"segmentation": {"size": [30, 40], "counts": "04"}}, ["not a complete RLE"]),
+        ({"segmentation": {"size": [30, 40], "counts": "é"}}, ["not a complete RLE"]),
     ],
 )
 def test_wrong_entry(content, tmp_path, change, texts):
@@ -135,7 +135,7 @@ def test_missing_files(content, tmp_path):
         ({"segmentation": [[0, 0, 401, 0, 0, 9]]}, "beyond 10 times its image"),
         ({"segmentation": {"size": [40, 30], "counts": [600, 600]}}, "size"),
         ({"segmentation": {"size": 5, "counts": [600, 600]}}, "size 5"),
-        ({"segmentation": {"size": [30, 40], "counts": "04"}}, "not one whole RLE"),
+        ({"segmentation": {"size": [30, 40], "counts": "04"}}, "not a complete RLE"),
     ],
 )
 def test_wrong_annotation(content, tmp_path, change, text):
@@ -154,7 +154,7 @@ def test_wrong_annotation(content, tmp_path, change, text):
     [
         ({"height": 0}, "height 0"),
         ({"width": 40.5}, "width 40.5"),
-        ({"width": 2**16}, "below 65536"),
+        ({"width": 2**16}, "from 1 to 65535"),
         ({"id": "x"}, "several types"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The picture shows what the files say, and broken files are one line."""
+"""The drawing shows the objects of the files, and broken files give one line of error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def as_rle(mask: np.ndarray) -> dict:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, str]:
-    """Two dark pictures; the second has objects of two classes, predicted at 0.9 and at 0.3."""
+    """Two dark images; the second has objects of two classes, predicted at 0.9 and at 0.3."""
     images = tmp_path / "images"
     images.mkdir()
     for name in ("a.png", "b.png"):
@@ -177,7 +177,7 @@ def test_other_errors(files: dict[str, str]):
 
 def test_missing_image(files: dict[str, str]):
     (Path(files["images"]) / "b.png").unlink()
-    with pytest.raises(InputError, match=r"b\.png.*is not there"):
+    with pytest.raises(InputError, match=r"b\.png.*does not exist"):
         draw_predictions(**files)
 
 

@@ -1,4 +1,4 @@
-"""What is read of a finished run's log."""
+"""Reading of the log of a finished run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lambda_det.evaluation.records import iteration_times, last_norms
 
 @pytest.fixture
 def write_log(tmp_path):
-    """Lines of detectron2's ``metrics.json``; the folder that holds it."""
+    """Write lines to a ``metrics.json`` as detectron2 does; return its folder."""
 
     def write(*entries: dict, cut: str = "") -> str:
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)

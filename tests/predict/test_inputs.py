@@ -1,4 +1,4 @@
-"""What the words of a command line stand for, and what is written for them."""
+"""The files that the arguments of ``--input`` name, and the names of their outputs."""
 
 from __future__ import annotations
 

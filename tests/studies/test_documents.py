@@ -1,4 +1,4 @@
-"""The documents show what the records hold."""
+"""The tables of the documents are those of the records."""
 
 from __future__ import annotations
 

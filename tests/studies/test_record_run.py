@@ -107,7 +107,8 @@ def test_older_zeroed_evaluation_is_refused(finished_run):
 
 
 @pytest.mark.parametrize(
-    ("zeroed", "words"), [(12.0, "They are not idle"), (60.9, "they are idle"), (70.0, "are idle")]
+    ("zeroed", "words"),
+    [(12.0, "branches are not idle"), (60.9, "branches are idle"), (70.0, "branches are idle")],
 )
 def test_controls_in_words(zeroed, words):
     row = {"box_ap": 61.0, "box_ap_zeroed": zeroed, "mask_ap": 55.0}
@@ -117,7 +118,7 @@ def test_controls_in_words(zeroed, words):
 
 
 def test_record_of_the_quickstart_holds_both_controls(project):
-    """Which tools/quickstart.sh shows."""
+    """tools/quickstart.sh shows this text."""
     record = json.loads((project / "results" / "quickstart.json").read_text())
     (row,) = record["rows"]
     for task in ("box", "mask"):

@@ -48,7 +48,7 @@ def test_models_differ_in_their_lambda_layers_only() -> None:
 
 @pytest.fixture
 def two_models(monkeypatch):
-    """In place of the backbones: layers of a convolution, whose times are given."""
+    """Replace the backbones by single convolutions whose times are given."""
     times = {
         # memory, then turns; the baseline's first
         "resnet": {"train": [10.0, 10, 20, 10, 10], "inference": [4.0, 4, 4, 4, 4]},

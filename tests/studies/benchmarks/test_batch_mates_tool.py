@@ -32,7 +32,7 @@ def tool(project):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A COCO folder of one picture."""
+    """A COCO folder of one image."""
     pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
     (tmp_path / "coco" / "val2017").mkdir(parents=True)
     Image.fromarray(pixels).save(tmp_path / "coco" / "val2017" / "1.jpg")

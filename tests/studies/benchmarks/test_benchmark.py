@@ -76,7 +76,7 @@ def test_a_gpu_by_number_is_the_current_one(tool, monkeypatch, capsys) -> None:
         # A size that is refused later, so that nothing is measured.
         assert tool("backbones", "--size", 33, 33, "--device", f"cuda:{number}") == 2
     assert chosen == ["cuda:1"]
-    assert "--device cuda:2: PyTorch sees 2 GPUs" in capsys.readouterr().err
+    assert "--device cuda:2: PyTorch finds 2 GPUs" in capsys.readouterr().err
 
 
 def test_backbones_writes_a_record(tool, tmp_path, capsys) -> None:

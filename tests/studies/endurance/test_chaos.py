@@ -1,4 +1,4 @@
-"""What the chaos tool says of two trainings, and that it is not fooled."""
+"""The chaos tool finds every difference between two trainings."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_only_a_file_of_this_attempt_is_half_written_by_it(tmp_path):
 
 
 def test_an_output_that_is_there_is_left_alone(tmp_path: Path):
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         run_chaos(str(tmp_path), 1)
     with pytest.raises(InputError, match="--kills 0"):
         run_chaos(str(tmp_path / "new"), 0)

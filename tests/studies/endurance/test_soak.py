@@ -1,4 +1,4 @@
-"""What the long run says of a training that leaks, and of one that does not."""
+"""The verdict of the soak tool on trainings with and without a leak."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 
 
 def samples(kib=0.0, handles=0.0, threads=0.0, worker_kib=0.0) -> list[Sample]:
-    """Of 2,000 iterations, growing by so much in each, with noise that an iteration ends with."""
+    """Samples of 2,000 iterations whose memory grows by a given amount in each, with noise."""
     rng = random.Random(0)
     found = []
     for iteration in range(20, 2000, 20):
@@ -125,13 +125,13 @@ def test_processes_are_watched(tmp_path, monkeypatch) -> None:
     assert 4 <= last - first <= 6  # one for every line
     assert row["verdict"].startswith("memory may grow")
     assert usage_of_tree(process.pid) == {} and started(process.pid) is None
-    assert soak._still_there({identity for one in seen for identity in one.tree}) == 0
+    assert soak._still_running({identity for one in seen for identity in one.tree}) == 0
 
 
 @linux
 @pytest.mark.parametrize(("status", "grows"), [(1, "4"), (2, "broken")])
 def test_the_tool_says_it(tmp_path, monkeypatch, capsys, status, grows) -> None:
-    """With another training in the place of the real one, whose config is looked at."""
+    """Replace the training by another process, and check the arguments that it gets."""
     seen = []
 
     def start(command, log) -> subprocess.Popen:
@@ -185,14 +185,14 @@ def test_a_process_that_stays_is_found(monkeypatch) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         (identity,) = usage_of_tree(process.pid)
-        assert soak._still_there({identity, (identity[0], identity[1] - 1)}) == 1
+        assert soak._still_running({identity, (identity[0], identity[1] - 1)}) == 1
         assert shared_memory({process.pid}) == []
     finally:
         process.communicate(b"\n")
 
 
 def test_what_cannot_be_run_is_said(tmp_path) -> None:
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         run_soak(str(tmp_path), 2000)
     with pytest.raises(InputError, match="--iterations 79: at least 80"):
         run_soak(str(tmp_path / "new"), 79)

@@ -1,4 +1,4 @@
-"""Where the gradient of a class goes is counted where it is."""
+"""Shares of a gradient are counted at the right pixels."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_steps_are_taken_up_where_they_stopped(tmp_path):
         command = [sys.executable, "-c", code.format(done=str(tmp_path / name))]
         return Step(name, command, str(tmp_path / name), str(tmp_path / "logs" / f"{name}.log"))
 
-    good = step("first", "open({done!r}, 'x').write('x')")  # 'x' fails where the file is there
+    good = step("first", "open({done!r}, 'x').write('x')")  # 'x' fails if the file exists
     bad = step("second", "print('why it failed'); raise SystemExit(3)")
     lines: list[str] = []
     with pytest.raises(InputError, match=r"second: ended with status 3, see .*second.log"):
@@ -71,7 +71,7 @@ def test_steps_are_taken_up_where_they_stopped(tmp_path):
     assert "why it failed" in (tmp_path / "logs" / "second.log").read_text()
     mended = step("second", "open({done!r}, 'x').write('x')")
     run_steps([good, mended], lines.append)
-    assert lines[-2:] == ["[1/2] first: is there", "[2/2] second ..."]
+    assert lines[-2:] == ["[1/2] first: is done already", "[2/2] second ..."]
     with pytest.raises(InputError, match=r"status 0"):  # said nothing, left nothing
         run_steps([step("third", "pass")], lines.append)
 
@@ -88,10 +88,10 @@ def test_what_was_made_with_other_arguments_is_refused(project, tmp_path):
     lines: list[str] = []
     run_steps(steps(), lines.append)
     run_steps(steps(), lines.append)
-    assert sum(line.endswith("is there") for line in lines) == 9
+    assert sum(line.endswith("is done already") for line in lines) == 9
     for changes, words in (
-        ({"pictures": (8, 4)}, "dataset for pretraining .*'1600'.* not with .*'8'"),
-        ({"pretrain_keys": ["SEED", "4"]}, "the pretraining that is there .* not with .*'SEED'"),
+        ({"num_images": (8, 4)}, "dataset for pretraining .*'1600'.* not with .*'8'"),
+        ({"pretrain_keys": ["SEED", "4"]}, "the existing pretraining .* not with .*'SEED'"),
         ({"detection_keys": ["SOLVER.MAX_ITER", "9"]}, "detector from .*'200'.* not with .*'9'"),
     ):
         with pytest.raises(InputError, match=words):
@@ -100,8 +100,8 @@ def test_what_was_made_with_other_arguments_is_refused(project, tmp_path):
     # Output from before there were notes counts as done.
     for step in steps():
         Path(step.note).unlink()
-    run_steps(steps(pictures=(8, 4)), lines.append)
-    assert all(line.endswith("is there") for line in lines[18:]) and len(lines) == 27
+    run_steps(steps(num_images=(8, 4)), lines.append)
+    assert all(line.endswith("is done already") for line in lines[18:]) and len(lines) == 27
 
 
 def write_run(folder: Path, losses: dict[int, float], ap: float) -> None:

@@ -77,7 +77,7 @@ def test_command_line(tmp_path, capsys):
     "words, line",
     [
         (["--num-val", "0"], "error: --num-val 0: at least 1 is needed"),
-        (["--seed", "-1"], "error: --seed -1: a number from 0 on is needed"),
+        (["--seed", "-1"], "error: --seed -1: a number of at least 0 is needed"),
         (["--rows", "5"], "error: rows 5: an even number from 2 on is needed"),
     ],
 )
@@ -89,7 +89,7 @@ def test_a_bad_value_is_one_line_and_leaves_nothing(words, line, tmp_path, capsy
 
 def test_a_folder_that_is_there_is_left_alone(folder):
     before = sorted(folder.rglob("*"))
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists already"):
         generate(str(folder), "rows", Layout(), num_train=1, num_val=1)
     assert sorted(folder.rglob("*")) == before
 

@@ -1,4 +1,4 @@
-"""The study of why: its plan, what a run leaves, and what is not done twice."""
+"""The "why" study: its plan, the results of runs, and the skipping of finished runs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_plan_has_everything_with_one_seed_before_anything_with_the_next():
     runs = plan()
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert (
-        len({run.path for run in runs}) == len(runs) == 16 * 3 + 3 * 7 * 3 + 5 * 3 * 2 + 3 * 2 * 2
+        len({run.path for run in runs}) == len(runs) == 16 * 3 + 3 * 7 * 3 + 5 * 2 * 2 + 3 * 2 * 2
     )
     first = {run.part for run in runs if run.seed == 1}
     assert first == set(PARTS) and {run.network for run in plan(["reach"])} == set(NETWORKS)
@@ -115,7 +115,7 @@ def test_a_run_leaves_one_json_and_is_not_done_again(quick_weights, tmp_path, ca
     assert found["last_norm"]["res5"] == pytest.approx(1, abs=0.2) and found["base_lr"] == 0.05
     monkeypatch.setattr(why, "do", lambda _run: pytest.fail("is done again"))
     do_all([TINY], store)
-    assert "1 runs, 1 of them are there" in capsys.readouterr().out
+    assert "1 runs, 1 of them are done already" in capsys.readouterr().out
 
 
 def test_a_run_with_other_settings_is_refused_before_any_is_done(done, tmp_path):
@@ -132,7 +132,7 @@ def test_a_run_with_other_settings_is_refused_before_any_is_done(done, tmp_path)
     with pytest.raises(InputError, match=r"base_lr 0\.1, not 0\.05"):
         stored(TINY, store)
     path.write_text("{")
-    with pytest.raises(InputError, match="is no JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         stored(TINY, store)
 
 
@@ -158,13 +158,13 @@ def test_command_line(done, tmp_path, capsys):
     assert [run.set for run in done] == ["sides", "offsets", "matches"]
     capsys.readouterr()
     assert main([*words, "--plan"]) == 0
-    assert capsys.readouterr().out.count(" there\n") == 3
+    assert capsys.readouterr().out.count(" done\n") == 3
 
 
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["--iterations", "2"], "error: --iterations: is for a trial; name a --store of its own"),
+        (["--iterations", "2"], "error: --iterations: is for a trial; name another --store"),
         (["--jobs", "0"], "error: --jobs 0: at least 1 is needed"),
         (
             ["--seeds", "9"],

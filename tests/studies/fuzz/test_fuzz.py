@@ -75,7 +75,7 @@ def test_plain_runs_are_those_that_were_encoded() -> None:
 
 
 def test_a_broken_check_would_be_found(monkeypatch) -> None:
-    """Without the check of codes the fuzzing fails: it does look."""
+    """The fuzzing finds the fault if the check of RLE codes is removed."""
     monkeypatch.setattr(targets, "first_broken", lambda codes: None)
     monkeypatch.setattr(fuzzing, "TARGETS", {"rle": TARGETS["rle"]})
     assert totals(fuzz(60, seed=0, cases=400))["findings"] > 0

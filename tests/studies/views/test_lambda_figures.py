@@ -1,4 +1,4 @@
-"""The folder of pictures: what is in it, and what is said when it cannot be made."""
+"""The folder of plots: its files, and the errors if they cannot be made."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def draw(folder: Path, networks: dict, **options) -> dict:
 
 @pytest.fixture
 def not_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Laying pictures out takes seconds."""
+    """Skip the drawing of plots, which takes seconds."""
     saved = "studies.views.lambda_figures.save_figure"
     monkeypatch.setattr(saved, lambda figure, path, flag: Path(path).touch())
 

@@ -1,4 +1,4 @@
-"""What is drawn of a lambda layer is what the layer computes, by slow loops in float64."""
+"""The tensors of a lambda layer agree with slow loops in float64 and with its output."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_names_of_layers():
 
 @pytest.mark.parametrize(("stem", "offset"), [("rs", 6.0), ("v1", 0.0)])
 def test_the_grid_is_where_the_shortcuts_lead(stem: str, offset: float):
-    """Through shortcuts alone an output answers to pixels around its centre."""
+    """An output that depends on shortcuts alone has gradients around its centre."""
     backbone = build_lambda_resnet(50, "resnet", stem=stem).double().eval()  # last norms are zero
     grid = grids(backbone)["res4"]
     assert grid == Grid(16, offset) and grids(backbone)["res4.0"].stride == 8

@@ -1,4 +1,4 @@
-"""Pictures of the benchmarks, drawn by matplotlib where it is installed."""
+"""Plots by matplotlib, which is an optional dependency."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sides in inches.
+    """Make an empty figure of the given size in inches.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -19,20 +19,20 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("pictures need matplotlib (pip install matplotlib)") from error
+        raise InputError("plots need matplotlib (pip install matplotlib)") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: str, *, flag: str = "--plot") -> None:
-    """Write a PNG.
+    """Write a figure to a PNG file.
 
     Args:
-        figure: of :func:`new_figure`.
-        path: of the file.
-        flag: of the command line, for the message.
+        figure: a figure from :func:`new_figure`.
+        path: path of the file.
+        flag: the command-line flag that the error message names.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the file cannot be written.
     """
     with writing(f"{flag} {path}"):
         figure.savefig(path, format="png", dpi=120)

@@ -1,7 +1,7 @@
-"""Lambda layers in pictures: embeddings, content lambdas, position maps, receptive fields.
+"""Plots of lambda layers: embeddings, content lambdas, position maps and receptive fields.
 
-Every function draws into a figure or a part of one, so that a picture of its own and a panel of a
-page are the same.
+Every function draws into a matplotlib figure or subfigure, so that the same code draws a separate
+plot and a part of a page.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch import Tensor
 from studies.views.lambda_views import Grid, LambdaView
 from studies.views.receptive_field import radius_holding
 
-_MOST = 32  # panels of one kind; a picture with more cannot be read
+_MOST = 32  # largest number of panels in a plot; more would be too small to read
 _SIGNED, _POSITIVE = "RdBu_r", "magma"
-_SMALL = 8  # points
-_FAINTEST = 1e-4  # of the largest gradient, what is drawn black
+_SMALL = 8  # font size in points
+_FAINTEST = 1e-4  # gradients below this share of the largest are black
 
 
 def draw_embeddings(figure, view: LambdaView, title: str = "") -> None:
-    """(k, u, rh, rw): a panel per k (and u), one scale around zero for all of them."""
+    """Plot the embedding: a panel for each k (and u), with one colour scale around zero."""
     depth, intra_depth = view.embedding.shape[:2]
     panels = view.embedding.flatten(0, 1).cpu().numpy()
     names = [
@@ -39,7 +39,7 @@ def draw_embeddings(figure, view: LambdaView, title: str = "") -> None:
 def draw_position_maps(
     figure, view: LambdaView, position: tuple[int, int], picture: np.ndarray, title: str = ""
 ) -> None:
-    """A panel per head (and u): the weights of one query over the picture, marked at its place."""
+    """Plot the weights of one query over the image, marked by +: a panel for each head (and u)."""
     maps = view.position_maps(*position)
     heads, intra_depth = maps.shape[:2]
     names = [
@@ -56,7 +56,7 @@ def draw_position_maps(
 
 
 def draw_content(figure, view: LambdaView, picture: np.ndarray, title: str = "") -> None:
-    """Where the keys look, over the picture, and the k x v content lambda that comes of it."""
+    """Plot the mean key weights over the image, and the resulting k x v content lambda."""
     weights = view.key_weights.mean(dim=(0, 1)).abs().cpu().numpy()
     content = view.content_lambda.cpu().numpy()
     figure.suptitle(title or f"content lambda of {view.name}", fontsize=10)
@@ -76,7 +76,7 @@ def draw_content(figure, view: LambdaView, picture: np.ndarray, title: str = "")
 
 
 def draw_keys(figure, view: LambdaView, picture: np.ndarray) -> None:
-    """A panel per key: where each of them looks."""
+    """Plot the weights of each key over the image, a panel for each."""
     intra_depth, depth = view.key_weights.shape[:2]
     panels = view.key_weights.flatten(0, 1)[:_MOST].cpu().numpy()
     figure.suptitle(f"key weights of {view.name}, each on its own scale", fontsize=10)
@@ -94,7 +94,7 @@ def draw_fields(
     picture: np.ndarray,
     title: str,
 ) -> None:
-    """The picture, and receptive fields beside it (rings hold half and 99 % of each)."""
+    """Plot the image and the receptive fields; rings contain half and 99 % of each."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Circle
 
@@ -103,7 +103,7 @@ def draw_fields(
     first.imshow(picture)
     first.set_title("query", fontsize=_SMALL)
     _mark(first, centre)
-    norm = LogNorm(_FAINTEST, 1)  # shows what is far away, too
+    norm = LogNorm(_FAINTEST, 1)  # a log scale also shows small gradients far away
     for axes, (name, field) in zip(others, fields.items(), strict=True):
         half, most = (radius_holding(field, centre, share) for share in (0.5, 0.99))
         relative = field.cpu().numpy() / (float(field.max()) or 1.0)
@@ -159,7 +159,7 @@ def _grid(figure, count: int) -> list:
 
 
 def _over_picture(axes, values: np.ndarray, picture: np.ndarray, extent, **arguments):
-    """A map over the picture in pale grey, half seen through."""
+    """Draw a map, half transparent, over the image in pale grey."""
     grey = picture.mean(axis=2)
     axes.imshow(0.5 * grey + 127, cmap="gray", vmin=0, vmax=255)
     shown = axes.imshow(values, extent=extent, alpha=0.75, interpolation="nearest", **arguments)
@@ -170,7 +170,7 @@ def _over_picture(axes, values: np.ndarray, picture: np.ndarray, extent, **argum
 
 
 def _map_extent(size: tuple[int, int], grid: Grid) -> tuple[float, float, float, float]:
-    """Left, right, bottom, top in pixels: every position a square around its centre."""
+    """(left, right, bottom, top) in pixels; a position is a square around its centre."""
     ends = [grid.pixel(side - 1) + grid.stride / 2 for side in size]
     start = grid.pixel(0) - grid.stride / 2
     return start, ends[1], ends[0], start

@@ -14,7 +14,7 @@ from detectron2.data import transforms as T
 from detectron2.structures import PolygonMasks
 
 from lambda_det.data import register_coco_folder
-from lambda_det.data.jitter import InstanceFixedSizeCrop, JitteredResize, large_scale_jitter
+from lambda_det.data.augmentations import InstanceFixedSizeCrop, JitteredResize, large_scale_jitter
 from lambda_det.errors import InputError
 
 
@@ -134,7 +134,7 @@ def test_wrong_jitter_values(mapper_of, keys: dict, text: str):
 
 
 def check_instances(mapped: dict) -> int:
-    """Masks lie in their boxes and inside the picture; returns the number of objects."""
+    """Assert that masks lie in their boxes and in the image; return the number of objects."""
     instances = mapped["instances"]
     assert instances.image_size == tuple(mapped["image"].shape[1:])
     assert len(instances.gt_boxes) == len(instances.gt_masks) == len(instances.gt_classes)

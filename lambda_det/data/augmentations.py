@@ -1,7 +1,8 @@
-"""Large-scale jitter: scale an image by a random factor, then crop or pad it to a fixed size.
+"""Large-scale jitter (LSJ), and a resize that works for long thin images.
 
-The augmentation of detectron2's ``new_baselines`` (and of Google's ``resize_and_crop_image``),
-with two repairs that matter for masks and thin images; see the classes.
+Large-scale jitter scales an image by a random factor, then crops or pads it to a fixed size. It is
+the augmentation of detectron2's ``new_baselines`` and of Google's ``resize_and_crop_image``, with
+two corrections for masks and for thin images; see the classes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ def large_scale_jitter(
     """The training augmentations of the from-scratch recipe.
 
     Args:
-        scale: smallest and largest factor by which ``size`` is multiplied; the image is scaled to
-            fit into the result, its aspect ratio kept.
-        size: (height, width) in pixels of every image that comes out.
+        scale: smallest and largest factor by which ``size`` is multiplied. The image is scaled to
+            fit into the result; its aspect ratio stays the same.
+        size: (height, width) in pixels of the images after the augmentations.
         flip: ``"horizontal"``, ``"vertical"`` or ``"none"`` (``INPUT.RANDOM_FLIP``).
 
     Raises:
-        InputError: a value out of range; the text names the ``INPUT`` key.
+        InputError: a value is out of range; the text names the ``INPUT`` key.
     """
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise InputError(
@@ -49,7 +50,7 @@ def large_scale_jitter(
 
 
 class JitteredResize(T.ResizeScale):
-    """detectron2's ``ResizeScale``, with at least one pixel left on the shorter side."""
+    """detectron2's ``ResizeScale``, with a shorter side of at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draw the factor and return the resizing of ``image`` (H, W, C)."""
@@ -59,11 +60,11 @@ class JitteredResize(T.ResizeScale):
 
 
 class InstanceFixedSizeCrop(T.FixedSizeCrop):
-    """detectron2's ``FixedSizeCrop`` for instance masks: what is padded belongs to no object.
+    """detectron2's ``FixedSizeCrop``, with instance masks padded by 0.
 
-    Later detectron2 versions pad segmentations with 255 (the "ignore" label of semantic
-    segmentation), and fvcore's first ``PadTransform`` with the image's 128; in the bitmask of an
-    object either of them would make the whole padding part of it.
+    Later versions of detectron2 pad segmentations with 255, the "ignore" label of semantic
+    segmentation; early versions of fvcore's ``PadTransform`` pad them with the image's 128. Either
+    would make the whole padding a part of every object's bitmask.
     """
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
@@ -81,3 +82,34 @@ class _InstancePad(PadTransform):
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
         return np.pad(segmentation, ((self.y0, self.y1), (self.x0, self.x1)))
+
+
+class KeepOnePixel(T.Augmentation):
+    """detectron2's ``ResizeShortestEdge``, with a shorter side of at least one pixel.
+
+    detectron2 resizes an image of 1 x 5000 pixels, with a limit of 1333, to 0 x 1333, which stops
+    the training.
+
+    Args:
+        resize: the augmentation that chooses the size.
+    """
+
+    def __init__(self, resize: T.ResizeShortestEdge) -> None:
+        super().__init__()
+        self._resize = resize
+
+    def __repr__(self) -> str:
+        return repr(self._resize)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Draw the size and return the resizing of ``image`` (H, W, C)."""
+        transform = self._resize.get_transform(image)
+        if not isinstance(transform, T.ResizeTransform) or min(transform.new_h, transform.new_w):
+            return transform
+        size = max(1, transform.new_h), max(1, transform.new_w)
+        return T.ResizeTransform(transform.h, transform.w, *size, transform.interp)
+
+
+def keep_one_pixel(augmentations: list) -> list:
+    """The same augmentations with each ``ResizeShortestEdge`` wrapped in :class:`KeepOnePixel`."""
+    return [KeepOnePixel(a) if isinstance(a, T.ResizeShortestEdge) else a for a in augmentations]

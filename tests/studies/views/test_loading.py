@@ -1,4 +1,4 @@
-"""Backbones and a picture to look at, from a config."""
+"""Loading of backbones and of an image for the plots, from a config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
-from studies.views.look import load_networks, read_for
+from studies.views.loading import load_networks, read_for
 
 CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 SMALL = (
@@ -56,7 +56,7 @@ def test_a_network_and_another_variant_beside_it(make_cfg, tmp_path: Path):
     torch.testing.assert_close(image[0, :, 3, 5], torch.tensor(expected))
     assert networks.backbones["lambda-50"](image)["res4"].shape[-2:] == (4, 8)
     assert read_for(networks, str(tmp_path / "a.png"), None)[2] is None
-    with pytest.raises(InputError, match="--query 100 3: the picture has 100 x 200 pixels"):
+    with pytest.raises(InputError, match="--query 100 3: the image has 100 x 200 pixels"):
         read_for(networks, str(tmp_path / "a.png"), (100, 3))
     (tmp_path / "b.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"--image .*b\.png cannot be read"):

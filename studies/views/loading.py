@@ -1,4 +1,4 @@
-"""Networks and a picture, as :mod:`studies.views.lambda_figures` takes them."""
+"""Loading of the networks and of the image for :mod:`studies.views.lambda_figures`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint.loading import find_backbone
-from lambda_det.data.images import read_image
+from lambda_det.data.image_files import read_image
 from lambda_det.engine.setup import check_device, check_values
 from lambda_det.errors import InputError
 from lambda_det.predict.files import set_classes
@@ -21,21 +21,21 @@ from lambda_det.predict.predictor import Predictor
 
 @dataclass(frozen=True)
 class Networks:
-    """Label -> backbone, and the detector that the first one is of."""
+    """Backbones by label, and the predictor of the first one's detector."""
 
     backbones: dict[str, nn.Module]
     predictor: Predictor
 
 
 def load_networks(cfg: CfgNode, beside: Sequence[tuple[str, str]] = ()) -> Networks:
-    """The backbone of a config with MODEL.WEIGHTS, and of other variants with theirs.
+    """Load the backbone of a config with MODEL.WEIGHTS, and other variants to compare it with.
 
     Args:
         cfg: an unfrozen config.
-        beside: pairs of ``MODEL.LAMBDA_RESNET.VARIANT`` and a file of weights.
+        beside: the others, as pairs of ``MODEL.LAMBDA_RESNET.VARIANT`` and a weights file.
 
     Raises:
-        InputError: a value is wrong, weights cannot be used, or the backbone is none of the family.
+        InputError: a value is not valid, weights cannot be used, or the backbone is not a ResNet.
     """
     check_values(cfg)
     check_device(cfg)
@@ -50,8 +50,8 @@ def load_networks(cfg: CfgNode, beside: Sequence[tuple[str, str]] = ()) -> Netwo
         _, backbone = find_backbone(predictor.model)
         if backbone is None:
             raise InputError(
-                f"MODEL.BACKBONE.NAME={cfg.MODEL.BACKBONE.NAME!r}: is no ResNet and has no lambda "
-                "layers"
+                f"MODEL.BACKBONE.NAME={cfg.MODEL.BACKBONE.NAME!r}: is not a ResNet and has no "
+                "lambda layers"
             )
         label = one.MODEL.BACKBONE.NAME
         if isinstance(backbone, LambdaResNet):
@@ -66,16 +66,19 @@ def load_networks(cfg: CfgNode, beside: Sequence[tuple[str, str]] = ()) -> Netwo
 def read_for(
     networks: Networks, path: str, query: Sequence[float] | None
 ) -> tuple[Tensor, np.ndarray, tuple[float, float] | None]:
-    """A picture for the backbones (1, C, H, W), the same (H, W, 3) RGB uint8 to be looked at, and
-    the query in pixels of these.
+    """Read an image file for the backbones; it is resized as for a prediction.
 
     Args:
-        networks: of :func:`load_networks`.
-        path: the picture; it is resized as for a prediction.
-        query: row and column in pixels of the file's picture.
+        networks: networks from :func:`load_networks`.
+        path: path of the image file.
+        query: (row, column) in pixels of the file's image, or None.
+
+    Returns:
+        The normalised image (1, C, H, W), the same image as (H, W, 3) RGB uint8 for plots, and the
+        query in pixels of the resized image.
 
     Raises:
-        InputError: the picture cannot be read, or the query is outside of it.
+        InputError: the file cannot be read, or the query is outside of the image.
     """
     predictor = networks.predictor
     original = read_image(path, predictor.cfg.INPUT.FORMAT, called="--image")
@@ -84,7 +87,7 @@ def read_for(
         height, width = original.shape[:2]
         if not (0 <= query[0] < height and 0 <= query[1] < width):
             raise InputError(
-                f"--query {query[0]:g} {query[1]:g}: the picture has {height} x {width} pixels"
+                f"--query {query[0]:g} {query[1]:g}: the image has {height} x {width} pixels"
             )
         query = tuple(
             min((pixel + 0.5) * new / old - 0.5, new - 1) if new != old else pixel
