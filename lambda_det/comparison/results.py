@@ -30,7 +30,12 @@ from lambda_det.errors import InputError, reason_of, writing
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.detections import read_detections
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
-from lambda_det.evaluation.records import iteration_times, last_norms, metrics_lines, zeroed_folder
+from lambda_det.evaluation.run_folder import (
+    iteration_times,
+    last_norms,
+    metrics_lines,
+    zeroed_folder,
+)
 from lambda_det.records import read_text, write_json
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Suite
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
-from lambda_det.evaluation.records import flat
+from lambda_det.evaluation.run_folder import flat
 from lambda_det.records import hardware, read_text
 
 THROUGHPUT_FILE = "throughput.json"

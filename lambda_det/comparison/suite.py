@@ -22,7 +22,7 @@ from lambda_det.comparison.suite_file import RESERVED, SuiteFile
 from lambda_det.configs import find_suite
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
-from lambda_det.evaluation.records import flat
+from lambda_det.evaluation.run_folder import flat
 
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}

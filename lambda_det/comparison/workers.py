@@ -44,7 +44,7 @@ from lambda_det.comparison.run_files import (
 from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
-from lambda_det.evaluation.records import zeroed_folder
+from lambda_det.evaluation.run_folder import zeroed_folder
 from lambda_det.records import make_record, write_json
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Datasets: COCO-layout folders, the dataset mapper, the data loaders and the generated shapes."""
 
-from lambda_det.data.coco_folder import configure_datasets, register_coco_folder
+from lambda_det.data.coco_folder import register_coco_folder
+from lambda_det.data.config_datasets import configure_datasets
 from lambda_det.data.loaders import (
     build_test_loader,
     build_train_loader,

@@ -18,7 +18,7 @@ from lambda_det.engine.setup import setup_config
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
-from lambda_det.evaluation.records import zeroed_folder
+from lambda_det.evaluation.run_folder import zeroed_folder
 
 
 def evaluate_weights(

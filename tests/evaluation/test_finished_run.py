@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.evaluation.records import iteration_times, last_norms
+from lambda_det.evaluation.run_folder import iteration_times, last_norms
 
 
 @pytest.fixture
