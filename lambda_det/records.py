@@ -1,4 +1,4 @@
-"""Records of measurements, ``results/<name>.json``, and atomic writing of small files.
+"""Records of measurements, ``results/<name>.json``.
 
 These functions are outside the sub-packages, because sub-packages that must not import each other
 (``analysis`` and ``evaluation``) use them.
@@ -6,18 +6,15 @@ These functions are outside the sub-packages, because sub-packages that must not
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import re
 import shlex
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
 
 import torch
 
@@ -97,44 +94,6 @@ def record_path(results: str, name: str, flag: str = "--record") -> str:
     return os.path.join(results, f"{name}.json")
 
 
-def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
-    """Write ``content`` as JSON atomically; missing folders are created.
-
-    Raises:
-        OSError: the file cannot be written.
-        ValueError: the content contains NaN or infinity, which JSON cannot represent.
-    """
-    with _replacing(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=indent, allow_nan=False)
-        file.write("\n")
-
-
-def write_bytes(content: bytes, path: str) -> None:
-    """Write a file atomically; missing folders are created.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with _replacing(path, "wb") as file:
-        file.write(content)
-
-
-@contextlib.contextmanager
-def _replacing(path: str, mode: str, encoding: str | None = None) -> Iterator[IO]:
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    temporary = f"{path}.tmp"
-    try:
-        with open(temporary, mode, encoding=encoding) as file:
-            yield file
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and error.filename is None:  # a failed write names no file
-            error.filename = path
-        raise
-
-
 def provenance(record: Mapping) -> str:
     """Return the record's command, hardware and date as one line of Markdown."""
     machine = record["hardware"]
@@ -146,40 +105,6 @@ def markdown_row(cells: Sequence[str]) -> str:
     """Return a row of a Markdown table; ``|`` is escaped and line breaks become spaces."""
     texts = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
     return "| " + " | ".join(texts) + " |"
-
-
-def read_text(*parts: str) -> str:
-    """Return the text of a UTF-8 file; ``parts`` of its path are joined.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    path = os.path.join(*parts)
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def read_json(path: str, *, called: str = "") -> Any:
-    """The content of a JSON file.
-
-    Args:
-        path: of the file.
-        called: what the error calls it, in front of the path.
-
-    Raises:
-        InputError: the file cannot be read, or is not valid JSON.
-    """
-    name = f"{called} {path}" if called else path
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name} is not valid JSON: {error}") from error
 
 
 def hardware() -> dict[str, object]:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
-from lambda_det.records import markdown_row, provenance, read_text
+from lambda_det.io import read_text
+from lambda_det.records import markdown_row, provenance
 
 
 def ap_table(record: Mapping) -> str:

@@ -27,7 +27,7 @@ ROWS = (
     ("doctor",),
     ("commands",),
 )
-SHARED = {"errors", "compat", "randomness", "records", "shipped_configs", "version"}
+SHARED = {"errors", "compat", "randomness", "io", "records", "shipped_configs", "version"}
 
 
 def name_of(path: Path) -> str:

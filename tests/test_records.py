@@ -7,7 +7,8 @@ import json
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.records import make_record, record_path, write_json
+from lambda_det.io import write_json
+from lambda_det.records import make_record, record_path
 
 
 def test_record_has_the_schema() -> None:

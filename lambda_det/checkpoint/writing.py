@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from lambda_det.checkpoint.architecture import Architecture
-from lambda_det.checkpoint.atomic import write_atomically
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.metadata import METADATA_KEY
 from lambda_det.errors import InputError
+from lambda_det.io import write_atomically
 
 SUFFIXES = (".pth", ".safetensors")
 

@@ -22,7 +22,7 @@ from lambda_det.comparison.results import keep, zeroed_missing
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Run, chosen_runs
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.evaluation.metrics import check_writable
+from lambda_det.io import check_writable
 from lambda_det.records import record_path, results_folder, tool_command
 
 

@@ -15,13 +15,8 @@ from lambda_det.commands import add_model_arguments, command_parser, overrides_o
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation import evaluate_files, metrics_table
 from lambda_det.evaluation.counting import BACKENDS
-from lambda_det.evaluation.metrics import (
-    AR_METRICS,
-    check_writable,
-    metrics_record,
-    per_class_table,
-)
-from lambda_det.records import write_json
+from lambda_det.evaluation.metrics import AR_METRICS, metrics_record, per_class_table
+from lambda_det.io import check_writable, write_json
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

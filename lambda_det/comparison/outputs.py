@@ -14,8 +14,7 @@ from lambda_det.comparison.run_files import FINISHED, open_to_write
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.comparison.tables import results_markdown
 from lambda_det.errors import InputError, writing
-from lambda_det.evaluation.metrics import check_writable
-from lambda_det.records import read_text, write_bytes, write_json
+from lambda_det.io import check_writable, read_text, write_bytes, write_json
 
 
 def check_record(path: str, suite: Suite) -> None:

@@ -30,7 +30,8 @@ from lambda_det.comparison.speed import (
 )
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError, writing
-from lambda_det.records import make_record, tool_command, write_json
+from lambda_det.io import write_json
+from lambda_det.records import make_record, tool_command
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from lambda_det.comparison.processes import (
 from lambda_det.comparison.run_files import open_to_write
 from lambda_det.comparison.suite import Suite
 from lambda_det.errors import InputError, writing
-from lambda_det.records import read_text, write_json
+from lambda_det.io import read_text, write_json
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ from lambda_det.evaluation.run_folder import (
     metrics_lines,
     zeroed_folder,
 )
-from lambda_det.records import read_text, write_json
+from lambda_det.io import read_text, write_json
 
 logger = logging.getLogger(__name__)
 

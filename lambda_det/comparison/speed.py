@@ -17,7 +17,8 @@ from lambda_det.comparison.suite import Suite
 from lambda_det.config import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.evaluation.run_folder import flat
-from lambda_det.records import hardware, read_text
+from lambda_det.io import read_text
+from lambda_det.records import hardware
 
 THROUGHPUT_FILE = "throughput.json"
 SPEED_SETTINGS = "speed_settings"

@@ -45,7 +45,8 @@ from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.evaluation.run_folder import zeroed_folder
-from lambda_det.records import make_record, write_json
+from lambda_det.io import write_json
+from lambda_det.records import make_record
 
 logger = logging.getLogger(__name__)
 

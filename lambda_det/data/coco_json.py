@@ -17,7 +17,7 @@ from lambda_det.data.coco_values import check_annotation, check_image
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError
-from lambda_det.records import read_json
+from lambda_det.io import read_json
 
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")

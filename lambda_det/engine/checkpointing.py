@@ -12,9 +12,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
-from lambda_det.checkpoint.atomic import remove_leftovers, save_atomically, write_atomically
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.errors import InputError, reason_of
+from lambda_det.io import remove_leftovers, save_atomically, write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from lambda_det.configs import find_config, load_config, merge_config, read_conf
 from lambda_det.data import configure_datasets
 from lambda_det.engine.checks import Recipe, check_settings
 from lambda_det.errors import InputError
-from lambda_det.records import write_bytes
+from lambda_det.io import write_bytes
 
 logger = logging.getLogger(__name__)
 

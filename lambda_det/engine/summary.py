@@ -15,7 +15,7 @@ from torch import nn
 
 from lambda_det.checkpoint.coverage import BACKBONE_PARTS, Coverage
 from lambda_det.errors import InputError, writing
-from lambda_det.records import read_text, write_json
+from lambda_det.io import read_text, write_json
 
 SUMMARY_FILE = "summary.json"
 _WARM_UP = 5  # calls that are not timed, as in detectron2's inference_on_dataset

@@ -51,8 +51,9 @@ from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.wandb_writer import WandbWriter
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation import CocoMetricsEvaluator
+from lambda_det.io import write_json
 from lambda_det.randomness import ITERATION, seed_everything
-from lambda_det.records import tool_words, write_json
+from lambda_det.records import tool_words
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventWriter, get_event_storage
 
 from lambda_det.errors import InputError, reason_of
-from lambda_det.records import read_text, write_bytes
+from lambda_det.io import read_text, write_bytes
 
 RUN_FILE = "wandb_run_id"
 """In OUTPUT_DIR: the run that a resumed training goes on in."""

@@ -22,7 +22,7 @@ from lambda_det.evaluation.metrics import (
     PER_CLASS,
     metrics_record,
 )
-from lambda_det.records import write_json
+from lambda_det.io import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from lambda_det.data.rle import compress, first_broken
 from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
-from lambda_det.records import read_json
+from lambda_det.io import read_json
 
 logger = logging.getLogger(__name__)
 

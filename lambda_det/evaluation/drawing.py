@@ -20,7 +20,7 @@ from lambda_det.evaluation.drawn_objects import (
     object_of_annotation,
     object_of_detection,
 )
-from lambda_det.records import read_json, write_bytes
+from lambda_det.io import read_json, write_bytes
 
 _GAP = 8
 _PAIR_GAP = 28

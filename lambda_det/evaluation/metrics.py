@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
-from lambda_det.errors import InputError, printable
+from lambda_det.errors import printable
 
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AR_METRICS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -76,29 +75,6 @@ def metrics_record(
         if per_class and PER_CLASS in values:
             record[task][PER_CLASS] = values[PER_CLASS]
     return record
-
-
-def check_writable(path: str, flag: str = "--output") -> None:
-    """Check that a file can be written, before a long computation, and make its folder.
-
-    Args:
-        path: path of the file.
-        flag: the command-line flag that the error message names.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    # Writing renames a temporary file to path, which would replace a device or a pipe.
-    if not os.path.basename(path) or (os.path.exists(path) and not os.path.isfile(path)):
-        raise InputError(f"{flag} {path} cannot be written: it names no file")
-    trial = f"{path}.tmp"  # the same temporary name as in write_json
-    try:
-        os.makedirs(os.path.dirname(trial) or ".", exist_ok=True)
-        with open(trial, "w", encoding="utf-8"):
-            pass
-        os.unlink(trial)
-    except OSError as error:
-        raise InputError(f"{flag} {path} cannot be written: {error.strerror}") from error
 
 
 def metrics_table(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from lambda_det.config import flat  # noqa: F401  (imported from here, too)
 from lambda_det.errors import InputError
-from lambda_det.records import read_text
+from lambda_det.io import read_text
 
 
 def zeroed_folder(output_dir: str, stages: Sequence[str]) -> str:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.atomic import write_atomically
 from lambda_det.errors import InputError
 from lambda_det.export import formats
 from lambda_det.export.checking import Difference, largest_difference
@@ -27,6 +26,7 @@ from lambda_det.export.forms import (
     detect,
     detector_form,
 )
+from lambda_det.io import write_atomically
 
 MULTIPLE = 32
 """Of the sides of what is exported: FPN takes no other, and detectron2 pads to it."""

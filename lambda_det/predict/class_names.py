@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from lambda_det.data import configure_datasets
 from lambda_det.data.coco_json import parse_coco_json, summarize_coco
 from lambda_det.errors import InputError
-from lambda_det.records import read_json
+from lambda_det.io import read_json
 
 
 @dataclass(frozen=True)

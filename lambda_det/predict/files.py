@@ -16,6 +16,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from lambda_det.checkpoint.loading import number_of_classes
 from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
+from lambda_det.io import write_bytes, write_json
 from lambda_det.predict.class_names import (
     ClassNames,
     classes_of_annotations,
@@ -26,7 +27,6 @@ from lambda_det.predict.class_names import (
 from lambda_det.predict.inputs import InputFile, ListedImages, OutputNames, find_inputs
 from lambda_det.predict.predictor import Predictor, coco_results, draw_instances, need_weights
 from lambda_det.predict.video import VIDEO_ENDING, predict_video
-from lambda_det.records import write_bytes, write_json
 
 logger = logging.getLogger(__name__)
 

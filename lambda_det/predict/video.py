@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 
 from lambda_det.errors import InputError, writing
+from lambda_det.io import write_json
 from lambda_det.predict.class_names import ClassNames
 from lambda_det.predict.predictor import Predictor, coco_results, draw_instances
-from lambda_det.records import write_json
 
 logger = logging.getLogger(__name__)
 

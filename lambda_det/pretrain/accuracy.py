@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lambda_det.records import write_bytes
+from lambda_det.io import write_bytes
 
 METRICS_FILE = "metrics.json"
 

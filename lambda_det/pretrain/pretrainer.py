@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_classifier
-from lambda_det.checkpoint.atomic import save_atomically
 from lambda_det.configs import changed_keys
 from lambda_det.engine.branches import log_branches, warn_of_closed_branches
 from lambda_det.engine.launch import measure_in_float32
 from lambda_det.errors import InputError, reason_of
+from lambda_det.io import save_atomically
 from lambda_det.pretrain.accuracy import MetricsFile, evaluate, sum_over_processes
 from lambda_det.pretrain.checkpoint_file import (
     CHECKPOINT,

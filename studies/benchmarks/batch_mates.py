@@ -11,8 +11,8 @@ from tabulate import tabulate
 from lambda_det.configs import load_config
 from lambda_det.engine.setup import check_device
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.evaluation.metrics import check_writable
-from lambda_det.records import make_record, tool_command, write_json
+from lambda_det.io import check_writable, write_json
+from lambda_det.records import make_record, tool_command
 from studies.benchmarks.neighbours import measure_batch_mates, read_images
 
 

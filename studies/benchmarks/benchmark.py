@@ -21,8 +21,8 @@ import torch
 
 from lambda_det.backbone.architectures import BLOCKS_PER_STAGE
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.evaluation.metrics import check_writable
-from lambda_det.records import make_record, tool_command, write_json
+from lambda_det.io import check_writable, write_json
+from lambda_det.records import make_record, tool_command
 from studies.benchmarks import backbone_report, layer_report
 from studies.benchmarks.backbone_benchmark import Protocol as BackboneProtocol
 from studies.benchmarks.backbone_benchmark import benchmark_backbones

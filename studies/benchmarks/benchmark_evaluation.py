@@ -7,8 +7,8 @@ import argparse
 from tabulate import tabulate
 
 from lambda_det.errors import exit_on_input_error
-from lambda_det.evaluation.metrics import check_writable
-from lambda_det.records import make_record, tool_command, write_json
+from lambda_det.io import check_writable, write_json
+from lambda_det.records import make_record, tool_command
 from studies.benchmarks.counting_benchmark import benchmark_counting
 
 

@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from lambda_det.checkpoint.atomic import TEMPORARY
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.comparison.processes import last_line
 from lambda_det.engine.checkpointing import FINAL
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.records import record_path, results_folder, write_json
+from lambda_det.io import TEMPORARY, write_json
+from lambda_det.records import record_path, results_folder
 from studies.endurance.chaos_run import LOSSES_FILE
 from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
 from studies.tables import rows_table

@@ -16,10 +16,10 @@ from typing import BinaryIO
 import torch
 from detectron2.engine import HookBase, default_argument_parser
 
-from lambda_det.checkpoint.atomic import write_atomically
 from lambda_det.engine import Trainer, setup_config
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.errors import exit_on_input_error
+from lambda_det.io import write_atomically
 
 LOSSES_FILE = "losses.jsonl"
 _PARTS = 20

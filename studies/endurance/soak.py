@@ -16,7 +16,8 @@ from lambda_det.comparison.processes import PROJECT, last_line
 from lambda_det.engine.run_state import METRICS_FILE
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.records import record_path, results_folder, write_json
+from lambda_det.io import write_json
+from lambda_det.records import record_path, results_folder
 from studies.endurance.process_tree import (
     Identity,
     shared_memory,

@@ -24,7 +24,8 @@ from lambda_det.comparison.statistics import spread
 from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets
 from lambda_det.errors import InputError, exit_on_input_error, writing
-from lambda_det.records import make_record, write_json
+from lambda_det.io import write_json
+from lambda_det.records import make_record
 from studies.evidence.row_mates import scenes
 from studies.evidence.scenes import Scene
 from studies.tables import rows_table

@@ -22,14 +22,8 @@ from lambda_det.comparison.statistics import spread
 from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import METRICS_FILE, TASK_NAMES
-from lambda_det.records import (
-    make_record,
-    read_text,
-    record_path,
-    results_folder,
-    tool_command,
-    write_json,
-)
+from lambda_det.io import read_text, write_json
+from lambda_det.records import make_record, record_path, results_folder, tool_command
 from lambda_det.shipped_configs import ROOT
 from studies.tables import rows_table
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from lambda_det.errors import InputError, exit_on_input_error, writing
-from lambda_det.records import write_json
+from lambda_det.io import write_json
 from studies.evidence.scenes import KINDS, SETS, Layout, Scene, draw_scene
 
 SPLITS = ("train2017", "val2017")

@@ -26,10 +26,10 @@ from detectron2.solver import build_lr_scheduler
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
-from lambda_det.checkpoint.atomic import write_atomically
 from lambda_det.configs import load_config
 from lambda_det.data import build_train_loader, configure_datasets
 from lambda_det.errors import InputError, exit_on_input_error, writing
+from lambda_det.io import write_atomically
 from lambda_det.randomness import seed_everything
 
 logger = logging.getLogger("lambda_det.true_boxes")

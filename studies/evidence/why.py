@@ -26,8 +26,9 @@ from detectron2.config import CfgNode
 from lambda_det.backbone.residual_branches import mean_last_norms
 from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error, writing
+from lambda_det.io import write_bytes, write_json
 from lambda_det.randomness import seed_everything
-from lambda_det.records import make_record, record_path, write_bytes, write_json
+from lambda_det.records import make_record, record_path
 from studies.evidence.networks import (
     NETWORKS,
     build_network,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lambda_det.configs import load_config
 from lambda_det.errors import InputError
-from lambda_det.records import read_text
+from lambda_det.io import read_text
 from studies.evidence.networks import NETWORKS
 from studies.evidence.scenes import Layout
 

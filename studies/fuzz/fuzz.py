@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.evaluation.metrics import check_writable
-from lambda_det.records import make_record, write_json
+from lambda_det.io import check_writable, write_json
+from lambda_det.records import make_record
 from studies.fuzz.mutations import Step, changed, random_steps
 from studies.fuzz.targets import TARGETS
 

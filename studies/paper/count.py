@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lambda_det.analysis.published import PublishedTable, load_published
 from lambda_det.errors import exit_on_input_error
-from lambda_det.evaluation.metrics import check_writable
-from lambda_det.records import make_record, write_json
+from lambda_det.io import check_writable, write_json
+from lambda_det.records import make_record
 from lambda_det.shipped_configs import ROOT
 from studies.paper.family import architecture_table, count_family
 from studies.paper.paper_tables import compare_with_paper, comparison_text

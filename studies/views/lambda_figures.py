@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lambda_det.errors import InputError, writing
-from lambda_det.records import write_bytes, write_json
+from lambda_det.io import write_bytes, write_json
 from studies.plots import new_figure, save_figure
 from studies.views.lambda_plots import (
     draw_content,

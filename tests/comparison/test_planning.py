@@ -13,7 +13,7 @@ from lambda_det.comparison.collect import comparison_record
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.suite import Run
 from lambda_det.errors import InputError
-from lambda_det.records import write_json
+from lambda_det.io import write_json
 
 SUITES = sorted((Path(__file__).resolve().parents[2] / "configs" / "suites").glob("*.yaml"))
 

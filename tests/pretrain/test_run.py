@@ -17,9 +17,9 @@ from pretrain_helpers import CONFIG, start_tool
 
 from lambda_det import get_cfg
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.atomic import save_atomically
 from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
+from lambda_det.io import save_atomically
 from lambda_det.pretrain import get_pretrain_cfg
 from lambda_det.pretrain.accuracy import evaluate
 from lambda_det.pretrain.image_folder import build_val_loader, read_image_folder

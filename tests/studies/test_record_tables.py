@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.records import make_record, provenance, write_json
+from lambda_det.io import write_json
+from lambda_det.records import make_record, provenance
 from studies.tables import figures_table, rows_table, update_tables
 
 

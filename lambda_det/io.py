@@ -1,0 +1,193 @@
+"""Reading of text files, and atomic writing: after a kill, a full disk or an error either the old
+or the new file exists completely."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from lambda_det.errors import InputError, first_line_of
+
+TEMPORARY = ".tmp"
+"""Suffix of a file while it is being written. Such a file remains if the process is killed."""
+
+
+def read_text(*parts: str) -> str:
+    """Return the text of a UTF-8 file; ``parts`` of its path are joined.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    path = os.path.join(*parts)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_json(path: str, *, called: str = "") -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: path of the file.
+        called: what the error message calls the file, before the path.
+
+    Raises:
+        InputError: the file cannot be read, or is not valid JSON.
+    """
+    name = f"{called} {path}" if called else path
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} is not valid JSON: {error}") from error
+
+
+def write_json(content: object, path: str, *, indent: int | None = 2) -> None:
+    """Write ``content`` as JSON atomically; missing folders are created.
+
+    Raises:
+        OSError: the file cannot be written.
+        ValueError: the content contains NaN or infinity, which JSON cannot represent.
+    """
+    write_bytes((json.dumps(content, indent=indent, allow_nan=False) + "\n").encode(), path)
+
+
+def write_bytes(content: bytes, path: str) -> None:
+    """Write a file atomically; missing folders are created.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    with _replacing(path) as file:
+        file.write(content)
+
+
+def write_atomically(
+    path: str, write: Callable[[BinaryIO], object], *, subject: str | None = None
+) -> None:
+    """Write a file that a power cut must not damage: it is flushed to the disk before its renaming.
+
+    Args:
+        path: the file to write; its folder must exist.
+        write: function that writes the content into the open binary file that it is given.
+        subject: the beginning of the error message; None = ``"OUTPUT_DIR: {path}"``.
+
+    Raises:
+        InputError: the file cannot be written. An earlier file at ``path`` is then unchanged and
+            the temporary file is removed.
+    """
+    try:
+        with _replacing(path) as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        _sync_folder(os.path.dirname(path) or ".")
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or first_line_of(error)
+        subject = f"OUTPUT_DIR: {path}" if subject is None else subject
+        raise InputError(f"{subject} cannot be written ({reason})") from error
+
+
+def save_atomically(content: Mapping[str, object], path: str) -> None:
+    """Write a checkpoint with ``torch.save`` as :func:`write_atomically` writes.
+
+    Raises:
+        InputError: the file cannot be written, for example because the disk is full.
+    """
+    import torch  # here, because reading and writing of other files does not need it
+
+    write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+def check_writable(path: str, flag: str = "--output") -> None:
+    """Check that a file can be written, before a long computation, and make its folder.
+
+    Args:
+        path: path of the file.
+        flag: the command-line flag that the error message names.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    # Writing renames a temporary file to path, which would replace a device or a pipe.
+    if not os.path.basename(path) or (os.path.exists(path) and not os.path.isfile(path)):
+        raise InputError(f"{flag} {path} cannot be written: it names no file")
+    trial = path + TEMPORARY
+    try:
+        os.makedirs(os.path.dirname(trial) or ".", exist_ok=True)
+        with open(trial, "w", encoding="utf-8"):
+            pass
+        os.unlink(trial)
+    except OSError as error:
+        raise InputError(f"{flag} {path} cannot be written: {error.strerror}") from error
+
+
+def remove_leftovers(folder: str) -> list[str]:
+    """Remove the temporary checkpoints that killed processes left in ``folder``.
+
+    Returns:
+        The names of the removed files.
+    """
+    names = [name for name in os.listdir(folder) if name.endswith(f".pth{TEMPORARY}")]
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, name))
+    return names
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its place when the block ends without an error."""
+    temporary = path + TEMPORARY
+    raw: _FileWithError | None = None
+    try:
+        raw = _FileWithError(temporary, "wb")
+        with io.BufferedWriter(raw) as file:
+            yield file
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        # A full disk fails again when the file is closed, and then with another error.
+        cause = raw.error if raw and raw.error and isinstance(error, RuntimeError) else error
+        if isinstance(cause, OSError) and cause.filename is None:  # a failed write names no file
+            cause.filename = path
+        if cause is error:
+            raise
+        raise cause from error
+
+
+class _FileWithError(io.FileIO):
+    """A file that keeps the OSError of a failed write.
+
+    ``torch.save`` raises a RuntimeError in its place, which does not state the reason.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+def _sync_folder(folder: str) -> None:
+    # Without os.fsync of the folder a power cut may undo the renaming. Some file systems do not
+    # support it; the error is ignored, because nothing more can be done there.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
