@@ -13,9 +13,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
+from lambda_det.config import flat
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import AP_METRICS, METRICS_FILE, TASK_NAMES
-from lambda_det.evaluation.run_folder import flat, iteration_times, last_norms, zeroed_folder
+from lambda_det.evaluation.run_folder import iteration_times, last_norms, zeroed_folder
 from lambda_det.io import read_text, write_json
 from lambda_det.records import make_record, record_path
 from studies.documents import document_with_tables, documents

@@ -68,6 +68,7 @@ def analyze_config(
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
+    cfg.DATASETS.COCO_FOLDER = ""  # no data are read, so the warning of an unread folder misleads
     try:
         with shapes_only():
             model = build_model(cfg)

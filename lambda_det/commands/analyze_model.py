@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lambda_det.analysis.detector import analysis_report, analyze_config
 from lambda_det.commands import command_parser
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import write_json
 from lambda_det.records import make_record, tool_command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lambda_det.checkpoint.conversion import SOURCES, convert_file
 from lambda_det.checkpoint.rules import check_share
 from lambda_det.commands import command_parser
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from lambda_det.commands import add_model_arguments, command_parser, overrides_of
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.export import export_config
 from lambda_det.export.exporting import TOLERANCE

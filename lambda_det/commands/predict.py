@@ -13,7 +13,8 @@ import sys
 from dataclasses import asdict
 
 from lambda_det.commands import add_model_arguments, command_parser, overrides_of
-from lambda_det.engine.setup import check_device, load_config, split_overrides
+from lambda_det.configs import load_config
+from lambda_det.engine.setup import check_device, split_overrides
 from lambda_det.errors import exit_on_input_error
 
 

@@ -15,9 +15,9 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from lambda_det.commands import command_parser
+from lambda_det.configs import load_config
 from lambda_det.engine import Trainer, evaluate_weights, setup_config
 from lambda_det.engine.command import launch_command
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation import metrics_table
 

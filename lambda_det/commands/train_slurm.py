@@ -13,7 +13,8 @@ import sys
 from detectron2.engine import default_argument_parser
 
 from lambda_det.commands import command_parser, train_net
-from lambda_det.engine.setup import check_values, load_config
+from lambda_det.configs import load_config
+from lambda_det.engine.setup import check_values
 from lambda_det.engine.slurm import CLUSTERS, TrainingJob, import_submitit, minutes_of, submit
 from lambda_det.errors import InputError, exit_on_input_error
 

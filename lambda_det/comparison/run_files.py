@@ -16,10 +16,10 @@ from typing import TextIO
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import ZEROED
 from lambda_det.comparison.run import PREPARE, PRETRAINED_FILE, Run
-from lambda_det.config import get_cfg
+from lambda_det.config import flat, get_cfg
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
-from lambda_det.evaluation.run_folder import flat, zeroed_folder
+from lambda_det.evaluation.run_folder import zeroed_folder
 
 logger = logging.getLogger(__name__)
 

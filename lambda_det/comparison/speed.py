@@ -14,9 +14,8 @@ from detectron2.config import CfgNode
 from lambda_det.comparison.results import result_of
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Suite
-from lambda_det.config import get_cfg
+from lambda_det.config import flat, get_cfg
 from lambda_det.errors import InputError
-from lambda_det.evaluation.run_folder import flat
 from lambda_det.io import read_text
 from lambda_det.records import hardware
 

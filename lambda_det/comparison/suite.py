@@ -19,10 +19,9 @@ from lambda_det.comparison.controls import (
 )
 from lambda_det.comparison.run import PREPARE, PRETRAIN, PRETRAINED_FILE, Run, run_key
 from lambda_det.comparison.suite_file import RESERVED, SuiteFile
-from lambda_det.configs import find_suite
-from lambda_det.engine.setup import load_config
+from lambda_det.config import flat
+from lambda_det.configs import find_suite, load_config
 from lambda_det.errors import InputError
-from lambda_det.evaluation.run_folder import flat
 
 # What has to be the same for a comparison to be one. Weights may differ: those of their depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}

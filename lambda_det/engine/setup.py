@@ -30,7 +30,7 @@ from detectron2.utils.logger import setup_logger
 from fvcore.common.registry import Registry
 
 from lambda_det.config import get_cfg
-from lambda_det.configs import find_config, load_config, merge_config, read_config  # noqa: F401
+from lambda_det.configs import find_config, merge_config, read_config
 from lambda_det.data import configure_datasets
 from lambda_det.engine.checks import Recipe, check_settings
 from lambda_det.errors import InputError

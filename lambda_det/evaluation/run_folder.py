@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Sequence
 
-from lambda_det.config import flat  # noqa: F401  (imported from here, too)
 from lambda_det.errors import InputError
 from lambda_det.io import read_text
 

@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from lambda_det.backbone import build_lambda_resnet, share_image_sizes
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.layers import LambdaLayer
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 

@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from lambda_det.comparison.collect import count_model
 from lambda_det.comparison.results import result_of
 from lambda_det.comparison.run import Run
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
 from lambda_det.records import make_record

@@ -11,9 +11,9 @@ from data_helpers import images, pixel_boxes, single_line, warnings
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 
+from lambda_det.configs import load_config
 from lambda_det.data import build_train_loader, configure_datasets, generate_shapes
 from lambda_det.data.training_images import check_images, training_images, training_resize
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.pretrain.keys import get_pretrain_cfg
 from studies.documents import documents
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_detector import CONFIG, TINY
 
+from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets, generate_shapes
 from lambda_det.engine import Trainer
-from lambda_det.engine.setup import load_config
 
 # For trainings by the dozen: detectron2's ResNet-50 with an eighth of its channels.
 SLIM = (

@@ -13,10 +13,10 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
+from lambda_det.configs import load_config
 from lambda_det.engine import step as step_module
 from lambda_det.engine.accumulation import mean_losses, measured_once, number_of_parts, split
 from lambda_det.engine.bad_step import replay, write_bad_step
-from lambda_det.engine.setup import load_config
 from lambda_det.engine.step import TrainingStep
 from lambda_det.errors import InputError
 

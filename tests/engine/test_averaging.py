@@ -12,9 +12,10 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lambda_det.checkpoint import load_weights
+from lambda_det.configs import load_config
 from lambda_det.engine import Trainer
 from lambda_det.engine.averaging import WeightAverage
-from lambda_det.engine.setup import check_values, load_config
+from lambda_det.engine.setup import check_values
 from lambda_det.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

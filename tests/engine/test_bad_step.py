@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks, RotatedBoxes
 from detectron2.utils.events import EventStorage
 
+from lambda_det.configs import load_config
 from lambda_det.engine.bad_step import _plain, _unplain, replay, write_bad_step
-from lambda_det.engine.setup import load_config
 
 
 def one_image(masks) -> dict:

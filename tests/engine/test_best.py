@@ -10,10 +10,10 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import nn
 
+from lambda_det.configs import load_config
 from lambda_det.engine import Trainer
 from lambda_det.engine.best import BestCheckpoint, check_best_metric
 from lambda_det.engine.checkpointing import RunCheckpointer
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

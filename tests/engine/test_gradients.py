@@ -12,10 +12,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from lambda_det.configs import load_config
 from lambda_det.engine import step as step_module
 from lambda_det.engine.bad_step import replay, write_bad_step
 from lambda_det.engine.gradients import any_not_finite, described, names_not_finite
-from lambda_det.engine.setup import load_config
 from lambda_det.engine.step import SKIPPED, TrainingStep
 
 BAD = 100.0

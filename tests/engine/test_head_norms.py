@@ -14,8 +14,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
+from lambda_det.configs import load_config
 from lambda_det.engine.launch import launch, parallel
-from lambda_det.engine.setup import load_config
 from lambda_det.engine.step import TrainingStep
 
 # "naiveSyncBN_N" is this norm in another mode; detectron2 v0.5 has the mode without the name.

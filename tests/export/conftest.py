@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 
 CHANGES = (
     *("MODEL.LAMBDA_RESNET.DEPTH", "26", "MODEL.LAMBDA_RESNET.LAYER.SCOPE", "5"),

@@ -9,8 +9,8 @@ import torch
 from detectron2.modeling import build_model
 from tiny_detector import CONFIG, TINY
 
+from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets, generate_shapes
-from lambda_det.engine.setup import load_config
 from lambda_det.predict.predictor import Predictor
 
 

@@ -14,8 +14,8 @@ from pictures_helper import picture
 from PIL import Image
 from tiny_detector import CONFIG
 
+from lambda_det.configs import load_config
 from lambda_det.engine.evaluate import evaluate_config
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
 from lambda_det.predict.files import IMAGES_FILE, PREDICTIONS_FILE, Predicted, predict_files

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pretrain_helpers import CONFIG, TINY, write_images
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError, one_line
 from lambda_det.pretrain import get_pretrain_cfg
 from lambda_det.pretrain.image_folder import (

@@ -17,7 +17,7 @@ from pretrain_helpers import CONFIG, start_tool
 
 from lambda_det import get_cfg
 from lambda_det.checkpoint import load_weights
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.io import save_atomically
 from lambda_det.pretrain import get_pretrain_cfg

@@ -14,7 +14,7 @@ from pretrain_helpers import CONFIG
 from torch import nn
 
 from lambda_det.backbone import build_classifier
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.pretrain import get_pretrain_cfg
 from lambda_det.pretrain.image_folder import TrainingOrder, build_train_loader

@@ -9,8 +9,8 @@ import yaml
 from stock_helpers import stock_configs
 
 from lambda_det.backbone import LambdaResNet
+from lambda_det.configs import load_config
 from lambda_det.doctor import CHECKS
-from lambda_det.engine.setup import load_config
 
 
 def blocks(project, kind: str) -> list[str]:

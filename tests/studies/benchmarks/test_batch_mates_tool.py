@@ -10,7 +10,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from studies.benchmarks.batch_mates import main
 
 CONFIG = "configs/_base/mask_rcnn_fpn_cpu.yaml"

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from studies.endurance import process_tree, soak
 from studies.endurance.process_tree import (

@@ -9,7 +9,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from studies.evidence import looks
 from studies.evidence.row_mates import scenes
 

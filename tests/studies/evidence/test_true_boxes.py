@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lambda_det.backbone.residual_branches import mean_last_norms
 from lambda_det.checkpoint import load_weights
+from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets
-from lambda_det.engine.setup import load_config
 from lambda_det.errors import InputError
 from studies.evidence.row_mates import generate
 from studies.evidence.scenes import draw_scene

@@ -10,7 +10,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from lambda_det.engine.setup import load_config
+from lambda_det.configs import load_config
 from studies.views.visualize_lambdas import main
 
 CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
