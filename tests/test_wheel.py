@@ -38,7 +38,7 @@ def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     (copy / "tests" / "__init__.py").touch()  # not to be taken for a package of ours
     (copy / "tests" / "test_it.py").touch()  # setuptools puts such into an sdist by itself
     done = subprocess.run(
-        [sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return {path.suffix: path for path in (copy / "dist").iterdir()}
@@ -62,7 +62,7 @@ def run_python(site: Path, project: Path, *words: str) -> subprocess.CompletedPr
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *others])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

@@ -45,7 +45,7 @@ def write(facts):
 
 def on_this_machine(job: TrainingJob, folder: Path, cluster: str):
     return submit(
-        job, str(folder), cluster=cluster, nodes=1, processes=1, gpus=0, minutes=2, name="x",
+        job, str(folder), cluster=cluster, nodes=1, processes=1, gpus=0, minutes=60, name="x",
         requeues=2, partition=None,
     )  # fmt: skip
 
@@ -54,7 +54,7 @@ def test_a_preempted_job_saves_and_goes_on(tmp_path) -> None:
     """A real task, started by submitit on this machine and told to make room."""
     (tmp_path / "train_net.py").write_text(TRAIN_NET)
     job = on_this_machine(TrainingJob(str(tmp_path), ["A", "1"]), tmp_path / "job", "local")
-    starts, end = tmp_path / "starts", time.monotonic() + 60
+    starts, end = tmp_path / "starts", time.monotonic() + 600
     while not (starts.exists() and starts.read_text().endswith("\n")):
         assert time.monotonic() < end, job.stderr()
         time.sleep(0.05)

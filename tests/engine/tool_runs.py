@@ -23,5 +23,5 @@ def run_tool(project: Path, name: str, *arguments: object) -> subprocess.Complet
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
