@@ -104,7 +104,7 @@ def run_python(code: str) -> subprocess.CompletedProcess:
         ),
     }
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=600
     )
 
 
