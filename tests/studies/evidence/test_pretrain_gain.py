@@ -169,7 +169,7 @@ def test_weights_that_leave_the_backbone_random_are_refused(finished, weights):
     torch.save(content, finished.weights)
     share = 1 - weights["res5.0.conv1.weight"].numel() / sum(v.numel() for v in weights.values())
     percent = math.floor(1000 * share) / 10
-    with pytest.raises(InputError, match=rf"fills {percent} % of the backbone"):
+    with pytest.raises(InputError, match=rf"contains {percent} % of the backbone"):
         backbone_coverage(finished)
 
 
