@@ -74,6 +74,7 @@ setup(
     extras_require={
         "dev": [
             "hypothesis",
+            "import-linter>=2.17; python_version >= '3.11'",
             "mypy>=1.8",
             "pytest>=7.4",
             "pytest-xdist>=3.3",

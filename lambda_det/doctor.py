@@ -45,8 +45,8 @@ DETECTRON2 = (
 PACKAGES = {
     "numpy": "numpy", "PIL.Image": "Pillow", "pycocotools.mask": "pycocotools", "yaml": "PyYAML",
     "fvcore.common.config": '"fvcore>=0.1.5,<0.1.6"', "shapely.geometry": '"shapely>=2.0"',
-} | {name: name for name in ("matplotlib", "tabulate", "yacs", "iopath", "omegaconf",
-    "tensorboard", "tqdm", "termcolor", "cloudpickle")}  # fmt: skip
+} | {name: name for name in ("matplotlib", "tabulate", "jinja2", "psutil", "scipy", "yacs",
+    "iopath", "omegaconf", "tensorboard", "tqdm", "termcolor", "cloudpickle")}  # fmt: skip
 # What detectron2's sources name and later libraries have dropped: (name, its module, what helps).
 DROPPED = (
     (r"\bnp\.(bool|int|float|str|object|long)\b", "numpy", f'{INSTALL} "numpy<1.24"'),

@@ -10,8 +10,8 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
@@ -19,9 +19,6 @@ from torch import nn
 from lambda_det.configs import changed_keys
 from lambda_det.data.loaders import TrainingLoader
 from lambda_det.engine.launch import bare
-
-if TYPE_CHECKING:
-    from lambda_det.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +41,7 @@ _RUNNING_MEAN = "loss_normalizer"
 State = dict[str, object]
 
 
-def run_state(trainer: Trainer) -> State:
+def run_state(trainer: TrainerBase) -> State:
     """What :func:`restore_run_state` takes: plain types."""
     loader = trainer.data_loader
     is_ours = isinstance(loader, TrainingLoader)
@@ -59,7 +56,7 @@ def run_state(trainer: Trainer) -> State:
     }
 
 
-def restore_run_state(trainer: Trainer, state: State | None) -> None:
+def restore_run_state(trainer: TrainerBase, state: State | None) -> None:
     """Let the data of ``trainer`` go on behind ``trainer.iter``, and say what is another run's.
 
     Args:

@@ -9,10 +9,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import TrainerBase
 from detectron2.evaluation import inference_on_dataset
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
@@ -28,9 +28,6 @@ from lambda_det.errors import InputError
 from lambda_det.layers.precision import autocast_to
 from lambda_det.randomness import seeded
 
-if TYPE_CHECKING:
-    from lambda_det.engine.trainer import Trainer
-
 logger = logging.getLogger(__name__)
 
 FOLDER = ".sanity_pass"
@@ -39,7 +36,7 @@ FOLDER = ".sanity_pass"
 CHECKPOINTS = 2  # that the disk must have room for: one is written beside the one before
 
 
-def sanity_pass(trainer: Trainer) -> None:
+def sanity_pass(trainer: TrainerBase) -> None:
     """Write a checkpoint, learn from a batch without an update, and evaluate a few images of every
     test set: ``TEST.SANITY_IMAGES``, without which nothing is done.
 
@@ -84,7 +81,7 @@ def largest_mapper(cfg: CfgNode) -> Mapper:
     return LambdaDatasetMapper(cfg, True)
 
 
-def _check_disk(trainer: Trainer, folder: str) -> None:
+def _check_disk(trainer: TrainerBase, folder: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -105,7 +102,7 @@ def _check_disk(trainer: Trainer, folder: str) -> None:
         )
 
 
-def _learn(trainer: Trainer, device: torch.device) -> None:
+def _learn(trainer: TrainerBase, device: torch.device) -> None:
     if not isinstance(trainer.data_loader, TrainingLoader):
         return  # its order might not come back
     cfg = trainer.cfg
@@ -117,7 +114,7 @@ def _learn(trainer: Trainer, device: torch.device) -> None:
         sum(losses.values()).backward()
 
 
-def _evaluate(trainer: Trainer, name: str, images: int, folder: str) -> None:
+def _evaluate(trainer: TrainerBase, name: str, images: int, folder: str) -> None:
     cfg = trainer.cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = folder

@@ -75,7 +75,7 @@ def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: s
             backend = "conv"
     implementation = BACKENDS[backend]
     if implementation is None:
-        raise NotImplementedError(f"backend {backend!r} of position_lambda is not there")
+        raise NotImplementedError(f"backend {backend!r} needs PyTorch 2.4 or later")
     with without_autocast(query):
         output = implementation(query, value, embedding)
     return output.to(at_least_float32(common_dtype(query, value)))

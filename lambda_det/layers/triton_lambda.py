@@ -20,7 +20,8 @@ import os
 import torch
 from torch import Tensor
 
-from lambda_det.layers.precision import common_dtype, without_autocast
+from lambda_det.layers.lambda_first import conv
+from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
 from lambda_det.layers.triton_plan import Plan, make_plan
 
 INSTALLED = importlib.util.find_spec("triton") is not None
@@ -144,13 +145,13 @@ def _first_derivative(ctx, output_gradient):
 
 def _second_derivative(ctx, *directions):
     """Through the back end ``"conv"``, which PyTorch differentiates by itself."""
-    from lambda_det.layers.position_lambda import position_sums
-
     with torch.enable_grad():
         query, value, embedding, output_gradient = (
             tensor.detach().requires_grad_() for tensor in ctx.saved_tensors
         )
-        output = position_sums(query, value, embedding, backend="conv").permute(0, 3, 4, 1, 2)
+        with without_autocast(query):
+            output = conv(query, value, embedding)
+        output = output.to(at_least_float32(common_dtype(query, value))).permute(0, 3, 4, 1, 2)
         gradients = torch.autograd.grad(
             output, (query, value, embedding), output_gradient, create_graph=True
         )

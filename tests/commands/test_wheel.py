@@ -36,7 +36,7 @@ def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     (copy / "tests" / "__init__.py").touch()  # not to be taken for a package of ours
     (copy / "tests" / "test_it.py").touch()  # setuptools puts such into an sdist by itself
     done = subprocess.run(
-        [sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", BUILD], cwd=copy, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return {path.suffix: path for path in (copy / "dist").iterdir()}
@@ -52,7 +52,7 @@ def site(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def run_python(
-    site: Path, project: Path, folder: Path, *words: str, stdin: str = "", timeout: float = 120
+    site: Path, project: Path, folder: Path, *words: str, stdin: str = "", timeout: float = 600
 ) -> subprocess.CompletedProcess:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in paths if path and Path(path).resolve() != project]

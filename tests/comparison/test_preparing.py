@@ -115,7 +115,7 @@ def test_a_signal_ends_the_command_and_what_it_started(prepared, output, monkeyp
     """As the command compare does it: the handler leaves."""
     monkeypatch.setattr("lambda_det.comparison.preparing._GRACE", 0.3)
     deaf = "" if patient else "trap '' INT TERM; "
-    inner = f"{deaf}echo $$ > {output}/pid; sleep 60; true"
+    inner = f"{deaf}echo $$ > {output}/pid; sleep 600; true"
     here = threading.get_ident()
 
     def leave() -> None:

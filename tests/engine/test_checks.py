@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from lambda_det.engine.checks import (
     check_settings,
     check_solver,
 )
-from lambda_det.engine.setup import check_values
+from lambda_det.engine.setup import check_device, check_values
 from lambda_det.errors import InputError
 
 LSJ = "configs/COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj.yaml"
@@ -141,6 +142,33 @@ def test_pixels_of_0_to_1(log):
 def test_deviations_that_divide_by_nothing(std):
     with pytest.raises(InputError, match=r"MODEL\.PIXEL_STD=.*above 0"):
         check_values(load_config("", ["MODEL.PIXEL_STD", std]))
+
+
+# ---- values ----
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DATALOADER.SAMPLER_TRAIN", "Random"),
+        ("INPUT.MASK_FORMAT", "rle"),
+        ("MODEL.LOAD_PROPOSALS", "True"),
+        ("MODEL.META_ARCHITECTURE", "Yolo"),
+        ("MODEL.PIXEL_MEAN", "[1.0, 2.0]"),
+        ("MODEL.ROI_HEADS.NAME", "Head"),
+        ("SOLVER.IMS_PER_BATCH", "0"),
+        ("SOLVER.LR_SCHEDULER_NAME", "Cosine"),
+        ("SOLVER.MAX_ITER", "-5"),
+    ],
+)
+def test_a_value_that_detectron2_would_stop_at(key: str, value: str):
+    with pytest.raises(InputError, match=f"^{key}=.*{re.escape(value)}.*: expected "):
+        check_values(load_config("", [key, value]))
+
+
+def test_a_device_that_pytorch_does_not_know():
+    with pytest.raises(InputError, match=r"^MODEL\.DEVICE='gpu': PyTorch has no such device"):
+        check_device(load_config("", ["MODEL.DEVICE", "gpu"]))
 
 
 # ---- norms ----

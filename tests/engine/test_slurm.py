@@ -45,7 +45,7 @@ def write(facts):
 
 def on_this_machine(job: TrainingJob, folder: Path, cluster: str):
     return submit(
-        job, str(folder), cluster=cluster, nodes=1, processes=1, gpus=0, minutes=2, name="x",
+        job, str(folder), cluster=cluster, nodes=1, processes=1, gpus=0, minutes=60, name="x",
         requeues=2, partition=None,
     )  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_a_preempted_job_saves_and_goes_on(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     main = importlib.import_module("waiting_train_net").main
     job = on_this_machine(TrainingJob(main, ["A", "1"]), tmp_path / "job", "local")
-    starts, end = tmp_path / "starts", time.monotonic() + 240
+    starts, end = tmp_path / "starts", time.monotonic() + 600
     while not (starts.exists() and starts.read_text().endswith("\n")):
         assert time.monotonic() < end, job.stderr()
         time.sleep(0.05)

@@ -34,5 +34,5 @@ def train_net(project: Path, *arguments: object) -> subprocess.CompletedProcess:
         cwd=project,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )

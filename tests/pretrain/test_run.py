@@ -92,7 +92,7 @@ def test_two_processes_of_torchrun(project, image_folder, work):
     # Both batches of a process are pairs, which mixup needs.
     keys = ("PRETRAIN.BATCH_SIZE", 4, "PRETRAIN.EPOCHS", 1, "PRETRAIN.EVAL_PERIOD", 1)
     process = start_tool(project, image_folder, work / "run", *keys, launcher=launcher)
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     printed = dict(re.findall(r"(ema_\w+) ([\d.]+)", output.splitlines()[-1]))
     lines = (work / "run" / "metrics.json").read_text().splitlines()

@@ -69,7 +69,7 @@ def run_python(project: Path, *arguments: object, **environment: object):
     return subprocess.run(
         [sys.executable, "-W", "ignore", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path, **more},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Rows of finished runs and the table of their AP."""
+"""Rows of finished runs, and their controls in words."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import pytest
 from lambda_det import get_cfg
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
-from lambda_det.records import make_record
 from studies.record_run import controls_text, row_of_run
-from studies.tables import ap_table
 
 
 @pytest.fixture
@@ -40,13 +38,6 @@ def test_row_names_units_and_keeps_undefined_numbers_undefined(finished_run):
     assert not any(name.startswith("mask") for name in row)
 
 
-def test_table_of_ap(finished_run):
-    record = make_record("python x.py", [row_of_run(str(finished_run))], seeds=[7])
-    table = ap_table(record)
-    assert "| lambda-101 | box | 61.2 | 50.0 | 50.0 | 50.0 | 50.0 | – |" in table
-    assert "`python x.py`" in table
-
-
 def test_missing_run_is_named(tmp_path):
     with pytest.raises(InputError, match=r"config\.yaml"):
         row_of_run(str(tmp_path))
@@ -68,9 +59,6 @@ def test_controls_stand_beside_ap(finished_run, tmp_path):
     (without / "config.yaml").write_text(cfg.dump())
     row = row_of_run(str(finished_run), without=str(without))
     assert (row["box_ap_zeroed"], row["box_ap_trained_without"]) == (3.12, 58.5)
-    table = ap_table(make_record("python x.py", [row], seeds=[7]))
-    assert "| backbone | task | AP | AP, zeroed | AP, trained without | AP50 |" in table
-    assert "| lambda-101 | box | 61.2 | 3.1 | 58.5 | 50.0 | 50.0 | 50.0 | 50.0 | – |" in table
 
 
 @pytest.mark.parametrize(
@@ -85,15 +73,13 @@ def test_control_of_another_run_is_refused(finished_run, tmp_path, changes):
         row_of_run(str(finished_run), without=str(tmp_path / "without"))
 
 
-def test_last_norms_stand_below_the_table(finished_run):
+def test_last_norms_are_those_of_the_end(finished_run):
     with (finished_run / "metrics.json").open("a") as file:
         for value in (0.5, 0.98765):
             file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")
         file.write(json.dumps({"iteration": 22, "bbox/AP": 1}) + "\n")
     row = row_of_run(str(finished_run))
     assert row["last_norm"] == {"res2": 0.9877}
-    table = ap_table(make_record("python x.py", [row], seeds=[7]))
-    assert "\n\nMean |last norm| of the residual branches: lambda-101 res2 0.988.\n\n" in table
 
 
 def test_older_zeroed_evaluation_is_refused(finished_run):

@@ -7,7 +7,7 @@ import pytest
 from lambda_det.errors import InputError
 from lambda_det.io import write_json
 from lambda_det.records import make_record, provenance
-from studies.tables import figures_table, rows_table, update_tables
+from studies.tables import rows_table, update_tables
 
 
 def test_tables_are_made_between_their_markers(tmp_path) -> None:
@@ -31,13 +31,6 @@ def test_findings_are_counted_in_a_table() -> None:
     rows = [{"findings": []}, {"findings": [{"case": 3}, {"case": 4}]}]
     lines = rows_table(make_record("python x.py", rows)).splitlines()
     assert lines[2:4] == ["| 0 |", "| 2 |"]
-
-
-def test_many_figures_stand_below_each_other() -> None:
-    rows = [{"a_b": 1, "c": "x|y"}, {"c": 2.5}]
-    lines = figures_table(make_record("python x.py", rows)).splitlines()
-    assert lines[:4] == ["|  |  |  |", "|---|---|---|", "| a b | 1 | – |", r"| c | x\|y | 2.5 |"]
-    assert lines[5].startswith("`python x.py` (")
 
 
 def test_missing_record_or_view_is_named(tmp_path) -> None:

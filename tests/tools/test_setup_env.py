@@ -46,7 +46,7 @@ def run(checkout: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
 
 
@@ -163,7 +163,10 @@ def test_an_environment_that_is_none(checkout, tmp_path, kind):
 def fake_modules(folder: Path, *broken: str) -> Path:
     """A folder for PYTHONPATH with an empty module for everything asked for, some of it broken."""
     folder.mkdir()
-    names = "torch torchvision detectron2 numpy cv2 fvcore pycocotools shapely tabulate yaml"
+    names = (
+        "torch torchvision detectron2 numpy cv2 fvcore jinja2 matplotlib psutil pycocotools scipy "
+        "shapely tabulate yaml"
+    )
     for name in names.split():
         text = f"raise ImportError('no {name} today')\n" if name in broken else ""
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
@@ -195,7 +198,7 @@ def test_an_environment_is_used_as_it_is(checkout, tmp_path):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert result.returncode == 0, result.stderr
     root = str(checkout.resolve())

@@ -35,9 +35,7 @@ def test_quick_run_writes_a_record_and_a_picture(tool, tmp_path, capsys) -> None
         if row["kind"] == "position":
             assert row["error"] < 1e-5 and row["gradient_error"] < 1e-5
     output = capsys.readouterr().out
-    assert "res4: 1 × 256 × 4 × 6, float32, cpu" in output
-    assert all(form in output for form in rows)
-    assert "| banded" in layers_table(record) and "benchmark.py" in layers_table(record)
+    assert all(form in output and form in layers_table(record) for form in rows)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +77,7 @@ def test_a_gpu_by_number_is_the_current_one(tool, monkeypatch, capsys) -> None:
     assert "--device cuda:2: PyTorch finds 2 GPUs" in capsys.readouterr().err
 
 
-def test_backbones_writes_a_record(tool, tmp_path, capsys) -> None:
+def test_backbones_writes_a_record(tool, tmp_path) -> None:
     record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
     arguments = ["--quick", "--depth", 26, "--models", "lambda", "lambda-conv2d"]
     files = ["--output", record_file, "--plot", picture]
@@ -94,8 +92,7 @@ def test_backbones_writes_a_record(tool, tmp_path, capsys) -> None:
             assert 0 < row[f"{step}_q1_ms"] <= row[f"{step}_ms"] <= row[f"{step}_q3_ms"]
             assert row[f"{step}_runs"] >= 1 and row[f"{step}_peak_mib"] is None
         assert row["saved_mib"] > 0 and row["threads"] == torch.get_num_threads()
-    assert "channels last" in capsys.readouterr().out
-    assert "| λ-26 " in backbones_table(record)
+    assert all(row["label"] in backbones_table(record) for row in record["rows"])
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,17 @@ from studies.fuzz.fuzz import fuzz, minimised, steps_of, totals
 from studies.fuzz.mutations import changed, random_steps
 from studies.fuzz.targets import TARGETS, Target, plain_runs
 
+HANG_S = 600
+"""Only what hangs takes so long, on however busy a machine."""
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzzing, "PATIENCE_S", HANG_S)
+
 
 def test_nothing_is_found_in_some_hundred_cases() -> None:
-    rows = fuzz(60, seed=3, cases=240)
+    rows = fuzz(HANG_S, seed=3, cases=240)
     found = totals(rows)
     assert found["findings"] == 0, rows
     assert found["cases"] == 240 == found["accepted"] + found["refused"]
@@ -61,7 +69,7 @@ def test_an_error_is_found_and_cut_down(monkeypatch, spoil, error: str) -> None:
     monkeypatch.setattr(fuzzing, "TARGETS", {"one": target})
     steps = [("put", ("b",), 7), ("put", ("a",), 5), ("drop", ("c",), None)]
     monkeypatch.setattr(fuzzing, "random_steps", lambda *_: list(steps))
-    (row,) = fuzz(30, seed=0, cases=2)
+    (row,) = fuzz(HANG_S, seed=0, cases=2)
     (finding,) = row["findings"]
     assert error in finding["error"]
     assert finding["steps"] == [["put", ["a"], "5"]]
@@ -78,4 +86,4 @@ def test_a_broken_check_would_be_found(monkeypatch) -> None:
     """The fuzzing finds the fault if the check of RLE codes is removed."""
     monkeypatch.setattr(targets, "first_broken", lambda codes: None)
     monkeypatch.setattr(fuzzing, "TARGETS", {"rle": TARGETS["rle"]})
-    assert totals(fuzz(60, seed=0, cases=400))["findings"] > 0
+    assert totals(fuzz(HANG_S, seed=0, cases=400))["findings"] > 0

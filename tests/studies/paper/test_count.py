@@ -22,7 +22,7 @@ def test_published_tables() -> None:
     assert sum(row.model is not None for table in tables.values() for row in table.rows) > 40
 
 
-def test_tables_are_as_committed(project: Path, tmp_path, capsys) -> None:
+def test_tables_are_those_that_are_committed(project: Path, tmp_path, capsys) -> None:
     assert main(["tables", "--output", str(tmp_path / "t.json")]) == 0
     output = capsys.readouterr().out
     assert "│ CCLL" in output and "misprint" in output and "19.4" in output
