@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.logger import setup_logger
-from torch import Tensor
 
 COCO_TINY_VARIABLE = "LAMBDA_DET_COCO_TINY"
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,55 +48,6 @@ def _process_as_it_was() -> Iterator[None]:
     yield
     os.chdir(folder)
     torch.set_num_threads(THREADS)
-
-
-@pytest.fixture(scope="session")
-def _pools() -> tuple[Tensor, Tensor]:
-    """A million normal and a million uniform numbers."""
-    generator = torch.Generator().manual_seed(0)
-    return tuple(draw(1_000_003, generator=generator) for draw in (torch.randn, torch.rand))
-
-
-@pytest.fixture(scope="module")
-def quick_weights(_pools: tuple[Tensor, Tensor]) -> Iterator[None]:
-    """Large weights repeat numbers that were drawn once, from a random place on.
-
-    Drawing 25 million takes longer than what most tests of a network look at. The distributions
-    are the same; in another process the numbers are others.
-    """
-    normal, uniform = _pools
-    draw_normal, draw_uniform = Tensor.normal_, Tensor.uniform_
-
-    def is_large(tensor: Tensor) -> bool:
-        plain = tensor.device.type == "cpu" and tensor.is_contiguous()
-        return plain and tensor.dtype == torch.float32 and tensor.numel() > 10_000
-
-    def fill(tensor: Tensor, pool: Tensor, shift: float, scale: float) -> Tensor:
-        flat, start = tensor.view(-1), int(torch.randint(len(pool), ()))
-        while len(flat):
-            part = pool[start : start + len(flat)]
-            torch.mul(part, scale, out=flat[: len(part)])
-            flat, start = flat[len(part) :], 0
-        return tensor.add_(shift) if shift else tensor
-
-    def normal_(tensor: Tensor, mean: float = 0, std: float = 1, *, generator=None) -> Tensor:
-        if tensor.is_meta:
-            return tensor
-        if generator is not None or not is_large(tensor):
-            return draw_normal(tensor, mean, std, generator=generator)
-        return fill(tensor, normal, mean, std)
-
-    def uniform_(tensor: Tensor, low: float = 0, high: float = 1, *, generator=None) -> Tensor:
-        if tensor.is_meta:
-            return tensor
-        if generator is not None or not is_large(tensor):
-            return draw_uniform(tensor, low, high, generator=generator)
-        return fill(tensor, uniform, low, high - low)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Tensor, "normal_", normal_)
-        patch.setattr(Tensor, "uniform_", uniform_)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None
     monkeypatch.setattr(importlib, "import_module", import_module)
 
 
+@pytest.mark.slow
 def test_the_real_environment(project: Path, tmp_path: Path) -> None:
     output = tmp_path / "o.json"
     result = run_doctor(project, tool(project), "--output", str(output))
@@ -77,6 +78,7 @@ def test_the_real_environment(project: Path, tmp_path: Path) -> None:
     assert "PyTorch built with" in data["environment"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["a checkout", "an installed package"])
 def test_without_torch(project: Path, tmp_path: Path, place: str) -> None:
     """It says so, looks at the rest, and neither needs nor imports lambda_det."""
@@ -99,6 +101,7 @@ def test_without_torch(project: Path, tmp_path: Path, place: str) -> None:
     assert "collect_env does not run here" in data["environment"]
 
 
+@pytest.mark.slow
 def test_without_detectron2(project: Path) -> None:
     code = "sys.modules['detectron2'] = sys.modules['lambda_det'] = None; "
     result = run_doctor(project, code + tool(project), "--json")
@@ -110,6 +113,7 @@ def test_without_detectron2(project: Path) -> None:
     assert found["torchvision"]["status"] == OK
 
 
+@pytest.mark.slow
 def test_other_tools_without_torch_are_one_line(project: Path) -> None:
     result = run_doctor(project, f"sys.modules['torch'] = None; {COMMAND}", "train_net", "--help")
     assert result.returncode == 1 and result.stderr.count("\n") == 1

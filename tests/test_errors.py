@@ -41,6 +41,7 @@ def test_a_full_disk_is_a_line(number: int, capsys) -> None:
     assert capsys.readouterr().err == "error: a\\nb.json: cannot be written (no room)\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_a_tool_without_a_word(project) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(project / 'lambda_det')!r})\n"

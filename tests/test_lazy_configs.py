@@ -161,7 +161,6 @@ def batch(masks: bool) -> list[dict]:
         ),
     ],
 )  # fmt: skip
-@pytest.mark.usefixtures("quick_weights")
 def test_both_give_the_same_numbers(name: str, yaml: str, lazily: list[str]) -> None:
     torch.manual_seed(0)
     model = build_model(load_config(config_path(name), yaml.split()))

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import lambda_det
 
 PACKAGE = Path(lambda_det.__file__).resolve().parent
@@ -118,6 +120,7 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
+@pytest.mark.slow
 def test_import_without_detectron2_says_how_to_get_it() -> None:
     result = run_python(BLOCKER.format(blocked="detectron2") + "import lambda_det")
     assert result.returncode == 1
@@ -127,12 +130,14 @@ def test_import_without_detectron2_says_how_to_get_it() -> None:
     assert "https://detectron2.readthedocs.io" in last and "tools/" in last
 
 
+@pytest.mark.slow
 def test_another_missing_package_is_not_blamed_on_detectron2() -> None:
     result = run_python(BLOCKER.format(blocked="torch") + "import lambda_det")
     assert result.returncode == 1
     assert "No module named 'torch" in result.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_import_registers_the_backbones_and_stays_light() -> None:
     code = """
 import sys, lambda_det

@@ -12,6 +12,8 @@ from torch import Tensor
 from lambda_det.backbone import LambdaResNet, attach_image_sizes, build_lambda_resnet
 from lambda_det.layers import LambdaLayer
 
+pytestmark = pytest.mark.slow
+
 # SE in both stages, λ in a strided block.
 SMALL = {"lambda_blocks": {"res3": [1]}, "out_features": ("res2", "res3"), "scope": 5}
 

@@ -171,6 +171,7 @@ def test_hooks_of_a_stage_are_called() -> None:
     assert seen == [1, 1]
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_compiles_into_one_graph_for_all_sizes() -> None:
     backbone = build(**SMALL).float()

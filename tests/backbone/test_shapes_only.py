@@ -11,13 +11,6 @@ from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.shapes_only import shapes_only
 
 
-@pytest.fixture(autouse=True)
-def _really_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quick weights of the other tests would hide what is asked for."""
-    for name in ("normal_", "uniform_"):
-        monkeypatch.setattr(Tensor, name, getattr(torch._C.TensorBase, name))
-
-
 @pytest.mark.parametrize("variant", ["lambda", "se"])
 def test_same_tensors_as_on_the_meta_device_and_on_the_cpu(variant: str) -> None:
     with shapes_only():

@@ -17,8 +17,6 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.addresses import MIRROR_VARIABLE, TimmHandler, TorchvisionHandler
 from lambda_det.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("cheap_weights")
-
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -16,13 +16,11 @@ from lambda_det.checkpoint.translation import read_and_translate
 from lambda_det.checkpoint.writing import write_weights
 from lambda_det.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("cheap_weights")
-
 RESNET = {"depth": 50, "variant": "resnet", "stem": "v1"}
 
 
 @pytest.fixture(scope="module")
-def tensors(cheap_weights) -> dict[str, torch.Tensor]:
+def tensors() -> dict[str, torch.Tensor]:
     state = build_lambda_resnet(**RESNET).state_dict()
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 

@@ -15,8 +15,6 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.coverage import coverage_report, grouped, measure
 from lambda_det.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("cheap_weights")
-
 
 def save(folder: Path, tensors: dict) -> str:
     torch.save({"model": tensors}, folder / "w.pth")

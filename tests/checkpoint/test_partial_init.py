@@ -15,8 +15,6 @@ from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
 from lambda_det.checkpoint.image_format import IMAGENET
 from lambda_det.errors import InputError
 
-pytestmark = pytest.mark.usefixtures("cheap_weights")
-
 BLOCKS = ["res4.5", "res4.11", "res4.17", "res5.0", "res5.1", "res5.2"]  # of λ-101, from 0
 
 
@@ -52,7 +50,7 @@ def of_blocks(names, pattern: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def lambda_101(cheap_weights, tmp_path_factory: pytest.TempPathFactory) -> tuple[Coverage, dict]:
+def lambda_101(tmp_path_factory: pytest.TempPathFactory) -> tuple[Coverage, dict]:
     """Coverage of a λ-101 from resnetrs101, and its state."""
     torch.manual_seed(0)
     file = save(tmp_path_factory.mktemp("rs"), timm_resnetrs101())

@@ -27,8 +27,6 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.conversion import convert
 from lambda_det.checkpoint.translation import read_and_translate
 
-pytestmark = pytest.mark.usefixtures("quick_weights")
-
 
 def test_torchvision(tmp_path: Path) -> None:
     """At depth 50; 101 is the file of MSRA's below."""

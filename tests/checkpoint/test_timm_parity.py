@@ -29,8 +29,6 @@ from lambda_det.layers import LambdaLayer
 
 timm = pytest.importorskip("timm", reason="timm is not installed: its weights cannot be compared")
 
-pytestmark = pytest.mark.usefixtures("quick_weights")
-
 LAMBDA = {"stem": "tiered", "scope": 9, "position_bias": True}
 
 

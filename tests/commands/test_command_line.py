@@ -41,6 +41,7 @@ def test_the_version(capsys) -> None:
     assert capsys.readouterr().out == f"lambda_det {lambda_det.__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_list_needs_neither_torch_nor_the_package(project: Path) -> None:
     code = (
         "import sys, lambda_det_command as c\n"
@@ -83,6 +84,7 @@ def test_help_names_the_command(name: str, capsys) -> None:
     assert text.startswith(f"usage: lambda_det {name} ") and "tools/" not in text
 
 
+@pytest.mark.slow
 def test_a_user_sees_no_warning_of_the_imports(project: Path) -> None:
     """detectron2 scripts two classes, of which PyTorch warns."""
     result = run_python(project, "-m", "lambda_det", "train_net", "--config-file", "no.yaml")

@@ -8,6 +8,8 @@ import torch
 from lambda_det.commands import export_model
 from lambda_det.export import formats
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("MODEL.LAMBDA_RESNET.DEPTH", "26", "MODEL.FPN.OUT_CHANNELS", "16")
 
 

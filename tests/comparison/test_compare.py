@@ -12,6 +12,8 @@ import pytest
 from lambda_det.commands import compare as command
 from lambda_det.data import generate_shapes
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "INPUT.MIN_SIZE_TRAIN": "(64,)", "INPUT.MIN_SIZE_TEST": 64, "INPUT.MAX_SIZE_TEST": 128,
     "SOLVER.IMS_PER_BATCH": 2, "SOLVER.MAX_ITER": 2, "SOLVER.WARMUP_ITERS": 0,

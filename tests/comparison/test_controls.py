@@ -36,6 +36,8 @@ from lambda_det.comparison.suite import Suite, chosen_runs
 from lambda_det.comparison.tables import brief_table
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 IDLE_STAGES = "MODEL.LAMBDA_RESNET.IDLE_STAGES"
 
 

@@ -70,6 +70,7 @@ def test_the_largest_lead_and_lag_are_chosen(content, write_suite, tmp_path):
     assert choose(suite, {"lambda": own}) == {}
 
 
+@pytest.mark.slow
 def test_tiles_are_drawn(content, write_suite, output, fake_command, dataset, truth):
     content["overrides"]["DATASETS.COCO_FOLDER"] = str(dataset)
     content["seeds"] = [4]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from lambda_det.comparison import execute, read_suite
 from lambda_det.comparison.run_files import FAILED, FINISHED
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_that_a_signal_ended_is_not_finished(content, write_suite, output, fake_command):

@@ -16,6 +16,8 @@ from lambda_det.comparison.run_files import FINISHED, NEW, state_of
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def content(content: dict) -> dict:

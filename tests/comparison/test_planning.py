@@ -85,6 +85,7 @@ def test_measured_times_become_hours(content, write_suite, output):
         measure(suite, str(output), suite.runs, 40, command=lambda run: fail)
 
 
+@pytest.mark.slow
 def test_times_of_finished_runs_and_of_a_record(content, write_suite, output, fake_command):
     content["seeds"] = [1, 2]
     suite = read_suite(write_suite(content), str(output))

@@ -15,6 +15,8 @@ from lambda_det.comparison import execute, read_suite
 from lambda_det.comparison.preparing import prepare
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 MAKE = "mkdir -p {output}/data/a && echo x > {output}/data/a/b && echo x > {output}/data/c"
 
 

@@ -18,6 +18,8 @@ from lambda_det.comparison.planning import plan_text
 from lambda_det.comparison.run_files import FAILED, FINISHED, STARTED, failed_facts, state_of
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 # What it is given goes beside the weights; a file "deny" beside the suite's folder makes it fail.
 PRETRAINING = """
 import json, pathlib, sys

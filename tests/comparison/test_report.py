@@ -16,6 +16,8 @@ from lambda_det.comparison.results import result_of
 from lambda_det.comparison.run_files import FINISHED
 from lambda_det.comparison.tables import signed
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "img", "br", "link", "input"}
 
 

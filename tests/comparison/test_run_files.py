@@ -17,6 +17,8 @@ from lambda_det.comparison.run_files import FINISHED, NEW, STARTED, state_of
 from lambda_det.comparison.suite import Run
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def finished(content, write_suite, output, fake_command):

@@ -13,6 +13,8 @@ from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Run
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def test_without_a_checkpoint_nothing_is_resumed(content, write_suite, output, fake_command):
     content |= {"seeds": [1], "resume": True}

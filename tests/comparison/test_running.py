@@ -28,6 +28,8 @@ from lambda_det.comparison.suite import Run, Suite, chosen_runs
 from lambda_det.comparison.tables import brief_table
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 def started(output: Path) -> list[str]:
     return sorted((output / "started.txt").read_text().splitlines())

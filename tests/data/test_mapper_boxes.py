@@ -204,7 +204,6 @@ def test_polygons_of_two_points_are_left_out(one_image, mask_format: str):
         assert instances.gt_boxes.tensor.tolist() == [[30, 20, 60, 50.5]]
 
 
-@pytest.mark.usefixtures("quick_weights")
 @pytest.mark.filterwarnings("ignore")
 def test_a_batch_of_both_kinds_trains(one_image, mapper_of):
     """A model trains on images with polygons, with bitmasks and without objects in one batch."""

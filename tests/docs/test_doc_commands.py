@@ -49,6 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Block], 
         yield run_block
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", RUN, ids=_name)
 def test_block_runs(block: Block, run: Callable[[Block], None]) -> None:
     assert "--record" not in block.text, "would write into the checkout"

@@ -124,7 +124,7 @@ def test_resumes_exactly_and_draws_anew_for_every_part(make_trainer, tmp_path, m
     assert [torch.equal(a, b) for a, b in zip(states[2:6], states[6:], strict=True)] == [True] * 4
 
 
-def test_a_step_in_parts_is_replayed_in_parts(project, tiny_overrides, tmp_path, quick_weights):
+def test_a_step_in_parts_is_replayed_in_parts(project, tiny_overrides, tmp_path):
     """Its losses are drawn (proposals, regions) part by part."""
     config = project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
     words = ["MODEL.MASK_ON", "False", "MODEL.ROI_HEADS.NUM_CLASSES", "4", "SOLVER.ACCUMULATE", "2"]

@@ -126,7 +126,7 @@ def test_one_number_among_many_is_found(value) -> None:
     assert described(list("abcde")).endswith("(a, b, c and 2 more)")
 
 
-def test_replays_the_backward_pass(project, tiny_overrides, tmp_path, quick_weights) -> None:
+def test_replays_the_backward_pass(project, tiny_overrides, tmp_path) -> None:
     """Of tiny numbers, which later layers make large, the gradient is too large."""
     config = project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
     cfg = load_config(str(config), [*tiny_overrides, "MODEL.ROI_HEADS.NUM_CLASSES", "4"])

@@ -94,6 +94,7 @@ def in_two_processes(folder: str) -> None:
     torch.save(found, f"{folder}/{rank}.pth")
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_has_no_objects(tmp_path: Path) -> None:
     launch(in_two_processes, 2, device="cpu", args=(str(tmp_path),))
     one, two = (torch.load(tmp_path / f"{rank}.pth", weights_only=False) for rank in (0, 1))

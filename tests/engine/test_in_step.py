@@ -107,6 +107,7 @@ def imported_once(monkeypatch) -> Iterator[None]:
     forkserver.set_forkserver_preload([])
 
 
+@pytest.mark.slow
 def test_left_out_by_all(tmp_path, imported_once) -> None:
     """Proposals of one process and a gradient of one process that are not finite."""
     launch(left_out, 2, device="cpu", args=(str(tmp_path),))

@@ -65,6 +65,7 @@ def _train(ready) -> None:
     os._exit(0 if interruption.signum == signal.SIGTERM else 9)
 
 
+@pytest.mark.slow
 def test_the_process_that_waits_hands_signals_on():
     context = multiprocessing.get_context("fork")
     ready = context.Event()
@@ -77,6 +78,7 @@ def test_the_process_that_waits_hands_signals_on():
     assert stop.value.code == 130 and process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_workers_let_the_iteration_finish(monkeypatch):
     """Ctrl-C and SIGTERM of a whole group reach them; killed, they would stop the training."""
     # On a busy machine five batches may take longer than a worker goes on for.
@@ -106,6 +108,7 @@ def _work(ready, grace: float) -> None:
     time.sleep(2 * HANG_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sender", ["training", "scheduler"])
 def test_workers_do_not_outlive_the_training(sender):
     context = multiprocessing.get_context("fork")

@@ -65,6 +65,7 @@ def half_a_batch(folder: str) -> None:
     torch.save(found, f"{folder}/{rank}.pth")
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_the_whole_batch(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     launch(half_a_batch, 2, device="cpu", args=(str(tmp_path),))
@@ -85,6 +86,7 @@ def one_dies(folder: str) -> None:
     Path(folder, "survived").touch()
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(launch_module, "GRACE_S", 2)
     with pytest.raises(WorkerLostError, match=r"^process 1 was killed \(SIGKILL\).*--resume"):
@@ -121,6 +123,7 @@ def one_loss_is_not_finite() -> None:
         step.run_step()
 
 
+@pytest.mark.slow
 def test_an_error_of_one_process_is_the_error_of_all() -> None:
     with pytest.raises(ProcessRaisedException) as caught:
         launch(one_is_wrong, 2, device="cpu")
@@ -128,6 +131,7 @@ def test_an_error_of_one_process_is_the_error_of_all() -> None:
     assert one_line(caught.value) == "KEY=1: expected 2"
 
 
+@pytest.mark.slow
 def test_a_loss_of_one_process_is_told_when_the_step_is_written(monkeypatch, capsys) -> None:
     with pytest.raises(ProcessRaisedException) as caught:
         launch(one_loss_is_not_finite, 2, device="cpu")

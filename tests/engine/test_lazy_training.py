@@ -81,6 +81,7 @@ def weights(path: Path) -> dict:
     return torch.load(path, weights_only=True)["model"]
 
 
+@pytest.mark.slow
 def test_a_lazy_training_resumes_exactly_and_evaluates(
     output: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -17,7 +17,7 @@ from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
 from lambda_det.errors import InputError
 
 ITERATIONS = 4
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:This DataLoader will create")]
 RETINANET = (
     "MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.MASK_ON", "False",
     "MODEL.BACKBONE.NAME", "build_retinanet_resnet_fpn_backbone",

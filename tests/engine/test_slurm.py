@@ -50,6 +50,7 @@ def on_this_machine(job: TrainingJob, folder: Path, cluster: str):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_preempted_job_saves_and_goes_on(tmp_path, monkeypatch) -> None:
     """A real task, started by submitit on this machine and told to make room."""
     (tmp_path / "waiting_train_net.py").write_text(TRAIN_NET)
@@ -104,6 +105,7 @@ def test_a_task_of_slurm_ends_with_the_status() -> None:
         os.environ.update(saved)
 
 
+@pytest.mark.slow
 def test_what_is_queued(project, tmp_path, monkeypatch, capsys) -> None:
     """sbatch and srun are stand-ins; the file that sbatch gets is submitit's own."""
     programs = tmp_path / "bin"

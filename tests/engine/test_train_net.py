@@ -14,6 +14,8 @@ from tool_runs import CONFIG, run_command, train_net
 from lambda_det.commands import train_net as train_net_module
 from lambda_det.evaluation import evaluate_files
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(project, shapes_folder, tiny_overrides, tmp_path_factory) -> Path:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from tool_runs import CONFIG, run_command, train_net
+
+pytestmark = pytest.mark.slow
 
 
 def test_two_processes_on_a_cpu_evaluate_the_network_that_they_save(

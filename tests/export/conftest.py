@@ -20,11 +20,6 @@ CHANGES = (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _quick_weights(quick_weights: None) -> None:
-    """For every network here."""
-
-
 @pytest.fixture(scope="session")
 def small_config(project: Path) -> Path:
     return project / "configs" / "quick" / "mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"

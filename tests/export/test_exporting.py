@@ -35,6 +35,7 @@ def small_fpn() -> nn.Module:
     return FPN(bottom_up, ("res2", "res3"), 16).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["torchscript", "onnx"])  # ONNX is made by torch.export
 def test_backbone_with_fpn(small_fpn, tmp_path, format: str) -> None:
     need_packages(format)
@@ -49,6 +50,7 @@ def test_backbone_with_fpn(small_fpn, tmp_path, format: str) -> None:
     assert found[1].shapes == {"p2": (1, 16, 24, 40), "p3": (1, 16, 12, 20)}
 
 
+@pytest.mark.slow
 def test_config(small_cfg, tmp_path) -> None:
     path = tmp_path / "model"
     result = export_config(small_cfg, str(path), format="torchscript", size=(64, 96))
@@ -74,6 +76,7 @@ def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["torchscript", "onnx"])
 def test_detector_also_with_padding(detector, tmp_path, format: str) -> None:
     """At sizes that are padded to a multiple of 32, which masks hide, and on nothing to find."""
@@ -91,6 +94,7 @@ def test_detector_also_with_padding(detector, tmp_path, format: str) -> None:
     assert largest_difference(lambda _: other, exported, images[1:2])[0].largest > 1e-3
 
 
+@pytest.mark.slow
 def test_without_detections_a_lower_threshold_is_compared_first(
     small_cfg, tmp_path, monkeypatch
 ) -> None:
@@ -116,6 +120,7 @@ def test_without_detections_a_lower_threshold_is_compared_first(
     assert path.read_text() == "2"  # what has the threshold of the config
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_not_written(small_cfg, tmp_path, monkeypatch) -> None:
     path = tmp_path / "model.ts"
     path.write_text("before")
@@ -130,6 +135,7 @@ def test_a_file_that_differs_is_not_written(small_cfg, tmp_path, monkeypatch) ->
     assert path.read_text() == "before" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_global_scope_stays_inside_of_its_largest_size(tmp_path) -> None:
     backbone = build_lambda_resnet(
         26, "resnet", out_features=("res2",), lambda_blocks={"res2": [1]}, scope="global",
@@ -201,6 +207,7 @@ def test_what_is_refused(small_cfg, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_other_meta_architectures(detector) -> None:
     with pytest.raises(InputError, match="'Linear' cannot be exported as a whole"):
         detector_form(nn.Linear(1, 1), torch.zeros(3, 8, 8))
@@ -218,6 +225,7 @@ def test_the_config_of_another_meta_architecture(small_cfg, tmp_path, name: str)
         export_config(cfg, str(tmp_path / "m"), format="torchscript", what="detector")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_traced_is_one_line(small_cfg, tmp_path, monkeypatch) -> None:
     def fail(*_arguments: object) -> None:
         raise RuntimeError("\nattribute lookup\nis not defined")
@@ -227,6 +235,7 @@ def test_what_cannot_be_traced_is_one_line(small_cfg, tmp_path, monkeypatch) -> 
         export_config(small_cfg, str(tmp_path / "m"), format="torchscript")
 
 
+@pytest.mark.slow
 def test_the_larger_size_is_recorded(small_cfg, tmp_path, monkeypatch) -> None:
     recorded = []
     original = formats.write

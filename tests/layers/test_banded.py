@@ -143,12 +143,14 @@ def test_meta_device() -> None:
     assert value.grad.shape == value.shape
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_operator_is_well_formed() -> None:
     inputs = [t.requires_grad_() for t in tensors(1, 2, 2, 3, 2, 4, 15, 5, 5)]
     torch.library.opcheck(torch.ops.lambda_det.position_lambda_banded.default, tuple(inputs))
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph() -> None:
     torch.manual_seed(0)
     layer = LambdaLayer(8, query_depth=3, scope=5, backend="banded")

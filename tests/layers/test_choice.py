@@ -86,6 +86,7 @@ def test_auto_is_one_of_the_back_ends() -> None:
         assert torch.equal(position_lambda(*inputs, backend="auto"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_graph_that_leaves_python_has_operators_of_pytorch_only() -> None:
     layer = LambdaLayer(16, query_depth=4, scope=5).eval()
@@ -96,6 +97,7 @@ def test_a_graph_that_leaves_python_has_operators_of_pytorch_only() -> None:
         assert "conv" in graph and "position_lambda_banded" not in graph
 
 
+@pytest.mark.slow
 def test_compiles_to_one_graph_for_all_sizes() -> None:
     torch.manual_seed(0)
     graphs = []

@@ -112,6 +112,7 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
     assert torch.autograd.grad(output.sum(), value)[0].shape == value.shape
 
 
+@pytest.mark.slow
 def test_halves_compile_to_one_graph() -> None:
     torch.manual_seed(0)
     layer = LambdaLayer(8, query_depth=3, scope=5, norm="GN", backend="banded")

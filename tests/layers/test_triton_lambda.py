@@ -29,11 +29,13 @@ def run_cases(interpret: str) -> None:
     assert " passed" in run.stdout
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_in_the_interpreter() -> None:
     run_cases("1")
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_kernels_on_the_gpu() -> None:
@@ -62,6 +64,7 @@ def test_falls_back_to_conv_with_one_log_line(caplog: pytest.LogCaptureFixture) 
     assert len(lines) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(triton_lambda.INTERPRETED, reason="the interpreter runs on the CPU")
 def test_fallback_compiles_into_one_graph() -> None:
     args = inputs()

@@ -21,12 +21,9 @@ def shapes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def detector_words(
-    project: Path,
-    shapes_folder: Path,
-    quick_weights: None,
-    tmp_path_factory: pytest.TempPathFactory,
+    project: Path, shapes_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> list[str]:
     """Of a detector with random weights whose scores differ from each other."""
     words = [*TINY, "DATASETS.COCO_FOLDER", str(shapes_folder)]

@@ -58,6 +58,7 @@ def assert_equal_files(one: Path, other: Path) -> None:
         assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_ends_with_the_same_numbers(
     project, image_folder, finished, run_tiny, work
 ):

@@ -86,6 +86,7 @@ def evaluate_alone(project: Path, folder: Path, data: Path) -> dict[str, float]:
     return evaluate(model, loader, lambda: torch.autocast("cpu", enabled=False))
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun(project, image_folder, work):
     """They share every batch, judge every validation image once and write one set of weights."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -85,6 +85,7 @@ def train_net(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return Path(os.environ[TRAIN_NET_VARIABLE])
 
 
+@pytest.mark.slow
 def test_plain_train_net_runs_a_shipped_config(
     project: Path, stock_folder: Path, train_net: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_plain_train_net_runs_a_shipped_config(
     assert "LAMBDA_RESNET" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_lambda_det_may_be_imported_first(project: Path) -> None:
     # It imports detectron2, which calls the hook while lambda_det is half imported.
     code = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 import yaml
 from stock_helpers import stock_configs
 
@@ -18,7 +17,6 @@ def blocks(project, kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.usefixtures("quick_weights")
 def test_the_two_lines_of_a_project(project, monkeypatch) -> None:
     monkeypatch.chdir(project)
     (code,) = blocks(project, "python")

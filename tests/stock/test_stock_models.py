@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lambda_det.layers import LambdaLayer
 
-pytestmark = [pytest.mark.usefixtures("quick_weights"), pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 RETINANET = (
     "MODEL.BACKBONE.NAME", "build_retinanet_lambda_resnet_fpn_backbone",
     "MODEL.ANCHOR_GENERATOR.SIZES", "[[16],[32],[64],[96],[128]]",

@@ -18,10 +18,8 @@ from lambda_det.data import configure_datasets
 from lambda_det.engine import Trainer
 from lambda_det.layers import LambdaLayer
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_weights"),
-    pytest.mark.filterwarnings("ignore"),  # what the versions of detectron2 say of PyTorch's calls
-]
+# The versions of detectron2 warn of PyTorch's calls.
+pytestmark = pytest.mark.filterwarnings("ignore")
 MASK_RCNN = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"
 
 

@@ -22,6 +22,7 @@ def test_a_forwarder_has_the_main_of_its_study_or_command(path: Path) -> None:
     assert room.startswith(("studies", "lambda_det.commands")) and name == path.stem
 
 
+@pytest.mark.slow
 def test_a_forwarder_runs_from_another_folder(project: Path, tmp_path: Path) -> None:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [path for path in paths if path and Path(path).resolve() != project]

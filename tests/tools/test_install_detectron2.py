@@ -172,6 +172,7 @@ def test_of_the_sdist_the_projects_become_modules(script, tmp_path):
     assert (tree / "detectron2/_C.py").read_text() == script.STUB
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"something else", None])
 def test_command_line_gives_one_line(project, tmp_path, content):
     archive = tmp_path / "archive.tar.gz"

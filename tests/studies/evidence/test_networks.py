@@ -20,8 +20,6 @@ from studies.evidence.networks import (
     windows,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_weights")
-
 USUAL = ["res4.1", "res5.0", "res5.1"]
 WITHOUT = ("resnet", "se", "resnet_50")
 

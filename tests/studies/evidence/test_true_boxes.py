@@ -134,7 +134,7 @@ def test_images_are_as_the_detector_has_them(project):
 
 
 def test_a_detector_starts_from_the_weights_with_new_heads_alone(
-    project, folder, make_cfg, quick_weights, tmp_path
+    project, folder, make_cfg, tmp_path
 ):
     path = tmp_path / "new" / "w.pth"
     words = [*SMALL, "DATASETS.COCO_FOLDER", str(folder)]
@@ -157,7 +157,7 @@ def test_a_detector_starts_from_the_weights_with_new_heads_alone(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_idle_stages_stay_closed(make_cfg, quick_weights):
+def test_idle_stages_stay_closed(make_cfg):
     cfg = make_cfg("MODEL.LAMBDA_RESNET.IDLE_STAGES", "['res4', 'res5']")
     weights = pretrain(cfg, 2, 2)
     model = build_model(cfg)
@@ -181,7 +181,7 @@ def test_idle_stages_stay_closed(make_cfg, quick_weights):
         (["DATASETS.COCO_FOLDER", "/nowhere"], "error: DATASETS.COCO_FOLDER /nowhere is not a"),
     ],
 )
-def test_a_bad_value_is_one_line(words, line, project, folder, quick_weights, tmp_path, capsys):
+def test_a_bad_value_is_one_line(words, line, project, folder, tmp_path, capsys):
     output = tmp_path / "w.pth"
     command = ["--config-file", str(project / CONFIG), "--output", str(output)]
     settings = [*SMALL, "DATASETS.COCO_FOLDER", str(folder)]

@@ -61,7 +61,7 @@ def test_a_part_of_the_plan():
         plan(iterations=0)
 
 
-def test_a_run_is_measured_and_is_the_same_again(quick_weights):
+def test_a_run_is_measured_and_is_the_same_again():
     result = do(TINY)
     assert len(result["curve"]) == 1 and 0 <= result["kind_accuracy_percent"] <= 100
     assert result["kind_accuracy_percent"] % 12.5 == 0, "of 4 scenes of 2 objects"
@@ -103,7 +103,7 @@ def test_networks_with_one_seed_see_the_same_scenes_and_all_runs_the_same_valida
     assert training[0][0][2] == (2, 3, 96, 96)
 
 
-def test_a_run_leaves_one_json_and_is_not_done_again(quick_weights, tmp_path, capsys, monkeypatch):
+def test_a_run_leaves_one_json_and_is_not_done_again(tmp_path, capsys, monkeypatch):
     store = str(tmp_path / "store")
     do_all([TINY], store)
     (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]

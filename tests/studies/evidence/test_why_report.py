@@ -159,6 +159,6 @@ def test_half_radius_is_that_of_a_field_of_gradients(monkeypatch):
     assert half_radius("lambda") == pytest.approx(8 / math.sqrt(2 * math.pi), abs=0.5)
 
 
-def test_half_radius_of_a_network_is_the_same_again(quick_weights):
+def test_half_radius_of_a_network_is_the_same_again():
     first = half_radius("res4_only")
     assert 5 < first < 91 and half_radius("res4_only") == first
