@@ -14,8 +14,8 @@ except ModuleNotFoundError as error:
         raise
     raise ModuleNotFoundError(
         "lambda_det needs detectron2 (v0.5, v0.6 or main): install it as described at "
-        "https://detectron2.readthedocs.io/tutorials/install.html, or run tools/setup_env.sh in a "
-        "checkout of lambda_det, which creates an environment without a compiler",
+        "https://detectron2.readthedocs.io/tutorials/install.html, or run "
+        "lambda_det install_detectron2, which needs no compiler",
         name="detectron2",
     ) from None
 

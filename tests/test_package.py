@@ -127,7 +127,7 @@ def test_import_without_detectron2_says_how_to_get_it() -> None:
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith(("ModuleNotFoundError: ", "ImportError: "))
     assert "lambda_det needs detectron2" in last
-    assert "https://detectron2.readthedocs.io" in last and "tools/" in last
+    assert "https://detectron2.readthedocs.io" in last and "install_detectron2" in last
 
 
 @pytest.mark.slow

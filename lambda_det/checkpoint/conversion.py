@@ -15,12 +15,13 @@ from lambda_det.checkpoint.architecture import Architecture, config_line, warn_o
 from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
+from lambda_det.checkpoint.name_maps import NAME_MAPS
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
 from lambda_det.checkpoint.writing import check_output, write_weights
 from lambda_det.errors import InputError, first_line_of
 
-SOURCES = ("timm", "dli14", "torchvision", "detectron2", "lambda_det")
+SOURCES = (*dict.fromkeys(each.source for each in NAME_MAPS), "lambda_det")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from lambda_det.records import record_path, results_folder, tool_command
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__name__, __doc__)
-    parser.add_argument("--suite", required=True, metavar="YAML", help="configs/suites/….yaml")
+    parser.add_argument(
+        "--suite", required=True, metavar="YAML", help="path of a suite, or name of a shipped one"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the comparison")
     parser.add_argument(
         "--jobs", type=int, metavar="N",

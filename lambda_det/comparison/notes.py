@@ -70,7 +70,7 @@ def pretrain_note(record: Mapping) -> str:
     if "pretrain" not in record:
         return ""
     command = record["pretrain"].strip().replace("{python}", "python")
-    return f"Each run starts from weights that were made for it: `{command}`."
+    return f"Before its training, each run makes the weights that it starts from: `{command}`, with the run's own config, file of weights and seed in the braces."
 
 
 def gains_line(rows: Sequence[Mapping]) -> str:

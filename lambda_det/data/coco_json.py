@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lambda_det.data.coco_values import check_annotation, check_image
+from lambda_det.data.annotation_checks import check_annotation, check_image
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 
-from lambda_det.data.object_checks import check_objects
 from lambda_det.data.object_statistics import TrainingResize, object_statistics
+from lambda_det.data.training_set_checks import check_objects
 from lambda_det.errors import InputError
 
 _ANCHOR_BASED = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
@@ -20,7 +20,7 @@ def training_images(cfg: CfgNode) -> list[dict]:
 
     Raises:
         InputError: ``DATASETS.TRAIN`` is empty, no image is left after filtering, or a check of
-            :func:`~lambda_det.data.object_checks.check_objects` fails.
+            :func:`~lambda_det.data.training_set_checks.check_objects` fails.
     """
     names = tuple(cfg.DATASETS.TRAIN)
     source = f"DATASETS.TRAIN {names}"
@@ -46,7 +46,7 @@ def training_images(cfg: CfgNode) -> list[dict]:
 
 
 def check_images(cfg: CfgNode, images: Sequence[dict]) -> None:
-    """Run :func:`~lambda_det.data.object_checks.check_objects` with the values of a config.
+    """Run :func:`~lambda_det.data.training_set_checks.check_objects` with the values of a config.
 
     Images without annotations are not checked.
 

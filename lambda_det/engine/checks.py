@@ -1,7 +1,7 @@
 """Settings that train without an error and end in an AP of 0, told before the first iteration.
 
 What cannot be meant is an InputError, what is likely a mistake one warning that says what to do.
-The checks of the objects themselves are in :mod:`lambda_det.data.object_checks`.
+The checks of the objects themselves are in :mod:`lambda_det.data.training_set_checks`.
 """
 
 from __future__ import annotations

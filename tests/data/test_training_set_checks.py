@@ -9,8 +9,8 @@ import pytest
 from data_helpers import HEIGHT, WIDTH, corner_boxes, images, pixel_boxes, single_line, warnings
 from detectron2.structures import BoxMode
 
-from lambda_det.data.object_checks import check_objects
 from lambda_det.data.object_statistics import TrainingResize, object_statistics
+from lambda_det.data.training_set_checks import check_objects
 from lambda_det.errors import InputError
 
 
