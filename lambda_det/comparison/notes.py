@@ -70,7 +70,10 @@ def pretrain_note(record: Mapping) -> str:
     if "pretrain" not in record:
         return ""
     command = record["pretrain"].strip().replace("{python}", "python")
-    return f"Before its training, each run makes the weights that it starts from: `{command}`, with the run's own config, file of weights and seed in the braces."
+    return (
+        f"Before its training, each run makes the weights that it starts from: `{command}`, where "
+        "the run's own values replace the braces."
+    )
 
 
 def gains_line(rows: Sequence[Mapping]) -> str:

@@ -68,9 +68,7 @@ def _brief_notes(record: Mapping) -> str:
     number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     parts = [f"AP in percent, mean ± sample standard deviation of {number} seeds"]
     if found_headers(rows):
-        parts.append(
-            "found: share of the objects that are detected (IoU of at least 0.5); right class: detected with the right class"
-        )
+        parts.append("found: objects detected at IoU 0.5; right class: detected with that class")
     if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
         parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
     if over := baselines_of(rows):
