@@ -30,8 +30,8 @@ _LINE = {
 }
 """Network -> (colour, line style, line width). No two networks of a panel look the same."""
 
-_OTHERS = PARTS["ask"].networks
-_FORMS = [SUBJECT, *(name for name in PARTS["reach"].networks if name not in _OTHERS)]
+_OTHERS = [*PARTS["ask"].seeds]
+_FORMS = [SUBJECT, *(name for name in PARTS["reach"].seeds if name not in _OTHERS)]
 _PANELS: Sequence[tuple[str, str, str, Sequence[str]]] = (
     ("reach", "rows", "rows: the marker of the own row counts", _OTHERS),
     ("reach", "rows", "rows: forms of the lambda network", _FORMS),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -66,32 +66,34 @@ def scenes_name(name: str, layout: Layout) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the study: the runs of each network, on each kind of scenes, with each seed."""
+    """A part of the study: the runs of each network, on each kind of scenes, with each seed.
+
+    Attributes:
+        scenes: names of sets of scenes, with their layouts.
+        seeds: network -> its seeds.
+    """
 
     scenes: Sequence[tuple[str, Layout]]
-    networks: Sequence[str]
-    seeds: Sequence[int]
+    seeds: Mapping[str, Sequence[int]]
 
 
 _DISTANCES = (28, 40, 52, 64, 76)  # in pixels; all fit into an image 128 pixels wide
 
 PARTS = {
-    "reach": Part([("rows", Layout())], [*NETWORKS], (1, 2, 3)),
+    "reach": Part([("rows", Layout())], dict.fromkeys(NETWORKS, (1, 2, 3))),
     "ask": Part(
         [("sides", Layout(distance=72)), ("offsets", Layout()), ("matches", Layout())],
-        ["lambda", "frozen_layer", "depthwise", "resnet_50", "content", "resnet", "se"],
-        (1, 2, 3),
+        dict.fromkeys(("lambda", "frozen_layer", "depthwise"), (1, 2, 3))
+        | dict.fromkeys(("content", "resnet", "resnet_50"), (1, 2)),
     ),
     "distance": Part(
         [("rows", Layout(distance=pixels)) for pixels in _DISTANCES],
-        ["lambda", "resnet"],
-        (1, 2),
+        dict.fromkeys(("lambda", "resnet"), (1, 2)),
     ),
     # The same size and distance, so that only the number of rows differs.
     "rows": Part(
         [("rows", Layout(rows, side=160, distance=90)) for rows in (2, 4, 6)],
-        ["lambda", "resnet"],
-        (1, 2),
+        dict.fromkeys(("lambda", "resnet"), (1, 2)),
     ),
 }
 
@@ -122,9 +124,9 @@ def plan(
         for part in PARTS
         if part in set(parts)
         for name, layout in PARTS[part].scenes
-        for network in PARTS[part].networks
+        for network, own_seeds in PARTS[part].seeds.items()
         if only is None or network in only
-        for seed in PARTS[part].seeds
+        for seed in own_seeds
         if seeds is None or seed in seeds
     ]
     if not runs:

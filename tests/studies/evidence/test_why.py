@@ -38,9 +38,8 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 def test_the_plan_has_everything_with_one_seed_before_anything_with_the_next():
     runs = plan()
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
-    assert (
-        len({run.path for run in runs}) == len(runs) == 16 * 3 + 3 * 7 * 3 + 5 * 2 * 2 + 3 * 2 * 2
-    )
+    asked = 3 * (3 * 3 + 3 * 2)
+    assert len({run.path for run in runs}) == len(runs) == 16 * 3 + asked + 5 * 2 * 2 + 3 * 2 * 2
     first = {run.part for run in runs if run.seed == 1}
     assert first == set(PARTS) and {run.network for run in plan(["reach"])} == set(NETWORKS)
     assert {run.iterations for run in runs if run.set == "rows"} == {250}
@@ -149,10 +148,10 @@ def test_what_was_done_before_an_interruption_is_kept(tmp_path, monkeypatch):
 
 
 def test_command_line(done, tmp_path, capsys):
-    words = ["--part", "ask", "--only", "se", "--seeds", "3", "--store", str(tmp_path)]
+    words = ["--part", "ask", "--only", "depthwise", "--seeds", "3", "--store", str(tmp_path)]
     assert main([*words, "--plan"]) == 0 and not done
     assert capsys.readouterr().out.split() == [
-        f"ask/{name}/se_seed3.json" for name in ("sides_distance72", "offsets", "matches")
+        f"ask/{name}/depthwise_seed3.json" for name in ("sides_distance72", "offsets", "matches")
     ]
     assert main(words) == 0
     assert [run.set for run in done] == ["sides", "offsets", "matches"]

@@ -111,23 +111,23 @@ def test_lines_are_the_means_over_the_seeds(tmp_path):
     assert len(figure.axes) == 6 and set(panels) == {"rows", "sides", "offsets", "matches"}
     sides = panels["sides"]
     lines = [line for line in sides.get_lines() if len(line.get_xdata()) == 16]
-    assert len(lines) == len(sides.texts) == 7
+    assert len(lines) == len(sides.texts) == 6
     (subject,) = [line for line in lines if line.get_color() == _LINE["lambda"][0]]
     assert subject.get_ydata()[-1] == pytest.approx(99) and subject.get_xdata()[0] == 12.5
-    assert len(sides.collections) == 7, "a band of each"
+    assert len(sides.collections) == 6, "a band of each"
     last = figure.axes[2]
     distances = [line for line in last.get_lines() if line.get_marker() == "o"]
     assert len(distances) == 2 and [*distances[0].get_xdata()] == [28, 40, 52, 64, 76]
 
 
 def test_a_figure_of_a_single_run():
-    run = plan(["ask"], ["se"], [1])[0]
+    run = plan(["ask"], ["content"], [1])[0]
     assert draw_evidence({run: result(run)}).startswith(b"\x89PNG")
 
 
 def test_networks_look_different_in_a_panel():
-    looks = [_LINE[name][:2] for name in PARTS["ask"].networks]
-    assert len(set(looks)) == len(looks) and set(_LINE) == set(PARTS["reach"].networks)
+    looks = [_LINE[name][:2] for name in PARTS["ask"].seeds]
+    assert len(set(looks)) == len(looks) and set(_LINE) == set(PARTS["reach"].seeds)
 
 
 @pytest.mark.parametrize("seed", range(20))
