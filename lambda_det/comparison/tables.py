@@ -66,13 +66,16 @@ def _brief_notes(record: Mapping) -> str:
     rows = record["rows"]
     seeds = sorted({row["finished"] for row in rows})
     number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-    parts = [f"AP in percent, mean ± sample standard deviation of {number} seeds"]
+    one = seeds[-1] == 1
+    spread = "of one seed" if one else f"mean ± sample standard deviation of {number} seeds"
+    parts = [f"AP in percent, {spread}"]
     if found_headers(rows):
         parts.append("found: objects detected at IoU 0.5; right class: detected with that class")
     if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
         parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
     if over := baselines_of(rows):
-        parts.append(f"Δ: gain over {' and '.join(over)}, paired by seed, with its 95 % interval")
+        paired = "" if one else ", paired by seed, with its 95 % interval"
+        parts.append(f"Δ: gain over {' and '.join(over)}{paired}")
     return f"{'; '.join(parts)}. {pretrain_note(record)}".strip()
 
 
