@@ -16,11 +16,12 @@ class BuildWithConfigs(build_py):
     installation reads the checkout's."""
 
     def run(self) -> None:
+        if not self.editable_mode:  # modules of an earlier build that are gone since
+            shutil.rmtree(Path(self.build_lib) / "lambda_det", ignore_errors=True)
         super().run()
         if self.editable_mode:
             return
         shipped = Path(self.build_lib) / "lambda_det" / "shipped"
-        shutil.rmtree(shipped, ignore_errors=True)  # of an earlier build
         unwanted = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "configs", shipped / "configs", ignore=unwanted)
         (shipped / "tools").mkdir()
@@ -64,6 +65,7 @@ setup(
         "Jinja2>=3.1",
         "matplotlib>=3.7",
         "numpy",
+        "omegaconf>=2.1",
         "psutil>=5.9",
         "pycocotools>=2.0.2",
         "PyYAML",

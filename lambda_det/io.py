@@ -137,11 +137,16 @@ def remove_leftovers(folder: str) -> list[str]:
     Returns:
         The names of the removed files.
     """
-    names = [name for name in os.listdir(folder) if name.endswith(f".pth{TEMPORARY}")]
+    names = leftovers(folder)
     for name in names:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, name))
     return names
+
+
+def leftovers(folder: str) -> list[str]:
+    """Return the names of the temporary checkpoints in ``folder``."""
+    return [name for name in os.listdir(folder) if name.endswith(f".pth{TEMPORARY}")]
 
 
 @contextlib.contextmanager

@@ -81,30 +81,36 @@ def padding_mask(batch: Tensor, stride: int) -> Tensor | None:
 def share_image_sizes(model: nn.Module) -> bool:
     """Let ``model.preprocess_image`` attach the sizes to the batch that it returns.
 
-    Only this model is changed, not its class; ``copy.deepcopy`` of it is changed like it. Every
-    model that is given a backbone with ``mask_padding`` is changed so anyway, see
-    :func:`watch_for_models`; call it where you put such a backbone deep into a finished model.
+    Only this model is changed, not its class, and so are copies of it that ``copy.deepcopy`` and
+    pickle make. Every model that is given a backbone with ``mask_padding`` is changed so anyway,
+    see :func:`watch_for_models`; call this function where you put such a backbone deep into a
+    finished model.
 
     Returns:
         Whether the model has such a method.
     """
     if not isinstance(inspect.getattr_static(type(model), _METHOD, None), types.FunctionType):
         return False
-    # Bound to the model: deepcopy binds it to the copy, which a closure would not do.
-    setattr(model, _METHOD, types.MethodType(preprocess_image, model))
+    setattr(model, _METHOD, _AttachingSizes(model))
     return True
 
 
-def preprocess_image(model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """The method of that name that ``model``'s class has, with the sizes attached.
+class _AttachingSizes:
+    """``preprocess_image`` of the model's class, with the sizes attached to the batch.
 
-    It has the method's name because a model that is pickled looks it up by that.
+    An object that holds the model: ``copy.deepcopy`` and pickle take it along with the model and
+    bind it to the copy, which a closure or a bound method would not allow.
     """
-    images = getattr(type(model), _METHOD)(model, *args, **kwargs)
-    sizes, batch = getattr(images, "image_sizes", None), getattr(images, "tensor", None)
-    if sizes is not None and isinstance(batch, Tensor):
-        attach_image_sizes(batch, sizes)
-    return images
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        images = getattr(type(self.model), _METHOD)(self.model, *args, **kwargs)
+        sizes, batch = getattr(images, "image_sizes", None), getattr(images, "tensor", None)
+        if sizes is not None and isinstance(batch, Tensor):
+            attach_image_sizes(batch, sizes)
+        return images
 
 
 @functools.cache

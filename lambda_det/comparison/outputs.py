@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -88,4 +89,7 @@ def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: 
             path = os.path.join(output, name)
             with writing(path):
                 write_bytes(content, path)
+        if draw is None:  # the plot of an earlier call is of other numbers
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(output, "speed_accuracy.png"))
     return text

@@ -149,7 +149,7 @@ def shell_words(command: str) -> list[str]:
 
 
 def _run(command: str, log_path: str) -> None:
-    with open_to_write(log_path) as log:
+    with open_to_write(log_path, "a") as log:
         process = subprocess.Popen(
             tied(shell_words(command)), cwd=PROJECT, env=environment_of(1, None),
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,

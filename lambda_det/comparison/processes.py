@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-import shutil
 import signal
-import sys
+import subprocess
 import time
 from collections.abc import Sequence
 
@@ -77,9 +77,19 @@ def environment_of(jobs: int, device: str | None) -> dict[str, str]:
 
 def tied(command: Sequence[str]) -> list[str]:
     """The command, made to get SIGTERM when this process ends, however that is killed. On Linux,
-    where ``setpriv`` (util-linux) is installed."""
-    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
-    return [setpriv, "--pdeathsig", "TERM", "--", *command] if setpriv else list(command)
+    where util-linux has a ``setpriv`` with ``--pdeathsig``."""
+    return [*_death_signal(), *command]
+
+
+@functools.cache
+def _death_signal() -> tuple[str, ...]:
+    """What stands before a command to tie it; nothing where this system has not got it."""
+    words = ("setpriv", "--pdeathsig", "TERM", "--")
+    try:
+        done = subprocess.run([*words, "true"], capture_output=True)
+    except OSError:
+        return ()
+    return words if done.returncode == 0 else ()
 
 
 def signal_session(leader: int, number: int) -> list[psutil.Process]:

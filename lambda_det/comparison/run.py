@@ -99,7 +99,12 @@ def half_written(weights: str) -> str:
 
 Command = Callable[[Run], Sequence[str]]
 
-_LAMBDA_DET = (sys.executable, "-W", "ignore", "-m", "lambda_det")
+# Not with -m, which would look into the current folder before it looks where this package is.
+_LAMBDA_DET = (
+    sys.executable, "-W", "ignore", "-c",
+    "import sys; sys.path[:] = filter(None, sys.path); from lambda_det_command import main; "
+    "sys.exit(main())",
+)  # fmt: skip
 
 
 def train_command(run: Run) -> list[str]:

@@ -87,8 +87,8 @@ class SuiteKeys:
 
 Keys = TypeVar("Keys", ModelEntry, SetEntry, SuiteKeys)
 
-# Stands for "$" where OmegaConf would take "${HOME}" in a command for an interpolation of its own.
-_DOLLAR = "\ue000"
+# OmegaConf would take "${HOME}" in a command for an interpolation, and "???" for a missing value.
+_STAND_INS = {"$": "\ue000", "???": "\ue001"}
 
 
 class SuiteFile:
@@ -120,6 +120,8 @@ class SuiteFile:
             ("controls", all(name in CONTROLS for name in keys.controls)),
             ("gpus_per_run", keys.gpus_per_run >= 1),
             ("pretrain", not keys.pretrain or "{weights}" in keys.pretrain),
+            ("name", len(keys.name.splitlines()) == 1),
+            ("keep", not keys.keep or keys.keep.strip()),
         ):
             if not right:
                 raise self._wrong(key, getattr(keys, key), "")
@@ -152,6 +154,8 @@ class SuiteFile:
         """Name -> what tables call it."""
         labels = {name: entry.label or name for name, entry in entries.items()}
         for label, count in Counter(labels.values()).items():
+            if len(label.splitlines()) > 1:
+                raise self.error(f"label {label!r}; {_NEEDED['label']} is needed")
             if count > 1:  # tables and curves go by them
                 raise self.error(f"label {label!r} is there {count} times; each needs its own")
         return labels
@@ -204,14 +208,15 @@ class SuiteFile:
                 node[key] = value
             except OmegaConfBaseException as error:
                 raise self._wrong(key, value, where) from error
-        for key in OmegaConf.missing_keys(node):
-            raise self.error(
-                f"{where}{'.' if where else ''}{key} is missing; {_NEEDED[key]} is needed"
-            )
-        return kind(**_replaced(OmegaConf.to_container(node), _DOLLAR, "$"))
+        for key in names:
+            if OmegaConf.is_missing(node, key):
+                raise self.error(
+                    f"{where}{'.' if where else ''}{key} is missing; {_NEEDED[key]} is needed"
+                )
+        return kind(**_as_written(OmegaConf.to_container(node)))
 
     def _wrong(self, key: str, value: object, where: str) -> InputError:
-        value = _replaced(value, _DOLLAR, "$")
+        value = _as_written(value)
         place = f"{where}.{key}" if where else key
         return self.error(f"{place} {value!r}; {_NEEDED[key]} is needed")
 
@@ -219,18 +224,24 @@ class SuiteFile:
         try:
             with open(self.path, encoding="utf-8") as file:
                 text = file.read()
+            for written, stand_in in _STAND_INS.items():
+                text = text.replace(written, stand_in)
             # OmegaConf's YAML refuses a key that stands there twice.
-            return OmegaConf.to_container(OmegaConf.create(text.replace("$", _DOLLAR)))
+            return OmegaConf.to_container(OmegaConf.create(text))
         except OSError as error:
             raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, OmegaConfBaseException, TypeError, RecursionError) as error:
-            raise InputError(f"suite {self.path} is not YAML: {reason_of(error)}") from error
+        except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError, RecursionError) as e:
+            reason = reason_of(e).replace(' in "<unicode string>"', "")
+            raise InputError(f"suite {self.path} is not YAML: {_as_written(reason)}") from e
 
 
-def _replaced(value: Any, old: str, new: str) -> Any:
-    """With ``old`` replaced in every text."""
+def _as_written(value: Any) -> Any:
+    """``value`` with what the file has in place of its stand-ins."""
     if isinstance(value, dict):
-        return {_replaced(k, old, new): _replaced(v, old, new) for k, v in value.items()}
+        return {_as_written(key): _as_written(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_replaced(each, old, new) for each in value]
-    return value.replace(old, new) if isinstance(value, str) else value
+        return [_as_written(each) for each in value]
+    if isinstance(value, str):
+        for written, stand_in in _STAND_INS.items():
+            value = value.replace(stand_in, written)
+    return value

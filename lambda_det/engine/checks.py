@@ -42,20 +42,23 @@ class Recipe:
 
         Args:
             layers: of :func:`~lambda_det.configs.read_config`; the values were merged, so that
-                their types are right.
+                those of files have the right types.
             overrides: keys and values by turns.
 
         Returns:
-            None where none of them sets both.
+            None where none of them sets both, or where one cannot be read.
         """
         pairs = dict(zip(overrides[::2], overrides[1::2], strict=True))
         prefix = "SOLVER."
         given = {key.removeprefix(prefix): v for key, v in pairs.items() if key.startswith(prefix)}
         batch = recipe = None
         for solver in (*(content.get("SOLVER", {}) for _, content in layers), given):
-            batch = int(solver.get("IMS_PER_BATCH", batch or 0)) or None
-            if "BASE_LR" in solver:
-                base_lr = float(solver["BASE_LR"])
+            try:
+                batch = int(solver.get("IMS_PER_BATCH", batch or 0)) or None
+                base_lr = float(solver["BASE_LR"]) if "BASE_LR" in solver else None
+            except ValueError:  # such as "0x10", which yacs reads and int() does not
+                return None
+            if base_lr is not None:
                 recipe = cls(base_lr, batch) if batch and base_lr > 0 else None
         return recipe
 

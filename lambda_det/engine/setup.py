@@ -29,6 +29,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from fvcore.common.registry import Registry
 
+from lambda_det.backbone.build import check_norms_of_heads
 from lambda_det.config import get_cfg
 from lambda_det.configs import find_config, merge_config, read_config
 from lambda_det.data import configure_datasets
@@ -230,6 +231,7 @@ def check_values(cfg: CfgNode) -> None:
         if (value := _get(cfg, key)) not in registry and value not in more:
             names = sorted(name for name, _ in registry)
             raise InputError(f"{key}={value!r}: expected one of {', '.join(names)}")
+    check_norms_of_heads(cfg)
     sizes, sampling = cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
     if sampling == "range" and len(sizes) != 2:
         raise InputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
 import itertools
 import json
 import logging
@@ -25,7 +24,7 @@ from lambda_det.comparison.processes import last_line
 from lambda_det.engine.checkpointing import FINAL
 from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.io import TEMPORARY, write_json
+from lambda_det.io import leftovers, write_json
 from lambda_det.records import record_path, results_folder
 from studies.endurance.chaos_run import LOSSES_FILE
 from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
@@ -192,9 +191,9 @@ class _Training:
         Args:
             since: time in seconds since the epoch; files that are older do not count.
         """
-        for path in glob.glob(os.path.join(glob.escape(self.folder), "*.pth" + TEMPORARY)):
+        for name in leftovers(self.folder) if os.path.isdir(self.folder) else ():
             with contextlib.suppress(FileNotFoundError):  # it was renamed in the meantime
-                if os.path.getmtime(path) >= since:
+                if os.path.getmtime(os.path.join(self.folder, name)) >= since:
                     return True
         return False
 

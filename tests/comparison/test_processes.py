@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 
+from lambda_det.comparison import processes, run
 from lambda_det.comparison.processes import default_jobs, device_groups, environment_of
 from lambda_det.errors import InputError
 
@@ -37,3 +39,27 @@ def test_environment_of_a_run(monkeypatch, project):
     assert (found["OMP_NUM_THREADS"], found["CUDA_VISIBLE_DEVICES"]) == ("1", "3")
     assert found["PYTHONPATH"] == os.pathsep.join([str(project), os.path.abspath("here")])
     assert "OMP_NUM_THREADS" not in environment_of(1, None)
+
+
+def test_a_setpriv_that_cannot_tie_a_command_is_left_out(tmp_path, monkeypatch) -> None:
+    """Such as that of RHEL 8, which has no --pdeathsig."""
+    (tmp_path / "setpriv").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "setpriv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    processes._death_signal.cache_clear()
+    try:
+        assert processes.tied(["true"]) == ["true"]
+    finally:
+        processes._death_signal.cache_clear()
+
+
+def test_runs_import_the_package_of_this_process(tmp_path) -> None:
+    """Also from a folder that has a lambda_det of its own."""
+    (tmp_path / "lambda_det").mkdir()
+    (tmp_path / "lambda_det" / "__init__.py").write_text("raise SystemExit('another lambda_det')")
+    (tmp_path / "lambda_det_command.py").write_text("raise SystemExit('another command')")
+    done = subprocess.run(
+        [*run._LAMBDA_DET, "--version"], cwd=tmp_path, env=processes.environment_of(1, None),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()[:1]) == (0, ["lambda_det"]), done.stderr

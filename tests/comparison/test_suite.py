@@ -137,6 +137,9 @@ def test_config_is_relative_to_the_suite(content, write_suite, tmp_path):
         (["models", "lambda", "label"], ["a"], ["models.lambda.label ['a']", "one line"]),
         (["models", "lambda"], None, ["models.lambda is None", "mapping"]),
         (["name"], ["a"], ["name ['a']", "one line"]),
+        (["name"], "a\nb", ["name 'a\\nb'", "one line"]),
+        (["models", "lambda", "label"], "a\nb", ["label 'a\\nb'", "one line"]),
+        (["keep"], " ", ["keep ' '", "path of a folder"]),
         (["seeds"], [1.5], ["seeds [1.5]"]),
         (["seeds"], [True], ["seeds [True]"]),
         (["prepare"], [["make"]], ["prepare [['make']]", "list"]),
@@ -179,3 +182,17 @@ def test_wrong_file(write_suite, text, reason):
         read_suite(write_suite(text), "out")
     with pytest.raises(InputError, match="cannot be read"):
         read_suite("gone.yaml", "out")
+
+
+def test_a_file_that_is_not_utf_8_is_one_line(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("name: caf\xe9".encode("latin-1"))
+    with pytest.raises(InputError, match=r"latin.yaml is not YAML: 'utf-8' codec"):
+        read_suite(str(tmp_path / "latin.yaml"), "out")
+
+
+def test_what_omegaconf_would_read_as_its_own_is_as_written(content, write_suite):
+    content["overrides"]["MODEL.WEIGHTS"] = "???"
+    content["prepare"] = ["echo ${HOME}"]
+    suite = read_suite(write_suite(content), "out")
+    assert suite.prepare == ("echo ${HOME}",)
+    assert suite.runs[0].settings["MODEL.WEIGHTS"] == "???"

@@ -237,3 +237,10 @@ def test_shipped_configs_are_silent(project: Path, log):
         assert recipe is not None
         check_settings(merge_config(layers), recipe)
     assert not warnings(log)
+
+
+def test_norms_of_heads_are_checked_whatever_the_backbone() -> None:
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.ROI_BOX_HEAD.NORM = "build_resnet_fpn_backbone", "BNX"
+    with pytest.raises(InputError, match=r"MODEL.ROI_BOX_HEAD.NORM='BNX': expected"):
+        check_values(cfg)
