@@ -57,24 +57,21 @@ def collect(
     Args:
         suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
         states: as returned by :func:`~lambda_det.comparison.running.execute`.
-        facts_of: a function from a config to the numbers of the model itself, which do not depend
-            on the seed.
+        facts_of: config -> numbers of the model itself, which do not depend on the seed.
 
     Returns:
-        A dictionary with these keys. ``"suite"``: the name of the suite. ``"sets"``, if the suite
-        has several: name -> label. ``"differences"``: the config keys in which the models differ,
-        as config key -> model -> value. ``"runs"``: one row per run with its state and, if it has
-        finished, its numbers. ``"rows"``: one row per set and model. In a row, a number is
-        ``{"mean", "sd", "values"}`` over the finished seeds, ``<metric>_gain`` is
-        ``{"mean", "low", "high", "values"}`` over the model ``"over"``, paired by seed, and
-        ``"published"`` contains the paper's numbers.
+        ``"suite"``: its name. ``"sets"``, if the suite has several: name -> label.
+        ``"differences"``: config key -> model -> value, for the config keys in which the models
+        differ. ``"runs"``: one row per run with its state and, if it has finished, its numbers.
+        ``"rows"``: one row per set and model. In a row, a number is ``{"mean", "sd", "values"}``
+        over the finished seeds, ``<metric>_gain`` is ``{"mean", "low", "high", "values"}`` over
+        the model ``"over"``, paired by seed, and ``"published"`` contains the paper's numbers.
 
         If the suite has controls, ``"controls"`` lists them; in a row it lists those that the
         model has. ``box_ap_zeroed`` and ``box_ap_trained_without`` are the AP under them
         (``mask_ap…`` likewise), and ``box_ap_over_<control>`` is the paired difference
-        AP − control, in the form of a gain. A row of ``"runs"`` that is a training without
-        residual branches lists their stages under ``"without"``. ``last_norm``: stage -> mean
-        |weight| of its last norms.
+        AP − control, in the form of a gain. A row of ``"runs"`` for a training without branches
+        lists their stages under ``"without"``. ``last_norm``: stage -> mean |weight| of its norms.
 
         Numbers that a run does not have (masks of a box detector, say) are absent.
 
@@ -132,8 +129,7 @@ def collect(
 
 
 def comparison_record(suite: Suite, collected: Mapping[str, object], command: str) -> dict:
-    """Make the record: what :func:`collect` returned, with the runs' hardware, versions and
-    commit."""
+    """The record: what :func:`collect` returned, with hardware, versions and commit of the runs."""
     record = make_record(command, collected["rows"], seeds=suite.seeds) | collected
     states = [row["state"] for row in collected["runs"]]
     finished = [
@@ -252,8 +248,7 @@ def _gains(own: Sequence[Mapping], reference: Sequence[Mapping]) -> dict[str, di
 def _facts(
     suite: Suite, set_name: str, model: str, results: Mapping[Run, Mapping], facts_of: Callable
 ) -> Mapping[str, object]:
-    """Numbers of the model with the classes of its dataset; empty until one of its runs
-    finishes."""
+    """Numbers of the model with the classes of its dataset; {} until one of its runs finishes."""
     for run, result in results.items():
         if (run.set, run.model, run.without) != (set_name, model, False):
             continue
@@ -266,9 +261,6 @@ def _facts(
 
 def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
     """Find the published row that each model of a suite names.
-
-    Returns:
-        Model -> ``{"name", "box_ap", …}``, in percent; only models that name a row.
 
     Raises:
         InputError: a model names a row that was not published.
@@ -287,8 +279,7 @@ def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
 
 
 def _differences(suite: Suite) -> dict[str, dict[str, object]]:
-    """Config keys that differ between models, taken from the first set because all sets have the
-    same models."""
+    """Config keys that differ between models, from the first set: all sets have the same models."""
     first = next(iter(suite.sets))
     configs = {
         run.model: run.settings for run in suite.runs if run.set == first and not run.without
