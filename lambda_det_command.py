@@ -1,7 +1,8 @@
-"""The command ``lambda_det NAME …``, for those who lack torch or detectron2, too.
+"""The command ``lambda_det NAME …``, which also works without torch and detectron2.
 
-It lies beside the package and not in it, because importing the package registers backbones and so
-needs both. What it lists is read from the files of the commands, so that it answers at once.
+This module is beside the package and not in it, because importing the package registers backbones
+and so needs both. It reads the list of commands from their files without importing them, so that it
+answers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parent / "lambda_det"
 SHIPPED = PACKAGE / "shipped"  # made by setup.py when it builds a wheel
 ROOT = SHIPPED if SHIPPED.is_dir() else PACKAGE.parent
 
-# Commands for which the package need not be importable.
+# These commands also work if the package cannot be imported.
 ALONE = {
     "doctor": PACKAGE / "doctor.py",
     "install_detectron2": ROOT / "tools" / "install_detectron2.py",
@@ -28,13 +29,13 @@ ALONE = {
 
 
 def commands() -> dict[str, Path]:
-    """Name -> file of every command."""
+    """Find the commands: name -> path of the file, sorted by name."""
     files = {path.stem: path for path in (PACKAGE / "commands").glob("[!_]*.py")}
     return dict(sorted((files | ALONE).items()))
 
 
 def summary(path: Path) -> str:
-    """What a command says of itself, in one line."""
+    """The description of a command in one line: the first paragraph of its docstring."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return " ".join(text.partition("\n\n")[0].split())
 
@@ -46,31 +47,32 @@ def version() -> str:
 
 
 def load(name: str) -> ModuleType:
-    """The module of a command."""
+    """Import the module of a command."""
     if name not in ALONE:
         return importlib.import_module(f"lambda_det.commands.{name}")
-    faulthandler.enable()  # libraries that do not fit each other may end the process
+    faulthandler.enable()  # incompatible libraries may crash the process
     spec = importlib.util.spec_from_file_location(f"lambda_det_{name}", ALONE[name])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for it
+    sys.modules[spec.name] = module  # dataclasses look the module up there
     spec.loader.exec_module(module)
     return module
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first word names with the others; list the commands without one.
+    """Run the command that the first argument names, with the other arguments; without arguments,
+    list the commands.
 
     Returns:
-        The exit status: the command's; 1 where a package is missing, 2 where there is no such
-        command.
+        The exit status: that of the command; 1 if a package is missing, 2 if the command does not
+        exist.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     known = commands()
     if not words or words[0] in ("-h", "--help"):
-        lines = ["usage: lambda_det COMMAND ...   (lambda_det COMMAND --help says more; --version)"]
+        lines = ["usage: lambda_det COMMAND ...   (see also lambda_det COMMAND --help, --version)"]
         lines += [f"  {name:20}  {summary(path)}" for name, path in known.items()]
-        print("\n".join(lines))  # at once: its reader may leave early (| head)
+        print("\n".join(lines))  # one call: the reader may close the pipe early (| head)
         return 0
     if words[0] == "--version":
         print(f"lambda_det {version()}")
@@ -79,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known) or known)
         print(
-            f"error: {words[0]!r}: there is no such command (a study is python tools/NAME.py in a "
-            f"checkout); {near}",
+            f"error: {words[0]!r} is not a command; choose from {near} (studies are run as "
+            "python tools/NAME.py in a checkout)",
             file=sys.stderr,
         )
         return 2

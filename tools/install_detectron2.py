@@ -199,11 +199,13 @@ setup(
 
 
 def check_environment(version: str, target: Path | None) -> None:
-    """Raises InstallError where a package is missing or somebody's detectron2 would be replaced."""
+    """Raises InstallError if a package is missing or another detectron2 would be replaced."""
     needed = ("pip", "setuptools", "torch", "torchvision")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
-        raise InstallError(f"{sys.executable} has no {', '.join(missing)}; install that first")
+        raise InstallError(
+            f"{sys.executable} lacks {', '.join(missing)}; install what is missing first"
+        )
     try:
         installed = importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
@@ -216,17 +218,19 @@ def check_environment(version: str, target: Path | None) -> None:
 
 
 def run_pip(*arguments: str) -> None:
-    """Runs pip of this Python; its output is passed through."""
+    """Runs pip of this Python, whose output is printed; raises InstallError if it fails."""
     command = [sys.executable, "-m", "pip", *arguments]
     if status := subprocess.run(command, stdin=subprocess.DEVNULL).returncode:
-        raise InstallError(f"pip {arguments[0]} ended with status {status}; its lines are above")
+        raise InstallError(
+            f"pip {arguments[0]} ended with status {status}; its messages are printed above"
+        )
 
 
 def download(base: Base, folder: Path) -> Path:
-    """Downloads the archive with pip, which checks the hash before it runs anything."""
+    """Downloads the archive with pip, which checks its hash before it runs any of its code."""
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{base.requirement} --hash=sha256:{base.sha256}\n", encoding="utf-8")
-    if base.archive.endswith(".whl"):  # its Python files suit every Python, its name says 3.10
+    if base.archive.endswith(".whl"):  # its name says 3.10, but its Python files suit every Python
         kind = ["--only-binary", ":all:", "--python-version", "3.10"]
     else:
         kind = ["--no-binary", ":all:", "--no-build-isolation"]
@@ -238,8 +242,8 @@ def download(base: Base, folder: Path) -> Path:
 
 
 def unpack(base: Base, archive: Path, folder: Path) -> Path:
-    """Checks the archive's sha256 and unpacks it below ``folder``; returns the source tree, with
-    detectron2/ and LICENSE in it and nothing compiled."""
+    """Checks the archive's sha256 and unpacks it below ``folder``; returns the source tree, which
+    contains detectron2/ and LICENSE and no compiled file."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != base.sha256:
         raise InstallError(f"{archive} has sha256 {found}, expected {base.sha256}")
@@ -250,28 +254,28 @@ def unpack(base: Base, archive: Path, folder: Path) -> Path:
         for library in folder.glob("detectron2/*.so"):  # for one release of Python and torch
             library.unlink()
         return folder
-    # The filter came with Python 3.10.12 and 3.11.4; the hash vouches for the names without it.
+    # Python has the filter since 3.10.12 and 3.11.4; without it, the hash vouches for the names.
     options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     shutil.unpack_archive(archive, folder, "gztar", **options)
     tree = folder / base.archive.removesuffix(".tar.gz")
-    for project in tree.glob("projects/*/*/__init__.py"):  # where upstream's setup.py puts them
+    for project in tree.glob("projects/*/*/__init__.py"):  # upstream's setup.py moves them there
         project.parent.rename(tree / "detectron2" / "projects" / project.parent.name)
     (tree / "detectron2" / "_C.py").write_text(STUB, encoding="utf-8")
     return tree
 
 
 def apply_fix(package: Path, fix: Fix) -> None:
-    """Applies one row; raises InstallError unless each file has the expected number of matches."""
+    """Applies a fix; raises InstallError unless each file has the expected number of matches."""
     for name, expected in fix.files.items():
         path = package / name
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         text, found = re.subn(fix.pattern, fix.replacement, text, flags=re.MULTILINE)
         if found != expected:
             raise InstallError(
-                f"source fix not applied ({fix.reason}): detectron2/{name} has {found} places "
-                f"that match, expected {expected}"
+                f"source fix not applied ({fix.reason}): detectron2/{name} has {found} "
+                f"matches, expected {expected}"
             )
-        if MODIFIED not in text:  # section 4(b) of the licence: modified files say so
+        if MODIFIED not in text:  # section 4(b) of the licence asks for this notice
             text = f"{MODIFIED}\n{text}"
         path.write_text(text, encoding="utf-8")
 
@@ -308,14 +312,16 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="?",
         choices=BASES,
         default="0.7.2",
-        help="which detectron2 (default: %(default)s)",
+        help="version of detectron2 to install (default: %(default)s)",
     )
-    parser.add_argument("--archive", type=Path, help="use this file; download nothing")
+    parser.add_argument(
+        "--archive", type=Path, help="install from this file instead of downloading it"
+    )
     parser.add_argument(
         "--target",
         type=Path,
         metavar="DIR",
-        help="put it into this folder, for PYTHONPATH, and leave the environment as it is",
+        help="install into this folder, for PYTHONPATH, and leave the environment as it is",
     )
     options = parser.parse_args(arguments)
     version, base, target = options.version, BASES[options.version], options.target

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the generated shapes dataset (COCO layout, or an ImageFolder) and print what it holds."""
+"""Write the generated shapes dataset (COCO layout, or an ImageFolder) and print its statistics."""
 
 import sys
 from pathlib import Path

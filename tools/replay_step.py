@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run a training step again whose loss or gradient was not finite, and say where it begins."""
+"""Repeat a training step whose loss or gradient was not finite, and find where that begins."""
 
 import sys
 from pathlib import Path

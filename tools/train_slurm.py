@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Queue a training on a SLURM cluster (with submitit); what is not listed goes to train_net.py."""
+"""Queue a training on a SLURM cluster (with submitit); other arguments go to train_net."""
 
 import sys
 from pathlib import Path

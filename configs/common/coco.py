@@ -1,4 +1,4 @@
-# COCO's images with our mapper and loaders. The recipes set the augmentations of the training.
+# COCO with lambda_det's mapper and data loaders. The recipes set the augmentations of the training.
 from detectron2.config import LazyCall as L
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data import transforms as T
@@ -46,7 +46,7 @@ dataloader = dict(
         ),
         num_workers=4,
     ),
-    # Without an output_dir its files go to train.output_dir/inference.
+    # Without an output_dir, the evaluator writes into train.output_dir/inference.
     evaluator=L(CocoMetricsEvaluator)(
         dataset_name="${..test.dataset.names}", tasks=("bbox", "segm")
     ),

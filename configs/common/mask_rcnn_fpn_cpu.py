@@ -25,17 +25,17 @@ heads.box_head.update(
 heads.box_predictor.update(input_shape=ShapeSpec(channels=256), cls_agnostic_bbox_reg=True)
 heads.mask_head.update(
     input_shape=ShapeSpec(channels=64, height=14, width=14),
-    num_classes=1,  # the same mask for every class
+    num_classes=1,  # all classes share one mask
     conv_dims=[64] * 3,
     conv_norm="GN",
 )
-del rpn, heads  # every config that a LazyConfig has by name belongs to it
+del rpn, heads  # every name that holds a config would become a part of this LazyConfig
 
 dataloader.train.update(total_batch_size=8, num_workers=0)
 dataloader.test.num_workers = 0
 optimizer.lr = 0.05
 train.update(device="cpu", seed=1)
-train.checkpointer.period = 100000  # at the end only
+train.checkpointer.period = 100000  # one checkpoint at the end
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(CosineParamScheduler)(start_value=1, end_value=0),
     warmup_length=20 / 250,

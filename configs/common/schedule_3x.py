@@ -7,7 +7,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from .coco import dataloader
 from .train import optimizer, train
 
-# For model.backbone.bottom_up. Without the underscore it would be a part of the config.
+# The leaves pass this to model.backbone.bottom_up. The underscore keeps it out of the config.
 _backbone = dict(stem="v1", norm="SyncBN", freeze_at=1)
 
 train.update(max_iter=270000, eval_period=30000, max_skipped_steps=10)

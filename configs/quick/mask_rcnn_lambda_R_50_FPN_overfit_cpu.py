@@ -1,7 +1,7 @@
 from ..common.mask_rcnn_fpn_cpu import dataloader, lr_multiplier, model, optimizer, train
 
 dataloader.train.dataset.names = "coco_folder_train2017"
-dataloader.test.dataset.names = "coco_folder_train2017"  # on purpose, as in the YAML
+dataloader.test.dataset.names = "coco_folder_train2017"  # the training images, as in the YAML
 dataloader.train.mapper.augmentations.augmentations[0].short_edge_length = [256]
 dataloader.train.mapper.augmentations.augmentations.pop(1)  # no flips
 dataloader.test.mapper.augmentations.augmentations[0].short_edge_length = 256

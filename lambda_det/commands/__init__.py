@@ -1,8 +1,8 @@
-"""The command lines: a module each, whose ``main(argv)`` is what ``lambda_det NAME`` and
-``python tools/NAME.py`` call.
+"""The commands: one module each, whose ``main(argv)`` is called by ``lambda_det NAME`` and by
+``python tools/NAME.py``.
 
-The first paragraph of a module's docstring is its line in ``lambda_det --help``, and what follows
-it ends the help of the command.
+The first paragraph of a module's docstring describes the command in ``lambda_det --help``; the rest
+of the docstring ends the help of the command.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 def command_parser(
     module: str, text: str | None, parser: ArgumentParser | None = None
 ) -> ArgumentParser:
-    """A parser that names the command and describes it.
+    """Make a parser with the name and the description of a command.
 
     Args:
         module: ``__name__`` of the command's module.
-        text: its docstring.
-        parser: to be changed; None = a new one.
+        text: docstring of that module.
+        parser: parser to change; None means a new one.
     """
     parser = ArgumentParser() if parser is None else parser
     parser.prog = f"lambda_det {module.rpartition('.')[2]}"
@@ -28,14 +28,18 @@ def command_parser(
 
 
 def add_model_arguments(parser: ArgumentParser, *, required: bool = True) -> None:
-    """``--config-file C --weights W KEY VALUE …`` of a command that needs a model."""
+    """Add ``--config-file C --weights W KEY VALUE …`` to the parser of a command that needs a
+    model."""
     parser.add_argument(
-        "--config-file", required=required, metavar="C", help="YAML file or name of a config"
+        "--config-file",
+        required=required,
+        metavar="C",
+        help="path of a YAML file, or name of a shipped config",
     )
     parser.add_argument("--weights", metavar="W", help="the same as MODEL.WEIGHTS W")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
 
 
 def overrides_of(args: Namespace) -> list[str]:
-    """The ``KEY VALUE`` words, and ``--weights`` as the last pair of them."""
+    """The ``KEY VALUE`` arguments; ``--weights W`` becomes the last pair, ``MODEL.WEIGHTS W``."""
     return args.opts + ([] if args.weights is None else ["MODEL.WEIGHTS", args.weights])

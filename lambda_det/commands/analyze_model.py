@@ -19,15 +19,17 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     parser = command_parser(__name__, __doc__)
     parser.add_argument(
-        "--config-file", required=True, metavar="C.yaml", help="a detector to analyse"
+        "--config-file", required=True, metavar="C.yaml", help="config of the detector to analyse"
     )
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="of the image")
-    parser.add_argument("--output", metavar="O.json", help="write a record of the numbers")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
+    parser.add_argument(
+        "--size", nargs=2, type=int, metavar=("H", "W"), help="size of the image in pixels"
+    )
+    parser.add_argument("--output", metavar="O.json", help="also write the numbers to this file")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_args(words)
     if args.output and Path(args.output).is_dir():
         raise InputError(f"--output {args.output}: is a folder, expected the name of a file")
-    for name in ("fvcore", "lambda_det.backbone"):  # counting needs no weights
+    for name in ("fvcore", "lambda_det.backbone"):  # hide warnings: counting needs no weights
         logging.getLogger(name).setLevel(logging.ERROR)
     cfg = load_config(args.config_file, args.opts)
     row = analyze_config(cfg, tuple(args.size) if args.size else None)

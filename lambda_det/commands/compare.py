@@ -1,7 +1,7 @@
 """Run a suite of models and seeds, and compare them in one table.
 
-What is finished in --output is not run again; what was begun is started again, or goes on from its
-checkpoint where the suite says "resume: True".
+Runs that have finished in --output are not run again. A run that was begun starts again, or goes on
+from its checkpoint if the suite says "resume: True".
 """
 
 from __future__ import annotations
@@ -29,36 +29,39 @@ from lambda_det.records import record_path, results_folder, tool_command
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = command_parser(__name__, __doc__)
     parser.add_argument(
-        "--suite", required=True, metavar="YAML", help="path of a suite, or name of a shipped one"
+        "--suite", required=True, metavar="YAML", help="path of a suite, or name of a shipped suite"
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the comparison")
     parser.add_argument(
         "--jobs", type=int, metavar="N",
-        help="runs at a time (as many as the GPUs allow, else one for every four cores)",
+        help="number of runs at a time (as many as the GPUs allow, else one per four cores)",
     )  # fmt: skip
     parser.add_argument(
-        "--gpus-per-run", type=int, metavar="N", help="GPUs that one run trains on (the suite's, 1)"
+        "--gpus-per-run", type=int, metavar="N", help="number of GPUs of each run (as in the suite)"
     )
     parser.add_argument(
-        "--no-run", action="store_true", help="train nothing, only collect what is finished"
+        "--no-run", action="store_true", help="train nothing, only collect finished runs"
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="RUN",
-        help="run no others: [SET/]MODEL[/seedN[_without]] as below DIR/runs; may be repeated",
+        help="run only these: [SET/]MODEL[/seedN[_without]], as below DIR/runs; may be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--plan", action="store_true",
-        help="run nothing: print each run's command, and its hours from measured times",
+        help="run nothing: print each run's command, and its hours estimated from measured times",
     )  # fmt: skip
     parser.add_argument(
         "--measure", type=int, metavar="N",
-        help="train each model for N iterations on one device to know its time, then --plan",
+        help="train each model for N iterations on one device to measure its time, then --plan",
     )  # fmt: skip
     parser.add_argument(
-        "--record", metavar="NAME", help="also write results/NAME.json, when all runs have finished"
+        "--record", metavar="NAME", help="also write results/NAME.json if all runs have finished"
     )
     parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="config keys of every run, above the suite's"
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config keys of every run, which override the suite's",
     )
     return parser.parse_args(argv)
 
@@ -71,12 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
     suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
-    published_rows(suite)  # a wrong name is known before days of training
+    published_rows(suite)  # a wrong name raises before days of training
     chosen = chosen_runs(suite, args.only)
     check_writable(os.path.join(args.output, "results.json"))
     if args.record is not None:
         if args.plan or args.measure is not None:
-            raise InputError(f"--record {args.record}: --plan and --measure have no results")
+            raise InputError(
+                f"--record {args.record}: --plan and --measure give no results to record"
+            )
         record_file = record_path(str(results_folder()), args.record)
         check_record(record_file, suite)
     if args.measure is not None:
@@ -97,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
     record = comparison_record(suite, collect(suite, states), command_of(args))
     try:
         write_results(args.output, suite, states, record)
-    finally:  # a full disk does not keep the numbers back
+    finally:  # the numbers are printed even if the disk is full
         print(results_markdown(record))
     if args.record is not None:
         write_record(record_file, states, record)
@@ -106,16 +111,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def end(number: int, _frame: object) -> None:
-    """On a signal: leave, which ends the trainings, and let no second signal disturb that."""
+    """Handle a signal: exit, which ends the trainings, and ignore further signals meanwhile."""
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, signal.SIG_IGN)
-    print("stopped; the same command goes on from here", file=sys.stderr)
+    print("stopped; run the same command again to go on from here", file=sys.stderr)
     sys.exit(128 + number)
 
 
 def command_of(args: argparse.Namespace, run: Run | None = None) -> str:
-    """The command that was run; or the same for one run alone. What only reads and records
-    (``--no-run``, ``--record``) is left out: it makes no numbers."""
+    """The command that was run, or the command for one run alone. ``--no-run`` and ``--record`` are
+    left out, because the numbers do not depend on them."""
     words = ["--suite", args.suite, "--output", args.output]
     for key in args.only if run is None else [run.key]:
         words += ["--only", key]

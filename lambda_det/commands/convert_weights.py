@@ -16,17 +16,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("input", metavar="IN", help=".pth, .safetensors or .pkl")
     parser.add_argument("output", metavar="OUT", help=".pth or .safetensors")
     parser.add_argument(
-        "opts", nargs="*", metavar="KEY VALUE", help="with --config-file: overrides"
+        "opts", nargs="*", metavar="KEY VALUE", help="config keys to override; needs --config-file"
     )
-    parser.add_argument("--source", choices=SOURCES, help="whose names IN has (any)")
+    parser.add_argument(
+        "--source",
+        choices=SOURCES,
+        help="source that IN must come from (any)",
+    )
     parser.add_argument(
         "--min-coverage", type=float, metavar="SHARE",
-        help="0 to 1: share of the backbone's parameters that IN must hold (1)",
+        help="share of the backbone's parameters that IN must contain, 0 to 1 (1)",
     )  # fmt: skip
-    parser.add_argument("--scope", type=int, help="odd side to pad windows of positions to")
+    parser.add_argument(
+        "--scope", type=int, help="odd side to which windows of positions are padded with zeros"
+    )
     parser.add_argument(
         "--config-file", default="", metavar="YAML",
-        help="fit the weights to its backbone, with PARTIAL_INIT and its kin as it says",
+        help="fit the weights to the backbone of this config, by its PARTIAL_INIT keys",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.min_coverage is not None:

@@ -12,15 +12,17 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and draw."""
     parser = command_parser(__name__, __doc__)
     parser.add_argument("--annotations", required=True, metavar="JSON", help="COCO instances json")
-    parser.add_argument("--images", required=True, metavar="DIR", help="folder of its images")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
     parser.add_argument(
         "--predictions", required=True, metavar="JSON", help="coco_instances_results.json"
     )
     parser.add_argument("--output", required=True, metavar="PNG", help="file to write")
-    parser.add_argument("--num-images", type=int, default=6, help="at most so many images (6)")
-    parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score (0.5)")
+    parser.add_argument("--num-images", type=int, default=6, help="largest number of images (6)")
+    parser.add_argument(
+        "--score-threshold", type=float, default=0.5, help="lowest score that is drawn (0.5)"
+    )
     title = parser.add_mutually_exclusive_group()
-    title.add_argument("--title", default="", help="a line at the top")
+    title.add_argument("--title", default="", help="text at the top of the image")
     title.add_argument("--metrics", metavar="JSON", help="metrics.json whose AP becomes the title")
     arguments = parser.parse_args(argv)
     title_line = title_from_metrics(arguments.metrics) if arguments.metrics else arguments.title

@@ -20,37 +20,39 @@ from lambda_det.io import check_writable, write_json
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; which of the two forms it is shows in ``config_file``."""
+    """Parse the command line. ``config_file`` is None in the form with saved predictions."""
     parser = command_parser(__name__, __doc__)
     add_model_arguments(parser, required=False)
     parser.add_argument("--annotations", metavar="JSON", help="COCO instances json")
     parser.add_argument("--predictions", metavar="JSON", help="coco_instances_results.json")
     parser.add_argument("--output", metavar="JSON", help="file for the metrics, in percent")
-    parser.add_argument("--per-class", action="store_true", help="each class as well")
+    parser.add_argument(
+        "--per-class", action="store_true", help="also print and write the metrics of each class"
+    )
     parser.add_argument(
         "--backend",
         default="auto",
-        help=f"what counts: {', '.join(BACKENDS)} (auto: the last where it is installed)",
+        help=f"implementation: {', '.join(BACKENDS)} (auto: the last one that is installed)",
     )
     parser.add_argument(
         "--zeroed",
         metavar="STAGES",
-        help="take the residual branches of these stages as 0 (res4,res5): as good as the whole "
-        "network, they are idle",
+        help="zero the residual branches of these stages (res4,res5): if the AP stays the same, "
+        "they are idle",
     )
     args = parser.parse_args(argv)
     if args.config_file is not None:
         if args.annotations or args.predictions or args.backend != "auto":
             raise InputError(
                 "--config-file takes its data from the config: --annotations, --predictions and "
-                "--backend belong to the other form"
+                "--backend cannot be combined with it"
             )
     elif not (args.annotations and args.predictions):
-        raise InputError("--config-file, or --annotations and --predictions are needed")
+        raise InputError("--config-file, or --annotations and --predictions, is needed")
     elif args.zeroed is not None:
-        raise InputError(f"--zeroed {args.zeroed}: it needs a model, and so --config-file")
+        raise InputError(f"--zeroed {args.zeroed} needs a model, and so --config-file")
     elif args.weights is not None:
-        raise InputError(f"--weights {args.weights}: it needs a model, and so --config-file")
+        raise InputError(f"--weights {args.weights} needs a model, and so --config-file")
     elif args.opts:
         raise InputError(f"{args.opts[0]!r}: KEY VALUE pairs need --config-file")
     return args
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}
             with writing(args.output):
                 write_json(next(iter(record.values())) if len(record) == 1 else record, args.output)
-    finally:  # a full disk shall not keep the table back
+    finally:  # the table is printed even if the disk is full
         print_tables(results, args)
     return 0
 

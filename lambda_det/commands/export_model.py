@@ -1,7 +1,7 @@
 """Export a backbone or a detector as TorchScript, torch.export or ONNX.
 
-The file's outputs are compared with the network's at two sizes; a file that differs is not written
-(exit status 1).
+The outputs of the exported network are compared with the original's at two image sizes. If they
+differ, no file is written, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -26,13 +26,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--method", default="trace", help=argparse.SUPPRESS)  # of older versions
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help="of the image, multiples of 32"
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="size of the image in pixels, multiples of 32",
     )
     args = parser.parse_args(argv)
     if args.method != "trace":
         raise InputError(
-            f"--method {args.method}: a network is traced, without this flag; PyTorch has "
-            "deprecated scripting. Other than a trace there are --format torch_export and onnx"
+            f"--method {args.method}: networks are always traced, because PyTorch has deprecated "
+            "scripting; leave the flag out, or choose --format torch_export or onnx"
         )
     cfg = load_config(args.config_file, overrides_of(args))
     if not cfg.MODEL.WEIGHTS:
@@ -45,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         size=tuple(args.size) if args.size else None,
     )
     if result.threshold_lowered:
-        print("nothing is detected in the test images: first compared with SCORE_THRESH_TEST 0")
+        print("no object is detected in the test images: compared with SCORE_THRESH_TEST 0 first")
     for difference in result.differences:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in difference.shapes.items())
         print(f"{difference.where}: largest difference {difference.largest:.2g} in {shapes}")

@@ -1,6 +1,6 @@
 """Train or evaluate a detector of a LazyConfig with detectron2's usual flags.
 
-The config is a Python program and is run.
+The config is a Python program, which this command runs: use only configs that you trust.
 
 lambda_det lazyconfig_train_net --num-gpus 8 --config-file C.py [--resume] [key=value ...]
 """
@@ -24,7 +24,7 @@ logger = logging.getLogger("lambda_det")
 
 
 def run(args: Namespace) -> None:
-    """What every process does."""
+    """Train or evaluate; every process calls this."""
     results = train_or_evaluate(args)
     if comm.is_main_process() and results:
         logger.info("Evaluation (percent):\n%s", metrics_table(results))

@@ -11,8 +11,17 @@ from lambda_det.errors import exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = command_parser(__name__, __doc__)
     parser.add_argument("--coco", required=True, metavar="DIR", help="folder in COCO layout")
-    parser.add_argument("--split", default="train2017", help="split to take from (%(default)s)")
-    parser.add_argument("--image-ids", required=True, type=int, nargs="+", metavar="ID")
+    parser.add_argument(
+        "--split", default="train2017", help="split to take images from (%(default)s)"
+    )
+    parser.add_argument(
+        "--image-ids",
+        required=True,
+        type=int,
+        nargs="+",
+        metavar="ID",
+        help="ids of the images to take",
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to write")
     args = parser.parse_args(argv)
     objects = write_subset(args.coco, args.split, args.image_ids, args.output)

@@ -1,4 +1,4 @@
-"""Write the generated shapes dataset (COCO layout, or an ImageFolder) and print what it holds."""
+"""Write the generated shapes dataset (COCO layout, or an ImageFolder) and print its statistics."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def main(argv: list[str] | None = None) -> int:
         "--layout",
         choices=("coco", "imagefolder"),
         default="coco",
-        help="coco: objects to detect; imagefolder: ten classes for pretrain",
+        help="coco: objects to detect; imagefolder: ten classes for lambda_det pretrain",
     )
-    parser.add_argument("--num-train", type=int, help="training pictures (400; imagefolder 1600)")
-    parser.add_argument("--num-val", type=int, help="validation pictures (100; imagefolder 200)")
+    parser.add_argument("--num-train", type=int, help="training images (400; imagefolder 1600)")
+    parser.add_argument("--num-val", type=int, help="validation images (100; imagefolder 200)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (0)")
     arguments = parser.parse_args(argv)
     counts = {"num_train": arguments.num_train, "num_val": arguments.num_val}

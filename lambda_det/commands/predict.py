@@ -1,4 +1,4 @@
-"""Predict on pictures and videos: draw boxes, masks, names and scores, and write COCO results.
+"""Predict on images and videos: draw boxes, masks, names and scores, and write COCO results.
 
 lambda_det predict --config-file C.yaml --weights W.pth --input photo.jpg 'frames/*.png' folder \\
     film.mp4 --output DIR [KEY VALUE ...]
@@ -19,22 +19,22 @@ from lambda_det.errors import exit_on_input_error
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line; KEY VALUE pairs after ``--input`` go to ``opts``."""
     parser = command_parser(__name__, __doc__)
     add_model_arguments(parser)
     add = parser.add_argument
     add("--input", required=True, nargs="+", metavar="FILE",
-        help="pictures, videos, folders, quoted globs")  # fmt: skip
+        help="images, videos, folders and globs in quotes")  # fmt: skip
     add("--output", required=True, metavar="DIR", help="folder to write into")
     add("--score-threshold", type=float, default=0.5, metavar="S",
-        help="lowest score that is drawn and written (0.5); to evaluate, 0")  # fmt: skip
-    add("--batch", type=int, default=8, metavar="N", help="pictures at once (8)")
+        help="lowest score that is drawn and written (0.5); use 0 to evaluate")  # fmt: skip
+    add("--batch", type=int, default=8, metavar="N", help="number of images in a batch (8)")
     add("--device", metavar="D", help="the same as MODEL.DEVICE D: cpu, cuda, cuda:1, ...")
-    add("--recursive", action="store_true", help="folders with their sub-folders")
-    add("--classes", metavar="FILE", help="names of the classes: a line each, or json")
-    add("--annotations", metavar="JSON", help="COCO json with the pictures' ids and the classes")
-    add("--no-pictures", action="store_true", help="write the json files alone")
-    add("--json", action="store_true", help="print what was done as json")
+    add("--recursive", action="store_true", help="search the sub-folders of folders as well")
+    add("--classes", metavar="FILE", help="class names: a text file with one per line, or json")
+    add("--annotations", metavar="JSON", help="COCO json with the images' ids and the classes")
+    add("--no-pictures", action="store_true", help="write the json files only")
+    add("--json", action="store_true", help="print the result as json")
     arguments = parser.parse_args(argv)
     arguments.input, arguments.opts = split_overrides(arguments.input, arguments.opts)
     return arguments
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         print(json.dumps({"output": args.output, **asdict(done)}))
     else:
-        parts = [f"{len(done.images)} pictures", f"{len(done.videos)} videos"]
+        parts = [f"{len(done.images)} images", f"{len(done.videos)} videos"]
         failed = f"; {len(done.failed)} failed" if done.failed else ""
         print(f"{args.output}: {', '.join(parts)}, {done.num_objects} objects{failed}")
     return 2 if done.failed else 0

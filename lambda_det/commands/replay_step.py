@@ -1,4 +1,4 @@
-"""Run a training step again whose loss or gradient was not finite, and say where it begins."""
+"""Repeat a training step whose loss or gradient was not finite, and find where that begins."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ SHOWN = 10
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> int:
     parser = command_parser(__name__, __doc__)
-    parser.add_argument("folder", help="bad_step_… in the OUTPUT_DIR of the training")
-    parser.add_argument("--float32", action="store_true", help="without the training's autocast")
-    parser.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config keys")
+    parser.add_argument("folder", help="folder bad_step_… in the OUTPUT_DIR of the training")
+    parser.add_argument(
+        "--float32", action="store_true", help="compute in float32, without the training's autocast"
+    )
+    parser.add_argument(
+        "opts", nargs=REMAINDER, metavar="KEY VALUE", help="config keys to override"
+    )
     args = parser.parse_args(argv)
     found, now, then = replay(args.folder, float32=args.float32, overrides=args.opts)
     rows = [(name, then.get(name), now.get(name)) for name in then | now]
     print(tabulate(rows, headers=("loss", "then", "now"), tablefmt="rounded_outline"))
     if found:
-        print("finite in, not finite out, in the order they ran:")
+        print("modules whose input is finite and whose output is not, in the order they ran:")
         print(tabulate(found[:SHOWN], headers="keys", tablefmt="rounded_outline"))
     else:
-        print("no module gives numbers that are not finite")
+        print("the outputs of all modules are finite")
     return 0

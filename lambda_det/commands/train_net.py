@@ -2,7 +2,7 @@
 
 lambda_det train_net --num-gpus 8 --config-file C.yaml [--resume] [KEY VALUE ...]
 lambda_det train_net --eval-only --config-file C.yaml MODEL.WEIGHTS W.pth [KEY VALUE ...]
-On each of several machines: --num-machines N --machine-rank R --dist-url URL as well.
+With several machines, run it on each and add --num-machines N --machine-rank R --dist-url URL.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger("lambda_det")
 
 
 def run(args: Namespace) -> None:
-    """What every process does."""
+    """Train or evaluate; every process calls this."""
     cfg = setup_config(args)
     if args.eval_only:
         results = evaluate_weights(cfg)

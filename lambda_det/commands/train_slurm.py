@@ -1,4 +1,4 @@
-"""Queue a training on a SLURM cluster (with submitit); what is not listed goes to train_net.
+"""Queue a training on a SLURM cluster (with submitit); other arguments go to train_net.
 
 lambda_det train_slurm --nodes 2 --gpus-per-node 8 --partition gpu --config-file C.yaml \\
     [KEY VALUE ...]
@@ -22,20 +22,34 @@ _NOT_WITH_A_JOB = ("num_gpus", "num_machines", "machine_rank", "dist_url")
 
 
 def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
-    """Ours, and train_net's."""
+    """Parse the arguments of this command; return them and the remaining ones, for train_net."""
     parser = command_parser(__name__, __doc__, argparse.ArgumentParser(allow_abbrev=False))
-    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=1, help="number of machines (1)")
     parser.add_argument(
-        "--gpus-per-node", type=int, default=8, help="and processes; MODEL.DEVICE cpu: processes"
+        "--gpus-per-node",
+        type=int,
+        default=8,
+        help="GPUs, and so processes, of a machine (8); with MODEL.DEVICE cpu: processes",
     )
-    parser.add_argument("--cpus-per-gpu", type=int, help="cores; the loaders' workers share them")
+    parser.add_argument(
+        "--cpus-per-gpu", type=int, help="cores of a process, which its data loader workers share"
+    )
     parser.add_argument("--partition")
     parser.add_argument("--account")
     parser.add_argument("--qos")
-    parser.add_argument("--time", default="24:00:00", help="of one start; as of sbatch: HH:MM:SS")
-    parser.add_argument("--requeues", type=int, default=20, help="how often the time may run out")
-    parser.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="or this machine")
-    parser.add_argument("--job-folder", help="default: OUTPUT_DIR/slurm")
+    parser.add_argument(
+        "--time",
+        default="24:00:00",
+        help="time limit of one start, as sbatch takes it: HH:MM:SS (24:00:00)",
+    )
+    parser.add_argument(
+        "--requeues",
+        type=int,
+        default=20,
+        help="how often the job is queued again when its time runs out (20)",
+    )
+    parser.add_argument("--cluster", choices=CLUSTERS, default="slurm", help="where to run (slurm)")
+    parser.add_argument("--job-folder", help="folder of the job's files (OUTPUT_DIR/slurm)")
     return parser.parse_known_args(argv)
 
 
@@ -48,7 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     for name in _NOT_WITH_A_JOB:
         if getattr(training, name) != parser.get_default(name):
             flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag}: is for train_net.py alone; give --nodes and --gpus-per-node")
+            raise InputError(
+                f"{flag} is an argument of train_net only; give --nodes and --gpus-per-node"
+            )
     for name in ("nodes", "gpus_per_node"):
         if getattr(args, name) < 1:
             raise InputError(

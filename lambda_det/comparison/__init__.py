@@ -1,6 +1,8 @@
-"""Experiments of several runs.
+"""Experiments of several runs: train the models of a suite, and compare them in one table.
 
-A suite of runs -> one table: plan, run (skip, start again or resume, survive), collect, compare.
+:func:`read_suite` plans the runs, :func:`execute` trains those that have not finished (a failed run
+does not stop the others), :func:`collect` reads what they measured, and
+:func:`results_markdown` writes the tables.
 """
 
 from lambda_det.comparison.collect import collect

@@ -1,4 +1,4 @@
-"""Finished runs -> a row per run, and a row per model (and set) with spread and gain."""
+"""Turns finished runs into one row per run and one row per model and set, with spread and gain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CONTROL_COLUMNS = tuple(f"{task}_ap_{name}" for task in TASK_NAMES.values() for 
 
 
 def count_model(cfg: CfgNode) -> dict[str, object]:
-    """Parameters and multiply-adds of the detector that a config builds, at its test size."""
+    """Count the parameters and multiply-adds of a config's detector, at the config's test size."""
     row = analyze_config(cfg, latency=False)
     return {
         "parameters_millions": round(row["parameters"]["total"] / 1e6, 3),
@@ -52,31 +52,31 @@ def collect(
     states: Mapping[Run, str],
     facts_of: Callable[[CfgNode], Mapping[str, object]] = count_model,
 ) -> dict[str, object]:
-    """What the runs measured: the part of a record that is the comparison's own.
+    """Collect what the runs measured: the part of the record specific to a comparison.
 
     Args:
-        suite: of :func:`read_suite`.
-        states: of :func:`execute`.
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
+        states: as returned by :func:`~lambda_det.comparison.running.execute`.
         facts_of: config -> numbers of the model itself, which do not depend on the seed.
 
     Returns:
-        ``"suite"``, its name; ``"sets"`` where it has some, name -> label; ``"differences"``,
-        config key -> model -> value, of what the models do not share. ``"runs"``: a row per run
-        with its state and, when finished, its numbers. ``"rows"``: a row per set and model;
-        a number is ``{"mean", "sd", "values"}`` over the finished seeds, ``<metric>_gain`` is
-        ``{"mean", "low", "high", "values"}`` over the model ``"over"``, paired by seed;
-        ``"published"`` holds the paper's.
+        ``"suite"``: its name. ``"sets"``, if the suite has several: name -> label.
+        ``"differences"``: config key -> model -> value, for the config keys in which the models
+        differ. ``"runs"``: one row per run with its state and, if it has finished, its numbers.
+        ``"rows"``: one row per set and model. In a row, a number is ``{"mean", "sd", "values"}``
+        over the finished seeds, ``<metric>_gain`` is ``{"mean", "low", "high", "values"}`` over
+        the model ``"over"``, paired by seed, and ``"published"`` contains the paper's numbers.
 
-        Where the suite has controls, ``"controls"`` names them, in a row those that its model has.
-        ``box_ap_zeroed`` and ``box_ap_trained_without`` are the AP under them (``mask_ap…``
-        likewise) and ``box_ap_over_<control>`` the paired difference AP − control, in the form of
-        a gain; a row of ``"runs"`` that is a training without branches names these under
-        ``"without"``. ``last_norm``: stage -> mean |weight| of its last norms.
+        If the suite has controls, ``"controls"`` lists them; in a row it lists those that the
+        model has. ``box_ap_zeroed`` and ``box_ap_trained_without`` are the AP under them
+        (``mask_ap…`` likewise), and ``box_ap_over_<control>`` is the paired difference
+        AP − control, in the form of a gain. A row of ``"runs"`` for a training without branches
+        lists their stages under ``"without"``. ``last_norm``: stage -> mean |weight| of its norms.
 
         Numbers that a run does not have (masks of a box detector, say) are absent.
 
     Raises:
-        InputError: a model names a row that was not published, or a run's file is broken.
+        InputError: a model names a row that was not published, or a file of a run is damaged.
     """
     published = published_rows(suite)
     results = {run: _result(run) for run, state in states.items() if state == FINISHED}
@@ -103,8 +103,8 @@ def collect(
                 SPEED_SETTINGS: speed_settings(suite.configs[set_name, model]),
             }
             if suite.controls:
-                there = idle_stages(suite.configs[set_name, model]) is not None
-                row["controls"] = list(suite.controls) if there else []
+                has_stages = idle_stages(suite.configs[set_name, model]) is not None
+                row["controls"] = list(suite.controls) if has_stages else []
             row.update(_facts(suite, set_name, model, results, facts_of))
             for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, FOUND, RIGHT_CLASS):
                 summary = spread([entry.get(column) for entry in finished])
@@ -129,7 +129,7 @@ def collect(
 
 
 def comparison_record(suite: Suite, collected: Mapping[str, object], command: str) -> dict:
-    """The record: what :func:`collect` gave, with hardware, versions and commit of the runs."""
+    """The record: what :func:`collect` returned, with hardware, versions and commit of the runs."""
     record = make_record(command, collected["rows"], seeds=suite.seeds) | collected
     states = [row["state"] for row in collected["runs"]]
     finished = [
@@ -159,7 +159,7 @@ def _budget(cfg: CfgNode) -> dict[str, object]:
 
 
 def _gpus(finished: Sequence[Mapping], planned: int) -> int | None:
-    """That each run of a row trained on; None where they differ."""
+    """Number of GPUs of each run of a row; None if it differs."""
     numbers = {run["gpus"] for run in finished} or {planned}
     return numbers.pop() if len(numbers) == 1 else None
 
@@ -167,7 +167,8 @@ def _gpus(finished: Sequence[Mapping], planned: int) -> int | None:
 def _result(run: Run) -> dict:
     result = result_of(run)
     if result is None:
-        raise InputError(f"{os.path.join(run.folder, FINISHED_FILE)} is gone or broken")
+        path = os.path.join(run.folder, FINISHED_FILE)
+        raise InputError(f"{path} is missing or damaged; run the suite again")
     return result
 
 
@@ -178,12 +179,12 @@ def _row_of(run: Run, state: str, result: Mapping | None) -> dict[str, object]:
     if run.without:
         row["without"] = list(CONTROLLED_STAGES)
     if state == FAILED:
-        row["reason"] = (failed_facts(run) or {"reason": "taken up anew since"})["reason"]
+        row["reason"] = (failed_facts(run) or {"reason": "restarted since"})["reason"]
     return row | (result["row"] if result is not None else {})
 
 
 def _runs_of(runs: Sequence[Mapping], set_name: str, model: str) -> list[Mapping]:
-    """Without the trainings without branches, which are no runs of the model."""
+    """The model's runs, excluding the control trainings without residual branches."""
     return [
         run
         for run in runs
@@ -192,7 +193,7 @@ def _runs_of(runs: Sequence[Mapping], set_name: str, model: str) -> list[Mapping
 
 
 def _pair_with_controls(runs: Sequence[dict]) -> None:
-    """Give each finished run the AP of the same seed that was trained without branches."""
+    """Add to each finished run the AP of the control training of the same seed."""
     without = {_place(run): run for run in runs if "without" in run}
     for run in runs:
         control = without.get(_place(run), {})
@@ -222,7 +223,7 @@ def _over_controls(own: Sequence[Mapping]) -> dict[str, dict]:
 
 
 def _last_norms(finished: Sequence[Mapping]) -> dict[str, dict[str, float]]:
-    """Means over the runs that have logged them."""
+    """Mean |weight| of each stage's last norms, over the runs that logged it."""
     known = [run["last_norm"] for run in finished if "last_norm" in run]
     if not known:
         return {}
@@ -247,7 +248,7 @@ def _gains(own: Sequence[Mapping], reference: Sequence[Mapping]) -> dict[str, di
 def _facts(
     suite: Suite, set_name: str, model: str, results: Mapping[Run, Mapping], facts_of: Callable
 ) -> Mapping[str, object]:
-    """Of the model as it was built, with the classes of its dataset; nothing before a run ended."""
+    """Numbers of the model with the classes of its dataset; {} until one of its runs finishes."""
     for run, result in results.items():
         if (run.set, run.model, run.without) != (set_name, model, False):
             continue
@@ -259,10 +260,10 @@ def _facts(
 
 
 def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
-    """Model -> the published row that it names.
+    """Find the published row that each model of a suite names.
 
     Raises:
-        InputError: there is no such row.
+        InputError: a model names a row that was not published.
     """
     if not suite.published:
         return {}
@@ -278,7 +279,7 @@ def published_rows(suite: Suite) -> dict[str, dict[str, object]]:
 
 
 def _differences(suite: Suite) -> dict[str, dict[str, object]]:
-    """Of the first set: every set has the same models."""
+    """Config keys that differ between models, from the first set: all sets have the same models."""
     first = next(iter(suite.sets))
     configs = {
         run.model: run.settings for run in suite.runs if run.set == first and not run.without
@@ -293,6 +294,6 @@ def _differences(suite: Suite) -> dict[str, dict[str, object]]:
 
 
 def published_source() -> str:
-    """Where the numbers in columns marked "published" are from."""
+    """The source of the numbers in columns marked "published"."""
     table = load_published(PUBLISHED)[_PUBLISHED_TABLE]
     return f"{table.title}, {table.source}"

@@ -1,5 +1,6 @@
-"""Two controls of what an AP rests on: the trained network with the residual branches of res4 and
-res5 zeroed, and a network trained without them (docs/comparison.md, "What the AP rests on")."""
+"""Two controls that tell what an AP rests on: the trained network with the residual branches of
+res4 and res5 zeroed, and a network trained without them (docs/comparison.md, "What the AP rests
+on")."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.evaluation.metrics import TASK_NAMES
 
 ZEROED, TRAINED_WITHOUT = CONTROLS = ("zeroed", "trained_without")
-"""What a suite may list under ``controls``."""
+"""The controls that a suite may list under ``controls``."""
 
 IDLE_STAGES = "MODEL.LAMBDA_RESNET.IDLE_STAGES"
 
 RESTS, IDLE, NO_BETTER, UNKNOWN = "rests", "idle", "no better", "unknown"
 
 IDLE_SHARE = 0.01
-"""Share of the AP that an idle branch may be worth: rounding and the order of equal scores."""
+"""Share of the AP that zeroing an idle branch may cost: rounding and the order of equal scores."""
 
 _FAMILY = {
     "build_lambda_resnet_backbone", "build_lambda_resnet_fpn_backbone",
@@ -28,11 +29,11 @@ NAMED_STAGES = " and ".join(CONTROLLED_STAGES)
 
 
 def idle_stages(cfg: CfgNode) -> list[str] | None:
-    """``IDLE_STAGES`` of the training without the branches; None where there is no such control.
+    """``IDLE_STAGES`` of the control training of a model; None if the model has no such control.
 
-    A backbone that is not of this package cannot be trained without its branches, and one that
-    has none of them in the first place (a suite may compare it as a model) is a control itself.
-    Branches that end without a norm cannot be zeroed, nor can a res5 that is not built.
+    A backbone that is not of this package cannot be trained without its residual branches, and one
+    that has none of them in the first place (a suite may compare it as a model) is a control
+    itself. Branches that end without a norm cannot be zeroed, nor can a res5 that is not built.
     """
     if cfg.MODEL.BACKBONE.NAME not in _FAMILY:
         return None
@@ -45,7 +46,11 @@ def idle_stages(cfg: CfgNode) -> list[str] | None:
 
 
 def config_without(cfg: CfgNode) -> CfgNode:
-    """The config of the training without the branches, of a model that has this control."""
+    """The config of the training without the residual branches.
+
+    Args:
+        cfg: config of a model for which :func:`idle_stages` is not None; it is not changed.
+    """
     cfg = cfg.clone()
     cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES = idle_stages(cfg)
     return cfg
@@ -54,20 +59,21 @@ def config_without(cfg: CfgNode) -> CfgNode:
 def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mapping | None) -> str:
     """Whether an AP rests on the residual branches of res4 and res5.
 
-    The rule is that of docs/comparison.md: a number rests on the branches only
-    where it beats *trained without* by more than the interval. As good as before when *zeroed*, the
-    branches are idle; worse when zeroed proves nothing, for random branches are that too.
+    The rule is that of docs/comparison.md: a number rests on the branches only if it is above
+    *trained without* by more than the interval. If zeroing does not lower the AP, the branches are
+    idle. A lower AP proves nothing, because zeroing random branches lowers it too.
 
     Args:
         ap: mean over the seeds, in percent.
-        over_zeroed: AP minus that of the same weights with zeroed branches, of
-            :func:`~lambda_det.comparison.statistics.paired_difference`; None where unknown.
-        over_trained_without: AP minus that of a training without them, likewise.
+        over_zeroed: AP minus that of the same weights with zeroed branches, in percentage points,
+            as returned by :func:`~lambda_det.comparison.statistics.paired_difference`; None if it
+            is unknown.
+        over_trained_without: AP minus that of the training without the branches, likewise.
 
     Returns:
-        :data:`IDLE` where zeroing costs no seed more than :data:`IDLE_SHARE` of the AP; else
-        :data:`RESTS` or :data:`NO_BETTER`. :data:`UNKNOWN` without *trained without*, and where one
-        seed is above it: the interval is unknown.
+        :data:`IDLE` if zeroing costs no seed more than :data:`IDLE_SHARE` of the AP; otherwise
+        :data:`RESTS` or :data:`NO_BETTER`. :data:`UNKNOWN` if there is no *trained without*, or if
+        a single seed is above it, because the interval is then unknown.
     """
     if over_zeroed is not None and max(over_zeroed["values"]) <= IDLE_SHARE * ap:
         return IDLE
@@ -80,7 +86,12 @@ def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mappin
 
 
 def verdict_of(row: Mapping, task: str) -> str | None:
-    """Of a row of a record; None where it has no controls or no AP."""
+    """The :func:`verdict` of a row of a record; None if the row has no controls or no AP.
+
+    Args:
+        row: one of a record's ``"rows"``.
+        task: ``box`` or ``mask``.
+    """
     if not row.get("controls") or f"{task}_ap" not in row:
         return None
     return verdict(
@@ -91,7 +102,7 @@ def verdict_of(row: Mapping, task: str) -> str | None:
 
 
 def controls_line(rows: Sequence[Mapping]) -> str:
-    """What the controls say of the models of a set, in one line; "" without controls."""
+    """Say in one line what the controls tell about the models of a set; "" without controls."""
     found: dict[str, list[str]] = {}
     for row in rows:
         verdicts = {task: verdict_of(row, task) for task in TASK_NAMES.values()}
@@ -118,8 +129,8 @@ def controls_line(rows: Sequence[Mapping]) -> str:
 
 
 def gain_remark(row: Mapping, baseline: Mapping | None, task: str) -> str:
-    """What stands beside a gain: "" where one of the two APs rests on the branches, or nothing was
-    controlled."""
+    """The remark beside a gain: "" if one of the two APs rests on the branches, or if the suite has
+    no controls."""
     found = {verdict_of(r, task) for r in (row, baseline) if r is not None}
     if found <= {None} or RESTS in found:
         return ""

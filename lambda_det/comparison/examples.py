@@ -1,4 +1,4 @@
-"""The images of a comparison on which a model and its baseline differ most, drawn."""
+"""Draws the images of a comparison on which a model and its baseline differ most."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Found:
-    """What a model's detections with a score of at least :data:`SCORE` are worth on an image.
+    """Counts of a model's detections with a score of at least :data:`SCORE` on one image.
 
     Attributes:
-        matched: objects found, at IoU :data:`IOU` and of the right class.
-        wrong: detections of nothing.
-        objects: in the image; crowds do not count.
+        matched: objects that a detection of the right class meets at IoU :data:`IOU`.
+        wrong: detections that match no object.
+        objects: objects in the image; crowd regions do not count.
     """
 
     matched: int
@@ -55,9 +55,9 @@ class Example:
     """An image drawn with its ground truth and with each model's detections.
 
     Attributes:
-        file_name: of the image.
-        reason: why it is shown.
-        tiles: (caption, JPEG), the ground truth first.
+        file_name: name of the image file.
+        reason: why the image is shown.
+        tiles: pairs of caption and JPEG; the first shows the ground truth.
     """
 
     file_name: str
@@ -66,9 +66,18 @@ class Example:
 
 
 def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[Example]:
-    """For every model the image on which it finds most more objects than its baseline, and the one
-    on which it finds most fewer; with the first seed for which all models that have any finished
-    run have one.
+    """Choose and draw, for every model, the image on which it finds the most objects more than its
+    baseline, and the one on which it finds the most fewer.
+
+    The runs are of one seed: the first for which most models have finished.
+
+    Args:
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
+        states: as returned by :func:`~lambda_det.comparison.running.execute`.
+        set_name: name of the set; "" in a suite without sets.
+
+    Returns:
+        At most :data:`MOST_IMAGES` examples; none if fewer than two models have finished.
 
     Raises:
         InputError: the validation images or the detections cannot be read.
@@ -131,7 +140,15 @@ def _is_unsure(entry: object) -> bool:
 
 
 def choose(suite: Suite, found: Mapping[str, Mapping[object, Found]]) -> dict[object, str]:
-    """Image id -> why: for every model its best and its worst image against its baseline."""
+    """Choose for every model its best and its worst image against its baseline.
+
+    Args:
+        suite: the suite.
+        found: model -> image id -> counts.
+
+    Returns:
+        Image id -> why it was chosen.
+    """
     chosen: dict[object, str] = {}
     for model, per_image in found.items():
         baseline = suite.baselines[model]
@@ -169,21 +186,21 @@ class _Drawing:
         self, image_id: object, captions: Mapping[str, str]
     ) -> tuple[str, list[tuple[str, bytes]]]:
         name = self._coco.imgs[image_id]["file_name"]
-        picture = read_image(os.path.join(self._images, name))
+        image = read_image(os.path.join(self._images, name))
         truth = [
             object_of_annotation(self._coco, annotation, self._colours)
             for annotation in self._coco.imgToAnns[image_id]
         ]
-        tiles = [("ground truth", _jpeg(draw_objects(picture, truth)))]
+        tiles = [("ground truth", _jpeg(draw_objects(image, truth)))]
         for model, caption in captions.items():
             objects = [
                 object_of_detection(
-                    self._coco, detection, picture.shape[:2], self._colours, self._paths[model]
+                    self._coco, detection, image.shape[:2], self._colours, self._paths[model]
                 )
                 for detection in self._detections[model].get(image_id, [])
                 if detection["score"] >= SCORE
             ]
-            tiles.append((caption, _jpeg(draw_objects(picture, objects))))
+            tiles.append((caption, _jpeg(draw_objects(image, objects))))
         return name, tiles
 
 
@@ -192,18 +209,25 @@ def _jpeg(image) -> bytes:
 
 
 def _runs_of_one_seed(states: Mapping[Run, str], set_name: str) -> dict[str, Run]:
-    """Model -> finished run, of the seed that most models have finished, the first of equals."""
+    """Model -> its finished run with the seed that most models have finished (the first of
+    equals)."""
     seeds: dict[int, dict[str, Run]] = {}
     for run, state in states.items():
         if run.set != set_name or state != FINISHED or run.without:
             continue
-        if os.path.isfile(os.path.join(run.folder, FINISHED_FILE)):  # not of what is kept alone
+        if os.path.isfile(
+            os.path.join(run.folder, FINISHED_FILE)
+        ):  # a kept JSON alone has no detections
             seeds.setdefault(run.seed, {})[run.model] = run
     return max(seeds.values(), key=len, default={})
 
 
 def validation_set(cfg: CfgNode) -> Sequence[str]:
-    """The annotation file and the image folder that a config is evaluated on."""
+    """Paths of the annotation file and of the image folder that a config is evaluated on.
+
+    Raises:
+        InputError: the dataset of the config is not available.
+    """
     cfg = cfg.clone()
     configure_datasets(cfg, for_training=False)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])

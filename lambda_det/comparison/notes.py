@@ -1,4 +1,4 @@
-"""What stands below the tables of a comparison: how to read them, and what is missing."""
+"""The notes below the tables of a comparison: how to read the tables, and what is missing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lambda_det.evaluation.metrics import TASK_NAMES
 
 
 def notes(record: Mapping) -> list[str]:
-    """How to read the tables, one sentence each."""
+    """Sentences that say how to read the tables of a record."""
     rows, runs = record["rows"], record["runs"]
     over = baselines_of(rows)
     budgets = list(dict.fromkeys(map(_budget, rows)))
@@ -60,13 +60,13 @@ def notes(record: Mapping) -> list[str]:
 
 
 def baselines_of(rows: Sequence[Mapping]) -> list[str]:
-    """Labels of the models that gains are over."""
+    """Labels of the models that are baselines of gains."""
     labels = {row["model"]: row["label"] for row in rows}
     return list(dict.fromkeys(labels[row["over"]] for row in rows if row["over"]))
 
 
 def pretrain_note(record: Mapping) -> str:
-    """What each run starts from; "" where it is no pretraining of its own."""
+    """Say which command makes the weights that each run starts from; "" if the suite has none."""
     if "pretrain" not in record:
         return ""
     command = record["pretrain"].strip().replace("{python}", "python")
@@ -77,8 +77,8 @@ def pretrain_note(record: Mapping) -> str:
 
 
 def gains_line(rows: Sequence[Mapping]) -> str:
-    """What the gains of a set's models say, in one line: which of them their intervals tell apart
-    from their baselines; "" without gains."""
+    """Say in one line which models of a set the intervals of their gains tell apart from their
+    baselines; "" without gains."""
     labels = {row["model"]: row["label"] for row in rows}
     sentences = []
     for task in TASK_NAMES.values():
@@ -109,7 +109,8 @@ def _told(gain: Mapping) -> str:
 
 
 def unfinished_runs(record: Mapping) -> list[str]:
-    """A line for every run without numbers, or without those of its zeroed branches."""
+    """One line for every run that has no numbers, or none of the evaluation with zeroed
+    branches."""
     lines = []
     for run in record["runs"]:
         name = run_name(run.get("set"), run["model"], run["seed"], "without" in run)

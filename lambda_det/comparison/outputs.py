@@ -1,4 +1,4 @@
-"""What a comparison leaves in its folder."""
+"""Writes the results of a comparison: record, tables, plot and report."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from lambda_det.io import check_writable, read_text, write_bytes, write_json
 
 
 def check_record(path: str, suite: Suite) -> None:
-    """Better asked before days of training than after them.
+    """Check that a record can be written, which is better known before days of training than after.
 
     Args:
-        path: of :func:`~lambda_det.records.record_path`.
-        suite: that is to be recorded there.
+        path: as returned by :func:`~lambda_det.records.record_path`.
+        suite: the suite that is to be recorded in that file.
 
     Raises:
-        InputError: the record of something else lies there, or none can be written.
+        InputError: the file is the record of another suite, or it cannot be written.
     """
     check_writable(path, "--record")
     if os.path.exists(path):
@@ -37,8 +37,8 @@ def check_record(path: str, suite: Suite) -> None:
             other = True
         if other:
             raise InputError(
-                f"--record: {path} is no record of suite {suite.name!r}; take another name, or "
-                "remove it"
+                f"--record: {path} is not a record of suite {suite.name!r}; choose another name or "
+                "remove that file"
             )
 
 
@@ -46,19 +46,19 @@ def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
     """Write the record of a comparison whose runs have all finished.
 
     Raises:
-        InputError: a run is missing, or it cannot be written.
+        InputError: a run or an evaluation is missing, or the record cannot be written.
     """
     missing = [f"{run.name} ({state})" for run, state in states.items() if state != FINISHED]
     if missing:
         raise InputError(
-            f"--record: {path} is not written, {len(missing)} of {len(states)} runs are not "
+            f"--record: {path} is not written because {len(missing)} of {len(states)} runs are not "
             f"finished: {', '.join(missing)}"
         )
     lacking = [f"{run.name} ({reason})" for run in states if (reason := zeroed_missing(run))]
     if lacking:
         raise InputError(
-            f"--record: {path} is not written, the evaluation with zeroed branches is missing of "
-            f"{', '.join(lacking)}; the same command makes it"
+            f"--record: {path} is not written because the evaluation with zeroed branches is "
+            f"missing for {', '.join(lacking)}; the same command evaluates it"
         )
     with writing(path):
         write_json(record, path)
@@ -66,11 +66,14 @@ def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
 
 def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
     """Write ``results.json``, ``results.md``, ``report.html`` and, as soon as a run has finished,
-    ``speed_accuracy.png``; return the text of the second.
+    ``speed_accuracy.png``.
+
+    Returns:
+        The text of ``results.md``.
 
     Raises:
-        InputError: a finished run's file is broken, or one of them cannot be written; what was
-            there before stays then.
+        InputError: a file of a finished run is damaged, or one of the results cannot be written;
+            the previous version of that file is then kept.
     """
     text = results_markdown(record)
     contents = {"results.md": text.encode()}
@@ -81,7 +84,7 @@ def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: 
     path = os.path.join(output, "lock")
     with open_to_write(path) as lock:
         with writing(path):
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison writes the same files: wait
+            fcntl.flock(lock, fcntl.LOCK_EX)  # wait for another comparison in this folder
         path = os.path.join(output, "results.json")
         with writing(path):
             write_json(record, path)

@@ -1,4 +1,4 @@
-"""What a suite would cost, and what to launch, before it is run."""
+"""Plans a suite before it is run: the command and the estimated hours of each run."""
 
 from __future__ import annotations
 
@@ -36,29 +36,31 @@ from lambda_det.records import make_record, tool_command
 logger = logging.getLogger(__name__)
 
 LEAST_ITERATIONS = 40
-"""To be timed: detectron2 logs every 20 iterations, and the first ones are slow."""
+"""Iterations that timing needs: detectron2 logs every 20 iterations, and the first ones are
+slow."""
 
 
 def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[Run], str]) -> str:
-    """For every run its state, the command that runs it and the hours it takes; then the sums, one
-    for each device.
+    """Describe every run by its state, its command and its estimated hours; then sum up the hours
+    of each device.
 
-    A time counts for a run with the same :func:`~lambda_det.comparison.speed.speed_settings` and
-    images of an iteration on one GPU; of which machine it is stands beside it. A training without
-    branches takes at most as long as that with them, whose time stands in for its own.
+    A measured time is used for a run that has the same
+    :func:`~lambda_det.comparison.speed.speed_settings` and as many images per iteration and GPU;
+    the text names the machine it was measured on. A training without residual branches takes at
+    most as long as the training with them, whose time is used if its own is unknown.
 
     Args:
-        suite: of :func:`~lambda_det.comparison.suite.read_suite`.
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
         output: folder of the comparison.
-        runs: those to plan.
-        launch: run -> command line.
+        runs: the runs to plan.
+        launch: returns the command line of a run.
 
     Raises:
         InputError: the record of times that the suite names cannot be read.
     """
     known = known_times(suite, output)
     lines, unknown = [], 0
-    totals: dict[tuple[str, str], float] = {}  # hours of one device are none of another
+    totals: dict[tuple[str, str], float] = {}  # hours on different devices do not add up
     for run in runs:
         cfg = suite.config_of(run)
         images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
@@ -120,12 +122,21 @@ def measure(
     command: Command = train_command,
 ) -> dict[str, object]:
     """Train each model of ``runs`` for a few iterations on one device, with as many images as one
-    GPU would get of a batch; write ``throughput.json``, a record whose rows have
-    ``train_ms_per_image``.
+    GPU would get of a batch, and write the times to ``throughput.json``.
+
+    Args:
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
+        output: folder of the comparison.
+        runs: the runs whose models are timed, each model once.
+        iterations: iterations per model, at least :data:`LEAST_ITERATIONS`.
+        command: returns the arguments of the process that trains a run.
+
+    Returns:
+        The record that was written; its rows have ``train_ms_per_image``, in milliseconds.
 
     Raises:
-        InputError: too few iterations, a command of ``prepare`` or a training fails, or the record
-            cannot be written.
+        InputError: ``iterations`` is too small, a command of ``prepare`` or a training fails, or
+            the record cannot be written.
     """
     if iterations < LEAST_ITERATIONS:
         raise InputError(f"--measure {iterations}: at least {LEAST_ITERATIONS} are needed")
@@ -141,7 +152,7 @@ def measure(
         folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
         words = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
                  "DATASETS.TEST", "()")  # fmt: skip
-        words += ("MODEL.WEIGHTS", "") if run.pretrain else ()  # which are not made for this
+        words += ("MODEL.WEIGHTS", "") if run.pretrain else ()  # no pretraining runs for a timing
         one = dataclasses.replace(
             run, overrides=run.overrides + words, folder=folder, gpus=1, resume=False
         )

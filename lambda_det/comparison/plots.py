@@ -1,7 +1,7 @@
-"""The pictures of a comparison: AP against time and size, losses, classes.
+"""The plots of a comparison: AP against time and size, losses, and AP of each class.
 
-Drawn by matplotlib, as SVG for the report (in the page's text colour, so that it is readable on a
-light and on a dark page) or as PNG.
+matplotlib draws them as SVG for the report (in the page's text colour, so that they are readable on
+a light and on a dark page) or as PNG.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from matplotlib.patches import Patch
 from lambda_det.comparison.tables import sets_of, tasks_of
 
 Draw = Callable[[Figure], None]
-"""Draws a picture on an empty figure."""
+"""A function that draws a plot on an empty figure."""
 
 _INK = "#0a0b0c"  # becomes the page's colour in SVG
 _GRID = "#808890"
-# Colours that are told apart on white and on black, also by most who see few colours.
+# These colours can be told apart on white and on black, also by most colour-blind readers.
 _PALETTE = ("#7b8794", "#e08a1e", "#3b82d6", "#2a9d6f", "#c2528b", "#8b6fd1", "#b3a125", "#4fb3bf")
 _MARKERS = "osD^vP*X"
 _LINES = ("-", "--", ":", "-.")
@@ -44,8 +44,8 @@ class Style:
 
 
 def styles(rows: Sequence[Mapping]) -> dict[str, Style]:
-    """Model -> style. Where variant and depth tell the models apart, models of one variant have one
-    colour; else each has its own."""
+    """Choose the style of each model of a record's rows. If variant and depth tell the models
+    apart, models of one variant share a colour; otherwise each model has its own."""
     models = {row["model"]: (row["variant"], row["depth"]) for row in rows}
     if len(set(models.values())) < len(models):
         models = {model: (model, 0) for model in models}
@@ -61,7 +61,15 @@ def styles(rows: Sequence[Mapping]) -> dict[str, Style]:
 
 
 def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Draw | None:
-    """AP against columns of cost: a row of axes for each set. None without numbers."""
+    """Plot AP against columns of cost, with a row of axes for each set.
+
+    Args:
+        record: the record of a comparison.
+        columns: keys of :data:`TRADE_OFFS`.
+
+    Returns:
+        The function that draws the plot; None if the record has no such numbers.
+    """
     columns = [c for c in columns if any(c in row for row in record["rows"])]
     shown = [(label, rows) for label, rows in sets_of(record) if tasks_of(rows)]
     tasks = tasks_of(record["rows"])
@@ -84,11 +92,15 @@ def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Draw | None:
 def loss_figure(
     curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]]]], record: Mapping
 ) -> Draw | None:
-    """Training loss, for each set: mean over the seeds, with a band from the least to the most.
+    """Plot the training loss of each set: the mean over the seeds, with a band from the lowest to
+    the highest.
 
     Args:
         curves: label of a set -> model -> for each seed, iteration -> loss.
-        record: of the comparison.
+        record: the record of the comparison.
+
+    Returns:
+        The function that draws the plot; None without curves.
     """
     curves = {label: models for label, models in curves.items() if any(models.values())}
     if not curves:
@@ -108,7 +120,7 @@ def loss_figure(
             axes.set_title(label, loc="left")
             axes.set_xlabel("iteration")
         axes.figure.axes[0].set_ylabel("total loss")
-        # Where most models have a curve: the last set may not have begun.
+        # The legend goes where most models have a curve, because the last set may not have begun.
         max(figure.axes, key=lambda axes: len(axes.get_lines())).legend(frameon=False)
 
     return draw
@@ -117,11 +129,14 @@ def loss_figure(
 def class_figure(
     gains: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], record: Mapping
 ) -> Draw | None:
-    """AP of each class against the baseline: mean over the seeds, and a dot for each seed.
+    """Plot the AP of each class minus the baseline's: the mean over the seeds, and a dot per seed.
 
     Args:
         gains: task -> model -> class -> differences, one for each seed, in percentage points.
-        record: of the comparison.
+        record: the record of the comparison.
+
+    Returns:
+        The function that draws the plot; None without classes.
     """
     gains = {task: models for task, models in gains.items() if models}
     found = [of for models in gains.values() for of in models.values()]
@@ -152,12 +167,17 @@ def class_figure(
 
 
 def svg(draw: Draw, description: str) -> str:
-    """An ``<svg>`` element to stand in a page, in the colour of its text."""
+    """Draw an ``<svg>`` element for an HTML page, in the colour of the page's text.
+
+    Args:
+        draw: as returned by the functions above.
+        description: text for readers who do not see the plot.
+    """
     salt = f"{zlib.crc32(description.encode()):08x}"
     text = _save(draw, "svg", salt).decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
     text = text.replace(_INK, "currentColor")
-    # Its size in points is its size at most; it shrinks with the page.
+    # The size in points becomes the largest size; the plot shrinks with the page.
     width = re.search(r'width="([\d.]+)pt" height="[\d.]+pt"', text)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     size = f'style="max-width:{float(width[1]) * 1.25:.0f}px" role="img" aria-label="{label}"'
@@ -165,7 +185,7 @@ def svg(draw: Draw, description: str) -> str:
 
 
 def png(draw: Draw) -> bytes:
-    """A PNG on white."""
+    """Draw a PNG on a white background, and return the bytes of the file."""
     return _save(draw, "png", "")
 
 
@@ -207,7 +227,7 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
         if len(points) > 1:
             axes.plot(*zip(*points, strict=True), color=colour, alpha=0.5, linewidth=1, zorder=1)
     axes.margins(x=0.2, y=0.2)
-    # So that a difference of nothing does not fill the picture.
+    # A minimum range keeps a negligible difference from filling the plot.
     _widen(axes.get_xlim, axes.set_xlim, 0.5)
     _widen(axes.get_ylim, axes.set_ylim, 0.1, at_least=4)
     places = [
@@ -215,7 +235,7 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
     ]
     middle = sum(axes.get_xlim()) / 2
     for place, (x, y, row) in enumerate(sorted(places, key=lambda item: item[1])):
-        # Towards the middle; neighbours in height below and above by turns, not on each other.
+        # Labels point to the middle; neighbours alternate below and above, so as not to overlap.
         left, below = x > middle, place % 2 == 0
         axes.annotate(
             row["label"], (x, y), color=style[row["model"]].colour,
@@ -227,7 +247,7 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
 
 
 def _widen(get, set_, share: float, at_least: float = 0) -> None:
-    """Limits of an axis at least ``share`` of their middle apart."""
+    """Widen the limits of an axis to be at least ``share`` of their middle apart."""
     low, high = get()
     middle = (low + high) / 2
     half = max(high - low, share * middle, at_least) / 2

@@ -1,7 +1,7 @@
-"""What comes before the first run: the suite's commands, once, and again where their data are gone.
+"""Runs the suite's ``prepare`` commands once before the first run, and again if data are missing.
 
-``prepared.json`` holds the commands that have ended well, and what then was there of the data that
-the runs read.
+``prepared.json`` lists the commands that have succeeded, and which of the data that the runs read
+existed after them.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ logger = logging.getLogger(__name__)
 
 PREPARED_FILE = "prepared.json"
 _GRACE = 5  # seconds that a command has to end after a signal
-_MOST_NAMES = 50  # a folder with more holds pictures, which are not looked for one by one
+_MOST_NAMES = 50  # the files of a folder with more (of images, say) are not checked one by one
 
 
 def prepare(suite: Suite, output: str) -> None:
     """Run the suite's ``prepare`` commands that have not been run, or whose data are gone.
 
-    Of a config key whose value is a path below ``output`` (``DATASETS.COCO_FOLDER``, say) it is
-    known what was there when the commands had ended. Where that is gone, the commands that name the
-    path run again, or all of them where none does. Only one process prepares at a time. A command
-    ends with this process.
+    If the value of a config key is a path below ``output`` (``DATASETS.COCO_FOLDER``, say),
+    ``prepared.json`` records what existed at that path after the commands. If that is gone, the
+    commands that name the path run again, or all commands if none names it. Only one process
+    prepares at a time. A running command is stopped when this process ends.
 
     Args:
-        suite: of :func:`~lambda_det.comparison.suite.read_suite`.
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
         output: folder of the comparison.
 
     Raises:
@@ -56,13 +56,13 @@ def prepare(suite: Suite, output: str) -> None:
     path = os.path.join(output, "lock")
     with open_to_write(path) as lock:
         with writing(path):
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another comparison prepares: wait for it
+            fcntl.flock(lock, fcntl.LOCK_EX)  # wait for another comparison that prepares
         marker = os.path.join(output, PREPARED_FILE)
         done, known = _prepared(marker)
         data = _data(suite, output)
         again = _to_repeat(done, data, known, output)
         done = [command for command in done if command not in again]
-        if again:  # what a killed command leaves is not to be taken for the data
+        if again:  # a killed command may leave a part of the data
             with writing(marker):
                 write_json({"commands": done, "data": known}, marker)
         for command in suite.prepare:
@@ -77,29 +77,29 @@ def prepare(suite: Suite, output: str) -> None:
 
 
 def _prepared(marker: str) -> tuple[list[str], dict[str, list[str] | None]]:
-    """The commands that are done; path below the comparison's folder -> names that were in it, None
-    where nothing was there."""
+    """Read ``prepared.json``: the commands that are done, and path below the comparison's folder ->
+    names of the files in it (None if nothing existed at that path)."""
     if not os.path.lexists(marker):
         return [], {}
     try:
         content = json.loads(read_text(marker))
-        if isinstance(content, list):  # of an earlier version: nothing is known of the data
+        if isinstance(content, list):  # an earlier version recorded no data
             content = {"commands": content, "data": {}}
         done, known = content["commands"], content["data"]
         lists = [done, *filter(None, known.values())]
         if not all(isinstance(v, list) and all(isinstance(s, str) for s in v) for v in lists):
-            raise TypeError("no lists of words")
+            raise TypeError("not lists of strings")
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning("%s is broken (%s): everything is prepared anew", marker, error)
+        logger.warning("%s is broken (%s): all commands of prepare run again", marker, error)
         return [], {}
     return done, known
 
 
 def _data(suite: Suite, output: str) -> list[str]:
     """Paths below the comparison's folder that a config names."""
-    start = "{output}" + os.sep  # as the runs' settings have it
+    start = "{output}" + os.sep  # as it is written in the settings of runs
     values = {v for run in suite.runs for v in run.settings.values() if isinstance(v, str)}
     return sorted({os.path.normpath(v[len(start) :]) for v in values if v.startswith(start)})
 
@@ -107,7 +107,7 @@ def _data(suite: Suite, output: str) -> list[str]:
 def _to_repeat(
     done: Sequence[str], data: Sequence[str], known: Mapping[str, list[str] | None], output: str
 ) -> set[str]:
-    """Those of the commands that are done whose data are gone."""
+    """The commands among ``done`` whose data are gone."""
     again: set[str] = set()
     for name in data:
         path = os.path.join(output, name)
@@ -117,13 +117,14 @@ def _to_repeat(
         else:
             gone = bool(naming) and not _is_there(path, [])
         if gone and done:
-            logger.warning("%s is gone, or a part of it: it is prepared again", path)
+            logger.warning("%s, or a part of it, is missing: it is prepared again", path)
             again |= naming or set(done)
     return again
 
 
 def _names(path: str) -> list[str] | None:
-    """What lies in a folder; nothing of a file, and of a folder full of pictures."""
+    """Names of the files in a folder; [] for a file and for a folder of more than ``_MOST_NAMES``;
+    None if the path does not exist or is an empty folder."""
     if not _is_there(path, []):
         return None
     names = sorted(os.listdir(path)) if os.path.isdir(path) else []
@@ -133,7 +134,7 @@ def _names(path: str) -> list[str] | None:
 
 
 def _is_there(path: str, names: Sequence[str]) -> bool:
-    """Whether it is a file or a folder with something in it, and so are those in it."""
+    """Whether a path is a file or a folder that is not empty, and so are ``names`` in it."""
     if os.path.isdir(path):
         with os.scandir(path) as entries:
             if next(entries, None) is None:
@@ -144,7 +145,7 @@ def _is_there(path: str, names: Sequence[str]) -> bool:
 
 
 def shell_words(command: str) -> list[str]:
-    """A command of a suite's author, who may use what a shell has."""
+    """Arguments that run a command of a suite in a shell, whose syntax its author may use."""
     return ["/bin/sh", "-c", command]
 
 
@@ -153,12 +154,12 @@ def _run(command: str, log_path: str) -> None:
         process = subprocess.Popen(
             tied(shell_words(command)), cwd=PROJECT, env=environment_of(1, None),
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True,  # of its own, to be ended as a whole
+            start_new_session=True,  # a session of its own can be ended as a whole
         )  # fmt: skip
     try:
         process.wait()
-    except BaseException:  # a signal to us, whose handler raises
-        # As Ctrl-C does it first: a command may remove what is half written.
+    except BaseException:  # a signal handler of this process raises
+        # SIGINT comes first, as from Ctrl-C, so that a command may remove what is half written.
         end_session(process.pid, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL), _GRACE)
         process.wait()
         raise

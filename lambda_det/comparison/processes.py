@@ -1,4 +1,4 @@
-"""Processes of a comparison: what they see, how they end."""
+"""Processes of a comparison: their number, their environment, and how they are ended."""
 
 from __future__ import annotations
 
@@ -23,27 +23,30 @@ PROJECT = str(ROOT)
 
 
 def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
-    """Runs at a time: as many as the GPUs allow; without GPUs, or on the CPU, one for every four
-    cores.
+    """Number of runs at a time: as many as the GPUs allow; without GPUs, or on the CPU, one per
+    four cores.
 
     Args:
-        gpus_per_run: processes of a run.
+        gpus_per_run: number of GPUs (and processes) of a run.
         device: MODEL.DEVICE of the runs.
+
+    Returns:
+        At least 1.
     """
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     return max(1, gpus // gpus_per_run if gpus else cores() // 4)
 
 
 def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[str] | None:
-    """CUDA_VISIBLE_DEVICES for each job, the GPUs in turn; None where all share what is there.
+    """CUDA_VISIBLE_DEVICES of each job, the GPUs in turn; None if all jobs share all devices.
 
     Args:
-        jobs: runs at a time.
-        gpus_per_run: that one trains on.
-        device: MODEL.DEVICE of the runs; on the CPU no GPU is asked for.
+        jobs: number of runs at a time.
+        gpus_per_run: number of GPUs that one run trains on.
+        device: MODEL.DEVICE of the runs; runs on the CPU get no GPU.
 
     Raises:
-        InputError: a run is to have more GPUs than there are.
+        InputError: a run needs more GPUs than PyTorch sees.
     """
     if device == "cpu":
         return None
@@ -62,28 +65,34 @@ def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[st
 
 
 def environment_of(jobs: int, device: str | None) -> dict[str, str]:
-    """The environment of one of ``jobs`` processes: this checkout's code, a device, and a share of
-    the cores."""
+    """The environment variables of one of ``jobs`` processes: this checkout's code, a device, and a
+    share of the cores.
+
+    Args:
+        jobs: number of processes at a time.
+        device: value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
+    """
     environment = dict(os.environ)
     paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
-    own = [PROJECT] if IN_CHECKOUT else []  # a wheel is found as it was by this process
+    own = [PROJECT] if IN_CHECKOUT else []  # an installed wheel is found without it
     environment["PYTHONPATH"] = os.pathsep.join([*own, *map(os.path.abspath, paths)])
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
-    if jobs > 1:  # else each of them starts a thread for every core
+    if jobs > 1:  # otherwise each would start a thread for every core
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     return environment
 
 
 def tied(command: Sequence[str]) -> list[str]:
-    """The command, made to get SIGTERM when this process ends, however that is killed. On Linux,
-    where util-linux has a ``setpriv`` with ``--pdeathsig``."""
+    """Wrap a command so that it gets SIGTERM when this process ends, however this process is
+    killed. This needs Linux and a ``setpriv`` (util-linux) with ``--pdeathsig``; otherwise the
+    command is returned as it is."""
     return [*_death_signal(), *command]
 
 
 @functools.cache
 def _death_signal() -> tuple[str, ...]:
-    """What stands before a command to tie it; nothing where this system has not got it."""
+    """Return the words before a command that tie it; none if the system cannot do it."""
     words = ("setpriv", "--pdeathsig", "TERM", "--")
     try:
         done = subprocess.run([*words, "true"], capture_output=True)
@@ -93,15 +102,15 @@ def _death_signal() -> tuple[str, ...]:
 
 
 def signal_session(leader: int, number: int) -> list[psutil.Process]:
-    """Send a signal to every process of a session; return those processes.
+    """Send a signal to every process of a session, and return those processes.
 
     Args:
         leader: id of a process that was started with ``start_new_session=True``.
-        number: of the signal; 0 only looks who is alive.
+        number: number of the signal; 0 only tests which processes are alive.
     """
     alive = []
     for process in psutil.process_iter():
-        with contextlib.suppress(OSError, psutil.Error):  # it has ended meanwhile
+        with contextlib.suppress(OSError, psutil.Error):  # the process has ended meanwhile
             if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
                 process.send_signal(number)
                 alive.append(process)
@@ -111,8 +120,14 @@ def signal_session(leader: int, number: int) -> list[psutil.Process]:
 def end_session(
     leader: int, numbers: Sequence[int] = (signal.SIGTERM,), seconds: float = 10
 ) -> None:
-    """Send signals, one after the other, to a process and all that it has started, until they have
-    ended; after each signal they have so many seconds."""
+    """Send signals, one after the other, to a process and all processes it has started, until they
+    have ended.
+
+    Args:
+        leader: id of a process that was started with ``start_new_session=True``.
+        numbers: the signals, in order.
+        seconds: how long to wait after each signal.
+    """
     for number in numbers:
         signal_session(leader, number)
         end = time.monotonic() + seconds
@@ -123,7 +138,7 @@ def end_session(
 
 
 def last_line(path: str) -> str:
-    """The last line of a log that is not empty."""
+    """The last line of a log that is not empty; "no output" if there is none."""
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else "no output"

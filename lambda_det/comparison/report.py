@@ -1,4 +1,4 @@
-"""report.html of a comparison: tables, pictures and examples in one file that needs no other."""
+"""Makes report.html of a comparison: tables, plots and examples in one self-contained file."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ MOST_CLASSES = 24
 
 
 def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
-    """The page.
+    """Make the HTML page of a comparison.
 
     Args:
-        suite: of :func:`~lambda_det.comparison.suite.read_suite`.
-        states: of :func:`~lambda_det.comparison.running.execute`.
-        record: of :func:`~lambda_det.comparison.collect.comparison_record`.
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
+        states: as returned by :func:`~lambda_det.comparison.running.execute`.
+        record: as returned by :func:`~lambda_det.comparison.collect.comparison_record`.
 
     Raises:
-        InputError: a finished run's file is broken.
+        InputError: a file of a finished run is damaged.
     """
     found = {run: result_of(run) for run, state in states.items() if state == FINISHED}
     results = {run: result for run, result in found.items() if result and not run.without}
@@ -89,7 +89,8 @@ def _template() -> jinja2.Template:
 
 
 def gain_cards(record: Mapping) -> list[dict[str, object]]:
-    """The answer first: each model's gain in AP, how sure it is, and what it does not say."""
+    """The cards at the top of the report: each model's gain in AP, its interval, and a remark on
+    what the gain does not say."""
     cards = []
     for label, rows in sets_of(record):
         of_model = {row["model"]: row for row in rows}
@@ -120,7 +121,7 @@ def _certainty(value: Mapping) -> str:
 
 
 def remarks(run: Mapping) -> str:
-    """What stands beside a run in the table of them."""
+    """The remarks beside a run in the table of runs: why it failed, and how it was trained."""
     found = [run["reason"]] if run["state"] == FAILED else []
     if run["state"] == FINISHED and run["resumed"]:
         found.append("resumed from a checkpoint")
@@ -146,19 +147,31 @@ def _svg(draw: plots.Draw | None, description: str) -> Markup | None:
 def _classes(
     suite: Suite, results: Mapping[Run, Mapping], record: Mapping
 ) -> list[tuple[str, Markup]]:
-    """Label of a set, and the picture of its classes; where there is one."""
-    pictures = []
+    """Pairs of a set's label and the plot of its classes, for sets that have one."""
+    drawn = []
     for name, label in suite.sets.items():
         gains = {task: class_gains(suite, results, name, task) for task in TASK_NAMES.values()}
         draw = plots.class_figure(_most_different(gains), record)
-        pictures.append((label, _svg(draw, f"{label} AP of each class")))
-    return [(label, picture) for label, picture in pictures if picture is not None]
+        drawn.append((label, _svg(draw, f"{label} AP of each class")))
+    return [(label, plot) for label, plot in drawn if plot is not None]
 
 
 def class_gains(
     suite: Suite, results: Mapping[Run, Mapping], set_name: str, task: str
 ) -> dict[str, dict[str, list[float]]]:
-    """Model -> class -> AP minus the baseline's, for each seed that both have finished."""
+    """The differences in AP of each class between the models and their baselines.
+
+    Args:
+        suite: the suite.
+        results: finished run -> its result, as returned by
+            :func:`~lambda_det.comparison.results.result_of`.
+        set_name: name of the set; "" in a suite without sets.
+        task: ``box`` or ``mask``.
+
+    Returns:
+        Model -> class -> AP minus the baseline's, in percentage points, one for each seed that
+        both have finished.
+    """
     gains: dict[str, dict[str, list[float]]] = {}
     for model, baseline in suite.baselines.items():
         if model == baseline:
@@ -177,7 +190,7 @@ def class_gains(
 
 
 def _most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
-    """The same with the classes whose means are largest, whichever the sign, task and model."""
+    """Keep the classes whose mean differences are largest, whichever the sign, task and model."""
     largest: dict[str, float] = {}
     for of in (of for models in gains.values() for of in models.values()):
         for name, values in of.items():
@@ -190,7 +203,7 @@ def _most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dic
 
 
 def _examples(suite: Suite, states: Mapping[Run, str]) -> list[tuple[str, Sequence[Example], str]]:
-    """Label of a set, its examples, or why there are none."""
+    """For each set its label, its examples, and, if there are none, the reason."""
     found: list[tuple[str, Sequence[Example], str]] = []
     for name, label in suite.sets.items():
         try:

@@ -1,5 +1,6 @@
-"""What a finished run has measured: :func:`result_of`; and the JSON that a suite keeps of it (its
-key ``keep``), which has all that tables and curves need without the run's folder."""
+"""Reads what a finished run has measured (:func:`result_of`), and writes the JSON that a suite
+keeps of it (its key ``keep``), which contains all that tables and curves need without the run's
+folder."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ from lambda_det.io import read_text, write_json
 logger = logging.getLogger(__name__)
 
 ZEROED_MISSING = "zeroed_missing"
-"""Column of a run: why its evaluation with zeroed branches is not there."""
+"""Column of a run: why its evaluation with zeroed branches is missing."""
 
 FOUND, RIGHT_CLASS = "found_percent", "right_class_percent"
 """Columns: see :func:`objects_found`."""
@@ -50,17 +51,19 @@ IOU = 0.5
 
 
 def result_of(run: Run) -> dict | None:
-    """What a finished run has measured, from the JSON that is kept of it or else from its folder;
-    None where it has not finished.
+    """Read what a finished run has measured, from the JSON that is kept of it or else from its
+    folder.
 
     Returns:
-        ``"finished"``: ``finished.json``, with the record of its machine and code. ``"row"``: its
-        numbers, as a row of ``results.json`` has them. ``"losses"``: finished iterations -> total
-        loss. ``"classes"``: task (``box``, ``mask``) -> name of a class -> its metrics.
-        ``"num_classes"``: of the dataset that it was trained on.
+        None if the run has not finished; otherwise a dictionary with these keys. ``"finished"``:
+        the content of ``finished.json``, with the record of machine and code. ``"row"``: the
+        numbers of the run's row in ``results.json``. ``"losses"``: number of finished iterations ->
+        total loss. ``"classes"``: task (``box``, ``mask``) -> name of a class -> its metrics.
+        ``"num_classes"``: number of classes of the dataset that the run was trained on.
 
     Raises:
-        InputError: a file of a finished run is missing or broken, or of a run with other settings.
+        InputError: a file of a finished run is missing or damaged, or it belongs to a run with
+            other settings.
     """
     kept = kept_facts(run)
     if kept is None:
@@ -76,11 +79,11 @@ def result_of(run: Run) -> dict | None:
 
 
 def keep(run: Run) -> None:
-    """Write the JSON of a finished run, from its folder, where the suite asks for that and it does
-    not exist yet. A run without its zeroed branches waits for them.
+    """Write the JSON of a finished run from its folder, if the suite has ``keep`` and the JSON does
+    not exist yet. It is not written before the run is evaluated with zeroed branches.
 
     Raises:
-        InputError: a file of the run is missing or broken, or it cannot be written.
+        InputError: a file of the run is missing or damaged, or the JSON cannot be written.
     """
     if not run.kept or kept_facts(run) is not None or zeroed_missing(run) is not None:
         return
@@ -102,7 +105,7 @@ def _result_of_folder(run: Run) -> dict | None:
     return {
         "finished": facts,
         "row": _numbers(run, cfg, facts, metrics, log),
-        # A repeated run's last counts.
+        # After a resumed training an iteration may be logged twice; the last line counts.
         "losses": {i["iteration"] + 1: i["total_loss"] for i in log if "total_loss" in i},
         "classes": {
             TASK_NAMES[task]: {entry["name"]: entry for entry in values.get(PER_CLASS, [])}
@@ -129,7 +132,7 @@ def _numbers(
     if norms := last_norms(run.folder):
         row["last_norm"] = norms
     summary = read_summary(run.folder)
-    # 0 is what an earlier version wrote of a run on the CPU of a machine with a GPU.
+    # An earlier version wrote 0 for a run on the CPU of a machine with a GPU.
     gpu_memory = filter(None, (line.get("peak_gpu_memory_mib") for line in log))
     row |= {
         "train_ms_per_image": train_ms(run.folder, cfg),
@@ -148,20 +151,24 @@ def _numbers(
 
 
 def zeroed_metrics(run: Run) -> dict[str, dict] | None:
-    """COCO's name of a task -> metrics of a run's weights with zeroed branches; None where that
-    was not evaluated, or is broken."""
+    """Read the metrics of a run's weights with zeroed branches.
+
+    Returns:
+        COCO's name of a task (``bbox``, ``segm``) -> metrics in percent; None if the weights were
+        not evaluated that way, or the file is damaged.
+    """
     folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
     try:
         return _metrics(folder)
     except InputError as error:
         if os.path.exists(os.path.join(folder, "inference", METRICS_FILE)):
-            logger.warning("%s: it is evaluated anew", error)
+            logger.warning("%s: the run is evaluated again", error)
         return None
 
 
 def zeroed_missing(run: Run) -> str | None:
-    """Why a finished run, whose zeroed branches are to be evaluated, has no metrics of that; None
-    where it has them, or where that is not asked for."""
+    """Why a finished run has no metrics with zeroed branches; None if it has them, or if the suite
+    does not ask for them."""
     if not run.zeroed or kept_facts(run) is not None or zeroed_metrics(run) is not None:
         return None
     failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
@@ -169,12 +176,14 @@ def zeroed_missing(run: Run) -> str | None:
 
 
 def train_ms(folder: str, cfg: CfgNode) -> float | None:
-    """Milliseconds of training per image: the median over the logged iterations; None where the run
-    was too short to be timed.
+    """Training time per image in milliseconds: the median over the logged iterations.
 
     Args:
-        folder: of the run.
-        cfg: its config, of :func:`built_config`.
+        folder: folder of the run.
+        cfg: config of the run, as returned by :func:`built_config`.
+
+    Returns:
+        None if the run was too short to be timed.
     """
     try:
         seconds = statistics.median(iteration_times(folder))
@@ -185,42 +194,42 @@ def train_ms(folder: str, cfg: CfgNode) -> float | None:
 
 
 def built_config(folder: str) -> CfgNode:
-    """The config that a run was started with, as it has noted it.
+    """Read the config that a run was started with from ``config.yaml`` in its folder.
 
     Raises:
-        InputError: there is none, or it is none.
+        InputError: the file cannot be read, or it is not a config.
     """
     path = os.path.join(folder, "config.yaml")
     try:
         cfg = CfgNode.load_cfg(read_text(path))
     except (yaml.YAMLError, AssertionError, AttributeError) as error:
-        raise InputError(f"{path}: is no config ({' '.join(str(error).split())})") from error
+        raise InputError(f"{path}: is not a config ({' '.join(str(error).split())})") from error
     if "SOLVER" not in cfg:
-        raise InputError(f"{path}: is no config (it has no SOLVER)")
+        raise InputError(f"{path}: is not a config (it has no SOLVER)")
     return cfg
 
 
 def _metrics(folder: str) -> dict[str, dict]:
-    """COCO's name of a task -> its metrics."""
+    """Read ``metrics.json`` below a folder: COCO's name of a task -> its metrics."""
     path = os.path.join(folder, "inference", METRICS_FILE)
     try:
         content = json.loads(read_text(path))
     except InputError:
         raise
     except ValueError as error:
-        raise InputError(f"{path}: is no JSON ({error})") from error
+        raise InputError(f"{path}: is not JSON ({error})") from error
     known = isinstance(content, dict) and all(
         task in TASK_NAMES and isinstance(values, dict) and values.keys() >= {*METRICS}
         for task, values in content.items()
     )
     if not known:
-        raise InputError(f"{path}: does not hold the metrics of {' and '.join(TASK_NAMES)}")
+        raise InputError(f"{path}: does not contain the metrics of {' and '.join(TASK_NAMES)}")
     return content
 
 
 def found_by(run: Run) -> dict[str, float]:
-    """:func:`objects_found` by the run on the set that judges
-    it; nothing, with a warning, where it cannot be counted."""
+    """:func:`objects_found` by a run on the dataset it is evaluated on; {}, with a warning, if they
+    cannot be counted."""
     try:
         cfg = built_config(run.folder)
         if not cfg.DATASETS.TEST:
@@ -228,7 +237,7 @@ def found_by(run: Run) -> dict[str, float]:
         annotations, _ = validation_set(cfg)
         path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
         return objects_found(annotations, path)
-    except Exception as error:  # whatever it is: a remark, which must not cost a training
+    except Exception as error:  # no error of a mere remark may cost a training
         logger.warning(
             "%s: how many objects were found is not known (%s)", run.name, reason_of(error)
         )
@@ -236,16 +245,18 @@ def found_by(run: Run) -> dict[str, float]:
 
 
 def objects_found(annotations: str, detections: str) -> dict[str, float]:
-    """:data:`FOUND`: the percentage of the objects that some detection meets at box IoU
-    :data:`IOU`, whatever its class and score. :data:`RIGHT_CLASS`: that of the objects whose most
-    confident such detection has their class; one that is not found is not right.
+    """Count the objects that were found, and those that were found with their class.
+
+    :data:`FOUND` is the percentage of the objects that some detection meets at box IoU :data:`IOU`,
+    whatever its class and score. :data:`RIGHT_CLASS` is the percentage of the objects whose most
+    confident such detection has their class; an object that is not found does not count as right.
 
     Args:
-        annotations: a COCO json; crowd regions do not count.
-        detections: a COCO results json.
+        annotations: path of a COCO json; crowd regions do not count.
+        detections: path of a COCO results json.
 
     Returns:
-        Nothing where there is but one class, or no object.
+        The two percentages; {} if the dataset has a single class, or no object.
 
     Raises:
         InputError: a file cannot be read.
@@ -259,12 +270,12 @@ def objects_found(annotations: str, detections: str) -> dict[str, float]:
         of_image[detection["image_id"]].append(detection)
     found = right = 0
     for each in objects:
-        there = of_image[each["image_id"]]
-        if not there:
+        in_image = of_image[each["image_id"]]
+        if not in_image:
             continue
-        boxes = np.array([detection["bbox"] for detection in there], float)
+        boxes = np.array([detection["bbox"] for detection in in_image], float)
         overlap = mask_util.iou(boxes, np.array([each["bbox"]], float), [0])[:, 0]
-        meeting = [d for d, iou in zip(there, overlap, strict=True) if iou >= IOU]
+        meeting = [d for d, iou in zip(in_image, overlap, strict=True) if iou >= IOU]
         if meeting:
             best = max(meeting, key=lambda detection: detection["score"])
             found += 1

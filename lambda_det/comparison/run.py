@@ -1,5 +1,5 @@
-"""One training of a comparison: what it is called, where it lies, and the commands that train it
-and evaluate it once more."""
+"""One training of a comparison: its name, its folder, and the commands that train and evaluate
+it."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ class Run:
     """One training: a model with a seed on a set.
 
     Attributes:
-        model: its name in the suite.
+        model: name of the model in the suite.
         set: name of the set, "" in a suite without sets.
-        seed: becomes SEED.
+        seed: value of SEED.
         config: path of the config file.
-        overrides: KEY VALUE words, without SEED and OUTPUT_DIR.
-        folder: OUTPUT_DIR.
-        resume: whether to go on from a checkpoint.
-        gpus: that it trains on.
-        without: whether it is the control of that model and seed, trained without the residual
+        overrides: KEY VALUE arguments, without SEED and OUTPUT_DIR.
+        folder: value of OUTPUT_DIR.
+        resume: whether the training goes on from a checkpoint.
+        gpus: number of GPUs that the run trains on.
+        without: whether the run is the control of that model and seed, trained without the residual
             branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES`.
-        zeroed: whether its weights are evaluated once more with these branches zeroed.
-        pretrain: command that is run before it, or "".
-        weights: the file that it starts from, which that command leaves; or "".
-        kept: path of the JSON that is kept of it when it has finished, or "".
-        settings: what its numbers depend on: config key -> value, the comparison's folder as
-            ``{output}``.
+        zeroed: whether the weights are evaluated once more with these branches zeroed.
+        pretrain: command that runs before the training, or "".
+        weights: path of the weights that this command writes and the training starts from, or "".
+        kept: path of the JSON that is kept of the finished run, or "".
+        settings: the settings that the run's numbers depend on: config key -> value, with
+            ``{output}`` in place of the comparison's folder.
     """
 
     model: str
@@ -55,44 +55,45 @@ class Run:
     def words(self) -> list[str]:
         """The arguments of ``train_net``."""
         flags = ["--resume"] if self.resume else []
-        if self.gpus > 1:  # the port of detectron2's default is the same for every run
+        if self.gpus > 1:  # detectron2's default port would be the same for every run
             flags += ["--num-gpus", str(self.gpus), "--dist-url", "auto"]
         own = ["OUTPUT_DIR", self.folder, "SEED", str(self.seed)]
         return ["--config-file", self.config, *flags, *self.overrides, *own]
 
     @property
     def key(self) -> str:
-        """``model/seed1``, with the set in front where there is one: its place below ``runs/``; of
-        a training without the branches ``model/seed1_without``."""
+        """The run's path below ``runs/``: ``model/seed1``, or ``set/model/seed1`` in a suite with
+        sets; ``…/seed1_without`` for a training without the residual branches."""
         return run_key(self.set, self.model, self.seed, self.without)
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name of the run in messages and tables."""
         return run_name(self.set, self.model, self.seed, self.without)
 
 
 def run_key(set_name: str, model: str, seed: int, without: bool = False) -> str:
-    """Of a run, as :attr:`Run.key`."""
+    """The :attr:`Run.key` of a run with these attributes."""
     folder = f"seed{seed}_without" if without else f"seed{seed}"
     return "/".join(filter(None, (set_name, model, folder)))
 
 
 def run_name(set_name: str | None, model: str, seed: int, without: bool = False) -> str:
-    """Of a run, as :attr:`Run.name`."""
+    """The :attr:`Run.name` of a run with these attributes."""
     words = f"without {NAMED_STAGES}" if without else ""
     return " ".join(filter(None, (set_name, model, f"seed {seed}", words)))
 
 
 PRETRAIN, PREPARE = "pretrain", "prepare"
-"""Keys of a suite, and what they are called among the settings that a run's numbers depend on."""
+"""Two keys of a suite, which have the same names in :attr:`Run.settings`."""
 
 PRETRAINED_FILE = "pretrained.pth"
-"""In a run's folder: the weights that it starts from, where a pretraining makes them."""
+"""Name of the file in a run's folder with the weights that a pretraining made for it."""
 
 
 def half_written(weights: str) -> str:
-    """What a pretraining writes, to become ``weights`` when it has ended well."""
+    """Path that a pretraining writes to; the file is renamed to ``weights`` after it has
+    succeeded."""
     stem, suffix = os.path.splitext(weights)
     return f"{stem}.part{suffix}"
 
@@ -108,16 +109,17 @@ _LAMBDA_DET = (
 
 
 def train_command(run: Run) -> list[str]:
-    """``lambda_det train_net`` of this Python."""
+    """Arguments that run ``lambda_det train_net`` for a run, with this Python."""
     return [*_LAMBDA_DET, "train_net", *run.words]
 
 
 def zeroed_command(run: Run) -> list[str]:
-    """``lambda_det evaluate`` of this Python on the weights that a run has left, with the residual
-    branches of :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
+    """Arguments that run ``lambda_det evaluate`` with this Python on the weights of a finished run,
+    with the residual branches of
+    :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
 
-    The config is the one that was built, with the classes of its dataset, below the suite's words:
-    the comparison's folder may have been moved.
+    The config is the one in the run's folder, which has the number of classes of the dataset. The
+    suite's overrides follow it, because the comparison's folder may have been moved.
     """
     return [
         *_LAMBDA_DET, "evaluate", "--zeroed", ",".join(CONTROLLED_STAGES),
@@ -127,6 +129,7 @@ def zeroed_command(run: Run) -> list[str]:
 
 
 def final_weights(run: Run) -> str:
-    """Path of the weights that a finished run was judged by."""
+    """Path of the weights that a finished run was evaluated with: averaged ones if
+    ``SOLVER.EMA_DECAY`` is set, else those of the last iteration."""
     averaged = run.settings["SOLVER.EMA_DECAY"]
     return os.path.join(run.folder, FINAL_AVERAGE if averaged else "model_final.pth")

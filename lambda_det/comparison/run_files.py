@@ -1,6 +1,8 @@
-"""What is known of a run, from its folder, whole or broken: ``run.json`` (what it is),
-``finished.json`` (written last, when its metrics are there), ``failed.json`` (how the last attempt
-ended)."""
+"""Reads the state of a run from its folder, and recognises damaged files.
+
+``run.json`` describes the run, ``finished.json`` is written last, after the metrics, and
+``failed.json`` says how the last attempt ended.
+"""
 
 from __future__ import annotations
 
@@ -27,20 +29,21 @@ FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
 
 RUN_FILE, FINISHED_FILE, FAILED_FILE = "run.json", "finished.json", "failed.json"
 
-_WAYS_OUT = "take another --output or remove that folder"
+_WAYS_OUT = "choose another --output or remove that folder"
 
 SET_ASIDE = "set_aside_"
-"""What a folder is called that keeps files of an earlier attempt which nobody can read."""
+"""Start of the name of a folder with the files of an earlier attempt whose ``finished.json`` is
+broken."""
 
 
 def state_of(run: Run) -> str:
-    """``"finished"``, ``"failed"``, ``"started"`` or ``"new"``.
+    """The state of a run: ``"finished"``, ``"failed"``, ``"started"`` or ``"new"``.
 
-    A broken ``finished.json`` or ``failed.json`` is a warning, and the run counts as started.
+    If ``finished.json`` or ``failed.json`` is broken, a warning is logged and the run counts as
+    started.
 
     Raises:
-        InputError: the folder holds a run with other settings, or one of which nobody knows any
-            more what it is.
+        InputError: the folder contains a run with other settings, or its ``run.json`` is broken.
     """
     if kept_facts(run) is not None:
         return FINISHED
@@ -54,107 +57,116 @@ def state_of(run: Run) -> str:
 
 
 def _check_settings(run: Run, known: Mapping, place: str) -> None:
-    # A key that one side does not know (it is new, or another version of detectron2 has it) was
-    # then, or is now, what it is by default.
+    # A key that only one side knows (it is new, or only another version of detectron2 has it)
+    # counts with its default value on the other side.
     then, default = known["settings"], default_settings()
     for key, value in run.settings.items():
         if key == PREPARE and key not in then:
-            continue  # a folder has its data beside it; what made them counts elsewhere
+            continue  # a run's folder has its data beside it; only a kept JSON needs this
         was = then[key] if key in then else default.get(key)
         if was != value:
             raise InputError(
-                f"{place} holds a run with {key} {was!r}, the suite says "
+                f"{place} contains a run with {key} {was!r}, the suite says "
                 f"{value!r}; {_WAYS_OUT if place == run.folder else 'remove that file'}"
             )
-    for key in known.get("changed", ()):  # not in what earlier versions have written
+    for key in known.get("changed", ()):  # earlier versions have not written it
         if key not in run.settings:
             raise InputError(
-                f"{place} holds a run with {key} {then[key]!r}, which this version of "
+                f"{place} contains a run with {key} {then[key]!r}, which this version of "
                 "detectron2 or of this package does not know; "
                 f"{_WAYS_OUT if place == run.folder else 'remove that file'}"
             )
 
 
 def kept_facts(run: Run) -> dict | None:
-    """The JSON that is kept of a finished run, of :func:`~lambda_det.comparison.results.keep`; None
-    where there is none, a broken one, or one without the zeroed branches that are asked for.
+    """Read the JSON of a finished run, as :func:`~lambda_det.comparison.results.keep` wrote it.
+
+    Returns:
+        None if the JSON does not exist, is broken, or lacks the evaluation with zeroed branches
+        that the suite asks for.
 
     Raises:
-        InputError: it cannot be read, or is of a run with other settings.
+        InputError: the JSON cannot be read, or it belongs to a run with other settings.
     """
     facts = _read_or_warn(run, run.kept, _check_kept) if run.kept else None
     if facts is None:
         return None
     if facts["key"] != run.key:
-        raise InputError(f"{run.kept} is of the run {facts['key']!r}, not {run.key!r}; remove it")
+        raise InputError(
+            f"{run.kept} belongs to the run {facts['key']!r}, not {run.key!r}; remove it"
+        )
     _check_settings(run, facts, run.kept)
     return None if run.zeroed and not is_zeroed(facts["row"]) else facts
 
 
 def is_zeroed(row: Mapping) -> bool:
-    """Whether a run's numbers have those of its zeroed branches."""
+    """Whether a run's numbers include those of the evaluation with zeroed branches."""
     return any(column.endswith(f"_ap_{ZEROED}") for column in row)
 
 
 def changed_settings(run: Run) -> list[str]:
-    """Keys of the run that are not what they are by default."""
+    """The config keys of a run whose values are not the defaults."""
     default = default_settings()
     return [key for key, value in run.settings.items() if default.get(key) != value]
 
 
 @functools.cache
 def default_settings() -> dict[str, object]:
-    """Every key and its default, as JSON has it."""
+    """Every config key and its default, with the types of JSON."""
     return json.loads(json.dumps(flat(get_cfg()), default=str))
 
 
 def description(run: Run) -> dict | None:
-    """``run.json``; None where there is none.
+    """Read ``run.json``; None if it does not exist.
 
     Raises:
-        InputError: it is broken.
+        InputError: the file cannot be read, or it is broken.
     """
     try:
         return _read(run, RUN_FILE, _check_description)
     except _BrokenError as error:
         raise InputError(
-            f"{error}: whose run lies there is not known; remove that folder or take another "
+            f"{error}: which run that folder contains is not known; remove it or choose another "
             "--output"
         ) from error
 
 
 def facts_of_folder(run: Run) -> dict | None:
-    """``finished.json``; None where there is none, or a broken one.
+    """Read ``finished.json``; None if it does not exist or is broken.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     return _read_or_warn(run, FINISHED_FILE, _check_finished)
 
 
 def failed_facts(run: Run, folder: str | None = None) -> dict | None:
-    """``failed.json`` likewise; its ``"reason"`` is a line.
+    """Read ``failed.json``; None if it does not exist or is broken. Its ``"reason"`` is one line.
 
     Args:
-        run: whose folder is meant.
-        folder: another one, below it.
+        run: the run.
+        folder: folder of the file; None means the run's own.
+
+    Raises:
+        InputError: the file cannot be read.
     """
     name = FAILED_FILE if folder is None else os.path.join(folder, FAILED_FILE)
     return _read_or_warn(run, name, lambda facts: _check(facts, {"reason": str}))
 
 
 def interrupted_facts(run: Run) -> dict | None:
-    """What a training leaves that a signal has ended, likewise."""
+    """Read the file that a training writes when a signal ends it; None if it does not exist or is
+    broken."""
     kinds = {"signal": str, "iteration": int, "max_iter": int}
     return _read_or_warn(run, INTERRUPTED_FILE, lambda facts: _check(facts, kinds))
 
 
 def clear(run: Run) -> None:
-    """Remove what an earlier attempt left, but for the weights it started from; of a run that is to
-    be resumed only its verdict.
+    """Remove the files of an earlier attempt, except the weights that it started from. If the run
+    is to be resumed, only the files that say how the attempt ended are removed.
 
-    Of a run that had finished, but with a ``finished.json`` that is broken, nothing is removed:
-    what would be is set aside.
+    If the run had finished, but its ``finished.json`` is broken, the files are moved into a folder
+    ``set_aside_N`` instead.
     """
     found = os.listdir(run.folder)
     stays = ("lock", PRETRAINED_FILE)
@@ -166,9 +178,10 @@ def clear(run: Run) -> None:
     if FINISHED_FILE in names:
         free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
         aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")
-        logger.warning("%s: what an earlier attempt left is kept there", aside)
+        logger.warning("%s: the files of an earlier attempt are kept in this folder", aside)
         os.mkdir(aside)
-        for name in sorted(names, key=lambda name: name == FINISHED_FILE):  # the reason goes last
+        # FINISHED_FILE goes last, so that a move that is killed goes on in the next attempt.
+        for name in sorted(names, key=lambda name: name == FINISHED_FILE):
             os.rename(os.path.join(run.folder, name), os.path.join(aside, name))
         return
     for name in names:
@@ -180,17 +193,17 @@ def clear(run: Run) -> None:
 
 
 def open_to_write(path: str, mode: str = "w") -> TextIO:
-    """``open``.
+    """Open a text file in UTF-8.
 
     Raises:
-        InputError: in place of OSError.
+        InputError: the file cannot be opened (in place of OSError).
     """
     with writing(path):
         return open(path, mode, encoding="utf-8")
 
 
 class _BrokenError(Exception):
-    """A file is not what was once written."""
+    """The content of a file is not what this package writes."""
 
 
 def _read_or_warn(run: Run, name: str, check: Callable[[dict], None]) -> dict | None:
@@ -219,7 +232,7 @@ def _read(run: Run, name: str, check: Callable[[dict], None]) -> dict | None:
 
 def _check(facts: object, kinds: dict[str, type]) -> None:
     if not isinstance(facts, dict):
-        raise TypeError("no JSON object")
+        raise TypeError("not a JSON object")
     for key, kind in kinds.items():
         value = facts[key]
         if not isinstance(value, (int, float) if kind is float else kind):

@@ -1,4 +1,5 @@
-"""Runs as processes: finished ones are skipped, begun ones started again, failed ones survived."""
+"""Runs a suite in processes. Finished runs are skipped, begun runs start again, and a failed run
+does not stop the others."""
 
 from __future__ import annotations
 
@@ -28,26 +29,31 @@ def execute(
     devices: Sequence[str] | None = None,
     only: Sequence[Run] | None = None,
 ) -> dict[Run, str]:
-    """Run what is not finished yet, and return the state of every run.
+    """Run the runs that have not finished.
 
-    A run whose process ends with an error is kept as failed, and the others go on; the next call
-    takes it up again. So it does with the evaluation with zeroed branches, without which a run is
-    finished all the same. Only one process works on a run, whatever calls this at the same time.
-    The processes end with this one.
+    A run whose process ends with an error becomes ``failed``, and the others go on; the next call
+    tries it again. The same holds for the evaluation with zeroed branches, except that a run counts
+    as finished without it. If several processes call this at the same time, only one of them works
+    on a run. The processes of the runs end with this one.
 
     Args:
-        suite: of :func:`read_suite`.
+        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
         output: folder of the comparison.
-        command: what runs a run.
-        evaluate: what evaluates a finished run with zeroed branches, where the suite asks for that.
-        jobs: runs at a time.
+        command: returns the arguments of the process that trains a run.
+        evaluate: returns the arguments of the process that evaluates a finished run with zeroed
+            branches, if the suite asks for that.
+        jobs: number of runs at a time.
         devices: values of CUDA_VISIBLE_DEVICES, one for each job; None leaves it as it is.
-        only: run no others; None is all.
+        only: the runs to run; None means all.
+
+    Returns:
+        The state of every run of the suite, as :func:`~lambda_det.comparison.run_files.state_of`
+        returns it.
 
     Raises:
-        InputError: ``jobs`` is below 1, a folder holds a run with other settings or cannot be
-            written (then no other run is begun, but those that train end first), or a command of
-            ``prepare`` fails.
+        InputError: ``jobs`` is below 1, a command of ``prepare`` fails, or a folder contains a run
+            with other settings or cannot be written. In the last two cases no further run begins,
+            and the error is raised after the trainings in progress have ended.
     """
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: at least 1 is needed")
@@ -61,8 +67,8 @@ def execute(
     logger.info("%d runs, %d finished already", len(states), finished)
     if without := sum(run.without for run in waiting):
         logger.info(
-            "%d of them train without the residual branches of %s, as a control (the suite's "
-            "'controls: [zeroed]' leaves these trainings out)",
+            "%d of them train without the residual branches of %s, as a control (set "
+            "'controls: [zeroed]' in the suite to leave these trainings out)",
             without, NAMED_STAGES,
         )  # fmt: skip
     if not waiting:
@@ -79,5 +85,5 @@ def execute(
     finally:  # also on Ctrl-C
         workers.stop()
         pool.shutdown(cancel_futures=True)
-    # Anew, also of what was not ours to run: on a shared folder others have worked meanwhile.
+    # The states are read again, because other processes may have worked in a shared folder.
     return {run: state_of(run) for run in suite.runs}

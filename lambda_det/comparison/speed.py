@@ -1,4 +1,4 @@
-"""What is known of how long a training takes: times per image, and what each of them is of."""
+"""Known training times per image, and the settings and the machine that each was measured with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lambda_det.records import hardware
 
 THROUGHPUT_FILE = "throughput.json"
 SPEED_SETTINGS = "speed_settings"
-"""Column of a row with training times: what they are of."""
+"""Column of a row with training times: the settings that they were measured with."""
 
 _NODES = {"MODEL", "INPUT", "DATALOADER"}
 _KEYS = {
@@ -35,7 +35,7 @@ _OF_NO_EFFECT = {
 }  # fmt: skip
 
 Key = tuple[str, int]
-"""The settings as text, and the images of an iteration on one GPU."""
+"""The settings as text, and the number of images per iteration and GPU."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Time:
     """A measured training.
 
     Attributes:
-        ms_per_image: milliseconds, on all of its GPUs together.
-        gpus: that it was on; 1 on a CPU.
-        device: name of the GPU, or of the CPU with its cores.
-        unit: what the hours of such a device are called.
+        ms_per_image: milliseconds per image, on all of its GPUs together.
+        gpus: number of GPUs of the training; 1 on a CPU.
+        device: name of the GPU, or of the CPU with its number of cores.
+        unit: name of an hour on such a device: "GPU-hours" or "hours".
         source: where the number is from.
     """
 
@@ -58,11 +58,14 @@ class Time:
 
 
 def speed_settings(cfg: CfgNode) -> dict[str, object]:
-    """The keys that the time of a training iteration depends on (or may: models, heads, images,
-    device, precision), where they are not detectron2's and lambda_det's defaults; as JSON has them.
+    """The config keys that the time of a training iteration may depend on (models, heads, images,
+    device, precision), if they differ from the defaults of detectron2 and lambda_det.
 
-    Not among them are the data, which are asked for on a machine that need not have them, and the
-    images of an iteration.
+    The data are left out, because the machine that plans need not have them, and so is the number
+    of images per iteration, which :func:`speed_key` adds.
+
+    Returns:
+        Config key -> value, with the types of JSON.
     """
     defaults = _defaults()
     chosen = {
@@ -76,17 +79,23 @@ def speed_settings(cfg: CfgNode) -> dict[str, object]:
 
 
 def speed_key(cfg: CfgNode, gpus: int) -> Key:
-    """What has to be the same for a time to be that of a config on so many GPUs."""
+    """The key of a training time: two trainings with the same key take the same time per image on a
+    device.
+
+    Args:
+        cfg: the config of the training.
+        gpus: number of GPUs that it trains on.
+    """
     return _text(speed_settings(cfg)), images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, gpus)
 
 
 def images_per_gpu(images: int, gpus: int) -> int:
-    """That one of ``gpus`` gets of an iteration's ``images``; at least 1."""
+    """The number of an iteration's ``images`` that one of ``gpus`` GPUs gets; at least 1."""
     return max(1, images // gpus)
 
 
 def train_size(cfg: CfgNode) -> str:
-    """Size of the images that a config trains on, as text: times of other sizes say nothing."""
+    """Size of the images that a config trains on, in pixels, as text."""
     if cfg.INPUT.LSJ.ENABLED:
         return "{}×{} jittered".format(*cfg.INPUT.LSJ.SIZE)
     sizes = cfg.INPUT.MIN_SIZE_TRAIN
@@ -96,17 +105,19 @@ def train_size(cfg: CfgNode) -> str:
 
 
 def hardware_of(cfg: CfgNode) -> dict[str, object]:
-    """This machine's hardware, as far as a config uses it: a GPU has no part in a CPU's time."""
+    """This machine's hardware, without the GPU if the config runs on the CPU, so that the GPU does
+    not appear beside a time of the CPU."""
     machine = hardware()
     return machine | {"gpu": None} if cfg.MODEL.DEVICE == "cpu" else machine
 
 
 def known_times(suite: Suite, output: str) -> dict[Key, Time]:
-    """Of the record that the suite names, of ``throughput.json`` in ``output``, and of its finished
-    runs; the later of them count more.
+    """Collect the training times of the record that the suite names, of ``throughput.json`` in
+    ``output``, and of the finished runs. If a key occurs in several of them, the last one counts.
 
     Raises:
-        InputError: a record cannot be read, or does not say what its times are of.
+        InputError: a record cannot be read, or does not say with which settings or on which machine
+            its times were measured.
     """
     times: dict[Key, Time] = {}
     measured = os.path.join(output, THROUGHPUT_FILE)
@@ -138,8 +149,8 @@ def _times_of_record(path: str) -> dict[Key, Time]:
                 continue
             if SPEED_SETTINGS not in row:
                 raise InputError(
-                    f"throughput {path}: its rows have no {SPEED_SETTINGS!r}, as those of an "
-                    "earlier version, and so do not say what was timed; time it again by --measure"
+                    f"throughput {path}: its rows have no {SPEED_SETTINGS!r}, because an earlier "
+                    "version wrote it, and so do not say what was timed; time again with --measure"
                 )
             settings, gpus = row[SPEED_SETTINGS], row["gpus"]
             machine = _machine(path, record, row)
@@ -149,13 +160,13 @@ def _times_of_record(path: str) -> dict[Key, Time]:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise InputError(
-            f"throughput {path}: is no record of a comparison ({type(error).__name__}: {error})"
+            f"throughput {path} is not a record of a comparison ({type(error).__name__}: {error})"
         ) from error
     return times
 
 
 def _machine(path: str, record: Mapping, row: Mapping) -> Mapping:
-    """The hardware of a row: its own, or the one that all runs of its kind of device had."""
+    """The hardware of a row: its own, or that of all runs on the same kind of device."""
     if "hardware" in row:
         return row["hardware"]
     on_cpu = row[SPEED_SETTINGS].get("MODEL.DEVICE") == "cpu"
@@ -163,7 +174,8 @@ def _machine(path: str, record: Mapping, row: Mapping) -> Mapping:
     machines = [m for m in origins if (m["gpu"] is None) == on_cpu]
     if not machines or any(machine != machines[0] for machine in machines):
         raise InputError(
-            f"throughput {path}: the time of {row['label']!r} is of no known machine, or of several"
+            f"throughput {path}: the machine that {row['label']!r} was timed on is not known, or "
+            "there are several"
         )
     return machines[0]
 
@@ -175,12 +187,13 @@ def _time(ms_per_image: float, gpus: int, machine: Mapping, source: str) -> Time
 
 
 def device_name(machine: Mapping) -> str:
-    """Of :func:`lambda_det.records.hardware`: what trains there."""
+    """Name of the GPU, or else of the CPU with its number of cores, of a machine as
+    :func:`lambda_det.records.hardware` describes it."""
     return machine["gpu"] or f"{machine['cpu']} with {machine['cores']} cores"
 
 
 def unit_of(machine: Mapping) -> str:
-    """What an hour of it is called."""
+    """Name of an hour on a machine: "GPU-hours" if it has a GPU, else "hours"."""
     return "GPU-hours" if machine["gpu"] else "hours"
 
 

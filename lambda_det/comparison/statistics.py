@@ -10,14 +10,16 @@ from scipy.special import stdtrit
 
 
 def t975(degrees: int) -> float:
-    """97.5 % quantile of Student's t with so many degrees of freedom."""
+    """The 97.5 % quantile of Student's t distribution with ``degrees`` degrees of freedom."""
     return float(stdtrit(degrees, 0.975))
 
 
 def spread(values: Sequence[float | None]) -> dict[str, object] | None:
-    """Mean and sample standard deviation (null for a single value), and the values themselves.
+    """Mean and sample standard deviation of values; a value of None is left out.
 
-    None among the values is left out; None without any value.
+    Returns:
+        ``{"mean", "sd", "values"}``, rounded to three decimals; ``"sd"`` is None for a single
+        value. None without any value.
     """
     known = [value for value in values if value is not None]
     if not known:
@@ -32,14 +34,14 @@ def spread(values: Sequence[float | None]) -> dict[str, object] | None:
 def paired_difference(
     values: Mapping[int, float | None], baseline: Mapping[int, float | None]
 ) -> dict[str, object] | None:
-    """Mean of ``value - baseline`` over the seeds that both have, with a 95 % interval.
+    """Mean of ``value - baseline`` over the seeds that both have, with a 95 % confidence interval.
 
     Args:
         values, baseline: seed -> number.
 
     Returns:
-        ``{"mean", "low", "high", "values"}``; the interval, by Student's t, is None for one seed;
-        None without a common seed.
+        ``{"mean", "low", "high", "values"}``, rounded to three decimals. The interval is that of
+        Student's t; ``"low"`` and ``"high"`` are None for one seed. None without a common seed.
     """
     differences = [
         value - baseline[seed]

@@ -1,4 +1,4 @@
-"""A suite: which models, with which seeds, all on one budget; and the runs that it plans."""
+"""A suite: the models, the seeds and the one budget of a comparison, and the runs that it plans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lambda_det.config import flat
 from lambda_det.configs import find_suite, load_config
 from lambda_det.errors import InputError
 
-# What has to be the same for a comparison to be one. Weights may differ: those of their depth.
+# These keys must be equal in all models of a comparison. Weights may differ with the depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
 _BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
 
@@ -33,18 +33,19 @@ class Suite:
     """A suite file that passed the checks.
 
     Attributes:
-        name: of the suite.
-        seeds: of every model.
-        labels: name of a model -> what tables call it, in the order of the file.
-        baselines: name of a model -> that of the model which its gain is over.
-        published: name of a model -> row of ``configs/published/coco.yaml``; where it names one.
-        sets: name of a set -> what tables call it; ``{"": ""}`` without sets.
-        prepare: commands to run once.
-        runs: all of them, seed by seed, so that what is there early can be compared.
-        configs: (set, model) -> its config, merged.
+        name: name of the suite.
+        seeds: the seeds with which every model is trained.
+        labels: name of a model -> its label in tables, in the order of the file.
+        baselines: name of a model -> name of the model that its gain is over.
+        published: name of a model -> the row of ``configs/published/coco.yaml`` that it names; only
+            models that name one.
+        sets: name of a set -> its label in tables; ``{"": ""}`` in a suite without sets.
+        prepare: commands that run once before the first run.
+        runs: all runs, seed by seed, so that the first finished runs can be compared early.
+        configs: (set, model) -> its merged config.
         throughput: path of a record with training times, or "".
-        controls: those of :data:`~lambda_det.comparison.controls.CONTROLS` that are made.
-        pretrain: command that is run before each run, as the file has it; or "".
+        controls: the controls of :data:`~lambda_det.comparison.controls.CONTROLS` to make.
+        pretrain: command that runs before each run, as it is written in the file; or "".
     """
 
     name: str
@@ -61,22 +62,27 @@ class Suite:
     pretrain: str = ""
 
     def config_of(self, run: Run) -> CfgNode:
-        """The config of a run, merged, without SEED and OUTPUT_DIR."""
+        """The merged config of a run, without its SEED and OUTPUT_DIR."""
         cfg = self.configs[run.set, run.model]
         return config_without(cfg) if run.without else cfg
 
 
 def chosen_runs(suite: Suite, only: Sequence[str]) -> list[Run]:
-    """The runs whose key is one of ``only`` or begins with the folders that it names; all where
-    there is none.
+    """Choose the runs whose key is one of ``only``, or begins with the folders of one of them.
+
+    Args:
+        suite: the suite.
+        only: ``[SET/]MODEL[/seedN[_without]]`` each; empty means all runs.
 
     Raises:
-        InputError: one of them names no run.
+        InputError: an entry of ``only`` names no run.
     """
     for word in only:
         if not any(_is_of(run, word) for run in suite.runs):
             keys = ", ".join(run.key for run in suite.runs)
-            raise InputError(f"--only {word!r}: expected one of {keys}, or how one begins")
+            raise InputError(
+                f"--only {word!r}: expected one of {keys}, or the first folders of one"
+            )
     return [run for run in suite.runs if not only or any(_is_of(run, word) for word in only)]
 
 
@@ -90,10 +96,10 @@ def read_suite(
     """Read a suite file and plan its runs below ``output``.
 
     Args:
-        path: of the suite file, or the name of a shipped suite.
+        path: path of the suite file, or name of a shipped suite.
         output: folder of the comparison.
-        overrides: KEY VALUE words for every run, above the suite's own.
-        gpus_per_run: in place of the suite's.
+        overrides: KEY VALUE arguments for every run, which take precedence over the suite's.
+        gpus_per_run: number of GPUs of each run, in place of the suite's.
 
     Raises:
         InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
@@ -170,7 +176,7 @@ def _planned_run(
     if keys.pretrain:
         if cfg.MODEL.WEIGHTS:
             raise file.error(
-                f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} beside pretrain, whose "
+                f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} and pretrain both say which "
                 "weights a run starts from; leave one of them out"
             )
         weights = os.path.join(folder, PRETRAINED_FILE)
@@ -197,10 +203,10 @@ def _planned_run(
 
 
 def _settings(file: SuiteFile, cfg: CfgNode) -> dict[str, object]:
-    """What a run's numbers depend on."""
+    """The settings that a run's numbers depend on: config key -> value."""
     known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
-    # As JSON has it, to be compared with what was read from a file; the comparison's folder may
-    # have been moved, to another machine say.
+    # The values have the types of JSON, to be compared with those read from a file. The folder of
+    # the comparison is replaced, because it may have been moved, to another machine say.
     text = json.dumps(known, default=str)
     return json.loads(text.replace(json.dumps(file.output)[1:-1], "{output}"))
 
@@ -209,7 +215,7 @@ def _check_equal_budget(file: SuiteFile, configs: dict[str, CfgNode]) -> None:
     (first, reference), *others = configs.items()
     if len(reference.DATASETS.TEST) != 1:
         raise file.error(
-            f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: one dataset to judge by is needed"
+            f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: exactly one dataset is needed"
         )
     expected = _budget(reference)
     for name, cfg in others:

@@ -1,6 +1,6 @@
-"""The suite file as it is read. docs/comparison.md explains it, field by field.
+"""Reads a suite file. docs/comparison.md explains the file, field by field.
 
-OmegaConf checks each key and its type against the fields below.
+OmegaConf checks each key and its type against the fields of the dataclasses below.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lambda_det.errors import InputError, reason_of
 
 RESERVED = ("SEED", "OUTPUT_DIR")
 
-# Of every key: what a wrong value is told.
+# Key -> the value that is needed, for messages about a wrong one.
 _NEEDED = {
     "name": "one line of text",
     "label": "one line of text",
@@ -48,7 +48,7 @@ _NEEDED = {
 
 @dataclass
 class ModelEntry:
-    """``models.NAME``."""
+    """The keys of ``models.NAME``."""
 
     config: str = MISSING
     label: str = ""
@@ -59,7 +59,7 @@ class ModelEntry:
 
 @dataclass
 class SetEntry:
-    """``sets.NAME``."""
+    """The keys of ``sets.NAME``."""
 
     label: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -95,13 +95,14 @@ class SuiteFile:
     """A suite file that has been read.
 
     Attributes:
-        path: of the file.
+        path: absolute path of the file.
         output: folder of the comparison.
-        keys: of the suite.
-        models, sets: name -> entry; without sets there is one whose name is "".
+        keys: the keys of the suite.
+        models, sets: name -> entry; a suite without sets has one set, named "".
 
     Raises:
-        InputError: it is missing or not YAML, a key is unknown or missing, or a value is wrong.
+        InputError: the file is missing or not YAML, a key is unknown or missing, or a value is
+            wrong.
     """
 
     def __init__(self, path: str, output: str) -> None:
@@ -134,34 +135,47 @@ class SuiteFile:
                 )
 
     def error(self, text: str) -> InputError:
+        """An error whose message names the file."""
         return InputError(f"suite {self.path}: {text}")
 
     def relative(self, path: str) -> str:
-        """A path that the file names, which is relative to the file."""
+        """Resolve a path in the file, which is relative to the folder of the file."""
         return os.path.normpath(os.path.join(os.path.dirname(self.path), path))
 
     def config(self, model: str) -> str:
-        """Path of a model's config."""
+        """Path of a model's config, which the file names by its path or its shipped name.
+
+        Raises:
+            InputError: no such config exists.
+        """
         config = self.models[model].config
         path = self.relative(config)
         try:
-            there = os.path.lexists(path) and not os.path.isdir(path)
-            return path if there else config_path(config)
+            exists = os.path.lexists(path) and not os.path.isdir(path)
+            return path if exists else config_path(config)
         except InputError as error:
             raise self.error(f"models.{model}: {path}: no such file, and {error}") from error
 
     def labels(self, entries: Mapping[str, ModelEntry] | Mapping[str, SetEntry]) -> dict[str, str]:
-        """Name -> what tables call it."""
+        """Name of each entry -> its label in tables.
+
+        Raises:
+            InputError: two entries have the same label.
+        """
         labels = {name: entry.label or name for name, entry in entries.items()}
         for label, count in Counter(labels.values()).items():
             if len(label.splitlines()) > 1:
                 raise self.error(f"label {label!r}; {_NEEDED['label']} is needed")
-            if count > 1:  # tables and curves go by them
-                raise self.error(f"label {label!r} is there {count} times; each needs its own")
+            if count > 1:  # tables and plots tell entries apart by their labels
+                raise self.error(f"label {label!r} occurs {count} times; each label must be unique")
         return labels
 
     def words(self, where: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-        """KEY VALUE words."""
+        """Turn a mapping of config keys and values into KEY VALUE arguments.
+
+        Raises:
+            InputError: one of the keys is set by the suite itself.
+        """
         for name in RESERVED:
             if name in overrides:
                 raise self.error(f"{where}.{name} is set by the suite itself")
@@ -169,15 +183,17 @@ class SuiteFile:
         return tuple(word for pair in pairs for word in pair)
 
     def commands(self, commands: Sequence[str]) -> tuple[str, ...]:
-        """With the paths in them, quoted for the shell."""
+        """Fill in the paths in commands, quoted for the shell."""
         return tuple(self.fill(command, shlex.quote) for command in commands)
 
     def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
+        """Replace ``{python}`` and ``{output}`` in a text by their paths."""
         text = text.replace("{python}", quote(sys.executable))
         return text.replace("{output}", quote(self.output))
 
     def pretrain(self, config: str, weights: str, words: Sequence[str]) -> str:
-        """The command of ``pretrain`` for one run; it writes beside ``weights``."""
+        """The command of ``pretrain`` for one run; it writes to :func:`half_written` of
+        ``weights``."""
         command = self.fill(self.keys.pretrain, shlex.quote)
         command = command.replace("{config}", shlex.quote(config))
         command = command.replace("{weights}", shlex.quote(half_written(weights)))
@@ -193,7 +209,7 @@ class SuiteFile:
         }
 
     def _checked(self, kind: type[Keys], content: object, where: str) -> Keys:
-        """The keys, of their types; a key without a value is as if it were not there."""
+        """Check the keys and the types of their values; a key without a value counts as absent."""
         if not isinstance(content, dict):
             raise self.error(f"{where or 'its top level'} is {content!r}; a mapping is needed")
         names = [each.name for each in fields(kind)]
@@ -226,7 +242,7 @@ class SuiteFile:
                 text = file.read()
             for written, stand_in in _STAND_INS.items():
                 text = text.replace(written, stand_in)
-            # OmegaConf's YAML refuses a key that stands there twice.
+            # OmegaConf's YAML loader refuses a duplicate key.
             return OmegaConf.to_container(OmegaConf.create(text))
         except OSError as error:
             raise InputError(f"suite {self.path} cannot be read: {error.strerror}") from error
@@ -236,7 +252,7 @@ class SuiteFile:
 
 
 def _as_written(value: Any) -> Any:
-    """``value`` with what the file has in place of its stand-ins."""
+    """Replace the stand-ins by what the file has, in every string of lists and dictionaries."""
     if isinstance(value, dict):
         return {_as_written(key): _as_written(each) for key, each in value.items()}
     if isinstance(value, list):

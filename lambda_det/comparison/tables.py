@@ -1,4 +1,5 @@
-"""results.md and the tables of MODEL_ZOO.md: the paper's layout with spread, gain and cost."""
+"""Makes results.md and the tables of MODEL_ZOO.md: the paper's layout with spread, gain and
+cost."""
 
 from __future__ import annotations
 
@@ -27,12 +28,12 @@ COSTS = {
     "peak_host_memory_mib": "host memory (MiB)",
     "peak_gpu_memory_mib": "GPU memory (MiB)",
 }
-"""Column of a row -> what people read."""
+"""Column of a row -> header of the table."""
 
 
 def comparison_tables(record: Mapping) -> str:
-    """Of a record of a comparison: for every set the table of AP and that of cost, and how to
-    read them."""
+    """Make the Markdown tables of a comparison's record: for every set the table of AP and the
+    table of cost, and notes on how to read them."""
     parts = []
     for label, rows in sets_of(record):
         parts += [f"**{label}**"] if label else []
@@ -41,8 +42,8 @@ def comparison_tables(record: Mapping) -> str:
 
 
 def brief_table(record: Mapping) -> str:
-    """Of a record of a comparison: AP, what it rests on and the gain, a line for each set and
-    model; for who wants the answer before the whole."""
+    """Make the short Markdown table of a comparison's record, with one line for each set and model:
+    AP, what it rests on, and the gain. It gives the answer before the full tables."""
     tasks = tasks_of(record["rows"]) or ["box"]
     headers = ["set", "backbone", *found_headers(record["rows"])]
     for task in tasks:
@@ -84,7 +85,8 @@ def _columns_of(rows: Sequence[Mapping], task: str) -> list[str]:
 
 
 def results_markdown(record: Mapping) -> str:
-    """results.md: the tables above, those of every metric, and every run that is not finished."""
+    """Make the text of results.md: tables of AP, of every metric and of cost, and every run that is
+    not finished."""
     parts = [f"# {record['suite']}"]
     for label, rows in sets_of(record):
         parts += [f"## {label}"] if label else []
@@ -106,7 +108,8 @@ def _ap_and_meaning(rows: Sequence[Mapping]) -> list[str]:
 
 
 def sets_of(record: Mapping) -> list[tuple[str, list[Mapping]]]:
-    """Label ("" without sets) and rows of every set, by depth and then as in the suite."""
+    """Group a record's rows by set: pairs of label ("" without sets) and rows, sorted by depth and
+    then as in the suite."""
     grouped: dict[str, list[Mapping]] = {}
     for row in record["rows"]:
         grouped.setdefault(row.get("set_label", ""), []).append(row)
@@ -114,13 +117,13 @@ def sets_of(record: Mapping) -> list[tuple[str, list[Mapping]]]:
 
 
 def tasks_of(rows: Iterable[Mapping]) -> list[str]:
-    """``box`` and ``mask``, as far as a row has its AP."""
+    """The tasks, among ``box`` and ``mask``, whose AP some row has."""
     return [task for task in TASK_NAMES.values() if any(f"{task}_ap" in row for row in rows)]
 
 
 def ap_table(rows: Sequence[Mapping]) -> str:
-    """The paper's layout: AP and that of small, medium and large objects; with the gain, and the
-    published numbers in columns of their own."""
+    """Make the table of AP in the paper's layout: AP of all, small, medium and large objects, the
+    gain, and the published numbers in columns of their own."""
     tasks, published = tasks_of(rows) or ["box"], published_tasks(rows)
     headers = ["backbone", "seeds", *found_headers(rows)]
     for task in tasks:
@@ -145,19 +148,20 @@ def ap_table(rows: Sequence[Mapping]) -> str:
 
 
 def found_headers(rows: Sequence[Mapping]) -> list[str]:
-    """Of the columns of what was found and named right; none where no row knows it."""
+    """Headers of the columns of found objects and of those with the right class; none if no row has
+    them."""
     known = any(RIGHT_CLASS in row for row in rows)
     return ["found (%)", "right class (%)"] if known else []
 
 
 def found_cells(row: Mapping, rows: Sequence[Mapping]) -> list[str]:
-    """Of a row of a table with these rows, below :func:`found_headers`."""
+    """Cells of a row below :func:`found_headers` of a table with ``rows``."""
     columns = (FOUND, RIGHT_CLASS) if found_headers(rows) else ()
     return [plus_minus(row.get(column)) for column in columns]
 
 
 def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:
-    """Of the columns beside an AP for the controls that some row has."""
+    """Headers of the columns beside an AP for the controls that some row has."""
     headers = []
     for control in _controls_of(rows, task):
         name = control.replace("_", " ")
@@ -168,13 +172,13 @@ def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:
 def control_cells(
     row: Mapping, rows: Sequence[Mapping], task: str, difference: Callable[[Mapping | None], str]
 ) -> list[str]:
-    """Of a row, below :func:`control_headers`.
+    """Cells of a row below :func:`control_headers`.
 
     Args:
         row: one of ``rows``.
-        rows: of the table.
+        rows: all rows of the table.
         task: ``box`` or ``mask``.
-        difference: a paired difference -> text.
+        difference: formats a paired difference.
     """
     cells = []
     for control in _controls_of(rows, task):
@@ -189,14 +193,14 @@ def _controls_of(rows: Sequence[Mapping], task: str) -> list[str]:
 
 
 def cost_table(rows: Sequence[Mapping]) -> str:
-    """Parameters, multiply-adds, times and memory."""
+    """Make the table of parameters, multiply-adds, times and memory."""
     columns = cost_columns(rows)
     lines = [[row["label"], *(cost(row.get(column)) for column in columns)] for row in rows]
     return markdown(["backbone", *columns.values()], lines)
 
 
 def cost_columns(rows: Sequence[Mapping]) -> dict[str, str]:
-    """Of the costs that some row has: column -> what people read."""
+    """The costs that some row has: column -> header of the table."""
     sizes = dict.fromkeys(row["counted_at"] for row in rows if "counted_at" in row)
     known = {column: text for column, text in COSTS.items() if any(column in row for row in rows)}
     if "multiply_adds_billions" in known:
@@ -205,7 +209,7 @@ def cost_columns(rows: Sequence[Mapping]) -> dict[str, str]:
 
 
 def published_tasks(rows: Sequence[Mapping]) -> list[str]:
-    """Those tasks of a table whose published AP some row has."""
+    """The tasks whose published AP some row has."""
     known = {column for row in rows for column in row.get("published", {})}
     return [task for task in tasks_of(rows) or ["box"] if f"{task}_ap" in known]
 
@@ -223,7 +227,7 @@ def published_ap(row: Mapping, rows: Sequence[Mapping], task: str) -> str:
 
 
 def plus_minus(value: Mapping | None, *, spread: bool = True) -> str:
-    """``35.3 ± 1.2``."""
+    """Format mean and standard deviation as ``35.3 ± 1.2``; None becomes a dash."""
     if value is None:
         return "–"
     shown = spread and value["sd"] is not None
@@ -231,7 +235,8 @@ def plus_minus(value: Mapping | None, *, spread: bool = True) -> str:
 
 
 def interval(value: Mapping | None) -> str:
-    """``+3.3 [+1.9, +4.8]``."""
+    """Format a paired difference with its interval as ``+3.3 [+1.9, +4.8]``; None becomes a
+    dash."""
     if value is None:
         return "–"
     mean = signed(value["mean"])
@@ -241,13 +246,13 @@ def interval(value: Mapping | None) -> str:
 
 
 def signed(value: float) -> str:
-    """With a sign, the typographic minus; 0.0 has none."""
+    """Format a number with its sign and a typographic minus; 0.0 has no sign."""
     text = f"{value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def cost(value: Mapping | float | None) -> str:
-    """A cell of the cost table."""
+    """Format a cell of the cost table."""
     return f"{value:.1f}" if isinstance(value, (int, float)) else plus_minus(value)
 
 

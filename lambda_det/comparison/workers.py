@@ -1,4 +1,4 @@
-"""What works on the runs of a comparison: a process at a time for each of its threads."""
+"""Works on the runs of a comparison: each of its threads runs one process at a time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Workers:
-    """What the threads share."""
+    """The state that the threads of a comparison share.
+
+    Attributes:
+        command: returns the arguments of the process that trains a run.
+        evaluate: returns the arguments of the process that evaluates it with zeroed branches.
+        jobs: number of runs at a time.
+        devices: values of CUDA_VISIBLE_DEVICES that are free.
+        stopping: set when the comparison is to end.
+        processes: processes that are running.
+        errors: errors that keep further runs from beginning.
+    """
 
     command: Command
     evaluate: Command
@@ -64,20 +74,21 @@ class Workers:
     errors: list[InputError] = field(default_factory=list)
 
     def work(self, run: Run, state: str) -> str:
-        """The state of a run after an attempt."""
+        """Attempt a run, and return its state afterwards."""
         if self.stopping.is_set() or self.errors:
             return state
         device = self.devices.pop() if self.devices else None
         try:
             return self._attempt(run, device)
-        except InputError as error:  # a full disk, say: raised when what trains has ended
-            self.errors.append(error)
+        except InputError as error:  # a full disk, say
+            self.errors.append(error)  # execute raises it after the other runs have ended
             return STARTED
         finally:
             if device is not None:
                 self.devices.append(device)
 
     def stop(self) -> None:
+        """End the running processes with SIGTERM, and let no other begin."""
         self.stopping.set()
         for process in list(self.processes):
             signal_session(process.pid, signal.SIGTERM)
@@ -89,11 +100,11 @@ class Workers:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                logger.warning("%s: another process is at work there", run.folder)
+                logger.warning("%s: another process is working on this run", run.folder)
                 return STARTED
             except OSError as error:
                 raise InputError(f"{lock.name} cannot be locked: {error.strerror}") from error
-            # Perhaps finished by another comparison, since we looked.
+            # Another process may have finished the run since its state was read.
             state = state_of(run)
             if state != FINISHED:
                 state = self._train(run, device, lock.fileno())
@@ -122,13 +133,17 @@ class Workers:
         return self._watch(run, device, lock, attempts)
 
     def _pretrain(self, run: Run, device: str | None, lock: int) -> dict | None:
-        """Make the weights that a run starts from, unless they are there; None, or what failed."""
+        """Make the weights that a run starts from, unless they exist.
+
+        Returns:
+            None on success; otherwise what ``failed.json`` says of the failure.
+        """
         if os.path.isfile(run.weights) or is_resumed(run):
             return None
         log_path, part = f"{run.weights}.log", half_written(run.weights)
         with writing(part), contextlib.suppress(FileNotFoundError):
             os.unlink(part)
-        with open_to_write(log_path):  # what an earlier attempt said is not this one's reason
+        with open_to_write(log_path):  # empty it: an earlier attempt's last line is no reason
             pass
         logger.info("%s, pretraining ... (%s)", run.name, log_path)
         status = self._process(shell_words(run.pretrain), device, lock, log_path, PROJECT)
@@ -143,7 +158,8 @@ class Workers:
         return {"exit_status": status, "reason": f"pretraining: {reason}"}
 
     def _evaluate_zeroed(self, run: Run, device: str | None, lock: int) -> None:
-        """A failure is noted, and the run stays finished."""
+        """Evaluate a finished run with zeroed branches. A failure is recorded, and the run stays
+        finished."""
         folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
         with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -156,7 +172,7 @@ class Workers:
             status = self._process(self.evaluate(run), device, lock, log_path)
             reason = last_line(log_path) if status else f"no {METRICS_FILE} in {folder}"
         else:
-            reason = f"{weights} is gone"
+            reason = f"{weights} is missing"
         if self.stopping.is_set() or zeroed_metrics(run) is not None:
             return
         logger.error("%s: %s (%s)", what, reason, log_path)
@@ -166,7 +182,7 @@ class Workers:
         log_path = os.path.join(run.folder, "output.log")
         start = time.monotonic()
         resumed = is_resumed(run)
-        record = _record(run)  # of the code that is started, whatever becomes of the checkout
+        record = _record(run)  # before the checkout may change
         status = self._process(self.command(run), device, lock, log_path)
         if self.stopping.is_set():
             return STARTED
@@ -180,7 +196,7 @@ class Workers:
             "gpus": run.gpus,
         }
         metrics = os.path.join(run.folder, "inference", METRICS_FILE)
-        # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have evaluated.
+        # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have metrics.
         interrupted = interrupted_facts(run)
         if status == 0 and os.path.isfile(metrics) and interrupted is None:
             facts |= {"record": record, **found_by(run)}
@@ -206,7 +222,7 @@ class Workers:
         log_path: str,
         folder: str | None = None,
     ) -> int:
-        """Exit status of a command whose output goes to ``log_path``."""
+        """Run a command whose output goes to ``log_path``, and return its exit status."""
         with open_to_write(log_path, "a") as log:
             process = subprocess.Popen(
                 tied(command),
@@ -215,21 +231,21 @@ class Workers:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment_of(self.jobs, device),
-                pass_fds=(lock,),  # held as long as the process lives, whatever befalls us
-                start_new_session=True,  # of its own, to be ended as a whole
+                pass_fds=(lock,),  # the lock is held until the process ends
+                start_new_session=True,  # a session of its own can be ended as a whole
             )
             self.processes.add(process)
             if self.stopping.is_set():
                 signal_session(process.pid, signal.SIGTERM)
             status = process.wait()
             self.processes.discard(process)
-            if self.stopping.is_set():  # a shell's children may end after it
+            if self.stopping.is_set():  # the children of a shell may outlive it
                 end_session(process.pid)
         return status
 
 
 def is_resumed(run: Run) -> bool:
-    """Whether there is a checkpoint to go on from; :func:`clear` has removed one that is not."""
+    """Whether the run goes on from a checkpoint; :func:`clear` has removed unwanted ones."""
     return os.path.isfile(os.path.join(run.folder, "last_checkpoint"))
 
 

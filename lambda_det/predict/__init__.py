@@ -1,4 +1,4 @@
-"""Images and videos in, drawn images and COCO JSON out."""
+"""Predicts on images and videos: draws the detections, and writes them as COCO JSON."""
 
 from lambda_det.predict.files import predict_files
 

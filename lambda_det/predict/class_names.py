@@ -76,7 +76,9 @@ def classes_of_file(path: str) -> ClassNames:
         try:
             return _checked({int(key): name for key, name in content.items()}, path)
         except ValueError as error:
-            raise InputError(f"--classes {path}: its keys must be ids, whole numbers") from error
+            raise InputError(
+                f"--classes {path}: its keys must be ids, which are whole numbers"
+            ) from error
     raise InputError(f"--classes {path}: expected a list of names, or names by id")
 
 

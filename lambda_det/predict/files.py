@@ -1,4 +1,4 @@
-"""Predictions for pictures and videos: drawn, and as COCO results."""
+"""Predicts on image and video files, and writes drawn copies and COCO results."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ IMAGES_FILE = "images.json"
 
 @dataclass
 class Predicted:
-    """What a run did.
+    """What a call of :func:`predict_files` did.
 
     Attributes:
-        images: of ``images.json``: id, file_name, width, height and, if drawn, picture.
-        videos: the json of each.
-        num_objects: at or above the threshold, in pictures and frames.
-        failed: path -> the reason why nothing was predicted.
+        images: the entries of ``images.json``: id, file_name, width, height and, if drawn, picture.
+        videos: names of the json files, one for each video.
+        num_objects: number of detections at or above the threshold, in images and frames.
+        failed: path of a file -> the reason why nothing was predicted on it.
     """
 
     images: list[dict] = field(default_factory=list)
@@ -53,12 +53,12 @@ class Predicted:
 
 @dataclass(frozen=True)
 class _Job:
-    """A picture to do."""
+    """An image to predict on."""
 
     file: InputFile
     image_id: int
     picture: str | None
-    size: tuple[int, int] | None  # width, height that the annotations say
+    size: tuple[int, int] | None  # (width, height) in the annotations
 
 
 def predict_files(
@@ -73,33 +73,38 @@ def predict_files(
     classes: str | None = None,
     annotations: str | None = None,
 ) -> Predicted:
-    """Predict on files, and write pictures, videos and json into a folder.
+    """Predict on files, and write drawn images, videos and json files into a folder.
 
-    ``predictions.json`` holds what was found in pictures, in COCO's results format, and
-    ``images.json`` their ids and the categories; a video has a json of its own with its frames.
-    What cannot be read is logged in one line, and the others are done.
+    ``predictions.json`` contains the detections in images, in COCO's results format, and
+    ``images.json`` the ids of the images and the categories; each video has a json file of its own
+    with its frames. A file that cannot be read is logged in one line and skipped.
 
     Args:
-        cfg: a checked config that is not frozen; the number of classes is set to the weights'.
+        cfg: a checked config that is not frozen; its number of classes is set to that of the
+            weights.
         named: files, folders and globs, see :func:`~lambda_det.predict.inputs.find_inputs`.
-        output: the folder, made if it is not there.
-        score_threshold: lowest score that is drawn and written.
-        batch_size: pictures at once.
-        pictures: whether to draw.
-        recursive: folders with their sub-folders.
-        classes: file with names, see :func:`~lambda_det.predict.class_names.classes_of_file`.
-        annotations: a COCO json that gives the classes and the ids of the pictures.
+        output: folder to write into; it is created if it does not exist.
+        score_threshold: lowest score that is drawn and written, from 0 to 1.
+        batch_size: number of images in a batch, at least 1.
+        pictures: whether to write drawn images and videos.
+        recursive: whether to search the sub-folders of folders as well.
+        classes: path of a file with class names, see
+            :func:`~lambda_det.predict.class_names.classes_of_file`.
+        annotations: path of a COCO json that gives the classes and the ids of the images.
+
+    Returns:
+        What was predicted, and which files failed.
 
     Raises:
-        InputError: an argument or a config value is wrong, weights cannot be used, or the folder
-            cannot be written.
+        InputError: an argument or a config value is wrong, the weights cannot be used, or the
+            folder cannot be written.
     """
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold {score_threshold}: 0 to 1 is allowed")
     if batch_size < 1:
         raise InputError(f"--batch {batch_size}: at least 1 is needed")
     if classes and annotations:
-        raise InputError("--classes and --annotations: the annotations name the classes; give one")
+        raise InputError("--classes and --annotations both name the classes; give one of them")
     need_weights(cfg)
     files = find_inputs(named, recursive=recursive)
     names, listed = _classes(cfg, classes, annotations)
@@ -131,7 +136,8 @@ def predict_files(
 def _classes(
     cfg: CfgNode, classes: str | None, annotations: str | None
 ) -> tuple[ClassNames, list[dict] | None]:
-    """The classes, set in the config, and the annotations' images."""
+    """Find the classes, set their number in the config, and return them with the list ``images`` of
+    the annotations."""
     count = number_of_classes(cfg.MODEL.WEIGHTS)
     listed = None
     if annotations:
@@ -145,21 +151,26 @@ def _classes(
             head = cfg.MODEL.RETINANET if is_retinanet else cfg.MODEL.ROI_HEADS
             names = numbered(head.NUM_CLASSES if count is None else count)
             logger.warning(
-                "the data of the config are not here, or have another number of classes than the "
-                "weights: the classes are called class 0 to class %d; --classes FILE names them",
+                "the data of the config are not available, or have another number of classes than "
+                "the weights: the classes are called class 0 to %d; --classes FILE names them",
                 len(names) - 1,
             )
     if count is not None and count != len(names):
         raise InputError(
-            f"{names.source} has {len(names)} classes, MODEL.WEIGHTS={cfg.MODEL.WEIGHTS!r} tells "
-            f"{count} apart"
+            f"{names.source} has {len(names)} classes, but MODEL.WEIGHTS={cfg.MODEL.WEIGHTS!r} has "
+            f"{count}"
         )
     set_classes(cfg, len(names))
     return names, listed
 
 
 def set_classes(cfg: CfgNode, count: int | None = None) -> None:
-    """Set the number of classes of an unfrozen config; None = as the weights have it, if they do.
+    """Set the number of classes of a config that is not frozen.
+
+    Args:
+        cfg: the config, which is changed.
+        count: number of classes; None means that of MODEL.WEIGHTS. If that is not known either, the
+            config stays as it is.
 
     Raises:
         InputError: MODEL.WEIGHTS cannot be read.
@@ -178,7 +189,7 @@ def _plan(
     classes: str | None,
     annotations: str | None,
 ) -> tuple[list[_Job], list[tuple[InputFile, list[str]]]]:
-    """Ids of the pictures and names of all that will be written."""
+    """Choose the ids of the images and the names of all files that will be written."""
     read = [path for path in (classes, annotations) if path]
     names = OutputNames(output, files, (PREDICTIONS_FILE, IMAGES_FILE), read)
     jobs, videos, by_id = [], [], {}
@@ -196,8 +207,8 @@ def _plan(
             other = by_id.setdefault(image_id, file.path)
             if other != file.path:
                 raise InputError(
-                    f"--input {file.path}: is image {image_id} of --annotations {annotations}, and "
-                    f"{other} is the same"
+                    f"--input {file.path} is image {image_id} of --annotations {annotations}, and "
+                    f"so is {other}"
                 )
         jobs.append(_Job(file, image_id, picture, size))
     return jobs, videos
@@ -212,7 +223,7 @@ def _predict_pictures(
     threshold: float,
     batch_size: int,
 ) -> None:
-    images: dict[int, np.ndarray] = {}  # that wait to be drawn
+    images: dict[int, np.ndarray] = {}  # images that wait to be drawn
     results: dict[int, list[dict]] = {}
     rows: dict[int, dict] = {}
 
@@ -232,8 +243,8 @@ def _predict_pictures(
                 images[index] = image
             yield index, image
 
-    # disable=None: no bar in a file.
-    with tqdm(total=len(jobs), unit="picture", disable=None) as bar:
+    # disable=None shows no progress bar if the output is a file.
+    with tqdm(total=len(jobs), unit="image", disable=None) as bar:
         for index, found in predictor.stream(readable(), batch_size, threshold):
             job = jobs[index]
             results[index] = coco_results(found, job.image_id, classes)

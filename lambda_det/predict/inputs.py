@@ -22,12 +22,12 @@ class InputFile:
 
     Attributes:
         path: path of the file.
-        place: its path relative to the folder that the command line names; for a file or a glob,
-            the name of the file alone.
+        relative_path: its path relative to the folder that the command line names; for a file or a
+            glob, the name of the file alone.
     """
 
     path: str
-    place: str
+    relative_path: str
 
     @property
     def is_video(self) -> bool:
@@ -123,13 +123,13 @@ class OutputNames:
             endings: endings of the names, such as ``".png"``.
 
         Returns:
-            ``file.place`` without its extension, plus each of the endings. If one of these names
-            is taken, all of them get ``_2``, ``_3``, ... before the ending.
+            ``file.relative_path`` without its extension, plus each of the endings. If one of these
+            names is taken, all of them get ``_2``, ``_3``, ... before the ending.
 
         Raises:
             InputError: a name would overwrite an input.
         """
-        stem, number = os.path.splitext(file.place)[0], 1
+        stem, number = os.path.splitext(file.relative_path)[0], 1
         while True:
             numbered = stem if number == 1 else f"{stem}_{number}"
             names = [numbered + ending for ending in endings]
@@ -144,7 +144,7 @@ class OutputNames:
         for name in names:
             if os.path.realpath(os.path.join(self._folder, name)) in self._inputs:
                 raise InputError(
-                    f"--output {self._folder}: {name} in it is an input and would be overwritten"
+                    f"--output {self._folder}: its file {name} is an input and would be overwritten"
                 )
 
 
@@ -184,7 +184,7 @@ class ListedImages:
         ]
         if not fitting:
             raise InputError(
-                f"--input {path}: is not among the {self._number} images of --annotations "
+                f"--input {path} is not among the {self._number} images of --annotations "
                 f"{self._source}"
             )
         image = max(fitting, key=lambda image: len(image["file_name"]))

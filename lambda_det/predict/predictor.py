@@ -1,4 +1,4 @@
-"""Images to instances, in batches; instances to COCO results and to a drawn image."""
+"""Predicts instances on images in batches, and turns instances into COCO results and drawings."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from lambda_det.predict.class_names import ClassNames
 
 Key = TypeVar("Key")
 
-_WAITING = 4  # batches' worth of images of all sizes that may wait for others of their size
-_READABLE = 400  # pixels; a smaller image is enlarged, or its labels could not be read
+_WAITING = 4  # batches of images that may wait, over all sizes, for others of their size
+_READABLE = 400  # pixels; a smaller image is enlarged so that its labels can be read
 
 
 def need_weights(cfg: CfgNode) -> None:
-    """Raise InputError where MODEL.WEIGHTS is empty: what random weights find is nothing."""
+    """Check that MODEL.WEIGHTS is set, because a model with random weights detects nothing.
+
+    Raises:
+        InputError: MODEL.WEIGHTS is empty.
+    """
     if not cfg.MODEL.WEIGHTS:
         raise InputError(
             "MODEL.WEIGHTS is empty: predicting needs the weights of a trained model "
@@ -40,9 +44,9 @@ def need_weights(cfg: CfgNode) -> None:
 class Predictor:
     """detectron2's DefaultPredictor in batches, with weights that are checked.
 
-    ``Predictor(cfg)`` loads ``MODEL.WEIGHTS``; images are resized by ``INPUT.*_TEST``. An image has
-    the result that it has alone: only images that are padded to the same size share a batch,
-    because padding reaches every lambda layer's keys (and the heads of any network).
+    ``Predictor(cfg)`` loads ``MODEL.WEIGHTS``; images are resized by ``INPUT.*_TEST``. An image
+    has the same result in a batch as alone: only images that are padded to the same size share a
+    batch, because padding reaches the keys of every lambda layer (and the heads of any network).
 
     Args:
         cfg: a checked config.
@@ -63,17 +67,18 @@ class Predictor:
         self._multiple = max(1, getattr(backbone, "size_divisibility", 0))
 
     def from_bgr(self, frame: np.ndarray) -> np.ndarray:
-        """A frame (H, W, 3) of OpenCV in the model's ``INPUT.FORMAT``."""
+        """Convert a frame (H, W, 3) uint8 BGR, as OpenCV reads it, to the model's
+        ``INPUT.FORMAT``."""
         rgb = Image.fromarray(np.ascontiguousarray(frame[:, :, ::-1]))
         return detection_utils.convert_PIL_to_numpy(rgb, self.cfg.INPUT.FORMAT)
 
     def to_bgr(self, image: np.ndarray) -> np.ndarray:
-        """The inverse of :meth:`from_bgr`, to draw on."""
+        """Convert an image (H, W, C) in ``INPUT.FORMAT`` to (H, W, 3) uint8 BGR, to draw on."""
         if self.cfg.INPUT.FORMAT == "BGR":
             return image
         if self.cfg.INPUT.FORMAT == "YUV-BT.601":
             image = detection_utils.convert_image_to_rgb(image, self.cfg.INPUT.FORMAT)
-        if image.shape[2] == 1:  # grey
+        if image.shape[2] == 1:  # a grey image
             image = np.repeat(image, 3, axis=2)
         return np.ascontiguousarray(image[:, :, ::-1].round().clip(0, 255).astype(np.uint8))
 
@@ -83,20 +88,23 @@ class Predictor:
         batch_size: int,
         score_threshold: float = 0.0,
     ) -> Iterator[tuple[Key, Instances]]:
-        """Detections in pixels of the images as they came, on the CPU, best first.
+        """Predict on images, which are read as they are needed.
 
-        Images that are padded to one size keep their order; those of another size may overtake
-        them. Masks are made for one image at a time, because a hundred masks of a large image are
+        Images that are padded to one size keep their order; images of another size may overtake
+        them. Masks are made for one image at a time, because a hundred masks of a large image take
         more than a GB.
 
         Args:
-            images: what names an image, and the image (H, W, C) uint8 in ``INPUT.FORMAT``, of any
-                size; read as they are needed.
-            batch_size: at most so many at once.
-            score_threshold: no mask is made of a detection below it, and it is left out.
+            images: pairs of a key and an image (H, W, C) uint8 in ``INPUT.FORMAT``, of any size.
+            batch_size: largest number of images in a batch.
+            score_threshold: detections with a lower score are left out before masks are made.
+
+        Yields:
+            Pairs of the key and the detections of an image, on the CPU, in pixels of the image as
+            it was given, sorted by falling score.
 
         Raises:
-            InputError: the model gives no instances.
+            InputError: the model does not return instances.
         """
         waiting: dict[tuple[int, int], list[tuple[Key, dict]]] = {}
         for key, image in images:
@@ -113,7 +121,8 @@ class Predictor:
             yield from self._of_batch(waiting.pop(next(iter(waiting))), score_threshold)
 
     def prepare(self, image: np.ndarray) -> dict:
-        """The model's input for an image (H, W, C): the image resized, and the size it had."""
+        """The model's input for an image (H, W, C) in ``INPUT.FORMAT``: ``image``, the resized
+        tensor (C, H', W'), and ``height`` and ``width`` of the original in pixels."""
         resized = T.AugInput(image)
         self._resize(resized)
         tensor = torch.as_tensor(np.ascontiguousarray(resized.image.transpose(2, 0, 1)))
@@ -126,7 +135,7 @@ class Predictor:
         return zip(keys, self._of_inputs(inputs, threshold), strict=True)
 
     def _of_inputs(self, inputs: Sequence[dict], threshold: float) -> Iterator[Instances]:
-        if type(self.model) is GeneralizedRCNN:  # other models make all masks of a batch at once
+        if type(self.model) is GeneralizedRCNN:  # its masks can be made image by image
             with torch.no_grad():
                 outputs = self.model.inference(list(inputs), do_postprocess=False)
             for found, given in zip(outputs, inputs, strict=True):
@@ -138,7 +147,9 @@ class Predictor:
         for output in outputs:
             if "instances" not in output:
                 name = self.cfg.MODEL.META_ARCHITECTURE
-                raise InputError(f"MODEL.META_ARCHITECTURE={name!r}: gives no instances")
+                raise InputError(
+                    f"MODEL.META_ARCHITECTURE={name!r}: this model returns no instances"
+                )
             found = output["instances"]
             yield found[found.scores >= threshold].to("cpu")
 

@@ -1,4 +1,4 @@
-"""Predictions for the frames of a video, read and written one after the other."""
+"""Predicts on the frames of a video, which are read and written one after the other."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lambda_det.predict.predictor import Predictor, coco_results, draw_instances
 logger = logging.getLogger(__name__)
 
 VIDEO_ENDING = {".avi": ".avi", ".mkv": ".mkv", ".mov": ".mov"}
-"""Ending of the video that is written, by that of the input; others become ``.mp4``."""
+"""Ending of the input video -> ending of the video that is written; others become ``.mp4``."""
 
-_CODEC = {".avi": "MJPG"}  # else MPEG-4, which every build of OpenCV's with FFmpeg has
-_USUAL_RATE = 25.0  # frames a second, where the file does not say
+_CODEC = {".avi": "MJPG"}  # else MPEG-4, which every OpenCV build with FFmpeg supports
+_USUAL_RATE = 25.0  # frames per second, if the file does not say
 
 
 def predict_video(
@@ -37,28 +37,35 @@ def predict_video(
     score_threshold: float = 0.5,
     batch_size: int = 8,
 ) -> int:
-    """Predict on every frame and return the number of objects found in all of them.
+    """Predict on every frame of a video, and write the detections and a drawn video.
 
-    The json: ``video`` (the path), ``width``, ``height``, ``frames_per_second``, ``categories`` and
-    ``frames``, a list with ``frame`` (from 0), ``time_s`` and ``instances`` (COCO results without
-    ``image_id``). The video that is written has the same size and rate, without sound.
+    The json has the keys ``video`` (the path), ``width``, ``height``, ``frames_per_second``,
+    ``categories`` and ``frames``, a list with ``frame`` (from 0), ``time_s`` (in seconds) and
+    ``instances`` (COCO results without ``image_id``). The drawn video has the size and the frame
+    rate of the input, and no sound.
 
     Args:
         predictor: the detector.
-        path: the video.
-        output_json, output_video: written when complete; None = no video.
-        classes: of the detector.
+        path: path of the video.
+        output_json: path of the json, which is written after the last frame.
+        output_video: path of the drawn video, which appears when it is complete; None writes none.
+        classes: the classes of the detector.
         score_threshold: lowest score that is drawn and written.
-        batch_size: frames at once.
+        batch_size: number of frames in a batch.
+
+    Returns:
+        The number of objects found in all frames.
 
     Raises:
-        InputError: the video cannot be read, or none can be written.
+        InputError: the video cannot be read, or an output cannot be written.
     """
     for name in (path, output_video or ""):
         try:
             name.encode()
-        except UnicodeEncodeError as error:  # OpenCV would end the process
-            raise InputError(f"video {name}: OpenCV takes names in UTF-8 only") from error
+        except UnicodeEncodeError as error:  # OpenCV would abort the process
+            raise InputError(
+                f"video {name}: OpenCV accepts only names that are valid UTF-8"
+            ) from error
     with _quiet():
         capture = cv2.VideoCapture(path)
         try:
@@ -68,7 +75,11 @@ def predict_video(
                 raise InputError(f"video {path} cannot be read: OpenCV finds no frame in it")
             rate = capture.get(cv2.CAP_PROP_FPS)
             if not (math.isfinite(rate) and rate > 0):
-                logger.warning("video %s does not say its rate: %g is taken", path, _USUAL_RATE)
+                logger.warning(
+                    "video %s does not say its frame rate: %g per second is assumed",
+                    path,
+                    _USUAL_RATE,
+                )
                 rate = _USUAL_RATE
             announced = int(max(0, capture.get(cv2.CAP_PROP_FRAME_COUNT)))
             height, width = first.shape[:2]
@@ -80,7 +91,7 @@ def predict_video(
                 _written(output_video, rate, (width, height)) as write,
                 tqdm(total=announced or None, unit="frame", disable=None) as bar,
             ):
-                # All frames have one size, and so they keep their order.
+                # All frames have the same size, so that stream() keeps their order.
                 for frame, found in predictor.stream(images, batch_size, score_threshold):
                     rows.append(_row(len(rows), rate, coco_results(found, 0, classes)))
                     if write is not None:
@@ -89,7 +100,9 @@ def predict_video(
         finally:
             capture.release()
     if len(rows) < announced:
-        logger.warning("video %s: %d of its %d frames were there", path, len(rows), announced)
+        logger.warning(
+            "video %s: only %d of its %d frames could be read", path, len(rows), announced
+        )
     content = {
         "video": path,
         "width": width,
@@ -110,7 +123,7 @@ def _row(number: int, rate: float, entries: list[dict]) -> dict:
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    """The frames of a video; a stream that changes its size is resized to that of the first."""
+    """Read the frames of a video, all resized to the size of the first one."""
     size = None
     while capture.isOpened():
         found, frame = capture.read()
@@ -122,7 +135,8 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def _written(path: str | None, rate: float, size: tuple[int, int]):
-    """A function that writes a frame (None without a path); the file is whole, or is not there."""
+    """Yield a function that writes a frame (None without a path). The file appears when it is
+    complete."""
     if path is None:
         yield None
         return
@@ -132,19 +146,19 @@ def _written(path: str | None, rate: float, size: tuple[int, int]):
     even = tuple(side - side % 2 or side for side in size)
     if even != size:
         logger.warning(
-            "%s: video codecs want even sides, so %d x %d pixels are cut to %d x %d", path,
+            "%s: video codecs need even sides, so %d x %d pixels are cropped to %d x %d", path,
             *size, *even,
         )  # fmt: skip
     with writing(path):
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(temporary, "wb"):  # OpenCV does not say why it cannot
+        with open(temporary, "wb"):  # raises OSError; OpenCV would not say why it cannot write
             pass
     writer = cv2.VideoWriter(temporary, cv2.VideoWriter_fourcc(*codec), rate, even)
     try:
         if not writer.isOpened():
             raise InputError(
                 f"{path}: this OpenCV cannot write {codec} video of {even[0]} x {even[1]} pixels; "
-                "--no-pictures writes the json alone"
+                "--no-pictures writes only the json"
             )
         yield lambda frame: writer.write(np.ascontiguousarray(frame[: even[1], : even[0]]))
         writer.release()
@@ -157,9 +171,9 @@ def _written(path: str | None, rate: float, size: tuple[int, int]):
 
 @contextlib.contextmanager
 def _quiet():
-    """FFmpeg and OpenCV do not print what they think of a file; one line of ours says what matters.
+    """Silence the messages of FFmpeg and OpenCV about a file; this module logs its own.
 
-    FFmpeg's level is read at the first capture of a process and stays.
+    FFmpeg reads its log level at the first capture of a process and keeps it.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     level = cv2.utils.logging.setLogLevel(0)

@@ -71,7 +71,7 @@ def test_a_command_gets_the_words_after_its_name(monkeypatch: pytest.MonkeyPatch
 def test_an_unknown_command_is_one_line(capsys) -> None:
     assert main(["train_nett"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: 'train_nett': ") and "train_net, " in error
+    assert error.startswith("error: 'train_nett' is not a command; ") and "train_net, " in error
     assert error.count("\n") == 1
 
 

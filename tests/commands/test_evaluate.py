@@ -115,7 +115,7 @@ def test_output_to_a_pipe_is_refused(files, tmp_path, capsys):
     [
         ([], "--config-file, or --annotations and --predictions"),
         (["--annotations", "a.json"], "--config-file, or"),
-        (["--config-file", "c.yaml", "--annotations", "a.json"], "the other form"),
+        (["--config-file", "c.yaml", "--annotations", "a.json"], "cannot be combined"),
         (["--config-file", "gone.yaml"], "--config-file gone.yaml: no such file"),
         (["--annotations", "a.json", "--predictions", "p.json", "SEED", "1"], "'SEED'"),
         (["--annotations", "gone.json", "--predictions", "p.json"], "gone.json"),
@@ -140,8 +140,8 @@ def test_wrong_values(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, line",
     [
-        (["--zeroed", "res4"], "--zeroed res4: it needs a model"),
-        (["--weights", "w.pth"], "--weights w.pth: it needs a model"),
+        (["--zeroed", "res4"], "--zeroed res4 needs a model"),
+        (["--weights", "w.pth"], "--weights w.pth needs a model"),
         (["--config-file", "x.yaml", "--zeroed", "res4,res6"], "--zeroed: unknown stage 'res6'"),
     ],
 )

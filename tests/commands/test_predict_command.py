@@ -66,7 +66,7 @@ def test_status_and_summary(project, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lambda_det.predict.predict_files", predict_files)
     words = ["--weights", "w.pth", "--batch", "2", "--no-pictures", "--device", "cpu"]
     assert run(project, tmp_path, *words) == 0
-    assert "1 pictures, 0 videos, 3 objects" in capsys.readouterr().out
+    assert "1 images, 0 videos, 3 objects" in capsys.readouterr().out
     assert (asked["weights"], asked["device"], asked["batch_size"]) == ("w.pth", "cpu", 2)
     assert asked["pictures"] is False and asked["score_threshold"] == 0.5
     done.failed["x.png"] = "image x.png cannot be read"

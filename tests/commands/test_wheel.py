@@ -160,7 +160,7 @@ COMMANDS = {
     ),
     "evaluate": (f"{MODEL} {TINY} OUTPUT_DIR again", 0, "AR100"),
     "draw_predictions": (f"{IMAGES} --predictions {FOUND} --output a.png", 0, "a.png: 2 images"),
-    "predict": (f"{MODEL} --input shapes/val2017 --output drawn {TINY}", 0, "drawn: 2 pictures"),
+    "predict": (f"{MODEL} --input shapes/val2017 --output drawn {TINY}", 0, "drawn: 2 images"),
     "analyze_model": (f"--config-file {QUICK} --size 64 64 {TINY}", 0, "multiply-adds"),
     "convert_weights": ("run/model_final.pth bare.pth", 0, "tensors written"),
     "export_model": (

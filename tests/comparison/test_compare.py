@@ -104,10 +104,10 @@ def test_numbers_are_shown_though_they_cannot_be_written(compare, content, write
     [
         (["--record", "../x"], "--record '../x': expected a name of letters"),
         (["--record", ""], "--record '': expected a name of letters"),
-        (["--record", "x", "--plan"], "--record x: --plan and --measure have no results"),
-        (["--record", "x", "--measure", "40"], "--record x: --plan and --measure have no results"),
-        (["--record", "other"], "results/other.json is no record of suite 'small'"),
-        (["--record", "broken"], "results/broken.json is no record of suite 'small'"),
+        (["--record", "x", "--plan"], "--record x: --plan and --measure give no results"),
+        (["--record", "x", "--measure", "40"], "--record x: --plan and --measure give no results"),
+        (["--record", "other"], "results/other.json is not a record of suite 'small'"),
+        (["--record", "broken"], "results/broken.json is not a record of suite 'small'"),
     ],
 )
 def test_what_cannot_be_recorded_is_known_before_the_runs(

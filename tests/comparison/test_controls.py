@@ -198,7 +198,9 @@ def test_a_failed_evaluation_loses_no_run(controlled, write_suite, output):
     assert "lambda seed 1 (λ-50), finished\n  with res4 and res5 zeroed: error: no such" in launch
     assert "launch lambda/seed1" in launch and "launch plain/seed1" not in launch
 
-    with pytest.raises(InputError, match=r"is not written, the evaluation with zeroed branches"):
+    with pytest.raises(
+        InputError, match=r"is not written because the evaluation with zeroed branches"
+    ):
         write_record(str(output / "record.json"), states, record_of(suite, states))
     assert not (output / "record.json").exists()
     (output / "break_zeroed").unlink()
@@ -228,7 +230,7 @@ def test_weights_that_are_gone_are_a_line(controlled, write_suite, output):
         os.unlink(Path(run.folder, "model_final.pth"))
     states = run_all(suite, output)
     assert len(lines(output, "zeroed.txt")) == 2  # no process for nothing
-    reason = f"{suite.runs[0].folder}/model_final.pth is gone"
+    reason = f"{suite.runs[0].folder}/model_final.pth is missing"
     assert record_of(suite, states)["runs"][0]["zeroed_missing"] == reason
 
 

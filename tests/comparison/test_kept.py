@@ -66,7 +66,9 @@ def test_a_run_with_other_settings_is_not_taken_for_this_one(
     shutil.rmtree(output / "runs")
     content["overrides"]["SOLVER.BASE_LR"] = 0.5
     suite = read_suite(write_suite(content), str(output))
-    with pytest.raises(InputError, match=r"seed1.json holds a run with SOLVER.BASE_LR 0.05, .*0.5"):
+    with pytest.raises(
+        InputError, match=r"seed1.json contains a run with SOLVER.BASE_LR 0.05, .*0.5"
+    ):
         state_of(suite.runs[0])
 
 
@@ -75,7 +77,7 @@ def test_other_data_and_another_run_are_refused(content, write_suite, output, fa
     suite, _ = run_all(content, write_suite, output, fake_command)
     first, second = suite.runs[0].kept, suite.runs[4].kept
     shutil.copy(first, second)
-    with pytest.raises(InputError, match="is of the run 'plain/seed1', not 'plain/seed2'"):
+    with pytest.raises(InputError, match="belongs to the run 'plain/seed1', not 'plain/seed2'"):
         state_of(suite.runs[4])
     content["prepare"] = ["true 10"]
     suite = read_suite(write_suite(content), str(output.parent / "other"))

@@ -57,7 +57,7 @@ def test_what_is_gone_is_prepared_again(prepared, output, caplog, gone):
     moved = output / "elsewhere"
     (output / gone).rename(moved)
     assert prepared(MAKE, "true") == 3  # the one that names it
-    assert f"{output}/data is gone, or a part of it: it is prepared again" in caplog.text
+    assert f"{output}/data, or a part of it, is missing: it is prepared again" in caplog.text
     assert (output / "data" / "a" / "b").is_file() and (output / "data" / "c").is_file()
 
 

@@ -97,7 +97,7 @@ def test_another_pretraining_is_another_run(content, write_suite, output, fake_c
     execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
     content["pretrain"] += " --longer"
     suite = read_suite(write_suite(content), str(output))
-    with pytest.raises(InputError, match=r"holds a run with pretrain .*take another --output"):
+    with pytest.raises(InputError, match=r"contains a run with pretrain .*choose another --output"):
         state_of(suite.runs[0])
 
 
@@ -176,5 +176,5 @@ def test_a_suite_is_found_by_a_relative_path(
 
 def test_weights_beside_a_pretraining_are_refused(content, write_suite, output):
     content["overrides"]["MODEL.WEIGHTS"] = "mine.pth"
-    with pytest.raises(InputError, match=r"MODEL.WEIGHTS 'mine.pth' beside pretrain"):
+    with pytest.raises(InputError, match=r"MODEL.WEIGHTS 'mine.pth' and pretrain both"):
         read_suite(write_suite(content), str(output))

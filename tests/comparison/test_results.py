@@ -89,16 +89,16 @@ def test_model_is_counted_as_it_is_built(project):
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("inference/metrics.json", "{", "metrics.json: is no JSON"),
+        ("inference/metrics.json", "{", "metrics.json: is not JSON"),
         (
             "inference/metrics.json",
             "[]",
-            "json: does not hold the metrics of bbox and segm",
+            "json: does not contain the metrics of bbox and segm",
         ),
-        ("inference/metrics.json", '{"bbox": {"AP": 1}}', "metrics.json: does not hold"),
-        ("config.yaml", "a: [", "config.yaml: is no config"),
-        ("config.yaml", "", "config.yaml: is no config"),
-        ("config.yaml", "3", "config.yaml: is no config"),
+        ("inference/metrics.json", '{"bbox": {"AP": 1}}', "metrics.json: does not contain"),
+        ("config.yaml", "a: [", "config.yaml: is not a config"),
+        ("config.yaml", "", "config.yaml: is not a config"),
+        ("config.yaml", "3", "config.yaml: is not a config"),
     ],
 )
 def test_broken_file_is_named(run: Run, name, text, words):

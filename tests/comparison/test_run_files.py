@@ -32,7 +32,7 @@ def finished(content, write_suite, output, fake_command):
 BROKEN = (
     (lambda text: text[: len(text) // 2], "broken"),
     (lambda text: "", "broken"),
-    (lambda text: "[1]", "no JSON object"),
+    (lambda text: "[1]", "not a JSON object"),
     (lambda text: text.replace('"gpus"', '"cpus"'), "no 'gpus'"),
     (lambda text: text.replace('"hardware": {', '"hardware": 3, "x": {'), "'hardware' is 3"),
     (lambda text: text.replace('"jobs": 1', '"jobs": null'), "'jobs' is None"),
@@ -103,7 +103,7 @@ def test_a_key_that_a_run_did_not_know_was_at_its_default(
     default = finished.runs[0].settings[key]
     content["overrides"][key] = default + 1
     (run, *_) = read_suite(write_suite(content), str(output)).runs
-    line = rf"holds a run with {key} {default}, the suite says {default + 1}; take another"
+    line = rf"contains a run with {key} {default}, the suite says {default + 1}; choose another"
     with pytest.raises(InputError, match=line):
         state_of(run)
 
@@ -117,7 +117,7 @@ def test_a_key_that_nobody_knows_any_more(finished):
     path.write_text(json.dumps(known))
     assert state_of(run) == FINISHED  # it was what it is by default
     path.write_text(json.dumps(known | {"changed": ["MODEL.GONE"]}))
-    with pytest.raises(InputError, match=r"holds a run with MODEL.GONE 3, which this version"):
+    with pytest.raises(InputError, match=r"contains a run with MODEL.GONE 3, which this version"):
         state_of(run)
     path.write_text(json.dumps(known | {"changed": ["MODEL.OTHER"]}))
     with pytest.raises(InputError, match=r"run.json is broken \('changed' names 'MODEL.OTHER'\)"):

@@ -154,7 +154,7 @@ def test_other_settings_in_the_folder_are_an_error(content, write_suite, output,
     changed = read_suite(write_suite(content), str(output))
     with pytest.raises(
         InputError,
-        match=r"seed1 holds a run with SOLVER.MAX_ITER 20, the suite says 30; .*--output",
+        match=r"seed1 contains a run with SOLVER.MAX_ITER 20, the suite says 30; .*--output",
     ):
         execute(changed, str(output), command=fake_command)
 

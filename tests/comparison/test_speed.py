@@ -96,28 +96,28 @@ def test_machine_of_a_comparison_is_that_of_its_runs(suite_of, plan):
         {"hardware": gpu},
         {"origins": [*origins, {"hardware": MACHINE | {"cores": 64}}]},
     ):
-        with pytest.raises(InputError, match=r"times.json: the time of 'R-50' is of no known mach"):
+        with pytest.raises(InputError, match=r"times.json: the machine that 'R-50' was timed on"):
             plan(suite, rows, **wrong)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda r: r["rows"][0].pop("speed_settings"), "no 'speed_settings', as those of an earl"),
-        (lambda r: r["rows"][0].pop("gpus"), "is no record of a comparison .KeyError: 'gpus'"),
-        (lambda r: r["rows"][0].update(gpus=0), "is no record of a comparison"),
-        (lambda r: r["rows"][0].update(train_ms_per_image="x"), "is no record of a comparison"),
+        (lambda r: r["rows"][0].pop("speed_settings"), "no 'speed_settings', because an earl"),
+        (lambda r: r["rows"][0].pop("gpus"), "is not a record of a comparison .KeyError: 'gpus'"),
+        (lambda r: r["rows"][0].update(gpus=0), "is not a record of a comparison"),
+        (lambda r: r["rows"][0].update(train_ms_per_image="x"), "is not a record of a comparison"),
         (lambda r: r["rows"][0].update(train_ms_per_image=-1), "-1 ms per image"),
-        (lambda r: r["rows"][0].update(hardware=3), "is no record of a comparison"),
-        (lambda r: r["rows"].append(3), "is no record of a comparison"),
-        (lambda r: r.pop("rows"), "is no record of a comparison .KeyError: 'rows'"),
-        (lambda r: r.update(runs=3), "is no record of a comparison"),
+        (lambda r: r["rows"][0].update(hardware=3), "is not a record of a comparison"),
+        (lambda r: r["rows"].append(3), "is not a record of a comparison"),
+        (lambda r: r.pop("rows"), "is not a record of a comparison .KeyError: 'rows'"),
+        (lambda r: r.update(runs=3), "is not a record of a comparison"),
     ],
 )
 def test_a_record_that_does_not_say_what_was_timed_is_a_line(suite_of, plan, change, words):
     suite = suite_of()
     record = copy.deepcopy({"rows": [row(suite, "plain")], "runs": []})
     change(record)
-    with pytest.raises(InputError, match=rf"times.json: .*{words}") as error:
+    with pytest.raises(InputError, match=rf"times.json:? .*{words}") as error:
         plan(suite, **record)
     assert "\n" not in str(error.value)

@@ -50,7 +50,7 @@ def test_a_loss_that_is_not_finite_is_one_line_and_a_step_to_replay(
     assert line.startswith("error: iteration 1: ") and ".jpg" in line and str(folder) in line
     assert "Traceback" not in result.stdout + result.stderr
     replayed = run_command("replay_step", folder)
-    assert replayed.returncode == 0 and "finite in, not finite out" in replayed.stdout
+    assert replayed.returncode == 0 and "input is finite and whose output is not" in replayed.stdout
     assert "backbone.bottom_up.stem" in replayed.stdout
 
 

@@ -19,7 +19,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def places(*words: Path | str, recursive: bool = False) -> list[str]:
-    return [file.place for file in find_inputs([*map(str, words)], recursive=recursive)]
+    return [file.relative_path for file in find_inputs([*map(str, words)], recursive=recursive)]
 
 
 def test_a_folder_gives_what_ends_like_a_picture_or_video(tree: Path):
@@ -59,7 +59,7 @@ def test_names_that_clash_are_numbered():
 
 def test_an_input_is_never_overwritten(tree: Path):
     files = find_inputs([str(tree / "a.png")])
-    with pytest.raises(InputError, match=r"a\.png in it is an input"):
+    with pytest.raises(InputError, match=r"its file a\.png is an input"):
         OutputNames(str(tree), files).of(files[0], ".png")
     assert OutputNames(str(tree), files).of(files[0], ".jpg") == ["a.jpg"]
 

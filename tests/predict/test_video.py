@@ -100,7 +100,9 @@ def test_a_name_that_would_end_opencv_is_one_line(tmp_path: Path):
     source, output = tmp_path / "in.avi", str(tmp_path / "a.json")
     write_video(source, frames=2, size=(96, 64), rate=5)
     for names in ((f"{tmp_path}/\udcff.avi", None), (str(source), f"{tmp_path}/\udcff.avi")):
-        with pytest.raises(InputError, match=r"dcff.avi: OpenCV takes names in UTF-8 only"):
+        with pytest.raises(
+            InputError, match=r"dcff.avi: OpenCV accepts only names that are valid UTF-8"
+        ):
             predict_video(BrightSquares(), names[0], output, names[1], numbered(2))
 
 

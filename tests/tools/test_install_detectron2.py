@@ -99,7 +99,7 @@ def test_every_row_is_an_error_where_its_pattern_is_missing(script, tmp_path, ro
 
 
 def test_a_file_that_is_gone_is_an_error(script, tmp_path):
-    with pytest.raises(script.InstallError, match="has 0 places"):
+    with pytest.raises(script.InstallError, match="has 0 matches"):
         script.apply_fix(tmp_path, script.FIXES_OF_V05[1])
 
 

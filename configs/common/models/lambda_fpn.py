@@ -1,4 +1,4 @@
-# A network of the LambdaResNet family with FPN p2 ... p6; the explicit arguments of its builder.
+# A network of the LambdaResNet family with FPN levels p2 to p6, by the arguments of its builder.
 from detectron2.config import LazyCall as L
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
 
