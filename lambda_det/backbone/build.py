@@ -200,7 +200,7 @@ def _warn_of_ignored_keys(cfg: CfgNode) -> None:
     ]
     if ignored:
         logger.warning(
-            "ignored by a LambdaResNet, which reads MODEL.LAMBDA_RESNET: %s", ", ".join(ignored)
+            "a LambdaResNet reads MODEL.LAMBDA_RESNET and ignores %s", ", ".join(ignored)
         )
 
 

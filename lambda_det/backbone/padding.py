@@ -56,20 +56,19 @@ def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
 
 
 def padding_mask(batch: Tensor, stride: int) -> Tensor | None:
-    """Which positions of a feature map are padding.
+    """Compute which positions of a feature map are padding.
 
-    A position belongs to the image when the upper left of the ``stride`` x ``stride`` pixels that
-    it stands for does: an image of H rows has ceil(H / stride) rows of features, as many as if it
-    were alone and convolutions rounded up. ``mask[:, ::2, ::2]`` is hence the mask at twice the
-    stride.
+    A position of the feature map represents ``stride`` x ``stride`` pixels and belongs to the image
+    if the upper left one of them does. An image of H rows thus has ceil(H / stride) rows of
+    features, as many as without padding, and ``mask[:, ::2, ::2]`` is the mask at twice the stride.
 
     Args:
         batch: (N, C, H, W), the input of the backbone.
-        stride: of the feature map.
+        stride: stride of the feature map in pixels.
 
     Returns:
-        (N, ceil(H / stride), ceil(W / stride)) bool, True in the padding; None where no sizes were
-        attached to ``batch``, that is also where every image fills it.
+        (N, ceil(H / stride), ceil(W / stride)) bool, True in the padding. None if ``batch`` has no
+        sizes attached, which is also the case if no image is padded.
     """
     sizes = getattr(batch, _ATTRIBUTE, None)
     if sizes is None:

@@ -48,25 +48,27 @@ def unsupported(query: Tensor, value: Tensor, embedding: Tensor) -> str | None:
         return "Triton is not installed"
     dtype = torch.promote_types(query.dtype, value.dtype)
     if dtype not in _DTYPES or embedding.dtype not in _DTYPES:
-        return f"{dtype} values with {embedding.dtype} embeddings (takes float32 and half types)"
+        return f"it takes float32 and half types, not {dtype} with {embedding.dtype} embeddings"
     if min(query.numel(), value.numel(), embedding.numel()) == 0:
-        return "an empty tensor"
+        return "a tensor is empty"
     if INTERPRETED:
         if dtype == torch.bfloat16:
             return "Triton's interpreter has no products in torch.bfloat16"
         return None
     if not query.is_cuda or ON_ROCM:
-        return f"tensors on {'rocm' if query.is_cuda else query.device.type} (takes CUDA)"
+        return f"it needs CUDA, the tensors are on {'rocm' if query.is_cuda else query.device.type}"
     capability = torch.cuda.get_device_capability(query.device)
     if capability < MIN_CAPABILITY:
-        return f"a device of compute capability {capability} (takes {MIN_CAPABILITY} and later)"
+        return f"it needs compute capability {MIN_CAPABILITY} or later, the GPU has {capability}"
     return None
 
 
 @functools.cache
 def log_fallback(reason: str, backend: str) -> None:
     """Warn that ``backend`` is used instead of ``"triton"``, once for each reason."""
-    _logger.warning("backend 'triton' of position_lambda: %s; using %r", reason, backend)
+    _logger.warning(
+        "backend 'triton' of position_lambda cannot run (%s); %r is used instead", reason, backend
+    )
 
 
 def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
