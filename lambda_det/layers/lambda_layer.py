@@ -38,9 +38,10 @@ def new_embedding(
 ) -> nn.Parameter:
     """Make the relative position embeddings (k, u, rh, rw) of a layer, drawn from N(0, 1).
 
-    The arguments are those of :class:`LambdaLayer`; the others of its arguments are ignored. The
-    window (rh, rw) has ``scope`` x ``scope`` entries. With a global scope it has
-    (2H - 1) x (2W - 1) entries for ``max_size`` (H, W), the largest input that it must cover.
+    The function takes the arguments of :class:`LambdaLayer` and ignores those that do not change
+    the shape of the embeddings. The window (rh, rw) has ``scope`` x ``scope`` entries. With a
+    global scope it has (2H - 1) x (2W - 1) entries for ``max_size`` (H, W), the largest input that
+    it must cover.
 
     Raises:
         InputError: the scope is not odd and positive, or is global without a ``max_size``.

@@ -75,8 +75,8 @@ def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
     """The position lambda by Triton kernels, for arguments that :func:`unsupported` accepts.
 
     Args:
-        query, value: as in :func:`lambda_det.layers.position_lambda`. Tensors whose memory is
-            channels last (N, H, W, channels) are not copied.
+        query, value: as in :func:`lambda_det.layers.position_lambda`. Channels-last memory
+            (N, H, W, channels) saves copies.
         embedding: (k, u, rh, rw) of any supported dtype. It is rounded to the common dtype of query
             and value; its gradient is not.
 
