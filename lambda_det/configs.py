@@ -1,7 +1,7 @@
-"""The reader of YAML configs.
+"""Reads YAML configs.
 
-A config and the files that its ``_BASE_`` names are read once, as plain data. detectron2's own
-``merge_from_file`` runs the code that a tag names; nothing here does.
+The reader reads a config, and the files that its ``_BASE_`` names, once and as plain data. It never
+runs code. detectron2's own ``merge_from_file`` does: it runs Python expressions in YAML tags.
 """
 
 from __future__ import annotations
@@ -44,29 +44,33 @@ __all__ = [
 
 BASE_KEY = "_BASE_"
 
-# Base-RetinaNet.yaml of every detectron2 has its anchor sizes as this expression.
+# Base-RetinaNet.yaml of every detectron2 version gives its anchor sizes by this expression.
 _EVAL = "tag:yaml.org,2002:python/object/apply:eval"
 _RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
-# What yacs raises for a value that does not fit.
+# The exceptions that yacs raises for a value that does not fit its key.
 _MERGE_ERRORS = (KeyError, ValueError, TypeError, AttributeError, AssertionError)
 
 Layer = tuple[str, dict]
-"""What an error calls a config file, and the file's content without ``_BASE_``."""
+"""A config file: its name in error messages, and its content without ``_BASE_``."""
 
 
 def get_config(name: str) -> CfgNode:
-    """detectron2's config with our keys and the shipped config of that name merged into it.
+    """Return detectron2's config with the keys of lambda_det, into which a shipped config is
+    merged.
+
+    Args:
+        name: name of a shipped config.
 
     Raises:
-        InputError: as :func:`config_path`; or the config is one of the pretraining of backbones,
-            which has other keys.
+        InputError: as :func:`config_path`, or the config is one for pretraining a backbone, which
+            has other keys.
     """
     path = config_path(name)
     if os.path.basename(os.path.dirname(path)) == "pretrain":
         raise InputError(
-            f"config {name!r}: is one of the pretraining of backbones, which has other keys; it is "
-            "read by lambda_det.pretrain"
+            f"config {name!r} is for pretraining a backbone and has other keys; read it with "
+            "lambda_det.pretrain"
         )
     return load_config(path)
 
@@ -74,12 +78,13 @@ def get_config(name: str) -> CfgNode:
 def load_config(
     config_file: str, overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
 ) -> CfgNode:
-    """The defaults, then the file with what it is based on, then ``KEY VALUE`` pairs.
+    """Merge a config file with its bases, and then ``KEY VALUE`` pairs, into the defaults.
 
     Args:
-        config_file: path of a YAML file, name of a shipped config, or "".
-        overrides: keys and values by turns.
-        defaults: a config with every key, merged into; None = detectron2's and ours.
+        config_file: path of a YAML file, name of a shipped config, or "" (no file).
+        overrides: keys and values in turn.
+        defaults: a config with every key, which is changed and returned; None = detectron2's
+            defaults with the keys of lambda_det.
 
     Raises:
         InputError: as :func:`read_config` and :func:`merge_config`.
@@ -88,14 +93,18 @@ def load_config(
 
 
 def read_config(config_file: str) -> list[Layer]:
-    """The files that make up a config, the innermost base first and the config itself last.
+    """Read a config file and its bases.
 
     Args:
         config_file: path of a YAML file, name of a shipped config, or "" (no file).
 
+    Returns:
+        The files in the order in which they are merged: the innermost base first and the config
+        itself last.
+
     Raises:
-        InputError: a file is missing, is no YAML mapping, has a tag that names code, or is based on
-            itself; the line names that very file.
+        InputError: a file is missing, is not a YAML mapping, has a tag with code, or is based on
+            itself; the message names that file.
     """
     path = find_config(config_file)
     return list(_chain(path, f"--config-file {path}")) if path else []
@@ -104,12 +113,13 @@ def read_config(config_file: str) -> list[Layer]:
 def merge_config(
     layers: Sequence[Layer], overrides: Sequence[str] = (), *, defaults: CfgNode | None = None
 ) -> CfgNode:
-    """The defaults, with what :func:`read_config` returned and ``KEY VALUE`` pairs merged in.
+    """Merge what :func:`read_config` returned, and then ``KEY VALUE`` pairs, into the defaults.
 
     Args:
-        layers: the files' contents; each overrules those before it.
-        overrides: keys and values by turns.
-        defaults: a config with every key, merged into; None = detectron2's and ours.
+        layers: the files' names and contents; each file overrides those before it.
+        overrides: keys and values in turn.
+        defaults: a config with every key, which is changed and returned; None = detectron2's
+            defaults with the keys of lambda_det.
 
     Raises:
         InputError: a key does not exist, or its value has the wrong type.
@@ -127,7 +137,7 @@ def merge_config(
     name = "KEY VALUE pairs"
     if len(overrides) % 2:
         raise InputError(
-            f"{name}: {' '.join(overrides)!r} has an odd number of words, a key or a value is "
+            f"{name}: {' '.join(overrides)!r} has an odd number of items, so a key or a value is "
             "missing"
         )
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -145,17 +155,21 @@ def merge_config(
 def changed_keys(
     saved: str, cfg: CfgNode, relevant: Sequence[str], without_effect: Sequence[str] = ()
 ) -> list[str]:
-    """Lines ``KEY: old -> new`` of what differs from a saved config and changes the training.
+    """List the keys that differ from a saved config and change the training.
 
-    A key that only one of them has says nothing: another version of detectron2 added it.
+    A key that only one of the configs has is ignored, because another version of detectron2 may
+    have added it.
 
     Args:
-        saved: the config's dump.
-        cfg: the config now.
-        relevant: what the names of keys that matter begin with.
-        without_effect: what the names of exceptions among them begin with.
+        saved: the YAML dump of the saved config.
+        cfg: the current config.
+        relevant: prefixes of the keys that change the training.
+        without_effect: prefixes of exceptions among these keys.
+
+    Returns:
+        Lines ``KEY: old -> new``.
     """
-    # Both as YAML, which has no tuples.
+    # Both configs are compared as YAML, which has lists where cfg may have tuples.
     old, new = (flat(CfgNode.load_cfg(text)) for text in (saved, cfg.dump()))
     return [
         f"{key}: {old[key]!r} -> {new[key]!r}"
@@ -167,12 +181,12 @@ def changed_keys(
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also knows the anchor sizes of detectron2's Base-RetinaNet."""
+    """PyYAML's safe loader, which also accepts the anchor sizes of detectron2's Base-RetinaNet."""
 
 
 def _retinanet_sizes(loader: _Loader, node: yaml.Node) -> list[list[float]]:
     if loader.construct_sequence(node) != [_RETINANET_SIZES]:
-        problem = "an expression in Python where its value is needed"
+        problem = "a Python expression where a value is needed"
         raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
     return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in (32, 64, 128, 256, 512)]
 
@@ -181,16 +195,16 @@ _Loader.add_constructor(_EVAL, _retinanet_sizes)
 
 
 def _chain(path: str, name: str, above: tuple[str, ...] = ()) -> Iterator[Layer]:
-    """The file after those that it is based on.
+    """Yield the files that ``path`` is based on, and then the file itself.
 
     Args:
-        path: of the file, or a URL.
-        name: what an error calls it.
-        above: real paths of the files that led to it.
+        path: path or URL of the file.
+        name: its name in error messages.
+        above: real paths of the files whose ``_BASE_`` led to it.
     """
     real = os.path.realpath(path)
     if real in above:
-        raise InputError(f"{name}: is based on itself")
+        raise InputError(f"{name}: the file is based on itself")
     content = _read(path, name)
     bases = content.pop(BASE_KEY, [])
     for base in bases if isinstance(bases, list) else [bases]:
@@ -209,31 +223,32 @@ def _read(path: str, name: str) -> dict:
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
     except yaml.constructor.ConstructorError as error:
+        problem = " ".join(str(error.problem).split())
         raise InputError(
-            f"{name}: refused, it has {' '.join(str(error.problem).split())}; plain YAML is "
-            "needed, nothing of it was run"
+            f"{name}: the file is refused ({problem}); only plain YAML is allowed, and no code in "
+            "it was run"
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{name}: is no YAML: {reason_of(error)}") from error
+        raise InputError(f"{name}: the file is not valid YAML: {reason_of(error)}") from error
     if not isinstance(content, dict):
         raise InputError(
-            f"{name}: its top level is a {type(content).__name__}; keys and values are needed"
+            f"{name}: the top level is a {type(content).__name__}; expected keys and values"
         )
     return content
 
 
 def _check_keys(content: Mapping, known: CfgNode, name: str, above: str = "") -> None:
-    """Raise InputError for a key that ``known`` lacks, and for a node in place of a value.
+    """Raise InputError for a key that ``known`` does not have, and for a node instead of a value.
 
     Args:
-        content: of a file.
-        known: the node with every key.
-        name: of the file.
+        content: the content of a file, or a node in it.
+        known: the config or node with every key.
+        name: the file's name in error messages.
         above: the key of ``known``, with a dot after it.
     """
     for key, value in content.items():
         if not isinstance(key, str):
-            raise InputError(f"{name}: key {key!r} is no text; keys like MODEL are needed")
+            raise InputError(f"{name}: key {key!r} is not a string; expected keys such as MODEL")
         if key not in known:
             near = difflib.get_close_matches(key, known)
             hint = f"; near it: {', '.join(above + other for other in near)}" if near else ""

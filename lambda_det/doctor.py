@@ -1,11 +1,11 @@
-"""Say what of the environment works and how to mend the rest.
+"""Check whether the environment can train and evaluate, and say how to fix what does not work.
 
-Versions that fit each other, detectron2, GPU, datasets, disk. Exit status 0 without a problem, 1
-with one.
+The checks cover the versions of the packages, detectron2, the GPU, datasets and disk space. The
+exit status is 1 if a check found a problem, and 0 otherwise.
 
-``lambda_det doctor`` and ``python tools/doctor.py`` run this file without the package around it,
-so that it works where torch or detectron2 is missing or broken: nothing but the standard library is
-imported before a check asks for it.
+``lambda_det doctor`` and ``python tools/doctor.py`` run this file without importing the package
+``lambda_det``, so that it also works if torch or detectron2 is missing or broken. The file itself
+imports only the standard library; each check imports what it needs.
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# From good to bad; a warning: it runs, but not all or not well.
+# From good to bad. A warning means that training runs, but without some feature or slowly.
 OK, WARNING, PROBLEM = STATUSES = ("ok", "warning", "problem")
 TOOL = "lambda_det {}" if Path(__file__).with_name("shipped").is_dir() else "python tools/{}.py"
 INSTALL = "python -m pip install"
-PAIR = "install torch 2.N with torchvision 0.(N+15): https://pytorch.org/get-started/locally/"
+PAIR = "install torch 2.N with torchvision 0.(N+15), see https://pytorch.org/get-started/locally/"
 HEADLESS = (
     f"python -m pip uninstall --yes opencv-python && {INSTALL} --force-reinstall --no-deps "
     "opencv-python-headless (it needs no libGL; detectron2 cannot be imported without OpenCV)"
 )
 DETECTRON2 = (
-    "install it for this torch: https://detectron2.readthedocs.io/tutorials/install.html, or "
-    f"{TOOL.format('install_detectron2')} (Python only, no compiler)"
+    "install it for this torch, see https://detectron2.readthedocs.io/tutorials/install.html, or "
+    f"run {TOOL.format('install_detectron2')} (Python only, no compiler)"
 )
-# Module: what pip calls it. torch, torchvision, OpenCV and detectron2 have rows of their own.
+# Module -> its name for pip. torch, torchvision, OpenCV and detectron2 have their own checks.
 PACKAGES = {
     "numpy": "numpy", "PIL.Image": "Pillow", "pycocotools.mask": "pycocotools", "yaml": "PyYAML",
     "fvcore.common.config": '"fvcore>=0.1.5,<0.1.6"', "shapely.geometry": '"shapely>=2.0"',
 } | {name: name for name in ("matplotlib", "tabulate", "jinja2", "psutil", "scipy", "yacs",
     "iopath", "omegaconf", "tensorboard", "tqdm", "termcolor", "cloudpickle")}  # fmt: skip
-# What detectron2's sources name and later libraries have dropped: (name, its module, what helps).
+# Names that older detectron2 sources use and newer libraries have removed: the pattern of the name,
+# its module, and a command that installs a version which still has it.
 DROPPED = (
     (r"\bnp\.(bool|int|float|str|object|long)\b", "numpy", f'{INSTALL} "numpy<1.24"'),
     (r"\bImage\.(LINEAR|ANTIALIAS)\b", "PIL.Image", f'{INSTALL} "Pillow<10"'),
@@ -56,7 +57,13 @@ GIB = 2**30
 
 
 class Trouble(Exception):
-    """What is wrong, and how to mend it where the check's usual advice is not to the point."""
+    """What a check found wrong.
+
+    Args:
+        found: the finding.
+        fix: how to fix it; "" = the check's usual advice.
+        status: ``WARNING`` or ``PROBLEM``.
+    """
 
     def __init__(self, found: str, fix: str = "", status: str = PROBLEM) -> None:
         super().__init__(found)
@@ -94,21 +101,21 @@ def check_gpu() -> str:
 
     if not torch.cuda.is_available():
         if not any(Path("/dev").glob("nvidia[0-9]*")):
-            advice = "MODEL.DEVICE cpu behind every command trains and evaluates on the CPU"
-            raise Trouble("none seen, no /dev/nvidia*", advice, WARNING)
+            advice = "add MODEL.DEVICE cpu to every command to train and evaluate on the CPU"
+            raise Trouble("no GPU found (no /dev/nvidia*)", advice, WARNING)
         if not torch.version.cuda:
-            raise Trouble("there is one, but this torch is built without CUDA")
-        torch.cuda.init()  # raises, and says why
-        raise Trouble("there is one, but torch does not see it")
+            raise Trouble("a GPU exists, but this torch is built without CUDA")
+        torch.cuda.init()  # raises an error that gives the reason
+        raise Trouble("a GPU exists, but torch does not find it")
     for index in range(torch.cuda.device_count()):
         image = torch.ones(1, 8, 8, 8, device=f"cuda:{index}", requires_grad=True)
         torch.nn.functional.conv2d(image, image).backward()
         torch.cuda.synchronize(index)
-    return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}: a convolution trains"
+    return f"{torch.cuda.device_count()} {torch.cuda.get_device_name()}, a convolution works"
 
 
 def check_torchvision() -> str:
-    """Its operators are compiled for one release of torch and one kind of device."""
+    """Run one compiled operator on each device: torchvision is built for one release of torch."""
     import torch
 
     release = importlib.metadata.version("torchvision")
@@ -132,16 +139,16 @@ def detectron2_folder() -> Path:
 
 def check_detectron2() -> str:
     sources = sorted(detectron2_folder().rglob("*.py"))
-    for pattern, name, fix in DROPPED:  # before the import, which may fail of them
+    for pattern, name, fix in DROPPED:  # before the import, which these names can make fail
         library = importlib.import_module(name)
         for path in sources:
             for use in re.finditer(pattern, path.read_text(encoding="utf-8")):
                 if not hasattr(library, use[1]):
-                    found = f"{path} uses {use[0]}, which {name} has no more"
-                    raise Trouble(found, f"{fix}; or a later detectron2, or {DETECTRON2}")
+                    found = f"{path} uses {use[0]}, which {name} no longer has"
+                    raise Trouble(found, f"{fix}; or use a newer detectron2, or {DETECTRON2}")
     for name in ("detectron2.modeling", "detectron2.data"):
         importlib.import_module(name)
-    with contextlib.suppress(ModuleNotFoundError):  # no config here needs what is compiled in it
+    with contextlib.suppress(ModuleNotFoundError):  # no shipped config needs the compiled part
         importlib.import_module("detectron2._C")
     return str(importlib.import_module("detectron2").__version__)
 
@@ -155,30 +162,31 @@ def check_lambda_det() -> str:
 
 
 def check_shared_memory() -> str:
-    """Through it the workers of a data loader hand their images over."""
+    """The workers of a data loader pass their images through shared memory."""
     if not Path("/dev/shm").is_dir():
-        return "no /dev/shm on this system"
+        return "this system has no /dev/shm"
     size = shutil.disk_usage("/dev/shm").total / GIB
     text = f"/dev/shm of {size:.2g} GiB"
     if size < 1:
-        raise Trouble(f"{text}: workers that load images may die of a bus error", "", WARNING)
+        raise Trouble(f"{text}: data loader workers may fail with a bus error", "", WARNING)
     return text
 
 
 def check_disk() -> str:
     folder = Path("output" if Path("output").is_dir() else ".").absolute()
-    with tempfile.TemporaryFile(dir=folder) as file:  # its error names the folder
+    with tempfile.TemporaryFile(dir=folder) as file:  # an error names the folder
         file.write(b"0" * 4096)
     free = shutil.disk_usage(folder).free / GIB
     text = f"{folder} can be written, {free:.1f} GiB free"
     if free < 5:  # a checkpoint of λ-101 with its optimiser is 0.5 GiB
-        fix = "make room, name another disk by OUTPUT_DIR, or SOLVER.CHECKPOINT_KEEP 2"
-        raise Trouble(f"{text}: few checkpoints, or none", fix, WARNING if free > 0.5 else PROBLEM)
+        fix = "free some space, set OUTPUT_DIR to another disk, or set SOLVER.CHECKPOINT_KEEP 2"
+        found = f"{text}: room for few checkpoints or none"
+        raise Trouble(found, fix, WARNING if free > 0.5 else PROBLEM)
     return text
 
 
 def check_datasets() -> str:
-    """COCO and folders like it, where a training looks for them; no json is read."""
+    """Look for COCO, and folders in its layout, where a training would; no json is read."""
     from lambda_det.data.coco_folder import ENVIRONMENT_VARIABLE, register_splits
 
     named = os.path.expanduser(os.environ.get(ENVIRONMENT_VARIABLE, ""))
@@ -187,21 +195,21 @@ def check_datasets() -> str:
     if named and not sets[named]:
         raise Trouble(
             f"{ENVIRONMENT_VARIABLE}={named}: no such folder, or no split with images in it",
-            "needed: annotations/instances_SPLIT.json with SPLIT/*.jpg; or unset the variable",
+            "it needs annotations/instances_SPLIT.json and SPLIT/*.jpg; or unset the variable",
         )
     if not any(sets.values()):
-        raise Trouble(f"none in {stock}, {ENVIRONMENT_VARIABLE} is not set", "", WARNING)
+        raise Trouble(f"none in {stock}, and {ENVIRONMENT_VARIABLE} is not set", "", WARNING)
     return "; ".join(f"{folder}: {', '.join(names)}" for folder, names in sets.items() if names)
 
 
-# Name, check, how to mend it, and the names of those that it needs, which stand before it.
+# Name, check, usual advice, and the names of the checks that it depends on, which come before it.
 Check = tuple[str, Callable[[], str], str, tuple[str, ...]]
 CHECKS: tuple[Check, ...] = (
     ("Python", lambda: f"{platform.python_version()}, {sys.executable}", "", ()),
     ("other packages", check_packages, "bash tools/setup_env.sh makes an environment", ()),
     ("torch", check_torch, f'{PAIR}; if Numpy is not available: {INSTALL} "numpy<2"', ()),
-    ("GPU", check_gpu, "look at nvidia-smi (occupied? a driver that is too old for this torch?) "
-        f"and CUDA_VISIBLE_DEVICES; a torch for it: {PAIR}", ("torch",)),
+    ("GPU", check_gpu, "run nvidia-smi (is the GPU occupied, or its driver too old for torch?) and "
+        f"look at CUDA_VISIBLE_DEVICES; or {PAIR}", ("torch",)),
     ("torchvision", check_torchvision, PAIR, ("torch",)),
     ("OpenCV", lambda: str(importlib.import_module("cv2").__version__), HEADLESS, ()),
     ("detectron2", check_detectron2, DETECTRON2,
@@ -210,31 +218,35 @@ CHECKS: tuple[Check, ...] = (
         "install lambda_det again (in a checkout: python -m pip install -e .)", ("detectron2",)),
     ("shared memory", check_shared_memory,
         "docker run --shm-size=8g (or --ipc=host), or DATALOADER.NUM_WORKERS 0", ()),
-    ("disk", check_disk, "work in a folder of yours, or name one: OUTPUT_DIR /path/to/write", ()),
-    ("datasets", check_datasets, "DATASETS.COCO_FOLDER /path/to/coco behind a command; images to "
-        f"try with: {TOOL.format('make_shapes_dataset')} --output output/shapes", ("lambda_det",)),
+    ("disk", check_disk, "work in a folder that you can write, or set OUTPUT_DIR to one", ()),
+    ("datasets", check_datasets, "add DATASETS.COCO_FOLDER /path/to/coco to a command; to try with "
+        f"made images: {TOOL.format('make_shapes_dataset')} --output output/shapes",
+        ("lambda_det",)),
 )  # fmt: skip
 
 
 def examine(checks: Sequence[Check] = CHECKS) -> list[dict[str, Any]]:
-    """Every check in turn; none ends the others, and one that needs a failed one is not run.
+    """Run the checks one after another.
+
+    An error in one check does not stop the others. A check that depends on a failed one is not run.
 
     Returns:
-        ``{"name", "status", "found", "fix", "seconds"}`` of each; fix is "" where all is well.
+        ``{"name", "status", "found", "fix", "seconds"}`` of each check; fix is "" if the status is
+        ``OK``.
     """
     rows: list[dict[str, Any]] = []
-    blame: dict[str, str] = {}  # what has no good end: the check that is at the bottom of it
+    blame: dict[str, str] = {}  # failed check, or check that was not run -> the check that failed
     for name, check, advice, needs in checks:
         start, status, fix = time.perf_counter(), OK, ""
         culprit = next((blame[need] for need in needs if need in blame), "")
         try:
             if culprit:
-                found = f"not looked at: {culprit} has a problem"
-                raise Trouble(found, f"mend {culprit} first", WARNING)
+                found = f"not checked, because {culprit} has a problem"
+                raise Trouble(found, f"fix {culprit} first", WARNING)
             found = check()
         except Trouble as trouble:
             status, found, fix = trouble.status, str(trouble), trouble.fix or advice
-        except (Exception, SystemExit) as error:  # a broken library raises anything
+        except (Exception, SystemExit) as error:  # a broken library can raise any exception
             status, found, fix = PROBLEM, one_line(error), advice
         if culprit or status == PROBLEM:
             blame[name] = culprit or name
@@ -244,7 +256,7 @@ def examine(checks: Sequence[Check] = CHECKS) -> list[dict[str, Any]]:
 
 
 def environment() -> str:
-    """detectron2's own report. It needs little of it, so that a broken one has it, too."""
+    """The report of detectron2's ``collect_env``, or one line if that cannot be imported."""
     try:
         return str(importlib.import_module("detectron2.utils.collect_env").collect_env_info())
     except (Exception, SystemExit) as error:
@@ -252,8 +264,9 @@ def environment() -> str:
 
 
 def as_table(data: dict[str, Any]) -> str:
-    """The releases, a line for each finding with its fix below, and a line that sums up."""
-    table, _, _ = data["environment"].partition("\nPyTorch built with")  # a page of compiler flags
+    """Format the report: the environment, one line for each check with its fix below, a summary."""
+    # What follows is a page of PyTorch's compiler flags.
+    table, _, _ = data["environment"].partition("\nPyTorch built with")
     rows, lines = data["findings"], [table.rstrip(), ""]
     width = max(len(row["name"]) for row in rows)
     for row in rows:
@@ -265,16 +278,16 @@ def as_table(data: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the checks and show what they found.
+    """Run the checks and print what they found.
 
     Returns:
-        The exit status: 0 without a problem, 1 with one, 2 where ``--output`` cannot be written.
+        The exit status: 0 without a problem, 1 with one, 2 if ``--output`` cannot be written.
     """
     parser = argparse.ArgumentParser(
         "lambda_det doctor", description=" ".join(__doc__.split("\n\n")[:2])
     )
-    parser.add_argument("--json", action="store_true", help="JSON on the screen, no table")
-    parser.add_argument("--output", metavar="O.json", help="write the JSON to a file, too")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--output", metavar="O.json", help="also write the JSON to this file")
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     logging.disable(logging.ERROR)

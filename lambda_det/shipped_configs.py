@@ -1,8 +1,9 @@
-"""The configs and suites that come with the package, found by name.
+"""Finds the configs and suites that are shipped with the package by name.
 
-``"mask_rcnn_lambda_R_101_FPN_lsj"`` is the file ``configs/COCO-InstanceSegmentation/…lsj.yaml`` of
-the checkout, or the copy of it in an installed wheel. The folder, ``configs/`` before it and
-``.yaml`` after it may be left out.
+The name ``"mask_rcnn_lambda_R_101_FPN_lsj"`` stands for the file
+``configs/COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj.yaml`` of the checkout, or for
+its copy in an installed wheel. A name may also have the folder, ``configs/`` before it and
+``.yaml`` after it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _PACKAGE = Path(__file__).resolve().parent
 _SHIPPED = _PACKAGE / "shipped"  # made by setup.py when it builds a wheel
 
 ROOT = _SHIPPED if _SHIPPED.is_dir() else _PACKAGE.parent
-"""The folder that holds ``configs/``: the root of the checkout, or a part of an installed wheel."""
+"""The folder with ``configs/``: the root of the checkout, or ``lambda_det/shipped`` of a wheel."""
 
 CONFIGS = ROOT / "configs"
 
@@ -28,10 +29,10 @@ class _Shipped:
     """The shipped files of one kind.
 
     Attributes:
-        kind: the word for it in messages.
-        folders: of ``configs/``.
-        suffix: of the files.
-        missing: the message of a file that does not exist.
+        kind: the name of the kind in messages.
+        folders: the folders of ``configs/`` that hold them.
+        suffix: suffix of the files' names.
+        missing: message for a path that does not exist, with ``{}`` for the path.
     """
 
     kind: str
@@ -40,50 +41,53 @@ class _Shipped:
     missing: str = "--config-file {}: no such file"
 
     def names(self) -> list[str]:
-        """``folder/name`` of each."""
+        """The names of all files, as ``folder/name`` without the suffix."""
         paths = (path for f in self.folders for path in (CONFIGS / f).glob(f"*{self.suffix}"))
         return sorted(f"{path.parent.name}/{path.stem}" for path in paths)
 
     def matching(self, word: str) -> list[str]:
+        """The names that ``word`` can stand for."""
         word = word.replace(os.sep, "/").removeprefix("configs/").removesuffix(self.suffix)
         return [name for name in self.names() if name == word or name.endswith(f"/{word}")]
 
     def near(self, word: str) -> list[str]:
+        """The names that are similar to ``word``, for messages."""
         word = os.path.basename(word).removesuffix(self.suffix)
         short = {name.rpartition("/")[2]: name for name in self.names()}
         return [short[name] for name in difflib.get_close_matches(word, short)]
 
     def path(self, name: str) -> str:
-        """Path of the one with that name.
+        """The path of the file called ``name``.
 
         Raises:
-            InputError: there is none, or there are several; the line names near ones.
+            InputError: no file or more than one file has that name; the message gives similar
+                names.
         """
         found = self.matching(name)
         if len(found) == 1:
             return str(CONFIGS / f"{found[0]}{self.suffix}")
         said = f"{self.kind} {name!r}"
         if found:
-            raise InputError(f"{said}: may be {' or '.join(found)}; name the folder too")
+            raise InputError(f"{said} can be {' or '.join(found)}: add the folder to the name")
         if not (names := self.names()):
             raise InputError(f"{said}: the folder of the configs, {CONFIGS}, does not exist")
         near = self.near(name)
-        hint = f"near it: {', '.join(near)}" if near else f"there are {', '.join(names)}"
+        hint = f"near it: {', '.join(near)}" if near else f"expected one of {', '.join(names)}"
         raise InputError(f"{said}: no shipped {self.kind} has that name; {hint}")
 
     def find(self, path_or_name: str) -> str:
-        """A path that exists as it is, or else the path of the one with that name.
+        """Return ``path_or_name`` if that file exists, else the path of the file of that name.
 
         Raises:
-            InputError: neither.
+            InputError: it is neither a file nor the name of a shipped one.
         """
-        # The folder of a run may well be called as its config is.
+        # A folder is no file: the output folder of a run often has the name of its config.
         if not path_or_name or (os.path.lexists(path_or_name) and not os.path.isdir(path_or_name)):
             return path_or_name
         if self.matching(path_or_name):
             return self.path(path_or_name)
         if os.path.isdir(path_or_name):
-            return path_or_name  # whose reader says what is wrong with it
+            return path_or_name  # reading it raises an error that says that it is a folder
         said = self.missing.format(path_or_name)
         if near := self.near(path_or_name):
             said += f"; shipped with a name near it: {', '.join(near)}"
@@ -98,51 +102,52 @@ _SUITES = _Shipped("suite", ("suites",), missing="suite {} cannot be read: no su
 
 
 def config_names() -> list[str]:
-    """``folder/name`` of every config to train with, without ``.yaml``."""
+    """The names of all shipped configs, as ``folder/name`` without ``.yaml``."""
     return _YAML.names()
 
 
 def lazy_config_names() -> list[str]:
-    """``folder/name`` of every shipped LazyConfig, without ``.py``: one for each recipe."""
+    """The names of all shipped LazyConfigs, as ``folder/name`` without ``.py``."""
     return _LAZY.names()
 
 
 def suite_names() -> list[str]:
-    """``suites/name`` of every suite of ``compare``, without ``.yaml``."""
+    """The names of all shipped suites of ``compare``, as ``suites/name`` without ``.yaml``."""
     return _SUITES.names()
 
 
 def config_path(name: str) -> str:
-    """Path of the shipped config of that name.
+    """The path of the shipped config called ``name``.
 
     Raises:
-        InputError: there is none, or there are several; the line names near ones.
+        InputError: no config or more than one config has that name; the message gives similar
+            names.
     """
     return _YAML.path(name)
 
 
 def find_config(path_or_name: str) -> str:
-    """What ``--config-file`` means: a path that exists, or else the name of a shipped config.
+    """Return the path that ``--config-file`` stands for: a file, or a shipped config's name.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither an existing file nor the name of a shipped config.
     """
     return _YAML.find(path_or_name)
 
 
 def find_lazy_config(path_or_name: str) -> str:
-    """A path that exists, or else the name of a shipped LazyConfig.
+    """Return the path that ``path_or_name`` stands for: a file, or a shipped LazyConfig's name.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither an existing file nor the name of a shipped LazyConfig.
     """
     return _LAZY.find(path_or_name)
 
 
 def find_suite(path_or_name: str) -> str:
-    """What ``--suite`` means: a path that exists, or else the name of a shipped suite.
+    """Return the path that ``--suite`` stands for: a file, or a shipped suite's name.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither an existing file nor the name of a shipped suite.
     """
     return _SUITES.find(path_or_name)

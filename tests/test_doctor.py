@@ -95,8 +95,8 @@ def test_without_torch(project: Path, tmp_path: Path, place: str) -> None:
     assert data["status"] == found["torch"]["status"] == PROBLEM
     assert "torch" in found["torch"]["found"] and "pytorch.org" in found["torch"]["fix"]
     for name in ("GPU", "torchvision", "detectron2", "lambda_det", "datasets"):
-        assert found[name]["found"] == "not looked at: torch has a problem", name
-        assert (found[name]["status"], found[name]["fix"]) == (WARNING, "mend torch first")
+        assert found[name]["found"] == "not checked, because torch has a problem", name
+        assert (found[name]["status"], found[name]["fix"]) == (WARNING, "fix torch first")
     assert found["other packages"]["status"] == found["OpenCV"]["status"] == OK
     assert "collect_env does not run here" in data["environment"]
 
@@ -109,7 +109,7 @@ def test_without_detectron2(project: Path) -> None:
     found = {row["name"]: row for row in json.loads(result.stdout)["findings"]}
     assert found["detectron2"]["found"] == "detectron2 is not installed"
     assert "python tools/install_detectron2.py" in found["detectron2"]["fix"]
-    assert found["lambda_det"]["found"] == "not looked at: detectron2 has a problem"
+    assert found["lambda_det"]["found"] == "not checked, because detectron2 has a problem"
     assert found["torchvision"]["status"] == OK
 
 
@@ -134,7 +134,7 @@ def test_no_check_ends_the_others() -> None:
     ])  # fmt: skip
     assert [(row["status"], row["found"], row["fix"]) for row in rows] == [
         (PROBLEM, "SystemExit: 3", "advice"), (WARNING, "slow", "usual"),
-        *[(WARNING, "not looked at: leaves has a problem", "mend leaves first")] * 2,
+        *[(WARNING, "not checked, because leaves has a problem", "fix leaves first")] * 2,
         (OK, "fine", ""),
     ]  # fmt: skip
 
@@ -228,7 +228,7 @@ def test_names_that_libraries_have_dropped(monkeypatch, tmp_path, source: str, w
 @pytest.mark.parametrize(
     ("device", "built", "status", "words"),
     [
-        (False, "13.0", WARNING, ("none seen", "MODEL.DEVICE cpu")),
+        (False, "13.0", WARNING, ("no GPU found", "MODEL.DEVICE cpu")),
         (True, None, PROBLEM, ("built without CUDA", "pytorch.org")),
         (True, "13.0", PROBLEM, ("driver is too old", "nvidia-smi")),
     ],
@@ -248,7 +248,7 @@ def test_no_gpu(monkeypatch, device: bool, built: str | None, status: str, words
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_that_works() -> None:
-    look("GPU", OK, torch.cuda.get_device_name(), "a convolution trains")
+    look("GPU", OK, torch.cuda.get_device_name(), "a convolution works")
 
 
 @pytest.mark.parametrize(("free", "status"), [(2**20, PROBLEM), (2 * 2**30, WARNING), (2**40, OK)])

@@ -172,7 +172,7 @@ def test_a_detectron2_without_the_norm_says_what_to_take(monkeypatch) -> None:
     check_values(cfg)
     if knows_norm():
         return
-    line = r"^MODEL\.ROI_BOX_HEAD\.NORM='naiveSyncBN_N': this detectron2 is older.*'GN'"
+    line = r"^MODEL\.ROI_BOX_HEAD\.NORM='naiveSyncBN_N': the installed detectron2 does not.*'GN'"
     with pytest.raises(InputError, match=line):
         build_model(cfg)
 

@@ -1,4 +1,4 @@
-"""The LambdaResNet family on detectron2's ResNet and FPN."""
+"""The LambdaResNet family, built on detectron2's ResNet and FPN."""
 
 from lambda_det.backbone.blocks import LambdaBottleneck
 from lambda_det.backbone.build import (

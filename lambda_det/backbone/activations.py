@@ -1,4 +1,4 @@
-"""The activation that follows every norm of the family, by name."""
+"""The activation functions that a backbone of the family can use, by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Activation = Callable[[Tensor], Tensor]
 
 
 ACTIVATIONS: dict[str, Activation] = {"relu": F.relu_, "silu": partial(F.silu, inplace=True)}
-"""Name -> function that works in place. The papers' is ReLU; SiLU is for timm's weights."""
+"""Name -> function that works in place. The papers use ReLU; some weights of timm need SiLU."""
 
 
 def activation_function(name: str) -> Activation:
     """The activation called ``name``.
 
     Raises:
-        InputError: the family has no such activation.
+        InputError: ``name`` is not a key of :data:`ACTIVATIONS`.
     """
     if name not in ACTIVATIONS:
         allowed = ", ".join(map(repr, ACTIVATIONS))

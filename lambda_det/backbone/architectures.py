@@ -11,7 +11,7 @@ from lambda_det.errors import InputError
 STAGES = ("res2", "res3", "res4", "res5")
 
 BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
-    26: (2, 2, 2, 2),  # of no paper: timm's small lambda networks
+    26: (2, 2, 2, 2),  # not in the papers: timm's small lambda networks
     50: (3, 4, 6, 3),
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
@@ -23,10 +23,10 @@ BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
 """Depth -> number of bottlenecks in res2, res3, res4, res5."""
 
 FAMILY_DEPTHS = tuple(depth for depth in BLOCKS_PER_STAGE if depth >= 50)
-"""The paper's; 26 is there for weights of timm."""
+"""The depths of the papers. Depth 26 exists for weights of timm only."""
 
 RES4_LAMBDA_BLOCKS: dict[int, tuple[int, ...]] = {
-    26: (2,),  # timm's: the second of two blocks
+    26: (2,),  # as in timm: the second of two blocks
     50: (3,),
     101: (6, 12, 18),
     152: (5, 10, 15, 20, 25, 30),
@@ -35,18 +35,19 @@ RES4_LAMBDA_BLOCKS: dict[int, tuple[int, ...]] = {
     350: (10, 20, 30, 40, 50, 60),
     420: (10, 20, 30, 40, 50, 60, 70, 80),
 }
-"""Depth -> blocks of res4 with a lambda layer in the hybrids. How many they are is the paper's
-statement. That the numbers count from 1 is our reading, not the paper's: another implementation
-takes them as indices from 0, and parameter counts do not depend on it."""
+"""Depth -> blocks of res4 that have a lambda layer in the hybrids, counted from 1. The numbers are
+the paper's. That they count from 1 is our reading: the paper does not say so, another
+implementation takes them as indices from 0, and the parameter counts are the same either way."""
 
 BlockChoice = Literal["all"] | Sequence[int]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What stands in the middle of which bottleneck, and which stages squeeze and excite."""
+    """Which bottlenecks have a lambda layer, and which stages use squeeze-and-excitation (SE)."""
 
     se_stages: tuple[str, ...] = ()
+    """Stages with SE in every block."""
     lambda_stages: tuple[str, ...] = ()
     """Stages in which every block has a lambda layer."""
     res4_list: bool = False
@@ -56,20 +57,20 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     "resnet": Variant(),
     "se": Variant(se_stages=STAGES),
-    # SE in res2 and res3 only: the one reading that gives all the published parameter counts.
+    # SE in res2 and res3 only: no other reading gives all the published parameter counts.
     "lambda": Variant(se_stages=("res2", "res3"), lambda_stages=("res5",), res4_list=True),
     "lambda_full": Variant(se_stages=("res2", "res3"), lambda_stages=("res4", "res5")),
 }
 
 
 def check_depth(depth: int) -> None:
-    """Raise InputError for a depth that the family does not have."""
+    """Raise InputError if ``depth`` is not a key of :data:`BLOCKS_PER_STAGE`."""
     if depth not in BLOCKS_PER_STAGE:
         raise InputError(f"depth={depth!r}: expected one of {_listing(BLOCKS_PER_STAGE)}")
 
 
 def check_variant(variant: str) -> None:
-    """Raise InputError for a variant that the family does not have."""
+    """Raise InputError if ``variant`` is not a key of :data:`VARIANTS`."""
     if variant not in VARIANTS:
         raise InputError(f"variant={variant!r}: expected one of {_listing(VARIANTS)}")
 
@@ -77,16 +78,20 @@ def check_variant(variant: str) -> None:
 def lambda_block_flags(
     depth: int, variant: str, overrides: Mapping[str, BlockChoice | None] | None = None
 ) -> dict[str, list[bool]]:
-    """For every block of every stage: does a lambda layer stand in its middle?
+    """Tell for every block of every stage whether it has a lambda layer instead of the 3x3
+    convolution.
 
     Args:
         depth: a key of :data:`BLOCKS_PER_STAGE`.
         variant: a key of :data:`VARIANTS`.
         overrides: stage -> 1-based block numbers, ``"all"`` or ``[]``; a stage that is absent or
-            None keeps the variant's.
+            None keeps the variant's blocks.
+
+    Returns:
+        Stage -> one flag for each of its blocks.
 
     Raises:
-        InputError: an unknown depth, variant or stage, or a block number out of range.
+        InputError: the depth, the variant or a stage is unknown, or a block number is out of range.
     """
     check_depth(depth)
     check_variant(variant)
@@ -104,10 +109,10 @@ def lambda_block_flags(
 
 
 def se_stages_of(variant: str, override: Collection[str] | None = None) -> tuple[str, ...]:
-    """Stages with squeeze-and-excitation: ``override``, or the variant's when it is None.
+    """The stages with squeeze-and-excitation: ``override``, or the variant's if that is None.
 
     Raises:
-        InputError: an unknown variant or stage.
+        InputError: the variant or a stage is unknown.
     """
     check_variant(variant)
     if override is None:
@@ -117,7 +122,12 @@ def se_stages_of(variant: str, override: Collection[str] | None = None) -> tuple
 
 
 def check_stages(name: str, stages: Collection[str]) -> None:
-    """Raise InputError when ``stages`` names a stage that is none of res2 ... res5."""
+    """Raise InputError if ``stages`` is not a collection of names among res2 ... res5.
+
+    Args:
+        name: the argument's name, for the message.
+        stages: the argument's value.
+    """
     if isinstance(stages, str) or not isinstance(stages, Collection):
         raise InputError(f"{name}={stages!r}: expected a list of stages")
     for stage in stages:

@@ -1,4 +1,4 @@
-"""The bottleneck of the family: detectron2's, with a lambda layer or SE in it."""
+"""The bottleneck of the family: detectron2's bottleneck, with an optional lambda layer and SE."""
 
 from __future__ import annotations
 
@@ -17,29 +17,33 @@ from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 
 
 class LambdaBottleneck(BottleneckBlock):
-    """conv1 -> conv2 or lambda_layer -> conv3 (-> se) + shortcut, each with norm and activation.
+    """A bottleneck: conv1, then conv2 or lambda_layer, then conv3 (and se), plus the shortcut.
 
-    Without any of the options it is detectron2's BottleneckBlock, parameter names included.
+    A norm and an activation follow each layer. With the default options the block is detectron2's
+    BottleneckBlock, including the names of its parameters.
 
     Args:
-        in_channels, out_channels: of the block.
-        bottleneck_channels: of the middle.
-        stride: of the block.
+        in_channels, out_channels: number of channels of the block's input and output.
+        bottleneck_channels: number of channels between conv1 and conv3.
+        stride: stride of the block.
         norm: as for :func:`detectron2.layers.get_norm`.
-        stride_in_1x1: stride in conv1 instead of conv2; a lambda block never does, it pools.
+        stride_in_1x1: put the stride into conv1 instead of conv2. A lambda block ignores this: its
+            stride is an average pooling after the lambda layer.
         pool_shortcut: a strided block's shortcut is a 2x2 average pooling and a 1x1 convolution
             (ResNet-D) instead of a strided 1x1 convolution.
-        lambda_layer: arguments of :class:`LambdaLayer` in place of conv2; None = conv2.
-        lambda_norm_qv: norm of queries and values; None = ``norm``.
-        se_ratio: squeezed / block output channels; 0 = no squeeze-and-excitation.
+        lambda_layer: arguments of the :class:`LambdaLayer` that replaces conv2; None = conv2.
+        lambda_norm_qv: norm of the lambda layer's queries and values; None = ``norm``.
+        se_ratio: number of squeezed channels divided by ``out_channels``; 0 = no
+            squeeze-and-excitation.
         activation: ``"relu"`` or ``"silu"``.
-        lambda_pool: side of the average pooling that gives a lambda block its stride: 3, the
-            paper's, or 2, timm's.
+        lambda_pool: side of the average pooling that gives a lambda block its stride: 3 as in the
+            paper, or 2 as in timm.
         drop_path: probability to drop the residual branch of an image in training.
-        zero_init_residual: the last norm starts at 0, so that the block starts as its shortcut, or
-            at 1. A FrozenBN's weight belongs to the checkpoint and is left alone.
-        idle: the block is its shortcut and stays so: the residual branch is kept, and neither
-            computed nor trained.
+        zero_init_residual: the weight of the last norm starts at 0, so that the block starts as its
+            shortcut; False starts it at 1. The weight of a FrozenBN comes from the checkpoint and
+            is not changed.
+        idle: the block computes its shortcut only. The residual branch keeps its parameters but is
+            neither computed nor trained.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class LambdaBottleneck(BottleneckBlock):
         self.activation = activation_function(activation)
         self.shortcut_pool = None
         if pool_shortcut and stride > 1:
-            # Ceil mode keeps odd sizes in step with the strided convolution of the branch.
+            # At odd sizes the strided convolution of the branch rounds up, so the pooling must too.
             self.shortcut_pool = nn.AvgPool2d(
                 stride, stride, ceil_mode=True, count_include_pad=False
             )
@@ -105,17 +109,22 @@ class LambdaBottleneck(BottleneckBlock):
             self.register_load_state_dict_post_hook(_close_branch)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride)).
+        """Apply the block.
 
-        Where ``padding_mask`` (N, H, W) bool is True, ``x`` is not part of the image; what it holds
-        there does not reach the image's output.
+        Args:
+            x: (N, in_channels, H, W).
+            padding_mask: (N, H, W) bool, True where a position is not part of the image. Values of
+                ``x`` at such positions do not affect the output inside the image.
+
+        Returns:
+            (N, out_channels, ceil(H / stride), ceil(W / stride)).
         """
         if self.idle:
             shortcut = self._shortcut(x, padding_mask)
             return self.activation(shortcut.clone() if self.shortcut is None else shortcut)
         out = self.conv1(x)
         middle_mask = strided_mask(padding_mask, self.conv1.stride[0])
-        out = self.activation(fill_padding_(out, middle_mask))  # zero stays zero
+        out = self.activation(fill_padding_(out, middle_mask))  # activations map zero to zero
         out = self.activation(self._middle(out, middle_mask))
         out = self.conv3(out)
         if self.se is not None:
@@ -140,7 +149,10 @@ class LambdaBottleneck(BottleneckBlock):
 
 
 def _close_branch(block: LambdaBottleneck, _keys: object = None) -> None:
-    """Let the branch be one that adds 0, wherever what is saved of it is loaded."""
+    """Set the last layer of the residual branch to 0, so that the branch adds 0.
+
+    This is also a load_state_dict hook, because a checkpoint may hold other values.
+    """
     last = block.conv3 if block.conv3.norm is None else block.conv3.norm
     for name, tensor in (*last.named_parameters(recurse=False), *last.named_buffers()):
         if name in ("weight", "bias"):
@@ -149,7 +161,7 @@ def _close_branch(block: LambdaBottleneck, _keys: object = None) -> None:
 
 def _lambda_pool(side: int, stride: int) -> nn.AvgPool2d:
     if side == 2:
-        # timm's, rounded up at odd sizes, where timm's own does not fit its shortcut.
+        # As in timm, but rounded up: at odd sizes timm's pooling does not fit its shortcut.
         return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
     # Paper: "3x3 average-pooling with stride 2 after the lambda layers ... in place of the
     # strided convolution".

@@ -1,4 +1,8 @@
-"""From a config to explicit arguments, under the names that a config can ask for."""
+"""Builds backbones from a config: the only module of this package that reads ``cfg``.
+
+It registers three builders in detectron2's ``BACKBONE_REGISTRY``. ``MODEL.BACKBONE.NAME`` selects
+one of them.
+"""
 
 from __future__ import annotations
 
@@ -51,11 +55,11 @@ CONFIG_KEYS = {
     "position_bias": "MODEL.LAMBDA_RESNET.LAYER.POSITION_BIAS",
     "backend": "MODEL.LAMBDA_RESNET.LAYER.BACKEND",
 }
-"""Argument of :func:`build_lambda_resnet` -> config key that gives it."""
+"""Argument of :func:`build_lambda_resnet` -> config key that sets it."""
 
 
 def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """Keyword arguments of :func:`build_lambda_resnet` that ``cfg`` describes."""
+    """The keyword arguments of :func:`build_lambda_resnet` that ``cfg`` sets."""
     arguments = {
         argument: functools.reduce(getattr, key.split("."), cfg)
         for argument, key in CONFIG_KEYS.items()
@@ -70,7 +74,7 @@ def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _with_config_key(error: InputError) -> InputError:
-    """The builder's line, with the argument that it starts with replaced by its config key."""
+    """The error with the argument's name at the start of its message replaced by the config key."""
     match = re.match(r"(?P<argument>\w+)(?:\['(?P<stage>\w+)'\])?", str(error))
     key = CONFIG_KEYS.get(match["argument"]) if match else None
     if match is None or key is None:
@@ -82,10 +86,10 @@ def _with_config_key(error: InputError) -> InputError:
 
 @BACKBONE_REGISTRY.register()
 def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> LambdaResNet:
-    """The bare backbone that ``cfg.MODEL.LAMBDA_RESNET`` describes.
+    """Build the backbone that ``cfg.MODEL.LAMBDA_RESNET`` describes, without an FPN.
 
     Raises:
-        InputError: a key has a value that is not allowed.
+        InputError: a key has a value that is not allowed, or ``MODEL.LAMBDA_RESNET`` is missing.
     """
     if "LAMBDA_RESNET" not in cfg.MODEL:
         raise InputError(
@@ -108,14 +112,14 @@ def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lambda
 def build_classifier(
     cfg: CfgNode, num_classes: int, *, drop_path_rate: float = 0.0, dropout: float = 0.0
 ) -> LambdaResNet:
-    """The network that ``cfg.MODEL.LAMBDA_RESNET`` describes, with a classifier on top.
+    """Build the network that ``cfg.MODEL.LAMBDA_RESNET`` describes, with a classifier on top.
 
     Args:
-        cfg: of the backbone; ``OUT_FEATURES`` does not matter here.
-        num_classes, drop_path_rate, dropout: of :func:`build_lambda_resnet`.
+        cfg: the config of the backbone; its ``OUT_FEATURES`` are ignored.
+        num_classes, drop_path_rate, dropout: as for :func:`build_lambda_resnet`.
 
     Returns:
-        (N, 3, H, W) -> ``{"linear": logits}``.
+        A network that maps (N, 3, H, W) to ``{"linear": logits}`` with logits (N, num_classes).
 
     Raises:
         InputError: a key has a value that is not allowed.
@@ -131,14 +135,23 @@ def build_classifier(
 
 @BACKBONE_REGISTRY.register()
 def build_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """FPN p2 ... p6 on the backbone, as detectron2's ``build_resnet_fpn_backbone``."""
+    """Build the backbone with an FPN p2 ... p6, as detectron2's ``build_resnet_fpn_backbone``.
+
+    Raises:
+        InputError: a key has a value that is not allowed.
+    """
     bottom_up = build_lambda_resnet_backbone(cfg, input_shape)
     return _fpn(cfg, bottom_up, LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_lambda_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """FPN p3 ... p7 on the backbone, as detectron2's ``build_retinanet_resnet_fpn_backbone``."""
+    """Build the backbone with an FPN p3 ... p7 for RetinaNet, as detectron2's
+    ``build_retinanet_resnet_fpn_backbone``.
+
+    Raises:
+        InputError: a key has a value that is not allowed, or ``res5`` is no output feature.
+    """
     bottom_up = build_lambda_resnet_backbone(cfg, input_shape)
     shapes = bottom_up.output_shape()
     if "res5" not in shapes:
@@ -171,13 +184,13 @@ def _fpn(cfg: CfgNode, bottom_up: LambdaResNet, top_block: nn.Module) -> FPN:
 
 
 def check_norms_of_heads(cfg: CfgNode) -> None:
-    """Raise InputError for a norm of the FPN or of a head that this detectron2 does not know."""
+    """Raise InputError if the installed detectron2 does not know a norm of the FPN or of a head."""
     for node in ("FPN", "ROI_BOX_HEAD", "ROI_MASK_HEAD"):
         check_norm(f"MODEL.{node}.NORM", cfg.MODEL[node].NORM)
 
 
 def _warn_of_ignored_keys(cfg: CfgNode) -> None:
-    """Warn of MODEL.RESNETS keys that were set: this family reads MODEL.LAMBDA_RESNET."""
+    """Warn if MODEL.RESNETS keys were set: a LambdaResNet reads MODEL.LAMBDA_RESNET instead."""
     node = cfg.MODEL.LAMBDA_RESNET
     defaults = get_cfg().MODEL.RESNETS
     ignored = [
@@ -187,26 +200,27 @@ def _warn_of_ignored_keys(cfg: CfgNode) -> None:
     ]
     if ignored:
         logger.warning(
-            "ignored by a LambdaResNet, which reads MODEL.LAMBDA_RESNET: %s", ", ".join(ignored)
+            "a LambdaResNet reads MODEL.LAMBDA_RESNET and ignores %s", ", ".join(ignored)
         )
 
 
 def _warn_of_unread_folder(cfg: CfgNode) -> None:
-    """Warn of DATASETS.COCO_FOLDER in a script of detectron2's, which would take other data.
+    """Warn if DATASETS.COCO_FOLDER is set in a script that does not read it.
 
-    ``configure_datasets`` has put the folder's own names in wherever it was called.
+    ``lambda_det.data.configure_datasets`` sets DATASETS.TRAIN and TEST to the folder's datasets.
+    detectron2's own scripts do not call it, so they would use other data.
     """
     folder, names = cfg.DATASETS.get("COCO_FOLDER"), (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if folder and names and not any(name.startswith("coco_folder_") for name in names):
         logger.warning(
-            "DATASETS.COCO_FOLDER=%r is not read by this script, its data are %s: call "
+            "DATASETS.COCO_FOLDER=%r is not read by this script, which uses the datasets %s: call "
             "lambda_det.data.configure_datasets(cfg), or see docs/detectron2.md",
             folder, ", ".join(names),
         )  # fmt: skip
 
 
 def _warn_of_unmasked_padding(name: str) -> None:
-    """Warn of a meta-architecture that cannot tell the backbone the sizes of its images."""
+    """Warn if the meta-architecture ``name`` cannot tell the backbone the sizes of its images."""
     if name in META_ARCH_REGISTRY and not hasattr(META_ARCH_REGISTRY.get(name), "preprocess_image"):
         logger.warning(
             "MODEL.LAMBDA_RESNET.MASK_PADDING has no effect: MODEL.META_ARCHITECTURE=%r has no "

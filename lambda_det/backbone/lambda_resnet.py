@@ -1,4 +1,4 @@
-"""A LambdaResNet from explicit arguments."""
+"""Builds a LambdaResNet from explicit arguments, without a config."""
 
 from __future__ import annotations
 
@@ -58,54 +58,63 @@ def build_lambda_resnet(
     activation_checkpointing: Sequence[str] = (),
     **lambda_layer_arguments: Any,
 ) -> LambdaResNet:
-    """A backbone of the family.
+    """Build a backbone of the family.
 
     Args:
-        depth: 50, 101, 152, 200, 270, 350 or 420 (26 for weights of timm).
+        depth: 50, 101, 152, 200, 270, 350 or 420 (or 26, for weights of timm).
         variant: ``"resnet"``, ``"se"``, ``"lambda"`` (the paper's hybrid: the listed blocks of
             res4 and all of res5) or ``"lambda_full"`` (all of res4 and res5).
-        stem: ``"rs"`` (ResNet-RS, with pooled shortcuts), or with plain shortcuts ``"v1"`` (7x7
-            and max-pooling; takes ordinary ResNet weights) or ``"tiered"`` (timm's).
-        in_channels: channels of the image.
+        stem: ``"rs"`` (ResNet-RS, with pooled shortcuts), ``"v1"`` (7x7 convolution and
+            max-pooling, with plain shortcuts; fits the weights of ordinary ResNets) or ``"tiered"``
+            (timm's, with plain shortcuts).
+        in_channels: number of channels of the image.
         norm: as for :func:`detectron2.layers.get_norm`.
-        out_features: among ``stem``, ``res2`` ... ``res5``, ``linear``.
+        out_features: names among ``stem``, ``res2`` ... ``res5``, ``linear``.
         lambda_blocks: stage -> 1-based block numbers, ``"all"`` or ``[]``; a stage that is absent
-            keeps the variant's.
+            keeps the variant's blocks.
         se_stages: stages with squeeze-and-excitation; None = the variant's, ``()`` = none.
-        se_ratio: squeezed / block output channels.
-        stride_in_1x1: stride in conv1, as in the MSRA ResNets.
-        activation: ``"relu"``, or ``"silu"`` as in some of timm's networks.
-        lambda_pool: side of the pooling in a strided lambda block: 3, or 2 as in timm's.
-        num_classes: build the classifier ``linear``; ``out_features=("linear",)`` then returns
-            ``{"linear": logits}``.
+        se_ratio: number of squeezed channels divided by the block's output channels.
+        stride_in_1x1: put the stride into conv1, as in the MSRA ResNets.
+        activation: ``"relu"``, or ``"silu"`` as in some networks of timm.
+        lambda_pool: side of the average pooling in a strided lambda block: 3, or 2 as in timm.
+        num_classes: number of outputs of the classifier ``linear``; None = no classifier. With
+            ``out_features=("linear",)`` the network returns ``{"linear": logits}``.
         freeze_at: 0 to 5, see :meth:`LambdaResNet.freeze`.
-        drop_path_rate: stochastic depth of the last block; earlier blocks linearly less.
-        dropout: in front of the classifier.
-        zero_init_residual: the last norm of each bottleneck starts at 0 (the paper's; for schedules
-            of tens of thousands of iterations) or at 1, for short ones, which would end before the
-            blocks have a part in anything.
-        idle_stages: stages among ``res2`` … ``res5`` whose residual branches are held at 0
-            throughout: what training reaches without them is the control of what they give.
-        shared_embeddings: one table of position embeddings for the layers of a stage that work at
-            one resolution; a strided block's layer works before its pooling and keeps its own.
-        lambda_norm_qv: norm of queries and values; None = ``norm``, ``""`` = none.
-        mask_padding: see :class:`LambdaResNet`. A model with a ``preprocess_image`` that the
-            backbone is given to tells it the sizes, see :mod:`lambda_det.backbone.padding`.
+        drop_path_rate: stochastic depth rate of the last block; the rate rises linearly from 0 at
+            the first block.
+        dropout: probability of the dropout before the classifier.
+        zero_init_residual: the weight of the last norm of each bottleneck starts at 0, as in the
+            paper, which suits schedules of tens of thousands of iterations. False starts it at 1,
+            which suits short schedules: they would end before the residual branches have grown to
+            contribute anything.
+        idle_stages: stages among ``res2`` … ``res5`` whose residual branches add 0 throughout. A
+            network that is trained with idle stages is the control for what these stages
+            contribute.
+        shared_embeddings: all lambda layers of a stage that work at the same resolution share one
+            table of position embeddings. The layer of a strided block works before its pooling, at
+            another resolution, and keeps its own table.
+        lambda_norm_qv: norm of the lambda layers' queries and values; None = ``norm``, ``""`` =
+            none.
+        mask_padding: see :class:`LambdaResNet`. A detector with a method ``preprocess_image`` then
+            passes the sizes of its images to the backbone, see :mod:`lambda_det.backbone.padding`.
         activation_checkpointing: stages among ``res2`` ... ``res5`` whose blocks keep only their
-            input for the backward pass and are computed again in it: less memory, the same
-            numbers, about a third more time of such a stage. In training only.
-        block_class: the blocks of res2 ... res5; takes the arguments of its default.
-        **lambda_layer_arguments: of :class:`lambda_det.layers.LambdaLayer`: ``query_depth``,
-            ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``, ``query_normalizer``,
-            ``content``, ``position``, ``position_bias``, ``backend``, and ``max_size``: here the
-            (H, W) of the largest image; each layer divides it by its stride.
+            input in training and are computed again in the backward pass. This takes less memory
+            and about a third more time for such a stage; the numbers are the same.
+        block_class: class of the blocks of res2 ... res5; it must take the arguments of
+            :class:`LambdaBottleneck`.
+        **lambda_layer_arguments: arguments of :class:`lambda_det.layers.LambdaLayer`:
+            ``query_depth``, ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``,
+            ``query_normalizer``, ``content``, ``position``, ``position_bias``, ``backend`` and
+            ``max_size``. Here ``max_size`` is the (H, W) of the largest image; it is divided by the
+            stride of each layer.
 
     Returns:
-        A detectron2 ``Backbone``: (N, in_channels, H, W), any H and W -> dict of features.
+        A detectron2 ``Backbone`` that maps (N, in_channels, H, W), any H and W, to a dict of
+        features.
 
     Raises:
-        InputError: a value that is not allowed; the line names it.
-        TypeError: an unknown keyword.
+        InputError: an argument has a value that is not allowed; the message names it.
+        TypeError: a keyword is unknown.
     """
     flags = lambda_block_flags(depth, variant, lambda_blocks)
     se_stages = se_stages_of(variant, se_stages)
@@ -172,8 +181,7 @@ def build_lambda_resnet(
 
 
 def _check_layer_arguments(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError for what :class:`LambdaLayer` or this builder does not take, even where no
-    block has a lambda layer."""
+    """Raise TypeError for unknown keyword arguments, even if no block has a lambda layer."""
     known = inspect.signature(LambdaLayer).parameters.keys()
     for name in arguments:
         if name not in known - {"in_channels", "out_channels", "norm", "shared_embedding"}:
@@ -188,13 +196,13 @@ def _stage_layers(
     *,
     shared: bool,
 ) -> list[dict[str, object] | None]:
-    """Arguments of every block's lambda layer, None for a block without one."""
+    """The arguments of each block's lambda layer; None for a block without a lambda layer."""
     layers = []
     tables: dict[int, nn.Parameter] = {}
-    stride = input_stride  # a strided block's layer works before the pooling
+    stride = input_stride  # the lambda layer of a strided block works before the pooling
     for has_layer, block_stride in zip(flags, strides, strict=True):
         layer = dict(arguments)
-        if is_size(layer.get("max_size")):  # LambdaLayer refuses the others
+        if is_size(layer.get("max_size")):  # LambdaLayer raises InputError for other values
             layer["max_size"] = tuple(math.ceil(side / stride) for side in layer["max_size"])
         if has_layer and shared and layer.get("position", True):
             if stride not in tables:

@@ -1,7 +1,7 @@
-"""Blocks, stages and poolings that treat the padding of a batch as outside of the image.
+"""Stages and poolings that treat the padding of a batch as lying outside the images.
 
 Masks are (N, H, W) bool, True in the padding, as :func:`lambda_det.backbone.padding.padding_mask`
-makes them; None = every image fills its batch.
+makes them. None means that no image of the batch is padded.
 """
 
 from __future__ import annotations
@@ -13,36 +13,39 @@ from lambda_det.backbone.recomputation import computed_twice
 
 
 def strided_mask(padding_mask: Tensor | None, stride: int) -> Tensor | None:
-    """The mask behind a layer with that stride, which reads position ``stride * i`` for i."""
+    """The mask of the output of a layer with ``stride``: output i is at input ``stride * i``."""
     if padding_mask is None or stride == 1:
         return padding_mask
     return padding_mask[:, ::stride, ::stride].contiguous()
 
 
 def fill_padding_(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """Set the padding of ``x`` (N, C, H, W) to zero, in place: ``x`` must be what no gradient
-    needs, such as the output of a convolution or a norm."""
+    """Set the padding of ``x`` (N, C, H, W) to zero in place and return ``x``.
+
+    No backward pass may need the old values of ``x``. This holds for the output of a convolution or
+    a norm.
+    """
     return x if padding_mask is None else x.masked_fill_(padding_mask[:, None], 0)
 
 
 def average_pool(pool: nn.AvgPool2d, x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    """``pool`` as if the image ended where its padding begins."""
+    """Apply ``pool`` to ``x`` (N, C, H, W) as if each image ended where its padding begins."""
     if padding_mask is None:
         return pool(x)
     padding_mask = padding_mask[:, None]
     output = pool(x.masked_fill(padding_mask, 0))
     if not pool.count_include_pad:
-        # Of the pixels in a window, some are not there; windows without any are padding.
+        # Divide by the number of pixels inside the image; a window without any is padding.
         share = pool((~padding_mask).to(x.dtype))
         output = output / torch.where(share == 0, 1, share)
     return output
 
 
 class Stage(nn.Sequential):
-    """Blocks after one another, each told which positions of its input are padding."""
+    """A sequence of blocks; each gets the mask of the padding at its own resolution."""
 
     checkpointing = False
-    """Whether training computes the inside of a block again for the backward pass."""
+    """Whether training uses activation checkpointing for every block."""
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         twice = self.checkpointing and self.training and torch.is_grad_enabled()

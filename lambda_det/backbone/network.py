@@ -1,4 +1,4 @@
-"""The network of the family: detectron2's ResNet that classifies and knows what it froze."""
+"""The network of the family: detectron2's ResNet with a classifier, padding masks and checks."""
 
 from __future__ import annotations
 
@@ -16,33 +16,34 @@ from lambda_det.backbone.architectures import STAGES
 from lambda_det.backbone.masking import Stage
 from lambda_det.backbone.padding import padding_mask
 from lambda_det.errors import InputError
-from lambda_det.layers.recording import leaves_python
+from lambda_det.layers.recording import is_exporting
 from lambda_det.layers.squeeze_excitation import masked_mean
 
 logger = logging.getLogger(__name__)
 
 
 class LambdaResNet(ResNet):
-    """detectron2's ResNet that also classifies on its own and knows what it froze.
+    """detectron2's ResNet, which can also mask padding and warns of frozen random weights.
 
     Args:
         stem: a block with stride 4.
-        stages: blocks of res2, res3, ...
+        stages: the blocks of res2, res3, ...
         out_features: names among ``stem``, ``res2`` ... ``res5`` and, with ``num_classes``,
-            ``linear``. Stages that no feature needs are not kept.
-        num_classes: size of the classifier ``linear``; None = no classifier. With it all stages
-            are kept.
+            ``linear``. Stages after the last of these features are dropped.
+        num_classes: number of outputs of the classifier ``linear``; None = no classifier. With a
+            classifier all stages are kept.
         freeze_at: number of stages to freeze, counted from the stem, see :meth:`freeze`.
-        dropout: probability in front of the classifier.
-        max_size: (H, W) of the largest image that the global scopes in it cover; None = any.
-        mask_padding: treat the padding of a batch as outside of the image, where
+        dropout: probability of the dropout before the classifier.
+        max_size: (H, W) of the largest image that the lambda layers with a global scope cover;
+            None = any.
+        mask_padding: treat the padding of a batch as lying outside the images, if
             :mod:`lambda_det.backbone.padding` has attached the sizes of the images to the input.
-            Stem and blocks take a ``padding_mask``, see :mod:`lambda_det.backbone.masking`.
+            Stem and blocks must take a ``padding_mask``, see :mod:`lambda_det.backbone.masking`.
         activation_checkpointing: stages whose blocks are computed again in the backward pass, see
             :mod:`lambda_det.backbone.recomputation`.
 
     Raises:
-        InputError: an unknown feature, or ``freeze_at`` out of range.
+        InputError: a feature is unknown, or ``freeze_at`` or ``num_classes`` is out of range.
     """
 
     def __init__(
@@ -90,14 +91,22 @@ class LambdaResNet(ResNet):
         self.freeze(freeze_at)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) -> the features by name.
+        """Compute the features of a batch.
 
-        With ``mask_padding`` and norms that do not measure their input (BN in evaluation, FrozenBN)
-        the features of an image are those that it has alone. BN in training, GN and SyncBN still
-        count the padding. What the features hold in the padding has no meaning.
+        With ``mask_padding`` and norms that take no statistics of their input (BN in evaluation,
+        FrozenBN), the features of an image are the same as without the rest of the batch. BN and
+        SyncBN in training, and GN, include the padding in their statistics. The features at padded
+        positions have no meaning.
+
+        Args:
+            x: (N, C, H, W).
+
+        Returns:
+            Name of each output feature -> (N, channels, H / stride, W / stride), sizes rounded up;
+            ``linear`` is (N, num_classes).
 
         Raises:
-            InputError: an image, with its padding, is larger than a global scope covers.
+            InputError: the batch, with its padding, is larger than the global scope covers.
         """
         if self._unloaded_is_news and self.training and not torch.compiler.is_compiling():
             self._unloaded_is_news = False
@@ -119,8 +128,8 @@ class LambdaResNet(ResNet):
 
     def _check_size(self, x: Tensor) -> None:
         height, width = x.shape[-2:]
-        if leaves_python() or self.max_size is None:
-            return  # a graph that is recorded must hold for other sizes
+        if is_exporting() or self.max_size is None:
+            return  # an exported graph must also work for other sizes
         if height > self.max_size[0] or width > self.max_size[1]:
             raise InputError(
                 f"input of {height}x{width} with padding: scope='global' was built for at most "
@@ -130,11 +139,11 @@ class LambdaResNet(ResNet):
     def freeze(self, freeze_at: int = 0) -> LambdaResNet:
         """Freeze the stem (1), the stem and res2 (2), ... up to res5 (5); 0 freezes nothing.
 
-        Frozen parameters take no gradient and BatchNorm becomes FrozenBatchNorm. What is frozen
-        but was never loaded is listed by :meth:`frozen_without_weights`.
+        Frozen parameters get no gradient, and each BatchNorm becomes a FrozenBatchNorm.
+        :meth:`frozen_without_weights` lists frozen tensors that were never loaded.
 
         Returns:
-            This backbone.
+            The backbone itself.
         """
         super().freeze(freeze_at)
         self._frozen = max(self._frozen, ("stem", *self.stage_names)[:freeze_at], key=len)
@@ -142,7 +151,7 @@ class LambdaResNet(ResNet):
         return self
 
     def frozen_without_weights(self) -> list[str]:
-        """Names of frozen tensors that no state dict has filled, in the order of the network."""
+        """Names of the frozen tensors that no state dict has set, in the order of the network."""
         return [
             f"{stage}.{name}"
             for stage in self._frozen
@@ -151,8 +160,8 @@ class LambdaResNet(ResNet):
         ]
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any, **kw: Any) -> None:
-        # PyTorch calls this whether the weights are loaded into the backbone or into a whole
-        # detector, so it sees every checkpoint.
+        # PyTorch calls this method both when the backbone and when a whole detector loads a state
+        # dict, so it sees every checkpoint.
         self._loaded.update(
             name
             for name, tensor in self.state_dict().items()

@@ -14,13 +14,13 @@ BackboneNorm = str | Callable[[int], nn.Module | None]
 
 
 def backbone_norm(norm: BackboneNorm, channels: int) -> nn.Module | None:
-    """:func:`detectron2.layers.get_norm`, with a clear error.
+    """:func:`detectron2.layers.get_norm`, but ``"GN"`` also works for few channels.
 
-    ``"GN"`` takes gcd(32, channels) groups where detectron2 always takes 32: the same for every
-    convolution of the family, and possible for a lambda layer's 16 value channels.
+    ``"GN"`` has gcd(32, channels) groups; detectron2's always has 32. For every convolution of the
+    family both are the same; a lambda layer's 16 value channels could not have 32 groups.
 
     Raises:
-        InputError: ``norm`` is a name that the installed detectron2 does not know.
+        KeyError: the installed detectron2 does not know the name ``norm``, see :func:`check_norm`.
     """
     if norm == "GN":
         return group_norm(channels)
@@ -28,16 +28,16 @@ def backbone_norm(norm: BackboneNorm, channels: int) -> nn.Module | None:
 
 
 def check_norm(name: str, norm: BackboneNorm | None) -> None:
-    """Raise InputError, naming the argument ``name``, for a norm that detectron2 does not know."""
+    """Raise InputError, naming the argument ``name``, if detectron2 does not know ``norm``."""
     try:
         backbone_norm(norm, 32)
     except KeyError:
         known = "'', 'BN', 'SyncBN', 'FrozenBN', 'GN', 'nnSyncBN' or 'naiveSyncBN'"
         if norm == "naiveSyncBN_N":
             raise InputError(
-                f"{name}={norm!r}: this detectron2 is older than that name; expected {known}; in "
-                "heads 'GN' takes a batch without regions too (the v0.5 that "
-                "tools/install_detectron2.py makes has the name)"
+                f"{name}={norm!r}: the installed detectron2 does not have this norm yet; expected "
+                f"{known}. In heads, 'GN' also accepts a batch without regions (the v0.5 that "
+                "tools/install_detectron2.py makes has 'naiveSyncBN_N')"
             ) from None
         raise InputError(
             f"{name}={norm!r}: expected {known}, 'naiveSyncBN_N' or a callable"

@@ -1,9 +1,9 @@
-"""Which part of a padded batch is image, from detectron2's meta-architectures to the blocks.
+"""Passes the sizes of the images in a padded batch from a detector to its backbone.
 
-detectron2 pads the images of a batch to one size, and a meta-architecture hands the backbone the
-padded tensor alone. The sizes therefore travel as an attribute of that tensor: they live as long
-as it does, and no other tensor can be taken for it. :func:`share_image_sizes` makes a model of
-such a meta-architecture attach them.
+detectron2 pads the images of a batch to one size, and a meta-architecture gives its backbone the
+padded tensor only. The sizes are therefore stored as an attribute of that tensor, so that they
+exist as long as the tensor and belong to no other one. :func:`share_image_sizes` makes a model
+attach them.
 """
 
 from __future__ import annotations
@@ -23,23 +23,25 @@ _METHOD = "preprocess_image"
 
 
 def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
-    """Note on a padded batch how large its images are; nothing where no image is padded.
+    """Attach the sizes of its images to a padded batch, unless no image is padded.
 
-    For the forward of a meta-architecture of your own without a ``preprocess_image``. A tensor that
-    is made from ``batch`` (another type, another device) does not inherit the note; among these is
-    what ``torch.utils.checkpoint`` hands a whole backbone in the backward pass with
-    ``use_reentrant=True`` (around blocks either way is right).
+    Call it in the forward of your own meta-architecture if that has no ``preprocess_image``. A
+    tensor that is made from ``batch`` (in another dtype, on another device) does not inherit the
+    sizes. Neither does the tensor that ``torch.utils.checkpoint(use_reentrant=True)`` around a
+    whole backbone passes to it in the backward pass; checkpointing single blocks is correct either
+    way.
 
     Args:
         batch: (N, C, H, W), images in the upper left corner, zeros elsewhere.
-        image_sizes: (height, width) of every image, as in detectron2's ``ImageList``.
+        image_sizes: (height, width) of every image in pixels, as in detectron2's ``ImageList``.
 
     Returns:
-        ``batch``. Sizes that do not fit it are not noted; what was noted before is forgotten.
+        ``batch``. Sizes that were attached before are removed; sizes that do not fit ``batch`` are
+        not attached.
     """
-    if hasattr(batch, _ATTRIBUTE):  # a buffer that is filled again and again
+    if hasattr(batch, _ATTRIBUTE):  # the caller may reuse one buffer for many batches
         delattr(batch, _ATTRIBUTE)
-    if torch.jit.is_tracing():  # sizes are tensors, and the graph must hold for others
+    if torch.jit.is_tracing():  # here sizes are tensors, and the traced graph must keep them so
         sizes = torch.stack([torch.as_tensor(size, device=batch.device) for size in image_sizes])
         setattr(batch, _ATTRIBUTE, sizes)
         return batch
@@ -54,20 +56,19 @@ def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
 
 
 def padding_mask(batch: Tensor, stride: int) -> Tensor | None:
-    """Which positions of a feature map are padding.
+    """Compute which positions of a feature map are padding.
 
-    A position belongs to the image when the upper left of the ``stride`` x ``stride`` pixels that
-    it stands for does: an image of H rows has ceil(H / stride) rows of features, as many as if it
-    were alone and convolutions rounded up. ``mask[:, ::2, ::2]`` is hence the mask at twice the
-    stride.
+    A position of the feature map represents ``stride`` x ``stride`` pixels and belongs to the image
+    if the upper left one of them does. An image of H rows thus has ceil(H / stride) rows of
+    features, as many as without padding, and ``mask[:, ::2, ::2]`` is the mask at twice the stride.
 
     Args:
         batch: (N, C, H, W), the input of the backbone.
-        stride: of the feature map.
+        stride: stride of the feature map in pixels.
 
     Returns:
-        (N, ceil(H / stride), ceil(W / stride)) bool, True in the padding; None where no sizes were
-        attached to ``batch``, that is also where every image fills it.
+        (N, ceil(H / stride), ceil(W / stride)) bool, True in the padding. None if ``batch`` has no
+        sizes attached, which is also the case if no image is padded.
     """
     sizes = getattr(batch, _ATTRIBUTE, None)
     if sizes is None:
@@ -79,15 +80,15 @@ def padding_mask(batch: Tensor, stride: int) -> Tensor | None:
 
 
 def share_image_sizes(model: nn.Module) -> bool:
-    """Let ``model.preprocess_image`` attach the sizes to the batch that it returns.
+    """Make ``model.preprocess_image`` attach the sizes of the images to the batch that it returns.
 
-    Only this model is changed, not its class, and so are copies of it that ``copy.deepcopy`` and
-    pickle make. Every model that is given a backbone with ``mask_padding`` is changed so anyway,
-    see :func:`watch_for_models`; call this function where you put such a backbone deep into a
-    finished model.
+    This changes only the given model, not its class; copies of the
+    model by ``copy.deepcopy`` and pickle have the change too. Assigning a backbone with ``mask_padding`` to a model does this automatically, see
+    :func:`watch_for_models`. Call the function yourself if you put such a backbone into a submodule
+    of a finished model.
 
     Returns:
-        Whether the model has such a method.
+        Whether the model has a method ``preprocess_image``.
     """
     if not isinstance(inspect.getattr_static(type(model), _METHOD, None), types.FunctionType):
         return False
@@ -96,7 +97,7 @@ def share_image_sizes(model: nn.Module) -> bool:
 
 
 class _AttachingSizes:
-    """``preprocess_image`` of the model's class, with the sizes attached to the batch.
+    """Calls ``preprocess_image`` of the model's class and attaches the sizes to its result.
 
     An object that holds the model: ``copy.deepcopy`` and pickle take it along with the model and
     bind it to the copy, which a closure or a bound method would not allow.
@@ -115,13 +116,14 @@ class _AttachingSizes:
 
 @functools.cache
 def watch_for_models() -> None:
-    """From now on call :func:`share_image_sizes` for every model that is given a masking backbone.
+    """From now on, call :func:`share_image_sizes` for every model that gets a masking backbone.
 
-    A detector is made after its backbone, by detectron2's ``build_model`` or ``instantiate`` too,
-    which know nothing of this package, and the builder of a backbone is not told which detector it
-    works for. PyTorch's hook for a module that is assigned to another one is where the two meet: it
-    leaves detectron2's classes alone and asks no step of a user's script. It is called for every
-    such assignment of the process; only modules with a ``preprocess_image`` are looked into.
+    detectron2's ``build_model`` and ``instantiate`` build a detector after its backbone, and the
+    builder of a backbone does not learn which detector it is for. This function therefore registers
+    PyTorch's global hook that is called when one module is assigned to another
+    (``register_module_module_registration_hook``). The hook changes no class of detectron2 and
+    needs no step in a user's script. PyTorch calls it for every such assignment in the process; it
+    returns at once for modules without a ``preprocess_image``.
     """
     register_module_module_registration_hook(_share_if_it_masks)
 

@@ -1,7 +1,8 @@
-"""Activation checkpointing: a block keeps its input alone and is computed again in the backward.
+"""Activation checkpointing: a block keeps only its input and is recomputed in the backward pass.
 
-PyTorch's checkpoint repeats the random numbers and autocast. It does not know that a norm notes
-what it has seen, and that a second look at the same batch must not be noted.
+``torch.utils.checkpoint`` restores the random state and autocast for the second computation. It
+does not restore buffers, so the running statistics of a BatchNorm would be updated twice for each
+batch. This module prevents that.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def computed_twice(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """``block(*inputs)``, of which autograd keeps the inputs only.
+    """Compute ``block(*inputs)`` such that autograd keeps only the inputs.
 
-    Values and gradients are those of ``block(*inputs)``; so are the buffers of the block (running
-    statistics, counters), once the backward pass is over.
+    Values and gradients are those of ``block(*inputs)``. After the backward pass the buffers of the
+    block (running statistics, counters) are also the same.
     """
-    if torch.compiler.is_compiling():  # what a graph notes in a buffer it notes once
+    if torch.compiler.is_compiling():  # a compiled graph updates each buffer only once
         return checkpoint(block, *inputs, use_reentrant=False)
 
     def contexts() -> tuple[contextlib.AbstractContextManager, contextlib.AbstractContextManager]:
@@ -29,9 +30,9 @@ def computed_twice(block: nn.Module, *inputs: Tensor) -> Tensor:
 
 
 class _BuffersPutBack:
-    """Inside, the block works on copies of its buffers: what it writes is forgotten.
+    """A context in which a block works on copies of its buffers, which are dropped at the end.
 
-    Entered by every backward pass through the block, that of a retained graph as well.
+    Every backward pass through the block enters it, also a second one through a retained graph.
     """
 
     def __init__(self, block: nn.Module) -> None:

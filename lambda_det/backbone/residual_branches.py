@@ -1,9 +1,9 @@
-"""The residual branches of a network: how far they have opened, and the network without them.
+"""Measures how much the residual branches of a network contribute, and switches them off.
 
-A bottleneck adds what its branch computes to its shortcut, and the last norm of the branch scales
-it. Where that norm starts at 0 (arXiv:1706.02677, section 5.1) a short training may end before a
-branch has a part in anything: the network is then its stem, shortcuts and heads, whatever its
-blocks are.
+A bottleneck adds the output of its residual branch to its shortcut, and the last norm of the branch
+scales that output. If the weight of this norm starts at 0 (arXiv:1706.02677, section 5.1), a short
+training may end before a branch contributes anything. The network is then only its stem, shortcuts
+and heads, whatever layers its blocks have.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from lambda_det.errors import InputError
 
 CONTROLLED_STAGES = ("res4", "res5")
-"""The stages that the two controls of a number leave out: where the lambda layers stand."""
+"""The stages that hold the lambda layers. The control runs of an experiment switch off or leave out
+the residual branches of these stages."""
 
 
 def last_norm(block: CNNBlockBase) -> nn.Module | None:
-    """The norm that ends the residual branch of ``block``; None where it has none.
+    """The norm at the end of the residual branch of ``block``, or None if there is none.
 
-    That is the norm of ``conv3`` in a bottleneck and of ``conv2`` in detectron2's BasicBlock. A
-    norm without a scale of its own counts as none.
+    It is the norm of ``conv3`` in a bottleneck and of ``conv2`` in detectron2's BasicBlock. A norm
+    without a weight counts as none.
     """
     last = getattr(block, "conv3", None) or getattr(block, "conv2", None)
     norm = getattr(last, "norm", None)
@@ -34,8 +35,10 @@ def last_norm(block: CNNBlockBase) -> nn.Module | None:
 
 
 def branches(model: nn.Module) -> dict[str, list[CNNBlockBase]]:
-    """Stage (``res2`` … ``res5``) -> the residual blocks of the first ResNet in ``model``; {}
-    without a ResNet."""
+    """Stage (``res2`` … ``res5``) -> the residual blocks of the first ResNet in ``model``.
+
+    The dict is empty if ``model`` has no ResNet.
+    """
     for module in model.modules():
         if isinstance(module, ResNet):
             return {name: list(getattr(module, name)) for name in module.stage_names}
@@ -43,10 +46,10 @@ def branches(model: nn.Module) -> dict[str, list[CNNBlockBase]]:
 
 
 def mean_last_norms(model: nn.Module) -> dict[str, float]:
-    """Stage -> mean absolute value of the weights of its last norms.
+    """Stage -> mean absolute weight of the last norms of its blocks.
 
-    0 means that the branches of the stage add nothing. Stages whose blocks end without a norm are
-    left out.
+    0 means that the residual branches of the stage add nothing. Stages whose branches end without a
+    norm are left out.
     """
     means = {}
     for stage, blocks in branches(model).items():
@@ -57,9 +60,11 @@ def mean_last_norms(model: nn.Module) -> dict[str, float]:
 
 
 def closed_branches(model: nn.Module) -> tuple[int, int]:
-    """How many residual branches add 0 (the weight of their last norm is 0), and of how many.
+    """Count the residual branches that add 0 because the weight of their last norm is 0.
 
-    Those that are held at 0 on purpose (``idle``) are not counted.
+    Returns:
+        The number of these branches and the number of all branches. Branches of ``idle`` blocks,
+        which add 0 on purpose, are in neither number.
     """
     blocks = [block for stage in branches(model).values() for block in stage]
     norms = [last_norm(block) for block in blocks if not getattr(block, "idle", False)]
@@ -69,13 +74,13 @@ def closed_branches(model: nn.Module) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def zeroed(model: nn.Module, stages: Collection[str]) -> Iterator[None]:
-    """Inside, the residual branches of ``stages`` add 0: their blocks are their shortcuts.
+    """A context in which the residual branches of ``stages`` add 0: each block is its shortcut.
 
-    Weight and bias of each last norm are taken as 0, and are put back behind the block.
+    The context sets weight and bias of each branch's last norm to 0 and restores them at its end.
 
     Args:
-        model: a backbone or a detector; its first ResNet is meant.
-        stages: among ``res2`` … ``res5``.
+        model: a backbone or a detector; the context changes its first ResNet.
+        stages: names among ``res2`` … ``res5``.
 
     Raises:
         InputError: the model has no such stage, or a branch in it ends without a norm.

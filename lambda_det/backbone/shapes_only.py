@@ -1,4 +1,4 @@
-"""Networks of which only names and shapes matter."""
+"""Builds networks of which only the names and shapes of the tensors are needed."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class _NothingDrawnOnMeta(TorchFunctionMode):
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """What is built inside is on the meta device, and its weights are not drawn.
+    """A context in which modules are built on the meta device and without random initialisation.
 
-    ``torch.device("meta")`` alone saves the memory; PyTorch still works out what the random numbers
-    would look like that it does not draw, which is a third of the time.
+    ``torch.device("meta")`` alone saves the memory, but PyTorch still dispatches the random
+    initialisers for meta tensors, which takes a third of the time of building a network.
     """
     with torch.device("meta"), _NothingDrawnOnMeta():
         yield

@@ -1,4 +1,4 @@
-"""The stems. ``"v1"`` is detectron2's BasicStem, ``"rs"`` ResNet-RS's, ``"tiered"`` timm's."""
+"""The stems of the family: ``"rs"`` of ResNet-RS, ``"v1"`` of detectron2, ``"tiered"`` of timm."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ STEM_CHANNELS = 64
 
 
 class ResNetRSStem(CNNBlockBase):
-    """Three 3x3 convolutions and a strided fourth in place of max-pooling (arXiv:2103.07579).
+    """The stem of ResNet-RS (arXiv:2103.07579): a strided convolution replaces max-pooling.
 
-    Stride 4 in all: 3x3 s2 32, 3x3 32, 3x3 64, 3x3 s2 64, each with norm and activation.
+    Four 3x3 convolutions with 32 (stride 2), 32, 64 and 64 (stride 2) channels, each with norm and
+    activation; the stride of the stem is 4.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class ResNetRSStem(CNNBlockBase):
         self.conv4 = _conv3x3(STEM_CHANNELS, STEM_CHANNELS, stride=2, norm=norm)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4)).
+        """Map (N, in_channels, H, W) to (N, 64, ceil(H / 4), ceil(W / 4)).
 
-        The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
+        ``padding_mask`` (N, H, W) bool is True at the padding of ``x``, which must hold zeros.
         """
         mask = strided_mask(padding_mask, self.conv1.stride[0])
         x = self.activation(fill_padding_(self.conv1(x), mask))
@@ -46,7 +47,11 @@ class ResNetRSStem(CNNBlockBase):
 
 
 class TieredStem(CNNBlockBase):
-    """timm's: 3x3 s2 24, 3x3 32, 3x3 64, each with norm and activation, and a 3x3 max-pooling."""
+    """The tiered stem of timm: three 3x3 convolutions and a 3x3 max-pooling with stride 2.
+
+    The convolutions have 24 (stride 2), 32 and 64 channels, each with norm and activation; the
+    stride of the stem is 4.
+    """
 
     def __init__(
         self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
@@ -59,9 +64,9 @@ class TieredStem(CNNBlockBase):
         self.conv3 = _conv3x3(widths[1], widths[2], stride=1, norm=norm)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4)).
+        """Map (N, in_channels, H, W) to (N, 64, ceil(H / 4), ceil(W / 4)).
 
-        The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
+        ``padding_mask`` (N, H, W) bool is True at the padding of ``x``, which must hold zeros.
         """
         mask = strided_mask(padding_mask, self.conv1.stride[0])
         x = self.activation(fill_padding_(self.conv1(x), mask))
@@ -70,7 +75,10 @@ class TieredStem(CNNBlockBase):
 
 
 class V1Stem(BasicStem):
-    """detectron2's 7x7 s2 64 and 3x3 max-pooling, with a choice of activation."""
+    """detectron2's BasicStem with a choice of activation.
+
+    It is a 7x7 convolution with stride 2 and 64 channels and a 3x3 max-pooling with stride 2.
+    """
 
     def __init__(
         self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
@@ -79,16 +87,16 @@ class V1Stem(BasicStem):
         self.activation = activation_function(activation)
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, 64, ceil(H / 4), ceil(W / 4)).
+        """Map (N, in_channels, H, W) to (N, 64, ceil(H / 4), ceil(W / 4)).
 
-        The image holds zeros where ``padding_mask`` (N, H, W) bool is True.
+        ``padding_mask`` (N, H, W) bool is True at the padding of ``x``, which must hold zeros.
         """
         mask = strided_mask(padding_mask, self.conv1.stride[0])
         return _max_pool(self.activation(self.conv1(x)), mask)
 
 
 def _max_pool(x: Tensor, padding_mask: Tensor | None) -> Tensor:
-    if padding_mask is not None:  # below every value of an activation, and finite
+    if padding_mask is not None:  # -1 is below every output of the activations
         x = x.masked_fill(padding_mask[:, None], -1)
     return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
@@ -113,7 +121,7 @@ _STEMS = {"rs": ResNetRSStem, "v1": V1Stem, "tiered": TieredStem}
 def build_stem(
     stem: str, in_channels: int, norm: BackboneNorm, activation: str = "relu"
 ) -> CNNBlockBase:
-    """The stem by name.
+    """Build the stem called ``stem``.
 
     Raises:
         InputError: ``stem`` is none of ``"rs"``, ``"v1"``, ``"tiered"``, or the activation is

@@ -1,4 +1,4 @@
-"""Why an AP is 0: what the detections themselves show, in one line."""
+"""Finds the likely reason for an AP of 0 in the detections and states it in one line."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from lambda_det.evaluation.ground_truth import GroundTruth
 logger = logging.getLogger(__name__)
 
 ZERO_AP = 1.0
-"""Percent. Below it a detector has found next to nothing, or by chance."""
+"""AP in percent. With a lower AP a detector has found almost nothing, or hits by chance."""
 
 _IOU = 0.5
-_MOST_IMAGES = 500  # that are looked at
-_MOST_DETECTIONS = 100  # of an image, the best ones, as COCO counts them
-_CLEAR = 0.2  # share of the objects, from which on a pattern is no chance
-_SAME_FACTOR = 0.08  # of the logarithm: how far the four factors of a pair of boxes may lie apart
+_MOST_IMAGES = 500  # the largest number of images that are examined
+_MOST_DETECTIONS = 100  # the best detections of an image; COCO counts as many
+_CLEAR = 0.2  # a pattern in at least this share of the objects is not chance
+_SAME_FACTOR = 0.08  # tolerance of the logarithms of the four factors of a pair of boxes
 
 
 def warn_of_zero(
     results: Mapping[str, Mapping], ground_truth: GroundTruth, detections: Detections, source: str
 ) -> None:
-    """Log one warning where the box AP is 0 (below :data:`ZERO_AP`).
+    """Log one warning if the box AP is 0 (below :data:`ZERO_AP`).
 
     Args:
-        results: of :func:`~lambda_det.evaluation.counting.count`.
-        ground_truth, detections: what was counted.
-        source: name of the detections in the line.
+        results: what :func:`~lambda_det.evaluation.counting.count` returned.
+        ground_truth, detections: its arguments.
+        source: name of the detections at the start of the warning.
     """
     average = results.get("bbox", {}).get("AP")
     if average is not None and average < ZERO_AP:
@@ -43,63 +43,73 @@ def warn_of_zero(
 
 
 def diagnose_zero(ground_truth: GroundTruth, detections: Detections) -> str:
-    """The likely reason for an AP of 0, with the figures that speak for it.
+    """Find the likely reason for an AP of 0, and give the numbers that support it.
 
-    Looks at boxes, for the objects of at most 500 images: is there an overlapping detection of
-    another class (the order of the classes), is there one when the boxes are read as corners, as
-    relative or as scaled by one factor (the form of the boxes), and how sure is the model.
+    The function compares boxes in at most 500 images that have an object. If most objects overlap
+    with a detection of another class, the order of the classes is wrong. If they overlap only when
+    the detections' boxes are read as corners, as relative to the image or as scaled by a common
+    factor, the format of the boxes is wrong. Otherwise the model is not trained well.
 
     Args:
         ground_truth: the annotations.
-        detections: what was judged by them.
+        detections: the detections that were evaluated with them.
 
     Returns:
-        One line without the name of the dataset.
+        One line, without the name of the dataset.
     """
     if not len(detections):
         return (
             "there is no detection: no score was above the model's threshold "
-            "(MODEL.ROI_HEADS.SCORE_THRESH_TEST, MODEL.RETINANET.SCORE_THRESH_TEST); are these "
-            "trained weights, and did the loss fall?"
+            "(MODEL.ROI_HEADS.SCORE_THRESH_TEST, MODEL.RETINANET.SCORE_THRESH_TEST). Check that "
+            "the weights are trained and that the loss fell during training"
         )
-    pictures = list(itertools.islice(_pictures(ground_truth, detections), _MOST_IMAGES))
-    num_objects = sum(len(picture.objects) for picture in pictures)
+    images = list(itertools.islice(_images(ground_truth, detections), _MOST_IMAGES))
+    num_objects = sum(len(image.objects) for image in images)
     if not num_objects:
         return "no image has an object that is not a crowd region"
     seen = _Overlaps()
-    for picture in pictures:
-        seen.add(picture, picture.found)
+    for image in images:
+        seen.add(image, image.found)
     figures = (
         f"{len(detections)} detections on {detections.num_images} of {len(ground_truth.images)} "
-        f"images, highest score {max(p.best_score for p in pictures):.2g}"
+        f"images, highest score {max(image.best_score for image in images):.2g}"
     )
     names = dict(ground_truth.categories)
     any_class, same_class = (
         f"{100 * hits / num_objects:.0f} %" for hits in (seen.any_class, seen.same_class)
     )
-    figures += f"; {any_class} of the objects have a detection over them (IoU >= {_IOU})"
+    figures += f"; {any_class} of the objects have an overlapping detection (IoU >= {_IOU})"
     if seen.any_class >= _CLEAR * num_objects and seen.same_class < 0.1 * seen.any_class:
         (found, true), count = seen.confused.most_common(1)[0]
         return (
-            f"{figures}, but {same_class} one of their class; most often {names[true]!r} is found "
-            f"as {names[found]!r} ({count} times): is the order of the classes (categories of the "
-            "json, sorted by id) the one of the training?"
+            f"{figures}, but only {same_class} have one of their class; most often "
+            f"{names[true]!r} is detected as {names[found]!r} ({count} times). Check that the "
+            "order of the classes (categories of the json, sorted by id) is the one of the training"
         )
-    reading, hits = _best_reading(pictures)
+    reading, hits = _best_reading(images)
     if hits >= max(_CLEAR * num_objects, 5 * seen.any_class):
         return (
-            f"{figures}, but {100 * hits / num_objects:.0f} % if the boxes are {reading}: boxes "
-            "must be x, y, width, height in pixels of the image as it is stored"
+            f"{figures}, but {100 * hits / num_objects:.0f} % do if the boxes are {reading}: boxes "
+            "must be x, y, width, height in pixels of the stored image"
         )
     return (
-        f"{figures}, {same_class} one of their class: not trained for long enough, or a learning "
-        "rate that is far off"
+        f"{figures}, and {same_class} have one of their class: the model was not trained for long "
+        "enough, or with a wrong learning rate"
     )
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """Objects (n, 4) and detections (m, 4) of one image as x, y, width, height, with classes."""
+class _Image:
+    """The objects and detections of one image.
+
+    Attributes:
+        size: height and width in pixels.
+        objects: (n, 4), boxes of the objects as x, y, width, height in pixels.
+        classes: (n,), their category ids.
+        found: (m, 4), boxes of the detections.
+        found_classes: (m,), their category ids.
+        best_score: highest score of the detections; 0 if there are none.
+    """
 
     size: tuple[int, int]
     objects: np.ndarray
@@ -111,28 +121,35 @@ class _Picture:
 
 @dataclass
 class _Overlaps:
-    """Counts objects that a detection overlaps."""
+    """Counts the objects that overlap with a detection.
+
+    Attributes:
+        any_class: number of objects that overlap with a detection of any class.
+        same_class: number of objects that overlap with a detection of their class.
+        confused: (class of the detection, class of the object) -> number of such overlaps.
+    """
 
     any_class: int = 0
     same_class: int = 0
     confused: Counter = field(default_factory=Counter)
 
-    def add(self, picture: _Picture, boxes: np.ndarray) -> None:
-        """Count the objects of a picture that ``boxes``, of its detections, overlap."""
-        if not len(picture.objects) or not len(boxes):
+    def add(self, image: _Image, boxes: np.ndarray) -> None:
+        """Count the objects of an image that overlap with ``boxes`` (m, 4), read as its detections'
+        boxes."""
+        if not len(image.objects) or not len(boxes):
             return
-        iou = _iou(boxes, picture.objects)
-        same = picture.found_classes[:, None] == picture.classes[None]
+        iou = _iou(boxes, image.objects)
+        same = image.found_classes[:, None] == image.classes[None]
         self.any_class += int((iou.max(axis=0) >= _IOU).sum())
         self.same_class += int((np.where(same, iou, 0).max(axis=0) >= _IOU).sum())
         for index, best in enumerate(iou.argmax(axis=0)):
             if iou[best, index] >= _IOU and not same[best, index]:
-                pair = int(picture.found_classes[best]), int(picture.classes[index])
+                pair = int(image.found_classes[best]), int(image.classes[index])
                 self.confused[pair] += 1
 
 
-def _pictures(ground_truth: GroundTruth, detections: Detections) -> Iterator[_Picture]:
-    """The images with an object, in order."""
+def _images(ground_truth: GroundTruth, detections: Detections) -> Iterator[_Image]:
+    """The images that have an object, in the order of the annotations."""
     truth, found = ground_truth.coco("bbox"), detections.coco("bbox")
     for number, height, width in ground_truth.images.values():
         objects = [a for a in truth.imgToAnns.get(number, ()) if not a["iscrowd"]]
@@ -140,7 +157,7 @@ def _pictures(ground_truth: GroundTruth, detections: Detections) -> Iterator[_Pi
             continue
         entries = sorted(found.imgToAnns.get(number, ()), key=lambda e: -e["score"])
         entries = entries[:_MOST_DETECTIONS]
-        yield _Picture(
+        yield _Image(
             size=(height, width),
             objects=_boxes(objects),
             classes=np.array([a["category_id"] for a in objects], dtype=np.int64),
@@ -150,20 +167,20 @@ def _pictures(ground_truth: GroundTruth, detections: Detections) -> Iterator[_Pi
         )
 
 
-def _best_reading(pictures: list[_Picture]) -> tuple[str, int]:
-    """The other meaning of the boxes that overlaps most objects, and how many."""
+def _best_reading(images: list[_Image]) -> tuple[str, int]:
+    """The other box format with which most objects overlap with a detection, and their number."""
     readings = {
-        "read as corners x1, y1, x2, y2": lambda p: _as_corners(p.found),
-        "read as relative to the image's size": lambda p: p.found * (p.size[::-1] * 2),
+        "read as corners x1, y1, x2, y2": lambda image: _as_corners(image.found),
+        "read as relative to the image's size": lambda image: image.found * (image.size[::-1] * 2),
     }
-    factor = _common_factor(pictures)
+    factor = _common_factor(images)
     if factor is not None:
-        readings[f"divided by {factor:.3g}"] = lambda p: p.found / factor
+        readings[f"divided by {factor:.3g}"] = lambda image: image.found / factor
     hits = {}
     for name, reading in readings.items():
         overlaps = _Overlaps()
-        for picture in pictures:
-            overlaps.add(picture, reading(picture))
+        for image in images:
+            overlaps.add(image, reading(image))
         hits[name] = overlaps.any_class
     best = max(hits, key=lambda name: hits[name])
     return best, hits[best]
@@ -173,15 +190,16 @@ def _as_corners(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).clip(min=0)], axis=1)
 
 
-def _common_factor(pictures: list[_Picture]) -> float | None:
-    """By what factor detections are larger than objects, as most pairs of an image have it.
+def _common_factor(images: list[_Image]) -> float | None:
+    """The most frequent factor by which a detection is larger than an object of its image.
 
-    A pair counts where centre and size, in both directions, give the same factor.
+    A pair of detection and object counts only if x and y of the centre, width and height all give
+    about the same factor. The result is None if no pair does.
     """
     votes = [np.zeros(0)]
-    for picture in pictures:
+    for image in images:
         objects, found = (
-            boxes[(boxes[:, 2:] > 0).all(axis=1)] for boxes in (picture.objects, picture.found)
+            boxes[(boxes[:, 2:] > 0).all(axis=1)] for boxes in (image.objects, image.found)
         )
         logs = [
             np.log(np.concatenate([b[:, :2] + b[:, 2:] / 2, b[:, 2:]], axis=1).clip(min=1e-6))

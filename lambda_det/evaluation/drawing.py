@@ -1,4 +1,4 @@
-"""Ground truth and predictions side by side in one image."""
+"""Draws ground truth and predictions side by side into one PNG file."""
 
 from __future__ import annotations
 
@@ -38,21 +38,25 @@ def draw_predictions(
     score_threshold: float = 0.5,
     title: str = "",
 ) -> list[int]:
-    """Write one PNG with pairs "ground truth | prediction" and return the ids of its images.
+    """Write one PNG file with pairs "ground truth | prediction".
 
     Images with objects of several classes come first, see :func:`choose_images`.
 
     Args:
-        annotations: COCO instances json.
+        annotations: path of the COCO instances json.
         images: folder of its images.
-        predictions: ``coco_instances_results.json`` as detectron2's evaluator writes it.
-        output: PNG file, replaced at once when it is complete.
-        num_images: at most so many images.
-        score_threshold: predictions below it are left out.
-        title: a line at the top, such as the AP.
+        predictions: path of ``coco_instances_results.json``, as detectron2's evaluator writes it.
+        output: path of the PNG file; an existing file is replaced only when the new one is
+            complete.
+        num_images: the largest number of images to draw.
+        score_threshold: predictions with a lower score are not drawn.
+        title: a line of text at the top, such as the AP.
+
+    Returns:
+        The ids of the images that were drawn.
 
     Raises:
-        InputError: a file is missing or broken, or a number is out of range.
+        InputError: a file is missing or invalid, or a number is out of range.
     """
     if num_images < 1:
         raise InputError(f"--num-images {num_images}: at least 1 is needed")
@@ -83,10 +87,13 @@ def draw_predictions(
 
 
 def title_from_metrics(path: str) -> str:
-    """``box AP 71.2  mask AP 70.4`` from a ``metrics.json`` (``{"bbox": {"AP": ...}, ...}``).
+    """Make a title such as ``box AP 71.2  mask AP 70.4`` from a ``metrics.json``.
+
+    The file holds ``{"bbox": {"AP": ...}, "segm": {"AP": ...}}`` or one of the two; APs are in
+    percent.
 
     Raises:
-        InputError: the file is missing or holds no such metrics.
+        InputError: the file is missing or contains no such metrics.
     """
     metrics = read_json(path)
     try:
@@ -103,8 +110,11 @@ def title_from_metrics(path: str) -> str:
 
 
 def choose_images(coco: COCO, count: int) -> list[int]:
-    """Ids of ``count`` images, always the same ones: those with objects of four classes or more,
-    then three, two, one, none; among these, images with few objects (easier to read), then by id.
+    """Choose ``count`` images and return their ids; the choice is the same in every run.
+
+    Images with objects of four or more classes come first, then those with three, two, one and
+    none. Within each group, images with fewer objects come first, because they are easier to read,
+    and then images with smaller ids.
     """
 
     def key(image_id: int) -> tuple[int, int, int]:
@@ -116,7 +126,10 @@ def choose_images(coco: COCO, count: int) -> list[int]:
 
 
 def _compose(pairs: list[tuple[np.ndarray, np.ndarray]], title: str) -> np.ndarray:
-    """Pairs in rows (two pairs a row from four images on), headers above, on white."""
+    """Arrange the pairs in rows on a white sheet, with headers above.
+
+    A row has one pair for up to three images and two pairs for more.
+    """
     per_row = 2 if len(pairs) > 3 else 1
     rows = [pairs[i : i + per_row] for i in range(0, len(pairs), per_row)]
     heights = [max(image.shape[0] for pair in row for image in pair) for row in rows]

@@ -1,7 +1,7 @@
-"""Objects drawn on an image: masks, boxes, labels.
+"""Draws objects on an image: masks, boxes and labels.
 
-By OpenCV and not by detectron2's ``Visualizer``, which takes about 16 times as long (this counts in
-a video), lets labels cover each other and cuts them off at the edge of the image.
+The module uses OpenCV. detectron2's ``Visualizer`` takes about 16 times as long, which matters for
+videos, lets labels cover each other and cuts them off at the edge of the image.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation.detections import Detections, read_detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 
-_TILE = 400  # pixels, longer side of a drawn image
-_UNIT = 1000  # pixels, longer side from which on lines and letters grow with the picture
-_FAR = 10_000  # pixels; OpenCV draws nothing further away than fits into 32 bits
+_TILE = 400  # pixels; longer side of a drawn image
+_UNIT = 1000  # pixels; if the longer side is larger, lines and letters grow with the image
+_FAR = 10_000  # pixels; coordinates are clamped to it, because OpenCV cannot draw at huge ones
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 @dataclass
 class DrawnObject:
-    """What is drawn of one object.
+    """One object as it is drawn.
 
     Attributes:
         box: x, y, width, height in pixels of the image.
-        mask: (H, W) bool, or None.
-        label: text at the box.
-        colour: B, G, R.
+        mask: (H, W) bool, or None for an object without a mask.
+        label: text that is written at the box.
+        colour: B, G, R, each from 0 to 255.
     """
 
     box: tuple[float, float, float, float]
@@ -46,12 +46,15 @@ class DrawnObject:
 def draw_objects(
     image: np.ndarray, objects: list[DrawnObject], *, longest: float | None = _TILE
 ) -> np.ndarray:
-    """A copy of ``image`` (H, W, 3) BGR with the objects on it, scaled to a longer side.
+    """Draw objects on a scaled copy of an image.
 
     Args:
-        image: uint8.
-        objects: the later ones are drawn over the earlier ones; no label is hidden by an object.
-        longest: pixels of the longer side; None = the size that it has.
+        image: (H, W, 3) uint8, BGR.
+        objects: the objects; later ones are drawn over earlier ones, and labels over all objects.
+        longest: longer side of the result in pixels; None = the size of ``image``.
+
+    Returns:
+        (H', W', 3) uint8, BGR.
     """
     height, width = image.shape[:2]
     scale = 1.0 if longest is None else longest / max(height, width)
@@ -69,13 +72,15 @@ def draw_objects(
         part[inside] = (0.5 * part[inside] + 0.5 * np.array(shape.colour)).astype(np.uint8)
         outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))[0]
         cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
-    unit = max(1.0, max(size) / _UNIT)  # lines and letters of a large picture are larger
+    unit = max(1.0, max(size) / _UNIT)
     for shape in objects:
         x, y, w, h = (min(max(value * scale, -_FAR), _FAR) for value in shape.box)
         corners = (round(x), round(y)), (round(x + w), round(y + h))
         cv2.rectangle(canvas, *corners, shape.colour, round(2 * unit))
     plates: list[tuple[int, int, int, int]] = []
-    for shape in reversed(objects):  # last, so that nothing hides them, and the best place first
+    # Labels are drawn last, so that no object hides them. The last object, which has the best
+    # score, chooses its place first.
+    for shape in reversed(objects):
         box = [min(max(value * scale, -_FAR), _FAR) for value in shape.box]
         plates.append(_put_label(canvas, shape, box, unit, plates))
     return canvas
@@ -88,8 +93,14 @@ def _put_label(
     unit: float,
     plates: list[tuple[int, int, int, int]],
 ) -> tuple[int, int, int, int]:
-    """Dark or light text on a plate at a corner of the box, inside the canvas and where no other
-    label is, if there is such a place; returns the plate's left, top, right, bottom."""
+    """Write the label on a filled plate at a corner of the box.
+
+    The plate lies inside the canvas. The function takes the first place where it overlaps none of
+    ``plates``, the labels drawn before, or the first place of all if every place overlaps one.
+
+    Returns:
+        Left, top, right and bottom of the plate in pixels.
+    """
     size, thick = 0.42 * unit, max(1, round(unit))
     (width, height), base = cv2.getTextSize(shape.label, _FONT, size, thick)
     width, tall = width + 4, height + base + 2
@@ -114,23 +125,35 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
 
 
 def class_colours(coco: COCO) -> dict[int, tuple[int, int, int]]:
-    """detectron2's colours but the dark ones, by class; what is in the images plays no part."""
+    """Category id -> B, G, R: detectron2's colours without the dark ones.
+
+    The colour of a class depends on its place among the sorted category ids, so it is the same in
+    every image.
+    """
     return {
         category_id: colour_of_class(index) for index, category_id in enumerate(sorted(coco.cats))
     }
 
 
 def colour_of_class(index: int) -> tuple[int, int, int]:
-    """B, G, R of the class with a contiguous number."""
+    """B, G, R of the class with the contiguous id ``index`` (0, 1, …)."""
     table = [colour for colour in colormap(rgb=False, maximum=255) if colour.max() > 150]
     return tuple(int(v) for v in table[(7 * index) % len(table)])
 
 
 def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnObject:
-    """An object of the ground truth, with its class's name."""
+    """The drawn object of an annotation; its label is the name of its class.
+
+    Args:
+        coco: the annotations' index.
+        annotation: one of its annotations.
+        colours: the dict that :func:`class_colours` returns.
+    """
     image = coco.imgs[annotation["image_id"]]
     code = None
-    with contextlib.suppress(ValueError):  # polygons of two points; the rest was checked
+    # Only polygons of two points raise here, and such an object has no mask: parse_coco_json and
+    # summarize_coco have checked everything else.
+    with contextlib.suppress(ValueError):
         code = compress(
             annotation.get("segmentation"), image["height"], image["width"],
             skip_short_polygons=True,
@@ -142,14 +165,14 @@ def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnOb
 def object_of_detection(
     coco: COCO, detection: dict, height_width: tuple[int, int], colours: dict, path: str
 ) -> DrawnObject:
-    """An object of :func:`detections_per_image`, with its class's name and its score.
+    """The drawn object of a detection; its label is the name of its class and its score.
 
     Args:
-        coco: the annotations, for the names.
-        detection: an entry of ``path``.
-        height_width: size of the image as it was read.
-        colours: of :func:`class_colours`.
-        path: the predictions, for the error.
+        coco: the annotations' index, which has the names of the classes.
+        detection: an entry of what :func:`detections_per_image` returns.
+        height_width: size of the image as it was read, in pixels.
+        colours: the dict that :func:`class_colours` returns.
+        path: path of the predictions, for error messages.
 
     Raises:
         InputError: the mask has another size than the image.
@@ -175,13 +198,18 @@ def _object(coco: COCO, entry: dict, code: dict | None, colours: dict, ending: s
 
 
 def detections_per_image(path: str, coco: COCO) -> dict[int, list[dict]]:
-    """Detections per image id, in ascending order of score (the best is drawn last).
+    """Read detections: image id -> its detections by ascending score (the best is drawn last).
+
+    Args:
+        path: path of a ``coco_instances_results.json``.
+        coco: the annotations' index, whose images and categories the detections must name.
 
     Raises:
         InputError: as :class:`~lambda_det.evaluation.detections.Detections`.
     """
     entries = read_detections(path)
-    # Of the annotations, the images and categories alone: objects without an area are drawn, too.
+    # GroundTruth checks annotations for evaluation, but drawing also accepts objects without an
+    # area, so it gets the images and categories only.
     truth = GroundTruth({**coco.dataset, "annotations": []}, "the annotations")
     Detections(entries, truth, f"predictions {path}")
     per_image: dict[int, list[dict]] = {}

@@ -1,4 +1,4 @@
-"""Networks as files that run without this package: TorchScript, ``torch.export``, ONNX."""
+"""Exports networks to files that run without this package: TorchScript, ``torch.export``, ONNX."""
 
 from lambda_det.export.checking import Difference, largest_difference
 from lambda_det.export.exporting import export_config

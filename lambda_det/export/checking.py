@@ -1,4 +1,4 @@
-"""Whether an exported file gives what the network gives."""
+"""Compares the outputs of an exported file with those of the network that it was made from."""
 
 from __future__ import annotations
 
@@ -16,30 +16,45 @@ Function = Callable[[Tensor], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one input: its size, the outputs, and how far the two are apart."""
+    """The result of comparing both on one input.
+
+    Attributes:
+        height, width: size of the input in pixels.
+        shapes: name of each output of the network -> its shape.
+        largest: the largest difference over all numbers of all outputs, absolute for numbers up to
+            1 and relative for larger ones; infinite if names or shapes differ.
+    """
 
     height: int
     width: int
     shapes: dict[str, tuple[int, ...]]
     largest: float
-    """Over all numbers of all outputs, of numbers above 1 as a share of them; infinite where a
-    shape differs."""
 
     @property
     def where(self) -> str:
+        """``height x width``, for messages."""
         return f"{self.height} x {self.width}"
 
 
 def largest_difference(
     network: Function, exported: Function, inputs: Iterable[Tensor]
 ) -> list[Difference]:
-    """Run both on every input (..., H, W) and compare all outputs by name.
+    """Run both functions on every input and compare their outputs by name.
 
-    A number that is NaN on one side only counts as infinitely different. Detections are compared
-    with the nearest one of their class: where scores are as good as equal, their order is not.
+    A number that is NaN on one side only counts as infinitely different. Each detection is compared
+    with the nearest one of the same class, because nearly equal scores can change the order of the
+    detections.
+
+    Args:
+        network: the original network, as a function from an input to named outputs.
+        exported: the exported file, as such a function.
+        inputs: tensors (..., H, W).
+
+    Returns:
+        One :class:`Difference` for each input.
 
     Raises:
-        InputError: the file cannot be run on an input.
+        InputError: the exported file cannot be run on an input.
     """
     differences = []
     for x in inputs:
@@ -47,7 +62,7 @@ def largest_difference(
             wanted = _on_cpu(network(x))
             try:
                 found = _on_cpu(exported(x))
-            except Exception as error:  # whatever PyTorch or onnxruntime raise
+            except Exception as error:  # PyTorch and onnxruntime raise many types
                 reason = str(error).strip().splitlines()[-1][:300]
                 raise InputError(
                     f"the exported file cannot be run at {x.shape[-2]} x {x.shape[-1]}: {reason}"
@@ -65,7 +80,7 @@ def largest_difference(
 
 
 def _on_cpu(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.cpu() for name, tensor in outputs.items()}  # onnxruntime's are there
+    return {name: tensor.cpu() for name, tensor in outputs.items()}
 
 
 def _difference(found: Tensor | None, wanted: Tensor) -> float:
@@ -80,7 +95,10 @@ def _difference(found: Tensor | None, wanted: Tensor) -> float:
 
 
 def _in_order_of(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The detections ``found``, each in the place of the nearest one of ``wanted``."""
+    """Reorder the detections ``found`` so that each matches the nearest detection of ``wanted``.
+
+    Distances are those of boxes and scores; detections of different classes never match.
+    """
     number = len(wanted["scores"])
     if len(found["scores"]) != number or not number:
         return found
@@ -90,5 +108,5 @@ def _in_order_of(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> M
     order = []
     for row in distances:
         order.append(int(row.argmin()))
-        distances[:, order[-1]] = math.inf  # taken
+        distances[:, order[-1]] = math.inf  # each detection is matched once
     return {name: tensor[order] for name, tensor in found.items()}

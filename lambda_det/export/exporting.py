@@ -1,4 +1,4 @@
-"""From a config and weights to a file that was run and compared."""
+"""Exports the network of a config to a file, runs the file and compares it with the network."""
 
 from __future__ import annotations
 
@@ -29,23 +29,31 @@ from lambda_det.export.forms import (
 from lambda_det.io import write_atomically
 
 MULTIPLE = 32
-"""Of the sides of what is exported: FPN takes no other, and detectron2 pads to it."""
+"""Height and width of an exported network's input are multiples of this many pixels: an FPN accepts
+no other sizes, and detectron2 pads to them."""
 
 TOLERANCE = 1e-4
+"""Largest difference that is accepted, see :class:`~lambda_det.export.checking.Difference`."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What came of an export."""
+    """The result of an export.
+
+    Attributes:
+        differences: one for each comparison.
+        written: whether the file was written, that is, whether no difference was too large.
+        threshold_lowered: whether the first half of ``differences`` was measured with
+            SCORE_THRESH_TEST 0, because the detector found nothing with the configured threshold.
+    """
 
     differences: list[Difference]
     written: bool
     threshold_lowered: bool = False
-    """Whether the first half was compared with SCORE_THRESH_TEST 0: as configured, nothing was
-    detected."""
 
     @property
     def largest(self) -> float:
+        """The largest of all differences."""
         return max(difference.largest for difference in self.differences)
 
 
@@ -58,23 +66,30 @@ def export_config(
     size: tuple[int, int] | None = None,
     tolerance: float = TOLERANCE,
 ) -> Export:
-    """Export the network of ``cfg`` with ``MODEL.WEIGHTS`` (random without), and compare.
+    """Export the network of ``cfg`` and compare the file with the network.
 
-    The file is run at ``size`` and at another one beside the network that it was made from; it is
-    put in its place only where no number differs by more than ``tolerance``.
+    The weights are those of ``MODEL.WEIGHTS``, or random if that is empty. Network and file are run
+    at ``size`` and at a second size. The file is written to ``output`` only if no number differs by
+    more than ``tolerance``.
 
     Args:
-        cfg: of a detector.
+        cfg: config of a detector.
         output: path of the file.
         format: one of :data:`lambda_det.export.formats.FORMATS`.
-        what: ``"backbone"`` (with its FPN; (1, C, H, W) as the meta-architecture gives it,
-            normalised and padded) or ``"detector"`` (one image (3, H, W) of 0 to 255).
-        size: (H, W), multiples of 32, at least 64; None = INPUT.MIN_SIZE_TEST rounded up, twice.
-        tolerance: largest absolute difference.
+        what: ``"backbone"`` (with its FPN; its input is (1, C, H, W), normalised and padded as the
+            meta-architecture does it) or ``"detector"`` (its input is one image (3, H, W) with
+            values from 0 to 255).
+        size: (H, W) in pixels, multiples of 32, at least 64; None = INPUT.MIN_SIZE_TEST, rounded up
+            to a multiple of 32, for both.
+        tolerance: largest difference that is accepted, see
+            :class:`~lambda_det.export.checking.Difference`.
+
+    Returns:
+        What was compared, and whether the file was written.
 
     Raises:
-        InputError: a wrong value, weights that cannot be read, or a model that the format cannot
-            hold.
+        InputError: an argument has a wrong value, the weights cannot be read, or the format cannot
+            hold the model.
     """
     formats.need(format)
     folder = os.path.dirname(output) or "."
@@ -86,7 +101,8 @@ def export_config(
     largest = bottom_up.max_size if isinstance(bottom_up, LambdaResNet) else None
     sizes = _two_sizes(cfg, size, largest)
     inputs = [_image(cfg, *sides, what=what, device=model.device) for sides in sizes]
-    example = max(inputs, key=Tensor.numel)  # torch.export ties what has one position to that size
+    # The larger one, because torch.export makes an axis of size 1, in a feature map, a constant.
+    example = max(inputs, key=Tensor.numel)
     if what == "backbone":
         network = BackboneForm(model.backbone).by_name
         made = partial(BackboneForm, model.backbone)
@@ -108,7 +124,7 @@ def export_config(
 
         differences = []
         nothing = what == "detector" and not any(len(network(x)["scores"]) for x in inputs)
-        if nothing:  # to compare: first the same with a threshold that lets boxes through
+        if nothing:  # then the comparison needs detections: compare also with threshold 0
             with _score_threshold(model, 0.0):
                 differences += compared()
         differences += compared()
@@ -123,7 +139,7 @@ def export_config(
 
 @contextlib.contextmanager
 def _score_threshold(model: nn.Module, threshold: float) -> Iterator[None]:
-    """With another MODEL.ROI_HEADS.SCORE_THRESH_TEST."""
+    """A context in which the heads of ``model`` use another MODEL.ROI_HEADS.SCORE_THRESH_TEST."""
     heads = [module for module in model.modules() if hasattr(module, "test_score_thresh")]
     before = [head.test_score_thresh for head in heads]
     for head in heads:
@@ -149,7 +165,10 @@ def _build(cfg: CfgNode) -> nn.Module:
 def _two_sizes(
     cfg: CfgNode, size: tuple[int, int] | None, largest: tuple[int, int] | None
 ) -> list[tuple[int, int]]:
-    """The size, and another: larger, or smaller where a global scope does not reach further."""
+    """The size to compare at, and a second one.
+
+    The second is larger, or smaller if a global scope covers at most ``largest``.
+    """
     side = -(-cfg.INPUT.MIN_SIZE_TEST // MULTIPLE) * MULTIPLE
     height, width = size or (max(side, 2 * MULTIPLE),) * 2
     limit = largest or (1 << 30, 1 << 30)
@@ -172,7 +191,7 @@ def _two_sizes(
 
 
 def _image(cfg: CfgNode, height: int, width: int, *, what: str, device: torch.device) -> Tensor:
-    """Something to look at, the same in every run: what a backbone is given, or an image."""
+    """A random input that is the same in every run: a backbone's (1, C, H, W) or an image."""
     channels = len(cfg.MODEL.PIXEL_MEAN)
     generator = torch.Generator().manual_seed(height * 10_000 + width)
     if what == "backbone":

@@ -1,4 +1,4 @@
-"""The formats: how a form is written into a file, and how that file is run again."""
+"""The file formats: functions that export a module to a file and functions that run the file."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ def write(
     multiple: int = 32,
     largest: tuple[int, int] | None = None,
 ) -> None:
-    """Export ``form`` for any H and W.
+    """Export ``form`` to a file that accepts any H and W.
 
     Args:
-        form: :class:`~lambda_det.export.forms.BackboneForm` or a detector's form.
-        example: an input; what is not H and W stays as it is in it.
-        path: to write to.
+        form: a :class:`~lambda_det.export.forms.BackboneForm`, or what
+            :func:`~lambda_det.export.forms.detector_form` returns.
+        example: an input. H and W are dynamic in the exported graph; the other axes keep the sizes
+            that they have in ``example``.
+        path: path of the file.
         format: one of :data:`FORMATS`.
         what: ``"backbone"`` or ``"detector"``.
-        multiple: of H and W, for ``torch.export``.
-        largest: H and W that a global scope covers; None = any.
+        multiple: H and W are multiples of this number; ``torch.export`` needs to know it.
+        largest: largest (H, W) that a global scope covers; None = any.
 
     Raises:
-        InputError: the format cannot hold it, or a package for it is missing.
+        InputError: the format cannot hold the model.
     """
     writer = _WRITERS.get((format, what))
     if writer is None:
@@ -55,10 +57,13 @@ def write(
 
 @contextlib.contextmanager
 def naming(format: str, what: str) -> Iterator[None]:
-    """Whatever PyTorch's exporters raise becomes one line; of what they warn is checked later.
+    """A context that turns errors of PyTorch's exporters into one line and hides their warnings.
+
+    The exporters warn of values that they record as constants. Running the file at a second size
+    checks this instead.
 
     Raises:
-        InputError: in place of any other error.
+        InputError: instead of any other exception.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,20 +80,26 @@ def naming(format: str, what: str) -> Iterator[None]:
 
 
 def read(path: str, format: str, names: Sequence[str]) -> Function:
-    """The file as a function of one input to named outputs.
+    """Load the file as a function from one input to named outputs.
 
-    Only for a file that this process has written: a TorchScript or ``torch.export`` file is code.
+    Loading a TorchScript or ``torch.export`` file can run code, so use this only for a file that
+    this process has written.
+
+    Args:
+        path: path of the file.
+        format: one of :data:`FORMATS`.
+        names: names of the outputs, in order.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is on its way out
+        warnings.simplefilter("ignore")  # PyTorch warns that TorchScript is deprecated
         return _READERS[format](path, names)
 
 
 def need(format: str) -> None:
-    """Check that what a format needs is installed.
+    """Check that the packages which a format needs are installed.
 
     Raises:
-        InputError: it is not; the line names the packages.
+        InputError: a package is missing; the message names all that are.
     """
     if format != "onnx":
         return
@@ -109,8 +120,10 @@ def _torchscript(form: nn.Module, example: Tensor, path: str, *_sizes: object) -
 
 
 def _sides(multiple: int, largest: tuple[int, int] | None) -> dict[int, object]:
-    """Axis -> dimension, in multiples of what the network needs; 1 as a size is a case of its
-    own for ``torch.export``."""
+    """Axis -> dynamic dimension for ``torch.export``, a multiple of ``multiple``.
+
+    The smallest factor is 2, because ``torch.export`` treats the size 1 as a constant.
+    """
     dimensions = {}
     for axis, name in ((2, "H"), (3, "W")):
         limit = {} if largest is None else {"max": largest[axis - 2] // multiple}
@@ -147,7 +160,7 @@ def _onnx_of_backbone(
 
 
 def _onnx_of_detector(form: nn.Module, example: Tensor, path: str, *_sizes: object) -> None:
-    # The exporter of old: torchvision's NMS and RoIAlign have their symbols there.
+    # The older exporter (dynamo=False), for which torchvision defines NMS and RoIAlign.
     torch.onnx.export(
         form,
         (example,),

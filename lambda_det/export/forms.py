@@ -1,4 +1,4 @@
-"""What is exported: a backbone or a detector with one tensor in and named tensors out."""
+"""The modules that are exported: a backbone or a detector as a function of one tensor."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lambda_det.compat import tracing_adapter
 from lambda_det.errors import InputError
 
 FIELDS = ("pred_boxes", "pred_classes", "pred_masks", "scores")
-"""What a detector gives, in this order; without ``pred_masks`` where it has no mask head."""
+"""The outputs of a detector, in this order; without ``pred_masks`` if it has no mask head."""
 
 
 class BackboneForm(nn.Module):
-    """A backbone, with or without FPN: (N, C, H, W) -> its features as a tuple.
+    """A backbone, with or without FPN, that maps (N, C, H, W) to its features as a tuple.
 
     Args:
-        backbone: put into evaluation mode.
+        backbone: the backbone; it is put into evaluation mode.
 
     Attributes:
-        names: of the features, in the order of the tuple.
+        names: names of the features, in the order of the tuple.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -36,25 +36,26 @@ class BackboneForm(nn.Module):
         return tuple(features[name] for name in self.names)
 
     def by_name(self, x: Tensor) -> dict[str, Tensor]:
-        """The features as the backbone gives them."""
+        """The features as a dict, as the backbone returns them."""
         return self.backbone(x)
 
 
 def detector_form(model: nn.Module, example: Tensor) -> nn.Module:
-    """A detector of one image: (3, H, W), as detectron2's ``"image"`` -> :data:`FIELDS`.
+    """Make a module that maps one image (3, H, W) to the detections :data:`FIELDS` in it.
 
-    Boxes are in pixels of that image and masks are what the head gives (28 x 28 for each box):
-    nothing is scaled back to another image.
+    The image is what detectron2 calls ``"image"`` in the input of a model. Boxes are in pixels of
+    this image and masks are the output of the mask head (28 x 28 for each box): nothing is scaled
+    to the size of another image.
 
     Args:
-        model: in evaluation mode.
-        example: (3, H, W), an image.
+        model: a detector in evaluation mode.
+        example: an image (3, H, W).
 
     Returns:
-        The module to trace, with ``names`` of its outputs.
+        The module to trace; its attribute ``names`` holds the names of its outputs.
 
     Raises:
-        InputError: a kind of detector that cannot be exported so.
+        InputError: this kind of detector cannot be exported as a whole.
     """
     check_detector(model)
     names = tuple(n for n in FIELDS if n != "pred_masks" or model.roi_heads.mask_on)
@@ -65,7 +66,7 @@ def detector_form(model: nn.Module, example: Tensor) -> nn.Module:
 
 def check_detector(model: nn.Module) -> None:
     """Raise InputError for a kind of detector that cannot be exported as a whole."""
-    # Panoptic FPN is one with another inference.
+    # Panoptic FPN is a subclass of GeneralizedRCNN with another inference method.
     if getattr(type(model), "inference", None) is not GeneralizedRCNN.inference:
         raise InputError(
             f"--what detector: MODEL.META_ARCHITECTURE={type(model).__name__!r} cannot be exported "
@@ -74,14 +75,17 @@ def check_detector(model: nn.Module) -> None:
 
 
 def detect(model: nn.Module, image: Tensor) -> dict[str, Tensor]:
-    """What a detector sees in an image (3, H, W), as tensors by name."""
+    """Run a detector on an image (3, H, W) and return its detections as tensors by name."""
     fields = model.inference([{"image": image}], do_postprocess=False)[0].get_fields()
-    # detectron2 sorts the names of a dict.
+    # FIELDS is in alphabetical order because detectron2's adapter sorts the keys of this dict.
     return {n: value.tensor if isinstance(value, Boxes) else value for n, value in fields.items()}
 
 
 def _with_plain_group_norms(model: nn.Module) -> nn.Module:
-    """A copy for onnxruntime, whose reshape inside GroupNorm fails without any box."""
+    """A copy of ``model`` in which plain operators replace GroupNorm.
+
+    GroupNorm is exported to ONNX with a reshape that fails in onnxruntime if there is no box.
+    """
     model = copy.deepcopy(model)
     for module in list(model.modules()):
         for name, child in module.named_children():

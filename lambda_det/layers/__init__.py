@@ -1,4 +1,4 @@
-"""The mathematics: PyTorch and torchvision only, nothing of detectron2."""
+"""The lambda layer and its parts, built on PyTorch and torchvision without detectron2."""
 
 from lambda_det.layers.lambda_layer import LambdaLayer
 from lambda_det.layers.position_lambda import position_lambda

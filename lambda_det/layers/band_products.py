@@ -1,17 +1,19 @@
-"""The position lambda in swapped order, as products of banded matrices, and its gradients.
+"""The position lambda with query x embedding first, as products of banded matrices.
 
     A[n,h,p,u,d] = sum_k q[n,h,k,p] E[k,u,d]
     y[n,h,v,p] = sum_u sum_d A[n,h,p,u,d] V[n,u,v,p+d]
 
-One row of the image is worked on at a time, cut into tiles of some columns. All queries of a tile,
-of all heads, look into one window: the second sum is a product of a matrix (queries x positions of
-the window) with V. That matrix is a band, each row the one above shifted by one. A view with
-strides along the diagonals moves A into the band, or the gradient out of it; the rest of the
-matrix stays zero. Rows of the window outside the image are left out, and so are columns, where the
-window stays as wide as the embedding.
+The functions work on one row of the image at a time, which is cut into tiles of a few columns. All
+queries of a tile, of all heads, need values from one window, so the second sum is a product of a
+matrix (queries x positions of the window) with V. That matrix is banded: its non-zero entries lie
+on diagonals, because the neighbourhood moves by one column from query to query. A view with strides
+along the diagonals copies A into the band, or the gradient out of it; the rest of the matrix stays
+zero. Rows of the window outside the image are left out. Columns outside the image are left out as
+long as the window stays at least as wide as the embedding.
 
-Nothing here knows of autograd. Sums are taken in at least float32, products of halves are exact
-there.
+This module does not use autograd: it holds the forward pass and the gradients as plain functions,
+which :mod:`lambda_det.layers.banded` makes an operator. Sums are taken in at least float32, in
+which products of two half-precision numbers are exact.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ from lambda_det.layers.band_tiles import (
 from lambda_det.layers.precision import at_least_float32, common_dtype
 
 WIDEST_TILE = 14
-"""Columns. Wider tiles spend more on the zeros beside the band; with narrower ones the products
-are too small to be fast."""
+"""Largest number of columns of a tile. Wider tiles waste more multiplications on the zeros beside
+the band; the matrix products of narrower tiles are too small to be fast."""
 
 BAND_BYTES = 4 * 2**20
-"""Most memory for bands: as many images are worked on together as need no more, but one at least,
-whose row needs W * h * rh * (about rw + 14) numbers."""
+"""Memory bound of the bands, in bytes. As many images are processed together as stay below it, but
+at least one, whose row needs W * h * rh * (about rw + 14) numbers."""
 
 _ALIGN = 16
 _QUERIES = (4, 3, 0, 1, 2, 5)  # row, k, tile, image, h, column
@@ -46,10 +48,11 @@ _VALUES = (4, 0, 1, 3, 2, 5)  # row, tile, image, v, h, column
 
 
 def position_forward(query: Tensor, value: Tensor, embedding: Tensor, output: Tensor) -> None:
-    """Fill ``output`` (N, h, v, H, W), of any floating type, with the position lambdas applied.
+    """Compute :func:`lambda_det.layers.position_lambda` and write the result into ``output``.
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
+        output: (N, h, v, H, W), of any floating-point dtype; it is overwritten.
     """
     dtype = at_least_float32(common_dtype(query, value, embedding))
     table = _table(embedding, dtype)
@@ -80,11 +83,14 @@ def position_forward(query: Tensor, value: Tensor, embedding: Tensor, output: Te
 def position_backward(
     gradient: Tensor, query: Tensor, value: Tensor, embedding: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query, value and embedding, each in its own type.
+    """The gradients with respect to query, value and embedding.
 
     Args:
-        gradient: of the output, (N, h, v, H, W).
+        gradient: gradient of the output, (N, h, v, H, W).
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
+
+    Returns:
+        Three tensors, each with the shape and dtype of its argument.
     """
     dtype = at_least_float32(common_dtype(query, value, embedding))
     table = _table(embedding, dtype)
@@ -138,13 +144,15 @@ def position_backward(
 
 
 class Products:
-    """Memory for A, or its gradient, of one row of the images; (items * queries, taps).
+    """Memory for A, or its gradient, of one row of the images: (items * queries, taps).
+
+    An item is one tile of one image; a tap is one offset of the window.
 
     Args:
-        query: of the images that are worked on, (N, h, k, H, W).
+        query: queries of the images that are processed together, (N, h, k, H, W).
         embedding: (k, u, rh, rw).
-        tiling: of the columns. An item is a tile of an image.
-        dtype: to compute in.
+        tiling: how the columns are cut into tiles.
+        dtype: the dtype to compute in.
     """
 
     def __init__(self, query: Tensor, embedding: Tensor, tiling: Tiling, dtype) -> None:
@@ -158,18 +166,23 @@ class Products:
         self.now = self._memory
 
     def compute(self, queries: Tensor, embedded: Tensor) -> None:
-        """A = (k, items * queries)^T x (k, taps), in place of the one before."""
+        """Compute A = queries^T x embedded and overwrite the previous A.
+
+        Args:
+            queries: (k, items * queries).
+            embedded: (k, taps), columns of the embedding table.
+        """
         rows = queries.shape[1]
         out = self._memory[: rows * embedded.shape[1]].view(rows, -1)
         self.now = torch.mm(queries.t(), embedded, out=out)
 
 
 class Band:
-    """Memory for the bands of a group of tiles, made once and used for every row of the image.
+    """Memory for the banded matrices of a group of tiles, reused for every row of the image.
 
     Args:
-        group: of tiles.
-        products: A, which the band is filled from and which its gradient goes to.
+        group: the tiles.
+        products: A, from which the band is filled and into which its gradient is written.
     """
 
     def __init__(self, group: Group, products: Products) -> None:
@@ -179,8 +192,9 @@ class Band:
         self._stride = band_stride(
             (products.embedding_rows, products.embedding_columns), group.window
         )
-        # The diagonals of a tile's first and last queries begin before and end behind the window
-        # where that is cut; in front of the first row and behind the last there must be memory.
+        # If the image's edge cuts the window, the diagonals of a tile's first and last queries
+        # begin before the window or end after it. Views of them then reach outside the matrices,
+        # so there must be memory before the first row and after the last one.
         self._front = -(-products.embedding_columns // _ALIGN) * _ALIGN
         size = self._count * products.queries * self._stride + 2 * self._front
         self._band = products.now.new_zeros(size)
@@ -191,8 +205,11 @@ class Band:
         ]
 
     def _inside(self, shift: int) -> Tensor | None:
-        """(column of the tile, 1, column of the embedding): 1 inside the window, 0 outside; None
-        where all is inside."""
+        """A mask (column of the tile, 1, column of the embedding): 1 inside the window, 0 outside.
+
+        Returns:
+            The mask, or None if all entries are inside.
+        """
         columns = self._products.embedding_columns
         column = torch.arange(self._products.width)[:, None] + torch.arange(columns)
         column = column + shift - columns // 2
@@ -200,24 +217,27 @@ class Band:
         return None if inside.all() else inside[:, None].to(self._band)
 
     def positions(self, rows: slice) -> slice:
-        """Positions of a window for rows of the image."""
+        """The positions of a window that belong to these rows of the image."""
         return slice(rows.start * self.group.window, rows.stop * self.group.window)
 
     def fill(self) -> Tensor:
-        """The bands (items, queries, rows * window) of A, in place of those before.
+        """Copy A into the bands, over the previous row's values.
 
-        What is not on the diagonals is zero from the beginning: rows of the band have a place of
-        their own, however many rows of the window are used.
+        Entries off the diagonals are zero from the start and stay so: each row of a band keeps its
+        address, however many rows of the window are used.
+
+        Returns:
+            The bands (items, queries, rows * window).
         """
         for products, diagonals, inside in self._views(self._band, self._stride):
             if inside is None:
                 diagonals.copy_(products)
-            else:  # What would leave a cut window lands beside the band in a neighbouring row
+            else:  # An entry outside a cut window would overwrite a zero of a neighbouring row.
                 torch.mul(products, inside, out=diagonals)
         return self._matrices(self._band, self._stride)
 
     def take_gradient(self, gradients: Tensor, windows: Tensor) -> None:
-        """Put the gradient of A in its place, where that of the bands is gradients^T x windows.
+        """Compute the bands' gradient, gradients^T x windows, and copy A's gradient over A.
 
         Args:
             gradients: (items, v, queries).
@@ -239,15 +259,15 @@ class Band:
         return self._products.now.shape[1] // self._products.embedding_columns
 
     def _matrices(self, memory: Tensor, stride: int) -> Tensor:
-        """(items, queries, rows * window)."""
+        """The matrices (items, queries, rows * window) in ``memory``."""
         queries = self._products.queries
         size = (self._count, queries, self._window_rows * self.group.window)
         return memory.as_strided(size, (queries * stride, stride, 1), self._front)
 
     def _views(self, memory: Tensor, stride: int) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """For tiles whose windows lie alike: A and the diagonals that it belongs on, both
-        (items * h, column of the tile, row of the window, column of the embedding); what of it is
-        inside the window."""
+        """For each run of tiles with the same ``start - left``: A, the diagonals that hold it, and
+        the mask of :meth:`_inside`. A and diagonals are views (items * h, column of the tile, row
+        of the window, column of the embedding)."""
         products, width = self._products, self._products.width
         shape = (-1, width, self._window_rows, products.embedding_columns)
         per_tile = products.batch * products.heads
@@ -264,13 +284,16 @@ class Band:
 
 
 def band_stride(embedding: tuple[int, int], window: int) -> int:
-    """Numbers from one row of a band to the next: some are free in between, see ``Band.fill``."""
+    """The stride, in numbers, from one row of a band to the next.
+
+    It is larger than a row: the numbers in between are unused, see :meth:`Band.fill`.
+    """
     rows, columns = embedding
     return -(-(rows * window + columns // 2) // _ALIGN) * _ALIGN
 
 
 def _chunks(query: Tensor, embedding: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tiling]]:
-    """Images that are worked on together, and the tiling of their columns."""
+    """Slices of images that are processed together, with the tiling of their columns."""
     batch, heads, _, _, width = query.shape
     tiling = cut(width, embedding.shape[3], WIDEST_TILE)
     numbers = sum(
@@ -283,7 +306,8 @@ def _chunks(query: Tensor, embedding: Tensor, dtype: torch.dtype) -> Iterator[tu
 
 
 def _rows(height: int, embedding: Tensor) -> Iterator[tuple[int, slice, slice]]:
-    """For each row of the image: its number, columns of the table, rows of the window."""
+    """For each row of the image: its index, the slice of the table's columns whose offsets stay
+    inside the image, and the slice of image rows that its window covers."""
     reach, columns = embedding.shape[2] // 2, embedding.shape[3]
     for y in range(height):
         top, bottom = max(0, y - reach), min(height, y + reach + 1)
@@ -292,5 +316,5 @@ def _rows(height: int, embedding: Tensor) -> Iterator[tuple[int, slice, slice]]:
 
 
 def _table(embedding: Tensor, dtype: torch.dtype) -> Tensor:
-    """(u, k, rh * rw), contiguous."""
+    """The embedding as a contiguous table (u, k, rh * rw)."""
     return embedding.transpose(0, 1).to(dtype).contiguous().flatten(2)

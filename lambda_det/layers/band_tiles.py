@@ -1,4 +1,4 @@
-"""The columns of an image cut into tiles, each with the window that its queries look into."""
+"""Cuts the columns of an image into tiles, each with the window that its queries need."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Tile:
-    """Some columns of an image.
+    """Neighbouring columns of an image, and where their window starts.
 
     Attributes:
-        start: its first column.
-        columns: how many of its columns lie inside the image; the last tile may have fewer.
+        start: first column of the tile.
+        columns: number of its columns inside the image; only the last tile may have fewer than
+            :attr:`Tiling.width`.
         left: column of the image where its window starts.
     """
 
@@ -27,12 +28,13 @@ class Tile:
 
 @dataclass(frozen=True)
 class Group:
-    """Tiles whose windows are of one width.
+    """Tiles whose windows have the same width.
 
     Attributes:
-        first: place of its first tile in :attr:`Tiling.tiles`.
-        tiles: its tiles; those whose windows start as far to the left of them stand together.
-        window: columns of a window. It may end beyond the image, where there are zeros.
+        first: index of its first tile in :attr:`Tiling.tiles`.
+        tiles: its tiles; tiles with the same distance ``start - left`` follow one another.
+        window: number of columns of a window. A window may end beyond the image; the columns
+            outside are zeros.
     """
 
     first: int
@@ -41,11 +43,12 @@ class Group:
 
     @property
     def places(self) -> slice:
-        """Where in :attr:`Tiling.tiles`."""
+        """The indices of the group's tiles in :attr:`Tiling.tiles`."""
         return slice(self.first, self.first + len(self.tiles))
 
     def runs(self) -> Iterator[tuple[slice, int]]:
-        """Places in the group of tiles whose windows lie alike, and ``start - left`` of these."""
+        """Runs of tiles with the same ``start - left``: their indices in the group, and that
+        distance in columns."""
         begin = 0
         for place in range(1, len(self.tiles) + 1):
             shift = self.tiles[begin].start - self.tiles[begin].left
@@ -59,11 +62,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Tiling:
-    """All tiles of an image, of one width, by the width of their windows.
+    """All tiles of an image, grouped by the width of their windows.
 
     Attributes:
-        width: columns of a tile.
-        groups: of tiles.
+        width: number of columns of every tile.
+        groups: the groups; each tile is in one of them.
     """
 
     width: int
@@ -80,10 +83,10 @@ def cut(width: int, taps: int, widest: int) -> Tiling:
     """Cut an image into as few tiles as ``widest`` allows.
 
     Args:
-        width: columns of the image.
-        taps: columns of the embedding, odd. A window is the tile and ``taps // 2`` columns on
-            either side, without what is outside the image, but never narrower than ``taps``.
-        widest: most columns of a tile.
+        width: number of columns of the image.
+        taps: number of columns of the embedding, odd. A window holds the tile and ``taps // 2``
+            columns on either side, without columns outside the image, but at least ``taps``.
+        widest: largest number of columns of a tile.
     """
     reach = taps // 2
     columns = -(-width // -(-width // widest))
@@ -91,7 +94,8 @@ def cut(width: int, taps: int, widest: int) -> Tiling:
     for start in range(0, width, columns):
         left = max(0, start - reach)
         right = start + columns + reach
-        # One that ends at the image's edge is as wide as one that begins there, for one group.
+        # The last window may end beyond the image: it is then as wide as the first one, which
+        # begins at the image's edge, and both are in one group.
         window = max(taps, min(right, -(-width // columns) * columns) - left)
         tile = Tile(start, min(columns, width - start), left)
         by_window.setdefault(window, []).append(tile)
@@ -104,11 +108,14 @@ def cut(width: int, taps: int, widest: int) -> Tiling:
 
 
 def gather_tiles(x: Tensor, tiling: Tiling, order: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """The tiles of ``x`` (N, h, c, H, W); zeros where one ends beyond the image.
+    """Copy the tiles of ``x`` (N, h, c, H, W); columns beyond the image are zeros.
 
     Args:
-        order: permutation of (tile, image, h, c, row, column).
-        dtype: of what is returned.
+        x: queries, values or gradients of all images.
+        tiling: the tiles.
+        order: order of the axes of the result, a permutation of the axes (tile, image, h, c, row,
+            column).
+        dtype: dtype of the result.
     """
     tiles = tiling.tiles
     shape = (len(tiles), *x.shape[:-1], tiling.width)
@@ -120,7 +127,7 @@ def gather_tiles(x: Tensor, tiling: Tiling, order: tuple[int, ...], dtype: torch
 
 
 def scatter_tiles(tiles: Tensor, tiling: Tiling, order: tuple[int, ...], into: Tensor) -> None:
-    """Write gathered ``tiles`` of that order back into a tensor of the image's size."""
+    """Write ``tiles``, laid out as :func:`gather_tiles` does, into ``into`` (N, h, c, H, W)."""
     for inside, columns in _tile_views(tiles, into, tiling, order):
         columns.copy_(inside)
 
@@ -128,7 +135,10 @@ def scatter_tiles(tiles: Tensor, tiling: Tiling, order: tuple[int, ...], into: T
 def _tile_views(
     gathered: Tensor, x: Tensor, tiling: Tiling, order: tuple[int, ...]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Views of gathered tiles and of the image that hold the same, neighbouring tiles together."""
+    """Pairs of views, of the gathered tiles and of the image, that stand for the same columns.
+
+    Neighbouring tiles share one pair, so that few copies are made.
+    """
     gathered = gathered.permute([order.index(axis) for axis in range(len(order))])
     tiles = tiling.tiles
     begin = 0
@@ -153,7 +163,11 @@ def _run_views(
 
 
 def gather_windows(value: Tensor, group: Group, dtype: torch.dtype) -> Tensor:
-    """The windows of a group out of (N, u, v, H, W): (u, tiles * N, v, H * window)."""
+    """Copy the windows of a group from ``value`` (N, u, v, H, W).
+
+    Returns:
+        (u, tiles * N, v, H * window).
+    """
     batch, depth, channels, height, width = value.shape
     shape = (depth, len(group.tiles), batch, channels, height, group.window)
     is_inside = all(tile.left + group.window <= width for tile in group.tiles)
@@ -166,11 +180,12 @@ def gather_windows(value: Tensor, group: Group, dtype: torch.dtype) -> Tensor:
 
 
 def add_windows(windows: Tensor, group: Group, into: Tensor) -> None:
-    """Add (u, tiles * N, H * window, v) to where windows come from; what is beyond the image is
-    left out.
+    """Add windows to the columns of the image that they cover; columns outside it are dropped.
 
     Args:
-        into: (u, N, H, W, v).
+        windows: (u, tiles * N, H * window, v).
+        group: the tiles of these windows.
+        into: (u, N, H, W, v), changed in place.
     """
     depth, batch, height, _, channels = into.shape
     windows = windows.view(depth, len(group.tiles), batch, height, group.window, channels)

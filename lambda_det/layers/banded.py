@@ -1,8 +1,8 @@
-"""The ``"banded"`` back end: an operator with a gradient of its own around ``band_products``.
+"""The ``"banded"`` back end: a custom operator with its own backward around ``band_products``.
 
-Saved for the backward pass are query, value and embedding, as they came; everything else is
-computed again. To autograd, autocast and ``torch.compile`` it is one operator, so that none of
-them looks inside.
+The operator saves only its inputs query, value and embedding for the backward pass, which computes
+everything else again. Because it is one operator (``torch.library.custom_op``), autograd, autocast
+and ``torch.compile`` do not look inside.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from lambda_det.layers.precision import at_least_float32, common_dtype, without_
 
 
 def banded(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """The position lambda by matrix products in swapped order.
+    """The position lambda by products of banded matrices (:mod:`lambda_det.layers.band_products`).
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`.
 
     Returns:
-        (N, h, v, H, W) in the common type of query and value, but at least float32, as the sums
-        are; channels last where the value's are.
+        (N, h, v, H, W) in the common dtype of query and value, but at least float32, in which the
+        sums are taken. Its memory is channels last if the value's is.
     """
     return _banded(query, value, embedding)
 
@@ -39,7 +39,8 @@ def _new_output(query: Tensor, value: Tensor) -> Tensor:
     return query.new_empty(batch, heads, channels, height, width, dtype=dtype)
 
 
-# PyTorch 2.4 cannot take the schemas from annotations that are text (see the first import).
+# PyTorch 2.4 cannot infer the schema from annotations that are strings, as they are under
+# `from __future__ import annotations`, so each schema is written out.
 @torch.library.custom_op(
     "lambda_det::position_lambda_banded",
     mutates_args=(),
@@ -84,7 +85,8 @@ def _save(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
 def _gradients(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
     if not torch.is_grad_enabled():
         return _banded_backward(gradient, *ctx.saved_tensors)
-    # A gradient that is to be differentiated again: by the operators of another back end.
+    # With create_graph=True this gradient is differentiated again. The operator has no second
+    # derivative, so the differentiable operators of "conv" compute the gradient instead.
     saved, needed = ctx.saved_tensors, ctx.needs_input_grad
     wanted = [tensor for tensor, need in zip(saved, needed, strict=True) if need]
     with without_autocast(gradient):

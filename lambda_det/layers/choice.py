@@ -1,7 +1,7 @@
-"""Which back end ``"auto"`` takes: one rule with one number.
+"""The rule by which ``backend="auto"`` chooses a back end; it has one threshold.
 
 Nothing is timed at run time, so the choice, and with it the last bits of the result, is the same in
-every run. ``"reference"`` is never taken.
+every run. The rule never chooses ``"reference"``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,34 @@ from torch import Tensor
 from lambda_det.layers.recording import is_fixed
 
 LEAST_PRODUCTS = 4_000_000
-"""Multiply-adds of the convolution from which on training takes ``"banded"`` on a CPU.
+"""On a CPU, training uses ``"banded"`` if the convolution has at least this many multiply-adds.
 
-The backward pass of the convolution costs several times that of ``"banded"``: with 1 to 4 heads a
-training step was 1.3 to 4 times as fast with ``"banded"`` at every size that was measured from 17
-million on; with 16 heads it was slower. Up to 0.8 million the many small calls of ``"banded"``
-outweigh that. In inference either can be faster, the convolution at more of the sizes, so that
-takes the convolution.
+The backward pass of the convolution costs several times that of ``"banded"``. With 1 to 4 heads a
+training step was 1.3 to 4 times as fast with ``"banded"`` at every measured size from 17 million
+multiply-adds on; with 16 heads it was slower. At up to 0.8 million the many small calls of
+``"banded"`` outweigh the gain. In inference either back end can be faster, but the convolution is
+faster at more of the sizes, so inference uses the convolution.
 """
 
 
 def choose_backend(query: Tensor, value: Tensor, embedding: Tensor, available: set[str]) -> str:
-    """The back end to take.
+    """Choose the back end for these arguments.
 
-    On a CPU ``"banded"`` where a gradient is wanted and the sum has at least
-    :data:`LEAST_PRODUCTS`, ``"conv"`` elsewhere. A graph that is compiled for any size gets
-    ``"banded"`` there, whatever the sizes that come. On any other device ``"conv"``.
+    On a CPU the choice is ``"banded"`` if a gradient is needed and the convolution has at least
+    :data:`LEAST_PRODUCTS` multiply-adds, and ``"conv"`` otherwise. A graph that is compiled for
+    dynamic sizes always gets ``"banded"`` on a CPU. On a GPU, and where ``"banded"`` is not
+    available, the choice is ``"conv"``.
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`, the embedding
             cropped to the image.
         available: names of the back ends that can run.
+
+    Returns:
+        ``"banded"`` or ``"conv"``.
     """
-    # On a GPU the convolution, too: "triton" is tested with Triton's interpreter, but has not been
-    # timed (tools/benchmark.py layers --device cuda), so it is taken on request only.
+    # "triton" is tested with Triton's interpreter but has not been timed
+    # (tools/benchmark.py layers --device cuda), so "auto" uses the convolution on a GPU.
     if query.is_cuda or "banded" not in available:
         return "conv"
     if not all(is_fixed(query.shape[axis]) for axis in (0, 3, 4)):

@@ -11,7 +11,7 @@ from lambda_det.layers.recording import plain_operators
 
 
 def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
-    """Apply to every query the one content lambda of its image.
+    """Apply the content lambda of each image to all queries of that image.
 
     Args:
         query: (N, h, k, H, W).
@@ -19,16 +19,17 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         value: (N, u, v, H, W).
 
     Returns:
-        (N, h, v, H, W), channels last where the queries' are, otherwise contiguous; in the common
-        type but at least float32, as the sums are.
+        (N, h, v, H, W) in the common dtype of the arguments, but at least float32, in which the
+        sums are taken. Its memory is channels last if the queries' is, otherwise contiguous.
     """
     if plain_operators():
-        # Two einsums, which fvcore counts right, as it does not count a broadcast product.
+        # fvcore counts the multiply-adds of these two einsums correctly; it does not count a
+        # broadcast product.
         dtype = at_least_float32(common_dtype(query, weights, value))
         query, weights, value = (tensor.to(dtype) for tensor in (query, weights, value))
         lambdas = torch.einsum("nukm,nuvm->nkv", weights, value.flatten(-2))
         return torch.einsum("nhkyx,nkv->nhvyx", query, lambdas)
-    # All of u at once: positions of every set side by side.
+    # The sum over u and over the positions is one sum: u and the positions become one axis.
     keys = weights.transpose(1, 2).flatten(2)
     values = value.flatten(-2).transpose(1, 2).flatten(2)
     lambdas = _product(values, keys.transpose(1, 2))
@@ -41,7 +42,7 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """The matrix product in at least float32."""
+    """The matrix product of ``left`` and ``right``, computed in at least float32."""
     dtype = at_least_float32(common_dtype(left, right))
     if left.dtype == right.dtype == dtype:
         return left @ right
@@ -49,7 +50,10 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
 
 
 class _ProductOfHalves(torch.autograd.Function):
-    """A matrix product that keeps its factors for the backward pass as they came, not converted."""
+    """A matrix product in float32 that saves its half-precision factors for the backward pass.
+
+    Autograd would save the factors that were converted to float32, which take twice the memory.
+    """
 
     @staticmethod
     def forward(ctx, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

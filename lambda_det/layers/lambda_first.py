@@ -1,4 +1,8 @@
-"""The position lambda as the paper writes it: sum embedding x value, then apply to the queries."""
+"""The position lambda in the paper's order: first the lambdas, then their product with the queries.
+
+The lambdas are the sums of embedding x value (arXiv:2102.08602, section 3). This module holds the
+back ends ``"reference"`` and ``"conv"``.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,16 @@ from lambda_det.layers.precision import at_least_float32, common_dtype
 from lambda_det.layers.recording import plain_operators
 
 LAMBDA_BYTES = 8 * 2**20
-"""Most memory for lambdas that are not kept, where those of one v need no more."""
+"""In inference, ``conv`` computes the lambdas of as many value channels at a time as fit into this
+many bytes, and of at least one."""
 
 
 def reference(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """The sum as written: one shifted copy of the values for each offset of the window."""
+    """The sum as written, with one shifted copy of the values for each offset of the window.
+
+    The arguments are those of :func:`lambda_det.layers.position_lambda`; the result is in at least
+    float32.
+    """
     query, value, embedding = _in_one_type(query, value, embedding)
     rows, columns = embedding.shape[-2:]
     height, width = value.shape[-2:]
@@ -28,10 +37,12 @@ def reference(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 
 def conv(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """One conv2d with u input and k output channels, v folded into the batch.
+    """One conv2d with u input and k output channels; v is folded into the batch axis.
 
-    Never a Conv3d: the same sum is several times slower there (reference: pytorch#166643). Where no
-    gradient is wanted, some of the v are done at a time, so that their lambdas stay in the cache.
+    A Conv3d would give the same sum several times slower (pytorch#166643). If no gradient is
+    needed, the function works on some of the value channels at a time, so that their lambdas stay
+    in the processor's cache. The arguments are those of
+    :func:`lambda_det.layers.position_lambda`; the result is in at least float32.
     """
     query, value, embedding = _in_one_type(query, value, embedding)
     with_gradient = torch.is_grad_enabled() and any(
@@ -45,19 +56,19 @@ def conv(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 
 def _lambdas(value: Tensor, embedding: Tensor) -> Tensor:
-    """(N, v, k, H, W)."""
+    """The position lambdas (N, v, k, H, W) of all positions."""
     depth = value.shape[2]
     folded = value.transpose(1, 2).flatten(0, 1)
-    # Odd windows: on either side half of what is not the middle.
     padding = [embedding.shape[2] // 2, embedding.shape[3] // 2]
     lambdas = F.conv2d(folded, embedding, padding=padding)
-    return lambdas.unflatten(0, [-1, depth])  # no size by its number: some exporters keep those
+    return lambdas.unflatten(0, [-1, depth])  # -1: some exporters would fix the number N
 
 
 def _apply(query: Tensor, lambdas: Tensor) -> Tensor:
-    """(N, h, v, H, W): the sum over k, one k at a time.
+    """Apply the lambdas to the queries; the result (N, h, v, H, W) is summed one k at a time.
 
-    An einsum would multiply one small matrix for each position, copied or not from far apart.
+    An einsum would run one small matrix product for each position, whose operands lie far apart in
+    memory.
     """
     output = query[:, :, None, 0] * lambdas[:, None, :, 0]
     for k in range(1, query.shape[2]):
@@ -66,6 +77,6 @@ def _apply(query: Tensor, lambdas: Tensor) -> Tensor:
 
 
 def _in_one_type(*tensors: Tensor) -> list[Tensor]:
-    """In the type that sums are taken in."""
+    """Convert the tensors to their common dtype, at least float32, in which sums are taken."""
     dtype = at_least_float32(common_dtype(*tensors))
     return [tensor.to(dtype) for tensor in tensors]

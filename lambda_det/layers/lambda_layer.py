@@ -13,7 +13,7 @@ from lambda_det.layers.memory_layout import guard_gradient
 from lambda_det.layers.norm import Norm, make_norm
 from lambda_det.layers.position_lambda import BACKEND_NAMES, position_sums
 from lambda_det.layers.precision import at_least_float32, without_autocast
-from lambda_det.layers.recording import leaves_python
+from lambda_det.layers.recording import is_exporting
 
 KEY_NORMALIZERS = ("softmax", "l2", None)
 QUERY_NORMALIZERS = ("softmax", None)
@@ -36,10 +36,12 @@ def new_embedding(
     max_size: tuple[int, int] | None = None,
     **_other_layer_arguments: object,
 ) -> nn.Parameter:
-    """Relative position embeddings (k, u, rh, rw) for a layer with these arguments, N(0, 1).
+    """Make the relative position embeddings (k, u, rh, rw) of a layer, drawn from N(0, 1).
 
-    ``scope`` x ``scope`` entries, or with a global scope (2H - 1) x (2W - 1) for the ``max_size``
-    (H, W) that it must cover.
+    The function takes the arguments of :class:`LambdaLayer` and ignores those that do not change
+    the shape of the embeddings. The window (rh, rw) has ``scope`` x ``scope`` entries. With a
+    global scope it has (2H - 1) x (2W - 1) entries for ``max_size`` (H, W), the largest input that
+    it must cover.
 
     Raises:
         InputError: the scope is not odd and positive, or is global without a ``max_size``.
@@ -58,32 +60,34 @@ def new_embedding(
 
 
 class LambdaLayer(nn.Module):
-    """Content and position lambdas, applied to multi-head queries.
+    """The lambda layer (arXiv:2102.08602, section 3): content and position lambdas, applied to
+    multi-head queries.
 
     Keys are normalised over all positions of the image, whatever the scope; the position lambda
-    reaches ``scope`` x ``scope`` neighbours. Channel order: query (h, k), key (u, k), value (u, v),
-    output (h, v).
+    covers the ``scope`` x ``scope`` neighbours of each position. Channel order: query (h, k), key
+    (u, k), value (u, v), output (h, v).
 
     Args:
-        in_channels: channels d of the input.
-        out_channels: channels of the output (h * v); None = ``in_channels``.
-        query_depth: k, channels of one query and of one key.
+        in_channels: number of channels d of the input.
+        out_channels: number of channels of the output (h * v); None = ``in_channels``.
+        query_depth: k, number of channels of one query and of one key.
         num_heads: h, must divide ``out_channels``.
         intra_depth: u, number of key and value sets that a lambda sums over.
-        scope: odd side of the position window, or ``"global"`` (needs ``max_size``).
+        scope: side of the position window, an odd number of positions, or ``"global"`` (needs
+            ``max_size``).
         norm: normalisation of queries and values, see :func:`lambda_det.layers.norm.make_norm`.
         key_normalizer: ``"softmax"``, ``"l2"`` (both over positions) or None.
         query_normalizer: ``"softmax"`` (over the k channels) or None.
         content: use the content lambda.
         position: use the position lambda.
-        shared_embedding: embeddings of another layer to use in place of own ones.
-        position_bias: add a learned bias (k) to every position lambda; not in the paper, needed
-            for the weights of other implementations.
-        max_size: largest (H, W) of the input for a global scope.
+        shared_embedding: the embedding of another layer, which this layer then shares.
+        position_bias: add a learned bias (k) to every position lambda. The paper has none; weights
+            of some other implementations need it.
+        max_size: largest (H, W) of the layer's input for a global scope.
         backend: see :func:`lambda_det.layers.position_lambda`.
 
     Raises:
-        InputError: an argument is out of range; the line names it and what is allowed.
+        InputError: an argument is out of range; the message names it and what is allowed.
     """
 
     def __init__(
@@ -158,11 +162,11 @@ class LambdaLayer(nn.Module):
             nn.Parameter(torch.zeros(query_depth)) if position and position_bias else None,
         )
         if not content:
-            del self.key  # an unused layer costs memory and breaks distributed training
+            del self.key  # DistributedDataParallel fails on parameters that get no gradient
         self._init_projections()
 
     def _init_projections(self) -> None:
-        """Scaled normal projections (paper, section 4), d being the channels of the input."""
+        """Initialise the projections from scaled normal distributions (paper, section 4)."""
         depth = self.in_channels
         nn.init.normal_(self.query.weight, std=(self.query_depth * depth) ** -0.5)
         nn.init.normal_(self.value.weight, std=depth**-0.5)
@@ -174,26 +178,26 @@ class LambdaLayer(nn.Module):
 
         Args:
             x: (N, in_channels, H, W), any H and W (with a global scope up to ``max_size``).
-            padding_mask: (N, H, W) bool, True where a position is not part of the image. Such a
-                position counts as zero in ``x``, gets no key weight and gives no value: what it
-                holds changes no output. Norms that measure their input (GN; BN in training)
-                count it as zero too.
+            padding_mask: (N, H, W) bool, True where a position is not part of the image. The layer
+                reads ``x`` as zero at such a position and gives it no key weight and no value, so
+                the numbers in ``x`` there change no output. Norms that take statistics of their
+                input (GN; BN in training) count the position as zero.
 
         Returns:
             (N, out_channels, H, W).
 
         Raises:
-            InputError: the input is larger than ``max_size``, or the mask is not bool or does not
-                fit the input.
+            InputError: the input is larger than ``max_size``, or ``padding_mask`` is not bool or
+                has another shape than (N, H, W).
         """
         self._check_size(x, padding_mask)
-        if padding_mask is not None:  # also keeps NaN in the padding out of sums and statistics
+        if padding_mask is not None:  # a NaN in the padding must not reach sums and statistics
             x = x.masked_fill(padding_mask[:, None], 0)
         query = self.query_norm(self.query(x)).unflatten(1, (self.num_heads, self.query_depth))
         value = self.value_norm(self.value(x)).unflatten(1, (self.intra_depth, -1))
         for tensor in (query, value):
             guard_gradient(tensor)
-        if padding_mask is not None:  # a norm's bias has given values to the zeros of ``x``
+        if padding_mask is not None:  # the bias of the norm made these zeros non-zero
             value = value.masked_fill(padding_mask[:, None, None], 0)
         if self.query_normalizer == "softmax":
             query = query.softmax(dim=2, dtype=at_least_float32(query.dtype)).to(query.dtype)
@@ -208,8 +212,9 @@ class LambdaLayer(nn.Module):
             output = output + position_sums(query, value, self.embedding, backend=self.backend)
         if self.position_bias is not None:
             output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
-        # In the half types only the sum is rounded: the position part is so much larger than the
-        # content that a rounding of it is as large as the content.
+        # In half precision only the sum of both parts is rounded: the position part is so much
+        # larger than the content part that its rounding error alone would be as large as the
+        # content part.
         return output.to(query.dtype).flatten(1, 2)
 
     def _normalize_key(self, key: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -223,18 +228,18 @@ class LambdaLayer(nn.Module):
             key = key.masked_fill(outside, 0)
         if self.key_normalizer == "l2":
             key = nn.functional.normalize(key, dim=-1)
-        if outside is not None:  # also clears the NaN of an image that is padding altogether
+        if outside is not None:  # softmax gives NaN for an image whose mask is True everywhere
             key = key.masked_fill(outside, 0)
         return key
 
     def _check_size(self, x: Tensor, padding_mask: Tensor | None) -> None:
-        if leaves_python():  # the graph must hold for other sizes
+        if is_exporting():  # the exported graph must also work for other sizes
             return
         batch, _, height, width = x.shape
         size = self.max_size if self.scope == "global" else None
         if size is not None and (height > size[0] or width > size[1]):
             raise InputError(
-                f"input of {height}x{width}: scope='global' was built for at most "
+                f"input of {height}x{width}: scope='global' was built for inputs of at most "
                 f"max_size={tuple(size)}"
             )
         if padding_mask is None:

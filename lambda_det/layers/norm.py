@@ -14,7 +14,7 @@ Norm = str | Callable[[int], nn.Module | None]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """GroupNorm with gcd(32, channels) groups: 32 where they divide, fewer for narrow values."""
+    """GroupNorm with gcd(32, channels) groups: 32 groups if 32 divides ``channels``, else fewer."""
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
@@ -28,15 +28,15 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """A normalisation layer for ``channels`` channels.
+    """Make a normalisation layer for ``channels`` channels.
 
     Args:
         norm: ``"BN"``, ``"SyncBN"``, ``"FrozenBN"`` (torchvision's), ``"GN"``, ``""`` (none), or a
-            callable from a number of channels to a module (None counts as none).
+            callable that takes the number of channels and returns a module (or None for none).
         channels: number of channels of the (N, C, H, W) input.
 
     Raises:
-        InputError: ``norm`` is a name that is not in the list.
+        InputError: ``norm`` is a string other than these names.
     """
     if callable(norm):
         return norm(channels) or nn.Identity()

@@ -2,8 +2,8 @@
 
     y[n,h,v,p] = sum_k q[n,h,k,p] sum_u sum_d E[k,u,d] V[n,u,v,p+d]
 
-with zeros outside the image. Every back end gives the same numbers; they differ in speed and
-memory only.
+Values outside the image are zero. All back ends compute this sum, up to rounding; they differ in
+speed and memory only.
 """
 
 from __future__ import annotations
@@ -23,43 +23,51 @@ from lambda_det.layers.recording import is_known, plain_operators
 def position_lambda(
     query: Tensor, value: Tensor, embedding: Tensor, *, backend: str = "auto"
 ) -> Tensor:
-    """Apply to every query the position lambda of its neighbourhood.
+    """Apply the position lambda of its neighbourhood to every query.
 
     Args:
         query: (N, h, k, H, W), h heads of depth k.
         value: (N, u, v, H, W), intra-depth u and v channels per head.
         embedding: (k, u, rh, rw), rh and rw odd. Entry ``[..., rh // 2 + dy, rw // 2 + dx]`` weighs
             the value at offset (dy, dx) from the query (cross-correlation, no flip).
-        backend: ``"reference"`` (the sum as written), ``"conv"`` (one conv2d), ``"banded"`` (query
-            x embedding first; saves its inputs only; PyTorch 2.4 or later), ``"triton"`` (the same
-            as CUDA kernels; ``"conv"`` with one line in the log where they cannot run) or
-            ``"auto"`` (picks one, see :func:`lambda_det.layers.choice.choose_backend`). Traced,
-            exported and under ``torch.func`` every one is computed as ``"conv"``.
+        backend: one of
+
+            - ``"reference"``: the sum as written;
+            - ``"conv"``: one conv2d;
+            - ``"banded"``: query x embedding first; saves only its inputs for the backward pass and
+              needs PyTorch 2.4 or later;
+            - ``"triton"``: the same order as CUDA kernels; where they cannot run, ``"conv"`` is
+              used and the reason is logged once;
+            - ``"auto"``: chooses one, see :func:`lambda_det.layers.choice.choose_backend`.
+
+            While the call is traced or exported, and under transforms of ``torch.func``, every back
+            end is computed as ``"conv"``.
 
     Returns:
-        (N, h, v, H, W) in the common type of query and value. Sums are taken in at least float32;
-        ``"triton"`` rounds q·E and the embedding to that type before they are multiplied.
+        (N, h, v, H, W) in the common dtype of query and value. Sums are taken in at least float32;
+        ``"triton"`` rounds q·E and the embedding to that dtype before they are multiplied.
 
     Raises:
-        InputError: shapes that do not fit together, an even window, an unknown back end.
-        NotImplementedError: a back end that this version does not have.
+        InputError: the shapes do not fit together, rh or rw is even, or the back end is unknown.
+        NotImplementedError: the installed PyTorch is too old for the back end.
     """
     output = position_sums(query, value, embedding, backend=backend)
     return output.to(common_dtype(query, value))
 
 
 def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: str) -> Tensor:
-    """:func:`position_lambda` before its last rounding, for a caller that adds to it.
+    """:func:`position_lambda` before its result is rounded, for callers that add to the result.
 
     Returns:
-        (N, h, v, H, W) in the common type of query and value, but at least float32.
+        (N, h, v, H, W) in the common dtype of query and value, but at least float32.
     """
     _check_shapes(query, value, embedding)
     if backend not in BACKEND_NAMES:
         allowed = ", ".join(repr(name) for name in BACKEND_NAMES)
         raise InputError(f"backend={backend!r}: expected one of {allowed}")
     if plain_operators() and BACKENDS[backend if backend != "auto" else "conv"] is not None:
-        backend = "conv"  # on the whole window: what is outside of the image is zero
+        # The window is not cropped, which would read a size; values outside the image are zero.
+        backend = "conv"
     else:
         embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
     if backend == "auto":
@@ -68,8 +76,8 @@ def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: s
     if backend == "triton" and BACKENDS[backend] is not None:
         reason = unsupported(query, value, embedding)
         if reason is not None:
-            # Counting on the meta device is no use of a slower back end; compiled, a log line
-            # would break the graph.
+            # On the meta device nothing is computed, so there is nothing to warn of; in a compiled
+            # function a log call would break the graph.
             if not (query.is_meta or torch.compiler.is_compiling()):
                 log_fallback(reason, "conv")
             backend = "conv"
@@ -91,15 +99,15 @@ def _check_shapes(query: Tensor, value: Tensor, embedding: Tensor) -> None:
     if query.shape[0] != value.shape[0] or query.shape[-2:] != value.shape[-2:]:
         raise InputError(f"{shapes}: query and value differ in N, H or W")
     if embedding.shape[0] != query.shape[2] or embedding.shape[1] != value.shape[1]:
-        raise InputError(f"{shapes}: embedding does not start with query's k, value's u")
+        raise InputError(f"{shapes}: the first axes of embedding must be query's k and value's u")
     if embedding.shape[2] % 2 == 0 or embedding.shape[3] % 2 == 0:
-        raise InputError(f"{shapes}: the window of the embedding must be odd")
+        raise InputError(f"{shapes}: rh and rw of the embedding (k, u, rh, rw) must be odd")
 
 
 def _crop_to_image(embedding: Tensor, *, height: int, width: int) -> Tensor:
-    """Leave out offsets that lead outside the image from every position.
+    """Drop the offsets that lead outside the image from every position.
 
-    This also slices the relative table of a global scope for a smaller input.
+    For a global scope this slices the relative table to a smaller input.
     """
     rows, columns = embedding.shape[-2:]
     cut_y = rows // 2 - (height - 1) if is_known(height - 1 < rows // 2) else 0
@@ -115,9 +123,9 @@ BACKENDS: dict[str, _Backend | None] = {
     "banded": None,
     "triton": None,
 }
-"""Back end name -> implementation; None for one that is not there."""
+"""Back end name -> implementation; None if the installed PyTorch is too old for it."""
 
-if hasattr(torch.library, "custom_op"):  # PyTorch 2.4
+if hasattr(torch.library, "custom_op"):  # new in PyTorch 2.4
     from lambda_det.layers.banded import banded
     from lambda_det.layers.triton_lambda import log_fallback, triton_lambda, unsupported
 

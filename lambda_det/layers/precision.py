@@ -1,7 +1,7 @@
 """How the layers compute under autocast and in half precision.
 
-A 23x23 window sums 529 products with unit-normal weights: bfloat16 loses the small ones and
-float16 can overflow, so sums and softmax run in at least float32.
+A 23x23 window sums 529 products with unit-normal weights. In bfloat16 such a sum loses the small
+products and in float16 it can overflow, so sums and softmax run in at least float32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def common_dtype(*tensors: Tensor) -> torch.dtype:
-    """The type that PyTorch's promotion gives to ``tensors`` together."""
+    """The dtype to which PyTorch's type promotion brings all ``tensors``."""
     dtype = tensors[0].dtype
     for tensor in tensors[1:]:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -21,17 +21,17 @@ def common_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """float32 for the half types, ``dtype`` itself for float32 and float64."""
+    """float32 for float16 and bfloat16; ``dtype`` itself for float32 and float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def autocast_to(dtype: torch.dtype | None, device: str) -> AbstractContextManager:
-    """Autocast to ``dtype`` on a device type; None leaves things as they are."""
+    """A context that autocasts to ``dtype`` on a device type; with None it changes nothing."""
     return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
-    """A context in which autocast leaves the types of operations on ``tensor``'s device alone."""
-    if tensor.is_meta:  # shapes only; autocast does not know the device
+    """A context in which autocast is off for the device of ``tensor``."""
+    if tensor.is_meta:  # torch.autocast does not accept the meta device
         return nullcontext()
     return torch.autocast(device_type=tensor.device.type, enabled=False)

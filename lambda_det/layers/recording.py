@@ -1,7 +1,7 @@
-"""Who looks on while a forward runs: a recorder of operators, a compiler, a function transform.
+"""Detects whether the forward pass is being traced, exported, compiled or transformed.
 
-What is recorded is used for other images without this code: operators of PyTorch only, and no
-decision that depends on a size.
+A recorded graph runs later, on other image sizes and without this package, so it may hold only
+PyTorch operators and no branch on a size.
 """
 
 from __future__ import annotations
@@ -9,18 +9,20 @@ from __future__ import annotations
 import torch
 
 
-def leaves_python() -> bool:
-    """Whether ``torch.jit.trace`` or ``torch.export`` is recording, for use without this code."""
-    exporting = getattr(torch.compiler, "is_exporting", bool)  # PyTorch 2.7
+def is_exporting() -> bool:
+    """Whether ``torch.jit.trace`` or ``torch.export`` is recording the forward pass."""
+    # torch.compiler.is_exporting is new in PyTorch 2.7; `bool()` is False before.
+    exporting = getattr(torch.compiler, "is_exporting", bool)
     return torch.jit.is_tracing() or exporting()
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` is active. Autograd functions and operators of our own
-    know ``backward()`` only.
+    """Whether a transform of ``torch.func``, such as ``vmap`` or ``grad``, is active.
 
-    PyTorch has no public call that tells. But it documents that a transform refuses an autograd
-    function without ``setup_context``, so one is tried (2 microseconds).
+    The package's autograd functions and operators support ``backward()`` only, not functional
+    transforms. PyTorch has no public function for this. It documents, however, that a transform
+    refuses an autograd function without ``setup_context``, so this function calls one and watches
+    for the error (2 microseconds).
     """
     if torch.compiler.is_compiling():
         return False
@@ -34,19 +36,22 @@ def is_transformed() -> bool:
 class _WithoutSetupContext(torch.autograd.Function):
     @staticmethod
     def forward(ctx) -> None:
-        """Nothing is computed."""
+        """Does nothing; only the attempt to call it matters."""
 
 
 def plain_operators() -> bool:
-    """Whether only operators of PyTorch will do, without sizes as Python numbers."""
-    return leaves_python() or is_transformed()
+    """Whether only PyTorch operators may be used, and sizes must not be read as Python numbers.
+
+    This holds while the forward pass is exported or a ``torch.func`` transform is active.
+    """
+    return is_exporting() or is_transformed()
 
 
 def is_known(condition: bool) -> bool:
-    """``condition`` where it can be told without the value of a size that is left open.
+    """Whether ``condition`` is known to be true without the value of any dynamic size.
 
-    Compiled for any size (``torch.compile(dynamic=True)``), asking such a size for its value would
-    tie the graph to it.
+    Under ``torch.compile(dynamic=True)``, reading the value of a dynamic size would specialise the
+    graph to that size. Outside of a compiled graph this is ``bool(condition)``.
     """
     if not torch.compiler.is_compiling():
         return bool(condition)
@@ -56,7 +61,7 @@ def is_known(condition: bool) -> bool:
 
 
 def is_fixed(size: int) -> bool:
-    """Whether a size is a number, and not left open in a graph that is compiled for any size."""
+    """Whether ``size`` is a fixed number rather than a dynamic size of a compiled graph."""
     if not torch.compiler.is_compiling():
         return True
     from torch.fx.experimental import symbolic_shapes

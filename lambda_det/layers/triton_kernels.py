@@ -1,11 +1,12 @@
-"""Triton kernels of the position lambda with the sum in the other order: q·E first, then values.
+"""Triton kernels of the position lambda that compute q·E first and multiply by the values after.
 
-The weights a[s, n, y, b, h, u, dy, c] say how much the query of head h at (y, x = b * SHIFTS + s)
-takes of set u of the value at (y + dy - RH // 2, b * SHIFTS - RW // 2 + c). The queries of one
-block b look into the same WIDTH columns, so a tile of weights is loaded as it lies in memory and is
-an operand of a matrix product as it is; a query's own window starts at column c = s, and what lies
-beside it is zero. ``triton_launch`` makes the weights, which cover ``rows`` rows from
-``first_row`` on. HEADS heads are taken GROUP at a time.
+The products q·E are called weights here. a[s, n, y, b, h, u, dy, c] is the weight with which the
+query of head h at (y, x = b * SHIFTS + s) adds the value of set u at
+(y + dy - RH // 2, b * SHIFTS - RW // 2 + c). All queries of one block b use the same WIDTH columns
+of the values, so a tile of weights can be loaded from contiguous memory and be an operand of a
+matrix product without rearrangement. A query's own window starts at column c = s; the weights
+beside it are zero. ``triton_launch`` makes the weights, which cover ``rows`` rows from
+``first_row`` on. The kernels process the HEADS heads GROUP at a time.
 
 Importing this module imports Triton.
 """
@@ -25,7 +26,10 @@ def gather_values(
     RH: tl.constexpr, RW: tl.constexpr, SHIFTS: tl.constexpr, WIDTH: tl.constexpr,
     STEP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """output[n, y, x, h, :] = sum of weights times values. One program: ROWS x one block."""
+    """output[n, y, x, h, :] = sum of weights times values.
+
+    One program computes ROWS rows of one block.
+    """
     block = tl.program_id(0) % blocks
     top = (tl.program_id(0) // blocks) * ROWS
     head_groups: tl.constexpr = (HEADS + GROUP - 1) // GROUP
@@ -84,10 +88,10 @@ def weight_gradient(
     STEP: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, PARTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the weights, laid out as they are; every element of it is written.
+    """The gradient of the weights, in the weights' memory layout.
 
-    The products of matrices that follow read all of it, also the queries beyond the width and the
-    offsets that lead outside the image: they are zeros.
+    The kernel writes every element, because the matrix products after it read them all. Queries
+    beyond the width and offsets that lead outside the image get zeros.
     """
     block = tl.program_id(0) % blocks
     top = (tl.program_id(0) // blocks) * ROWS
@@ -158,11 +162,11 @@ def value_gradient(
     SPAN: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, ACCUMULATE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """gradient[n, y, x, u, :] = sum over the queries that look at (y, x).
+    """gradient[n, y, x, u, :] = sum over the queries whose window contains (y, x).
 
-    One program: ROWS x one tile of SHIFTS columns from tile * SHIFTS - RW // 2 on. A tile is one
-    SHIFTS-th of the window of each of the WIDTH // SHIFTS blocks tile, tile - 1, ... of queries,
-    which are taken SPAN at a time.
+    One program computes ROWS rows of one tile of SHIFTS columns, from tile * SHIFTS - RW // 2 on.
+    Such a tile is in the windows of WIDTH // SHIFTS blocks of queries: the blocks tile, tile - 1,
+    ..., which the program processes SPAN at a time.
     """
     tile = tl.program_id(0) % tiles
     top = (tl.program_id(0) // tiles) * ROWS

@@ -1,13 +1,14 @@
-"""The ``"triton"`` back end of the position lambda: tensor cores, nothing of λ's size in memory.
+"""The ``"triton"`` back end of the position lambda: CUDA kernels that never store the lambdas.
 
     y[n,h,v,p] = sum_u,d (sum_k q[n,h,k,p] E[k,u,d]) V[n,u,v,p+d]
 
-With q·E first this takes h (k + v) multiplications per position and offset in place of k v, and all
-of them are products of matrices. Products are taken in the type of query and value,
-sums and the output in float32; in the half types q·E is rounded once to that type, and so is the
-gradient of the output. Saved for the backward pass: query, value and embedding alone.
+With q·E first, the sum takes h (k + v) multiplications for each position and offset instead of k v,
+but all of them are matrix products, which run on tensor cores. Products are taken in the common
+dtype of query and value, sums and the output in float32. In half precision q·E is rounded once to
+that dtype, and so is the gradient of the output. Only query, value and embedding are saved for the
+backward pass.
 
-Light to import: Triton itself is imported at the first call.
+Importing this module does not import Triton; the first call does.
 """
 
 from __future__ import annotations
@@ -26,49 +27,58 @@ from lambda_det.layers.triton_plan import Plan, make_plan
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether Triton's interpreter runs the kernels (slowly, on any device): set before the import."""
+"""Whether Triton's interpreter runs the kernels, slowly but on any device. The environment variable
+must be set before this module is imported."""
 
 MIN_CAPABILITY = (8, 0)
-"""The first CUDA devices with tensor cores for bfloat16."""
+"""Compute capability of the first CUDA devices with tensor cores for bfloat16."""
 
-ON_ROCM = bool(torch.version.hip)  # whose tensors say that they are on CUDA
+ON_ROCM = bool(torch.version.hip)  # on ROCm, tensor.is_cuda is True as well
 _logger = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def unsupported(query: Tensor, value: Tensor, embedding: Tensor) -> str | None:
-    """Why this back end cannot take these arguments of ``position_lambda``; None if it can."""
+    """The reason why this back end cannot compute ``position_lambda`` of these arguments.
+
+    Returns:
+        A clause for a log line, or None if the back end can compute it.
+    """
     if not INSTALLED:
         return "Triton is not installed"
     dtype = torch.promote_types(query.dtype, value.dtype)
     if dtype not in _DTYPES or embedding.dtype not in _DTYPES:
-        return f"{dtype} values with {embedding.dtype} embeddings (takes float32 and half types)"
+        return f"it takes float32 and half types, not {dtype} with {embedding.dtype} embeddings"
     if min(query.numel(), value.numel(), embedding.numel()) == 0:
-        return "an empty tensor"
+        return "a tensor is empty"
     if INTERPRETED:
         if dtype == torch.bfloat16:
             return "Triton's interpreter has no products in torch.bfloat16"
         return None
     if not query.is_cuda or ON_ROCM:
-        return f"tensors on {'rocm' if query.is_cuda else query.device.type} (takes CUDA)"
+        return f"it needs CUDA, the tensors are on {'rocm' if query.is_cuda else query.device.type}"
     capability = torch.cuda.get_device_capability(query.device)
     if capability < MIN_CAPABILITY:
-        return f"a device of compute capability {capability} (takes {MIN_CAPABILITY} and later)"
+        return f"it needs compute capability {MIN_CAPABILITY} or later, the GPU has {capability}"
     return None
 
 
 @functools.cache
 def log_fallback(reason: str, backend: str) -> None:
-    """One line for every reason."""
-    _logger.warning("backend 'triton' of position_lambda: %s; using %r", reason, backend)
+    """Warn that ``backend`` is used instead of ``"triton"``, once for each reason."""
+    _logger.warning(
+        "backend 'triton' of position_lambda cannot run (%s); %r is used instead", reason, backend
+    )
 
 
 def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
-    """See :func:`lambda_det.layers.position_lambda`; for what :func:`unsupported` lets pass.
+    """The position lambda by Triton kernels, for arguments that :func:`unsupported` accepts.
 
     Args:
-        query, value: in their common type. Channels last in memory (after H and W) saves copies.
-        embedding: of any supported type. It is rounded to theirs; its gradient is not.
+        query, value: as in :func:`lambda_det.layers.position_lambda`. Channels-last memory
+            (N, H, W, channels) saves copies.
+        embedding: (k, u, rh, rw) of any supported dtype. It is rounded to the common dtype of query
+            and value; its gradient is not.
 
     Returns:
         (N, h, v, H, W) in float32, a view of contiguous (N, H, W, h, v).
@@ -78,7 +88,7 @@ def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 
 def plan_for(query: Tensor, value: Tensor, embedding: Tensor) -> Plan:
-    """The tiles that are used for these arguments."""
+    """The plan (tile sizes) with which the kernels run for these arguments."""
     return make_plan(
         heads=query.shape[1],
         height=query.shape[3],
@@ -88,7 +98,7 @@ def plan_for(query: Tensor, value: Tensor, embedding: Tensor) -> Plan:
     )
 
 
-# Operators of their own are opaque to torch.compile: one graph, no tracing into the launches.
+# torch.compile treats a custom operator as one node of the graph and does not trace the launches.
 @torch.library.custom_op(
     "lambda_det::triton_lambda",
     mutates_args=(),
@@ -144,7 +154,7 @@ def _first_derivative(ctx, output_gradient):
 
 
 def _second_derivative(ctx, *directions):
-    """Through the back end ``"conv"``, which PyTorch differentiates by itself."""
+    """The backward of ``_backward``, computed with ``"conv"``, which PyTorch can differentiate."""
     with torch.enable_grad():
         query, value, embedding, output_gradient = (
             tensor.detach().requires_grad_() for tensor in ctx.saved_tensors

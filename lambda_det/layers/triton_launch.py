@@ -1,8 +1,8 @@
-"""The position lambda and its gradients on the kernels of ``triton_kernels``.
+"""Computes the position lambda and its gradients with the kernels of ``triton_kernels``.
 
-q·E and what belongs to it in the backward pass (the gradients of queries and embeddings) are plain
-products of matrices: they are torch's. The weights between them live in a workspace of bounded
-size, chunk by chunk, and are made again in the backward pass.
+q·E and its backward (the gradients of queries and embeddings) are plain matrix products, which
+``torch.bmm`` computes. The weights q·E are held in a workspace of bounded size, one chunk of the
+images at a time, and are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,8 +15,16 @@ from lambda_det.layers.triton_plan import Chunk, Plan, Tile, chunks
 
 
 def forward(query: Tensor, value: Tensor, embedding: Tensor, plan: Plan) -> Tensor:
-    """(N, H, W, h, v), contiguous and in float32, from the arguments of ``position_lambda`` in one
-    type."""
+    """The position lambda, applied to the queries.
+
+    Args:
+        query, value, embedding: as in :func:`lambda_det.layers.position_lambda`; query and value
+            have the same dtype.
+        plan: tile sizes for these arguments.
+
+    Returns:
+        (N, H, W, h, v), contiguous and in float32.
+    """
     images, heads, _, height, width = query.shape
     problem = _Problem(query, value, embedding, plan)
     shape = (images, height, width, heads, value.shape[2])
@@ -29,15 +37,20 @@ def forward(query: Tensor, value: Tensor, embedding: Tensor, plan: Plan) -> Tens
 def backward(
     query: Tensor, value: Tensor, embedding: Tensor, output_gradient: Tensor, plan: Plan
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of query (N, H, W, h, k), value (N, H, W, u, v) and embedding (its shape and type).
+    """The gradients with respect to query, value and embedding.
 
     Args:
-        output_gradient: (N, H, W, h, v), contiguous.
+        query, value, embedding, plan: as in :func:`forward`.
+        output_gradient: gradient of the output, (N, H, W, h, v), contiguous, in query's dtype.
+
+    Returns:
+        (N, H, W, h, k) of the query, (N, H, W, u, v) of the value, and a tensor with the
+        embedding's shape and dtype.
     """
     height, width = query.shape[-2:]
     problem = _Problem(query, value, embedding, plan)
     work = list(problem.chunks())
-    by_rows = work[0].rows < height  # several chunks add to the gradient of one value
+    by_rows = work[0].rows < height  # then several chunks add to the gradient of one value
     value_gradient = torch.empty_like(problem.value, memory_format=torch.contiguous_format)
     if by_rows:
         value_gradient = torch.zeros_like(value_gradient, dtype=torch.float32)
@@ -46,7 +59,7 @@ def backward(
     for chunk in work:
         weights = problem.weights(chunk)
         problem.value_gradient(weights, output_gradient, value_gradient, chunk, by_rows)
-        problem.weight_gradient(output_gradient, weights, chunk)  # in the place of the weights
+        problem.weight_gradient(output_gradient, weights, chunk)  # overwrites the weights
         torch.bmm(
             weights, problem.table.transpose(1, 2), out=problem.rows_of(query_gradient, chunk)
         )
@@ -59,7 +72,7 @@ def backward(
 
 
 class _Problem:
-    """One call: its tensors as the kernels want them, and their launches."""
+    """The tensors of one call in the kernels' memory layout, and the launches of the kernels."""
 
     def __init__(self, query: Tensor, value: Tensor, embedding: Tensor, plan: Plan) -> None:
         self.plan = plan
@@ -83,31 +96,33 @@ class _Problem:
         return chunks(self.query.shape[1], self.height, row_bytes, self.plan.workspace)
 
     def rows_of(self, tensor: Tensor, chunk: Chunk) -> Tensor:
-        """A view (shifts, queries, k) of (shifts, N, H, blocks, h, k): the chunk's."""
+        """The chunk's part of ``tensor`` (shifts, N, H, blocks, h, k) as (shifts, queries, k)."""
         rows = slice(chunk.first_row, chunk.first_row + chunk.rows)
         part = tensor[:, chunk.first_image : chunk.first_image + chunk.images, rows]
         shape = (part.shape[0], part[0].numel() // part.shape[-1], part.shape[-1])
         return part.view(shape)
 
     def weights(self, chunk: Chunk) -> Tensor:
-        """(shifts, queries, u * rh * width) of the chunk, in the workspace."""
+        """The chunk's weights q·E (shifts, queries, u * rh * width), a view of the workspace."""
         query = self.rows_of(self.query, chunk)
         shape = (*query.shape[:2], self.columns)
         size = shape[0] * shape[1] * shape[2]
-        if self.workspace is None:  # no chunk is larger than the first
+        if self.workspace is None:  # the first chunk is the largest
             self.workspace = query.new_empty(size)
         return torch.bmm(query, self.table, out=self.workspace[:size].view(shape))
 
     def table_gradient(self, weight_gradient: Tensor, chunk: Chunk) -> Tensor:
-        """(shifts, k, u * rh * width) in float32: the chunk's part, image by image."""
+        """The chunk's part of the table's gradient: (shifts, k, u * rh * width) in float32."""
         query = self.rows_of(self.query, chunk)
         shifts, queries, depth = query.shape
-        parts = shifts * chunk.images  # one long sum for each would leave most of a GPU idle
+        # One product for each image: a single long sum for each shift would leave most of a GPU
+        # idle.
+        parts = shifts * chunk.images
         query = query.reshape(parts, queries // chunk.images, depth).transpose(1, 2)
         weight_gradient = weight_gradient.view(parts, queries // chunk.images, self.columns)
         if query.dtype == torch.float32:
             products = torch.bmm(query, weight_gradient)
-        elif query.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):  # PyTorch 2.8
+        elif query.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):  # new in PyTorch 2.8
             products = torch.bmm(query, weight_gradient, out_dtype=torch.float32)
         else:
             products = torch.bmm(query.float(), weight_gradient.float())
@@ -198,7 +213,10 @@ class _Problem:
 
 
 def _by_shifts(query: Tensor, shifts: int) -> Tensor:
-    """(shifts, N, H, blocks, h, k) of (N, h, k, H, W): x = block * shifts + shift, else zeros."""
+    """Rearrange (N, h, k, H, W) to (shifts, N, H, blocks, h, k), with x = block * shifts + shift.
+
+    Positions beyond the width are zeros.
+    """
     beyond = -query.shape[-1] % shifts
     if beyond:
         query = F.pad(query, (0, beyond))
@@ -207,20 +225,23 @@ def _by_shifts(query: Tensor, shifts: int) -> Tensor:
 
 
 def _from_shifts(query: Tensor, width: int) -> Tensor:
-    """(N, H, W, h, k) of (shifts, N, H, blocks, h, k)."""
+    """Rearrange (shifts, N, H, blocks, h, k) to (N, H, W, h, k), the inverse of _by_shifts."""
     return query.permute(1, 2, 3, 0, 4, 5).flatten(2, 3)[:, :, :width].contiguous()
 
 
 def _table_view(table: Tensor, embedding: Tensor, plan: Plan) -> Tensor:
-    """Of (shifts, k, u * rh * width) the entries (shifts, k, u, rh, rw) that are the windows."""
+    """The view (shifts, k, u, rh, rw) of the table's entries that hold the embeddings.
+
+    The other entries of the table (shifts, k, u * rh * width) lie beside the windows.
+    """
     depth, sets, rows, columns = embedding.shape
     _, k, u, y = table.view(plan.shifts, depth, sets, rows, plan.width).stride()[:4]
     size = (plan.shifts, depth, sets, rows, columns)
-    return table.as_strided(size, (depth * k + 1, k, u, y, 1))  # one further right at every shift
+    return table.as_strided(size, (depth * k + 1, k, u, y, 1))  # + 1: a shift moves by one column
 
 
 def _table(embedding: Tensor, plan: Plan) -> Tensor:
-    """(shifts, k, u * rh * width): the embeddings as the queries of every shift need them."""
+    """The embeddings, placed for the queries of each shift: (shifts, k, u * rh * width)."""
     depth, sets, rows, _ = embedding.shape
     table = embedding.new_zeros(plan.shifts, depth, sets * rows * plan.width)
     _table_view(table, embedding, plan).copy_(embedding.expand(plan.shifts, -1, -1, -1, -1))
@@ -228,4 +249,5 @@ def _table(embedding: Tensor, plan: Plan) -> Tensor:
 
 
 def _from_table(table: Tensor, embedding: Tensor, plan: Plan) -> Tensor:
+    """The gradient of the embedding from that of its table."""
     return _table_view(table, embedding, plan).sum(0).to(embedding.dtype)

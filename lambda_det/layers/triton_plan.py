@@ -1,4 +1,4 @@
-"""Tile sizes and chunks of the Triton back end, from the shapes alone."""
+"""Chooses the tile sizes and chunks of the Triton back end from the shapes; nothing is timed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from dataclasses import dataclass
 import torch
 
 WORKSPACE_BYTES = 256 * 2**20
-"""Bound of the weights that are in memory at one time (one row of one image at the least)."""
+"""Bytes of weights that are in memory at one time (but at least one row of one image)."""
 
 SHARED_BYTES = 96 * 2**10
-"""Shared memory that one program may use; every GPU with tensor cores for bfloat16 has it."""
+"""Bytes of shared memory that one program may use. Every GPU with tensor cores for bfloat16 has
+that much."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One program of a kernel: rows of the image x one block of columns, channels of the values."""
+    """What one program of a kernel computes, and how Triton runs it.
+
+    Attributes:
+        rows: rows of the image; a program covers one block of columns of each.
+        channels: channels of the values.
+        warps, stages: Triton's ``num_warps`` and ``num_stages``.
+    """
 
     rows: int
     channels: int
@@ -26,16 +33,17 @@ class Tile:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the work is cut. Sizes of blocks are powers of two.
+    """How the kernels divide the work. Triton requires powers of two for the sizes of blocks.
 
     Attributes:
-        shifts: queries of one row that share a block, and with it a window.
+        shifts: queries of one row that form a block and share a window.
         width: columns of that window, at least shifts + scope - 1.
-        step: columns of the window in one product.
+        step: columns of the window in one matrix product.
         group: heads in one tile.
-        span: blocks of queries in one product of the values' gradient.
-        output, weights, values: tiles of the output and of the two gradients.
-        workspace: bound of the weights in bytes.
+        span: blocks of queries in one matrix product of the values' gradient.
+        output, weights, values: tiles of the output, of the weights' gradient and of the values'
+            gradient.
+        workspace: bound of the weights' memory, in bytes.
     """
 
     shifts: int
@@ -51,7 +59,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images first_image ... first_image + images - 1, of each the rows from first_row on."""
+    """The images from first_image on, and of each image the rows from first_row on."""
 
     first_image: int
     images: int
@@ -60,15 +68,24 @@ class Chunk:
 
 
 def power_of_two(number: int) -> int:
-    """The smallest power of two that is not below ``number``."""
+    """The smallest power of two that is at least ``number``."""
     return 1 << max(0, number - 1).bit_length()
 
 
 def make_plan(*, heads: int, height: int, channels: int, columns: int, dtype: torch.dtype) -> Plan:
-    """The plan for values of ``channels`` per head and a window of ``columns`` columns."""
+    """Make the plan for these shapes.
+
+    Args:
+        heads: number of heads h.
+        height: rows of the image.
+        channels: value channels v of one head.
+        columns: columns rw of the embedding.
+        dtype: common dtype of query and value.
+    """
     shifts, width = min(
         ((shifts, _width(shifts + columns - 1)) for shifts in (8, 16, 32)),
-        # Memory goes with the width; fewer queries to a window load the values more often.
+        # Memory grows with the width; with fewer queries for each window the values are loaded
+        # more often.
         key=lambda pair: pair[1] * (1 + 4 / pair[0]),
     )
     size = dtype.itemsize
@@ -77,7 +94,7 @@ def make_plan(*, heads: int, height: int, channels: int, columns: int, dtype: to
     span = max(1, min(step // shifts, (256 // size) // (shifts * group)))
     queries = 512 // (2 * size)
     block = max(16, min(power_of_two(channels), 128 if size == 2 else 64))
-    tallest = max(power_of_two(height), 2)  # 2: a product has at least 16 rows
+    tallest = max(power_of_two(height), 2)  # 2: tl.dot needs at least 16 rows
     rows = max(1, min(queries // (shifts * group), tallest))
     key_rows = max(1, min(queries // (2 * shifts), tallest))
     tile = _tile(rows, rows * shifts * group, step, block, size)
@@ -108,7 +125,16 @@ def _tile(rows: int, lanes: int, depth: int, channels: int, size: int) -> Tile:
 
 
 def chunks(images: int, height: int, row_bytes: int, workspace: int) -> Iterator[Chunk]:
-    """Whole images while one fits into the workspace, else rows of one image."""
+    """Divide the images into chunks whose weights fit into the workspace.
+
+    A chunk holds whole images if one image fits, and otherwise some rows of one image.
+
+    Args:
+        images: number of images N.
+        height: rows of an image.
+        row_bytes: bytes of the weights of one row of one image.
+        workspace: bytes of the workspace.
+    """
     per_chunk = workspace // (row_bytes * height)
     if per_chunk:
         size = _even(images, per_chunk)
@@ -122,6 +148,6 @@ def chunks(images: int, height: int, row_bytes: int, workspace: int) -> Iterator
 
 
 def _even(total: int, most: int) -> int:
-    """The size of equal parts of ``total``, each at most ``most``."""
+    """The size of the parts if ``total`` is divided evenly into parts of at most ``most``."""
     parts = -(-total // most)
     return -(-total // parts)

@@ -41,9 +41,9 @@ reads every image of its data and has no model.
 _FOREIGN = (
     r"(?<=cannot be read: ).*",
     r"(?<=is not valid JSON: ).*",
-    r"(?<=is no YAML: ).*",
+    r"(?<=the file is not valid YAML: ).*",
     r"(?<=damaged \()[^)]*(?=\))",
-    r"(?<=refused, it has ).*(?=; plain YAML)",
+    r"(?<=the file is refused \().*(?=\); only plain YAML)",
 )
 
 

@@ -61,8 +61,8 @@ def test_classes_in_another_order(truth):
         entry["category_id"] = shifted[entry["category_id"]]
     text = diagnosed(truth, entries)
     assert "order of the classes" in text
-    assert "highest score 0.9; 100 % of the objects have a detection over them" in text
-    assert f"{names[most]!r} is found as {names[shifted[most]]!r}" in text
+    assert "highest score 0.9; 100 % of the objects have an overlapping detection" in text
+    assert f"{names[most]!r} is detected as {names[shifted[most]]!r}" in text
 
 
 @pytest.mark.parametrize(
@@ -70,9 +70,9 @@ def test_classes_in_another_order(truth):
     [
         (
             lambda b, _: [b[0], b[1], b[0] + b[2], b[1] + b[3]],
-            "100 % if the boxes are read as corn",
+            "100 % do if the boxes are read as corn",
         ),
-        (lambda b, s: b / (s * 2), "100 % if the boxes are read as relative"),
+        (lambda b, s: b / (s * 2), "100 % do if the boxes are read as relative"),
         (lambda b, _: b * 2.5, "if the boxes are divided by 2.5"),
         (lambda b, _: b / 1.7, "if the boxes are divided by 0.588"),
     ],
@@ -128,7 +128,7 @@ def test_the_line_comes_with_the_evaluation_and_only_at_zero(content, tmp_path, 
     evaluate_files(str(annotations), str(predictions))
     (text,) = warnings(log)
     assert text.startswith(f"predictions {predictions}: the box AP is 0: 2 detections on 2 of 3")
-    assert "is the order of the classes" in text
+    assert "Check that the order of the classes" in text
 
 
 def test_undefined_is_not_zero(content, log):

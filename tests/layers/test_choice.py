@@ -88,7 +88,7 @@ def test_auto_is_one_of_the_back_ends() -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_graph_that_leaves_python_has_operators_of_pytorch_only() -> None:
+def test_an_exported_graph_has_operators_of_pytorch_only() -> None:
     layer = LambdaLayer(16, query_depth=4, scope=5).eval()
     x = torch.randn(1, 16, 10, 30)
     traced = str(torch.jit.trace(layer, x).inlined_graph)
