@@ -82,10 +82,10 @@ def padding_mask(batch: Tensor, stride: int) -> Tensor | None:
 def share_image_sizes(model: nn.Module) -> bool:
     """Make ``model.preprocess_image`` attach the sizes of the images to the batch that it returns.
 
-    This changes only the given model, not its class; copies of the
-    model by ``copy.deepcopy`` and pickle have the change too. Assigning a backbone with ``mask_padding`` to a model does this automatically, see
-    :func:`watch_for_models`. Call the function yourself if you put such a backbone into a submodule
-    of a finished model.
+    This changes only the given model, not its class; copies of the model by ``copy.deepcopy`` and
+    pickle have the change too. Assigning a backbone with ``mask_padding`` to a model does this
+    automatically, see :func:`watch_for_models`. Call the function yourself if you put such a
+    backbone into a submodule of a finished model.
 
     Returns:
         Whether the model has a method ``preprocess_image``.
