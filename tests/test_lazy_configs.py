@@ -67,7 +67,9 @@ def facts(thing: Any) -> Any:
         return type(thing).__qualname__, {k: facts(v) for k, v in own.items()}
     is_code = isinstance(thing, type) or hasattr(thing, "__code__")
     if hasattr(thing, "__dict__") and not is_code:
-        return type(thing).__qualname__, facts(vars(thing))
+        # A module that it holds is the model itself, or is compared by its own name.
+        own = {k: v for k, v in vars(thing).items() if not isinstance(v, nn.Module)}
+        return type(thing).__qualname__, facts(own)
     return getattr(thing, "__qualname__", repr(thing))
 
 
