@@ -67,21 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: that of the command; 1 if a package is missing, 2 if the command does not
         exist.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     known = commands()
-    if not words or words[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help"):
         lines = ["usage: lambda_det COMMAND ...   (see also lambda_det COMMAND --help, --version)"]
         lines += [f"  {name:20}  {summary(path)}" for name, path in known.items()]
         print("\n".join(lines))  # one call: the reader may close the pipe early (| head)
         return 0
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         print(f"lambda_det {version()}")
         return 0
-    name = words[0].removesuffix(".py")
+    name = arguments[0].removesuffix(".py")
     if name not in known:
         near = ", ".join(difflib.get_close_matches(name, known) or known)
         print(
-            f"error: {words[0]!r} is not a command; choose from {near} (studies are run as "
+            f"error: {arguments[0]!r} is not a command; choose from {near} (studies are run as "
             "python tools/NAME.py in a checkout)",
             file=sys.stderr,
         )
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}; 'lambda_det doctor' says what is missing", file=sys.stderr)
         return 1
-    return command.main(words[1:])
+    return command.main(arguments[1:])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Installs detectron2's Python files into the running Python, without a compiler.
+"""Install detectron2's Python files into the running Python, without a compiler.
 
 detectron2 is not on the package index under its own name, but others have published its sources
 there. This script downloads one of the archives in `BASES` with pip, checks its sha256, removes

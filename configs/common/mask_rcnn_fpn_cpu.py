@@ -29,7 +29,7 @@ heads.mask_head.update(
     conv_dims=[64] * 3,
     conv_norm="GN",
 )
-del rpn, heads  # every name that holds a config would become a part of this LazyConfig
+del rpn, heads  # every name of a config would become a part of this LazyConfig
 
 dataloader.train.update(total_batch_size=8, num_workers=0)
 dataloader.test.num_workers = 0

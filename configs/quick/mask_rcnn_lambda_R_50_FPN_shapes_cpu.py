@@ -13,7 +13,7 @@ heads.update(box_in_features=["p4"], mask_in_features=["p4"])
 heads.box_pooler.scales = heads.mask_pooler.scales = (1 / 16,)
 heads.box_head.input_shape = ShapeSpec(channels=128, height=7, width=7)
 heads.mask_head.update(input_shape=ShapeSpec(channels=128, height=14, width=14), conv_dims=[96] * 4)
-del rpn, heads  # every name that holds a config would become a part of this LazyConfig
+del rpn, heads  # every name of a config would become a part of this LazyConfig
 
 dataloader.train.mapper.augmentations.augmentations[0].update(
     short_edge_length=(160,), max_size=160

@@ -16,7 +16,7 @@ from lambda_det.records import make_record, tool_command
 
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     parser = command_parser(__name__, __doc__)
     parser.add_argument(
         "--config-file", required=True, metavar="C.yaml", help="config of the detector to analyse"
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", metavar="O.json", help="also write the numbers to this file")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    args = parser.parse_args(words)
+    args = parser.parse_args(arguments)
     if args.output and Path(args.output).is_dir():
         raise InputError(f"--output {args.output}: is a folder, expected the name of a file")
     for name in ("fvcore", "lambda_det.backbone"):  # hide warnings: counting needs no weights
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     print(analysis_report(row))
     if args.output:
         try:
-            write_json(make_record(tool_command("analyze_model", words), rows), args.output)
+            write_json(make_record(tool_command("analyze_model", arguments), rows), args.output)
         except OSError as error:
             raise InputError(
                 f"--output {args.output}: cannot be written ({error.strerror or error})"

@@ -121,9 +121,9 @@ def end(number: int, _frame: object) -> None:
 def command_of(args: argparse.Namespace, run: Run | None = None) -> str:
     """The command that was run, or the command for one run alone. ``--no-run`` and ``--record`` are
     left out, because the numbers do not depend on them."""
-    words = ["--suite", args.suite, "--output", args.output]
+    arguments = ["--suite", args.suite, "--output", args.output]
     for key in args.only if run is None else [run.key]:
-        words += ["--only", key]
-    words += ["--jobs", str(args.jobs)] if args.jobs else []
-    words += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
-    return tool_command("compare", [*words, *args.opts])
+        arguments += ["--only", key]
+    arguments += ["--jobs", str(args.jobs)] if args.jobs else []
+    arguments += ["--gpus-per-run", str(args.gpus_per_run)] if args.gpus_per_run else []
+    return tool_command("compare", [*arguments, *args.opts])

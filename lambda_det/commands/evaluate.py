@@ -1,4 +1,4 @@
-"""COCO box and mask AP and AR, of a config with weights or of saved predictions.
+"""Compute COCO box and mask AP and AR of a config with weights, or of saved predictions.
 
 lambda_det evaluate --config-file C.yaml --weights W.pth [--zeroed res4,res5] [--output O.json]
                     [KEY VALUE ...]

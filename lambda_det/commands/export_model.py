@@ -21,9 +21,14 @@ def main(argv: list[str] | None = None) -> int:
     """Parse the command line and export."""
     parser = command_parser(__name__, __doc__)
     add_model_arguments(parser)
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    parser.add_argument("--what", choices=("backbone", "detector"), default="backbone")
-    parser.add_argument("--method", default="trace", help=argparse.SUPPRESS)  # of older versions
+    parser.add_argument("--format", required=True, choices=FORMATS, help="format of the file")
+    parser.add_argument(
+        "--what",
+        choices=("backbone", "detector"),
+        default="backbone",
+        help="part to export (%(default)s)",
+    )
+    parser.add_argument("--method", default="trace", help=argparse.SUPPRESS)  # for old commands
     parser.add_argument("--output", required=True, metavar="FILE", help="file to write")
     parser.add_argument(
         "--size",

@@ -24,7 +24,7 @@ logger = logging.getLogger("lambda_det")
 
 
 def run(args: Namespace) -> None:
-    """Train or evaluate; every process calls this."""
+    """Train or evaluate; every process calls this function."""
     results = train_or_evaluate(args)
     if comm.is_main_process() and results:
         logger.info("Evaluation (percent):\n%s", metrics_table(results))

@@ -25,7 +25,7 @@ logger = logging.getLogger("lambda_det")
 
 
 def run(args: Namespace) -> None:
-    """Train or evaluate; every process calls this."""
+    """Train or evaluate; every process calls this function."""
     cfg = setup_config(args)
     if args.eval_only:
         results = evaluate_weights(cfg)

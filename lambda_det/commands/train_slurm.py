@@ -34,9 +34,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     parser.add_argument(
         "--cpus-per-gpu", type=int, help="cores of a process, which its data loader workers share"
     )
-    parser.add_argument("--partition")
-    parser.add_argument("--account")
-    parser.add_argument("--qos")
+    for name in ("partition", "account", "qos"):
+        parser.add_argument(f"--{name}", help=f"--{name} of sbatch")
     parser.add_argument(
         "--time",
         default="24:00:00",

@@ -108,8 +108,19 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
 
 
 def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]:
-    """Image id -> what was found there, judged by masks where both have them, else by boxes."""
-    # Those with a lower score are matched after these, and change nothing for them.
+    """Count on every image the objects that a model found.
+
+    Args:
+        truth: the ground truth.
+        predictions: path of a COCO results json.
+
+    Returns:
+        Image id -> counts, by mask IoU if truth and predictions have masks, else by box IoU.
+
+    Raises:
+        InputError: the predictions cannot be read.
+    """
+    # Detections with a lower score are matched after these, and so do not change their matches.
     entries = [entry for entry in read_detections(predictions) if not _is_unsure(entry)]
     detections = Detections(entries, truth, f"predictions {predictions}")
     task = detections.tasks[-1]

@@ -94,7 +94,7 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
             )
         lines.append(f"  {launch(run)}")
         lines += [f"  # pretrains first: {_relative(run.pretrain)}"] if run.pretrain else []
-        lines.append(f"  # trains: {tool_command('train_net', map(_relative, run.words))}")
+        lines.append(f"  # trains: {tool_command('train_net', map(_relative, run.arguments))}")
     pretrainings = " and pretrainings" if any(run.pretrain for run in runs) else ""
     if totals:
         sums = [f"{_hours(hours)} {unit} ({name})" for (unit, name), hours in totals.items()]
@@ -150,11 +150,12 @@ def measure(
         name = f"{run.model} without" if run.without else run.model
         measured = "measured_without" if run.without else "measured"
         folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
-        words = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
-                 "DATASETS.TEST", "()")  # fmt: skip
-        words += ("MODEL.WEIGHTS", "") if run.pretrain else ()  # no pretraining runs for a timing
+        arguments = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
+                     "DATASETS.TEST", "()")  # fmt: skip
+        if run.pretrain:  # no pretraining runs for a timing, so its weights do not exist
+            arguments += ("MODEL.WEIGHTS", "")
         one = dataclasses.replace(
-            run, overrides=run.overrides + words, folder=folder, gpus=1, resume=False
+            run, overrides=run.overrides + arguments, folder=folder, gpus=1, resume=False
         )
         with writing(folder):
             os.makedirs(folder, exist_ok=True)

@@ -34,11 +34,11 @@ _MOST_NAMES = 50  # the files of a folder with more (of images, say) are not che
 
 
 def prepare(suite: Suite, output: str) -> None:
-    """Run the suite's ``prepare`` commands that have not been run, or whose data are gone.
+    """Run the suite's ``prepare`` commands that have not been run, or whose data are missing.
 
     If the value of a config key is a path below ``output`` (``DATASETS.COCO_FOLDER``, say),
-    ``prepared.json`` records what existed at that path after the commands. If that is gone, the
-    commands that name the path run again, or all commands if none names it. Only one process
+    ``prepared.json`` records what existed at that path after the commands. If that is missing,
+    the commands that name the path run again, or all commands if none names it. Only one process
     prepares at a time. A running command is stopped when this process ends.
 
     Args:
@@ -107,16 +107,16 @@ def _data(suite: Suite, output: str) -> list[str]:
 def _to_repeat(
     done: Sequence[str], data: Sequence[str], known: Mapping[str, list[str] | None], output: str
 ) -> set[str]:
-    """The commands among ``done`` whose data are gone."""
+    """The commands among ``done`` whose data are missing."""
     again: set[str] = set()
     for name in data:
         path = os.path.join(output, name)
         naming = {command for command in done if path in command}
         if name in known:
-            gone = known[name] is not None and not _is_there(path, known[name])
+            missing = known[name] is not None and not _exists(path, known[name])
         else:
-            gone = bool(naming) and not _is_there(path, [])
-        if gone and done:
+            missing = bool(naming) and not _exists(path, [])
+        if missing and done:
             logger.warning("%s, or a part of it, is missing: it is prepared again", path)
             again |= naming or set(done)
     return again
@@ -125,15 +125,15 @@ def _to_repeat(
 def _names(path: str) -> list[str] | None:
     """Names of the files in a folder; [] for a file and for a folder of more than ``_MOST_NAMES``;
     None if the path does not exist or is an empty folder."""
-    if not _is_there(path, []):
+    if not _exists(path, []):
         return None
     names = sorted(os.listdir(path)) if os.path.isdir(path) else []
     if len(names) > _MOST_NAMES:
         return []
-    return [name for name in names if _is_there(os.path.join(path, name), [])]
+    return [name for name in names if _exists(os.path.join(path, name), [])]
 
 
-def _is_there(path: str, names: Sequence[str]) -> bool:
+def _exists(path: str, names: Sequence[str]) -> bool:
     """Whether a path is a file or a folder that is not empty, and so are ``names`` in it."""
     if os.path.isdir(path):
         with os.scandir(path) as entries:
@@ -141,10 +141,10 @@ def _is_there(path: str, names: Sequence[str]) -> bool:
                 return False
     elif not os.path.exists(path):
         return False
-    return all(_is_there(os.path.join(path, name), []) for name in names)
+    return all(_exists(os.path.join(path, name), []) for name in names)
 
 
-def shell_words(command: str) -> list[str]:
+def shell_command(command: str) -> list[str]:
     """Arguments that run a command of a suite in a shell, whose syntax its author may use."""
     return ["/bin/sh", "-c", command]
 
@@ -152,7 +152,7 @@ def shell_words(command: str) -> list[str]:
 def _run(command: str, log_path: str) -> None:
     with open_to_write(log_path, "a") as log:
         process = subprocess.Popen(
-            tied(shell_words(command)), cwd=PROJECT, env=environment_of(1, None),
+            tied(shell_command(command)), cwd=PROJECT, env=environment_of(1, None),
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,  # a session of its own can be ended as a whole
         )  # fmt: skip

@@ -19,7 +19,7 @@ from lambda_det.records import IN_CHECKOUT
 from lambda_det.shipped_configs import ROOT
 
 PROJECT = str(ROOT)
-"""The root of the checkout, or what stands for it in an installed wheel."""
+"""The root of the checkout; in an installed wheel, the folder with the shipped configs."""
 
 
 def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:

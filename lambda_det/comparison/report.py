@@ -203,7 +203,7 @@ def _most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dic
 
 
 def _examples(suite: Suite, states: Mapping[Run, str]) -> list[tuple[str, Sequence[Example], str]]:
-    """For each set its label, its examples, and, if there are none, the reason."""
+    """For each set its label, its examples, and the reason if they cannot be made."""
     found: list[tuple[str, Sequence[Example], str]] = []
     for name, label in suite.sets.items():
         try:

@@ -52,7 +52,7 @@ class Run:
     settings: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def words(self) -> list[str]:
+    def arguments(self) -> list[str]:
         """The arguments of ``train_net``."""
         flags = ["--resume"] if self.resume else []
         if self.gpus > 1:  # detectron2's default port would be the same for every run
@@ -80,8 +80,8 @@ def run_key(set_name: str, model: str, seed: int, without: bool = False) -> str:
 
 def run_name(set_name: str | None, model: str, seed: int, without: bool = False) -> str:
     """The :attr:`Run.name` of a run with these attributes."""
-    words = f"without {NAMED_STAGES}" if without else ""
-    return " ".join(filter(None, (set_name, model, f"seed {seed}", words)))
+    control = f"without {NAMED_STAGES}" if without else ""
+    return " ".join(filter(None, (set_name, model, f"seed {seed}", control)))
 
 
 PRETRAIN, PREPARE = "pretrain", "prepare"
@@ -110,7 +110,7 @@ _LAMBDA_DET = (
 
 def train_command(run: Run) -> list[str]:
     """Arguments that run ``lambda_det train_net`` for a run, with this Python."""
-    return [*_LAMBDA_DET, "train_net", *run.words]
+    return [*_LAMBDA_DET, "train_net", *run.arguments]
 
 
 def zeroed_command(run: Run) -> list[str]:

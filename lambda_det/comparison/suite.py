@@ -114,20 +114,20 @@ def read_suite(
         if gpus_per_run < 1:
             raise InputError(f"--gpus-per-run {gpus_per_run}: at least 1 is needed")
         keys.gpus_per_run = gpus_per_run
-    shared = file.words("overrides", keys.overrides)
-    words: dict[tuple[str, str], tuple[str, ...]] = {}
+    shared = file.arguments("overrides", keys.overrides)
+    arguments: dict[tuple[str, str], tuple[str, ...]] = {}
     configs: dict[tuple[str, str], CfgNode] = {}
     for set_name, of_set in file.sets.items():
         for name, model in file.models.items():
-            words[set_name, name] = (
+            arguments[set_name, name] = (
                 *shared,
-                *file.words(f"sets.{set_name}.overrides", of_set.overrides),
-                *file.words(f"models.{name}.overrides", model.overrides),
+                *file.arguments(f"sets.{set_name}.overrides", of_set.overrides),
+                *file.arguments(f"models.{name}.overrides", model.overrides),
                 *overrides,
             )
             path = file.config(name)
             try:
-                configs[set_name, name] = load_config(path, words[set_name, name])
+                configs[set_name, name] = load_config(path, arguments[set_name, name])
             except InputError as error:
                 raise file.error(f"models.{name}: {error}") from error
         _check_equal_budget(file, {m: cfg for (s, m), cfg in configs.items() if s == set_name})
@@ -141,7 +141,7 @@ def read_suite(
         sets=file.labels(file.sets),
         prepare=file.commands(every),
         runs=tuple(
-            _planned_run(file, place, seed, words[place], cfg, without=without)
+            _planned_run(file, place, seed, arguments[place], cfg, without=without)
             for seed in keys.seeds
             for without in (False, True)
             for place, cfg in configs.items()
@@ -158,7 +158,7 @@ def _planned_run(
     file: SuiteFile,
     place: tuple[str, str],
     seed: int,
-    words: tuple[str, ...],
+    arguments: tuple[str, ...],
     cfg: CfgNode,
     *,
     without: bool,
@@ -167,7 +167,7 @@ def _planned_run(
     key = run_key(set_name, model, seed, without)
     if without:
         cfg = config_without(cfg)
-        words += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
+        arguments += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
     folder, config = os.path.join(file.output, "runs", key), file.config(model)
     settings = _settings(file, cfg)
     if keys.keep:
@@ -180,16 +180,16 @@ def _planned_run(
                 "weights a run starts from; leave one of them out"
             )
         weights = os.path.join(folder, PRETRAINED_FILE)
-        command = file.pretrain(config, weights, (*words, "SEED", str(seed)))
+        command = file.pretrain(config, weights, (*arguments, "SEED", str(seed)))
         settings[PRETRAIN] = keys.pretrain
-        words += ("MODEL.WEIGHTS", weights)
+        arguments += ("MODEL.WEIGHTS", weights)
     kept = keys.keep and os.path.join(file.relative(file.fill(keys.keep)), f"{key}.json")
     return Run(
         model,
         set_name,
         seed,
         config,
-        words,
+        arguments,
         folder=folder,
         resume=keys.resume,
         gpus=keys.gpus_per_run,

@@ -170,7 +170,7 @@ class SuiteFile:
                 raise self.error(f"label {label!r} occurs {count} times; each label must be unique")
         return labels
 
-    def words(self, where: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    def arguments(self, where: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
         """Turn a mapping of config keys and values into KEY VALUE arguments.
 
         Raises:

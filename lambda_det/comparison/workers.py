@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
-from lambda_det.comparison.preparing import shell_words
+from lambda_det.comparison.preparing import shell_command
 from lambda_det.comparison.processes import (
     PROJECT,
     end_session,
@@ -146,7 +146,7 @@ class Workers:
         with open_to_write(log_path):  # empty it: an earlier attempt's last line is no reason
             pass
         logger.info("%s, pretraining ... (%s)", run.name, log_path)
-        status = self._process(shell_words(run.pretrain), device, lock, log_path, PROJECT)
+        status = self._process(shell_command(run.pretrain), device, lock, log_path, PROJECT)
         if self.stopping.is_set():
             return None
         if not status and os.path.isfile(part):
@@ -257,4 +257,4 @@ def _write(facts: dict, run: Run, name: str) -> None:
 
 def _record(run: Run) -> dict[str, object]:
     with_gpu = run.settings.get("MODEL.DEVICE") != "cpu"
-    return make_record(" ".join(run.words), [], seeds=[run.seed], with_gpu=with_gpu)
+    return make_record(" ".join(run.arguments), [], seeds=[run.seed], with_gpu=with_gpu)

@@ -47,7 +47,7 @@ def classes_of_file(path: str) -> ClassNames:
     """Read class names from a file.
 
     Args:
-        path: a text file with one name in each line, or a ``.json`` file that holds a list of
+        path: a text file with one name in each line, or a ``.json`` file with a list of
             names, an object ``{id: name}``, a list of COCO categories, or a whole COCO json.
 
     Raises:

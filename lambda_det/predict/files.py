@@ -57,7 +57,7 @@ class _Job:
 
     file: InputFile
     image_id: int
-    picture: str | None
+    drawn: str | None  # name of the drawn copy
     size: tuple[int, int] | None  # (width, height) in the annotations
 
 
@@ -115,7 +115,7 @@ def predict_files(
     done = Predicted()
     with logging_redirect_tqdm():
         if jobs:
-            _predict_pictures(predictor, jobs, names, done, output, score_threshold, batch_size)
+            _predict_images(predictor, jobs, names, done, output, score_threshold, batch_size)
         for file, (json_name, *video_name) in videos:
             try:
                 done.num_objects += predict_video(
@@ -200,7 +200,7 @@ def _plan(
             videos.append((file, names.of(file, *endings[: 1 + pictures])))
             continue
         is_jpeg = file.path.lower().endswith((".jpg", ".jpeg"))
-        picture = names.of(file, ".jpg" if is_jpeg else ".png")[0] if pictures else None
+        drawn = names.of(file, ".jpg" if is_jpeg else ".png")[0] if pictures else None
         image_id, size = len(jobs) + 1, None
         if entries is not None:
             image_id, size = entries.of(file.path)
@@ -210,11 +210,11 @@ def _plan(
                     f"--input {file.path} is image {image_id} of --annotations {annotations}, and "
                     f"so is {other}"
                 )
-        jobs.append(_Job(file, image_id, picture, size))
+        jobs.append(_Job(file, image_id, drawn, size))
     return jobs, videos
 
 
-def _predict_pictures(
+def _predict_images(
     predictor: Predictor,
     jobs: Sequence[_Job],
     classes: ClassNames,
@@ -239,7 +239,7 @@ def _predict_pictures(
             rows[index] = {
                 "id": job.image_id, "file_name": job.file.path, "width": width, "height": height,
             }  # fmt: skip
-            if job.picture is not None:
+            if job.drawn is not None:
                 images[index] = image
             yield index, image
 
@@ -248,13 +248,13 @@ def _predict_pictures(
         for index, found in predictor.stream(readable(), batch_size, threshold):
             job = jobs[index]
             results[index] = coco_results(found, job.image_id, classes)
-            if job.picture is not None:
+            if job.drawn is not None:
                 drawn = draw_instances(predictor.to_bgr(images.pop(index)), found, classes)
-                content = cv2.imencode(os.path.splitext(job.picture)[1], drawn)[1].tobytes()
-                path = os.path.join(output, job.picture)
+                content = cv2.imencode(os.path.splitext(job.drawn)[1], drawn)[1].tobytes()
+                path = os.path.join(output, job.drawn)
                 with writing(path):
                     write_bytes(content, path)
-                rows[index]["picture"] = job.picture
+                rows[index]["picture"] = job.drawn
             bar.update()
     done.images = [rows[index] for index in sorted(rows)]
     entries = [entry for index in sorted(results) for entry in results[index]]

@@ -80,7 +80,7 @@ def test_each_model_and_seed_is_trained_without_the_branches(controlled, write_s
     assert suite.config_of(whole) == suite.configs["", "lambda"]
     different = {k for k, v in control.settings.items() if whole.settings[k] != v}
     assert different == {IDLE_STAGES} and control.settings[IDLE_STAGES] == ["res4", "res5"]
-    added = control.words[len(whole.overrides) + 2 :]
+    added = control.arguments[len(whole.overrides) + 2 :]
     assert added[:2] == [IDLE_STAGES, '["res4", "res5"]']
     assert [run.key for run in chosen_runs(suite, ["lambda"])] == [
         "lambda/seed1", "lambda/seed1_without", "lambda/seed2", "lambda/seed2_without",

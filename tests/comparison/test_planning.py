@@ -49,7 +49,7 @@ def test_what_is_timed_finds_its_data(content, write_suite, output):
     look = f"import os; assert os.path.isfile({str(output / 'data' / 'x')!r}); {TIMED.strip()}"
     suite = read_suite(write_suite(content), str(output))
     measure(suite, str(output), suite.runs, 40,
-            command=lambda run: [sys.executable, "-c", look, *run.words])  # fmt: skip
+            command=lambda run: [sys.executable, "-c", look, *run.arguments])  # fmt: skip
 
 
 def test_measured_times_become_hours(content, write_suite, output):
@@ -58,7 +58,7 @@ def test_measured_times_become_hours(content, write_suite, output):
     suite = read_suite(write_suite(content), str(output))
 
     def command(run: Run) -> list[str]:
-        words = run.words[2:]  # without --config-file
+        words = run.arguments[2:]  # without --config-file
         assert "--num-gpus" not in words
         return [sys.executable, "-c", TIMED, *words]
 

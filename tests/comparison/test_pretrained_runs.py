@@ -55,7 +55,7 @@ def test_a_run_starts_from_its_own_weights(content, write_suite, output, fake_co
     weights = output / "runs" / "lambda" / "seed1_without" / "pretrained.pth"
     run = by_key["lambda/seed1_without"]
     assert run.weights == str(weights) and weights.read_text() == "whole"
-    assert run.words[run.words.index("MODEL.WEIGHTS") + 1] == str(weights)
+    assert run.arguments[run.arguments.index("MODEL.WEIGHTS") + 1] == str(weights)
     given = pretrainings(output)
     assert len(given) == 4 and sorted(words[0] for words in given) == [given[0][0]] * 4
     own = next(w for w in given if "MODEL.LAMBDA_RESNET.IDLE_STAGES" in w and "resnet" not in w)

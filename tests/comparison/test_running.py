@@ -278,4 +278,4 @@ def test_the_default_command_is_the_training(content, write_suite, output):
     run = read_suite(write_suite(content), str(output)).runs[0]
     command = train_command(run)
     assert command[0] == sys.executable
-    assert command[-len(run.words) - 1 :] == ["train_net", *run.words]
+    assert command[-len(run.arguments) - 1 :] == ["train_net", *run.arguments]

@@ -21,7 +21,7 @@ def test_plan(content, write_suite, tmp_path):
     assert suite.prepare == (f"{sys.executable} make.py {tmp_path}/out/data",)
     run = suite.runs[0]
     assert run.folder == str(tmp_path / "out" / "runs" / "plain" / "seed1")
-    words = run.words
+    words = run.arguments
     assert words[words.index("DATASETS.COCO_FOLDER") + 1] == f"{tmp_path}/out/data"
     assert words[words.index("SEED") + 1] == "1"
     assert not {"--resume", "--num-gpus"} & set(words)
@@ -56,18 +56,18 @@ def test_what_a_suite_may_say_besides(content, write_suite):
     path = write_suite(content)
     suite = read_suite(path, "out", ["SOLVER.MAX_ITER", "7"])
     assert suite.baselines["lambda"] == "lambda" and suite.throughput.endswith("x.json")
-    words = suite.runs[0].words
+    words = suite.runs[0].arguments
     assert "--resume" in words and words[words.index("--num-gpus") + 1] == "4"
     assert words[words.index("--dist-url") + 1] == "auto"
     assert {cfg.SOLVER.MAX_ITER for cfg in suite.configs.values()} == {7}
-    assert "--num-gpus" not in read_suite(path, "out", gpus_per_run=1).runs[0].words
+    assert "--num-gpus" not in read_suite(path, "out", gpus_per_run=1).runs[0].arguments
 
 
 def test_paths_in_commands_are_quoted(content, write_suite, tmp_path):
     content["prepare"] = ["make {output}/data"]
     suite = read_suite(write_suite(content), str(tmp_path / "my out"))
     assert suite.prepare == (f"make '{tmp_path}/my out'/data",)
-    words = suite.runs[0].words
+    words = suite.runs[0].arguments
     assert words[words.index("DATASETS.COCO_FOLDER") + 1] == f"{tmp_path}/my out/data"
 
 

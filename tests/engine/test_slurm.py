@@ -134,7 +134,7 @@ def test_what_is_queued(project, tmp_path, monkeypatch, capsys) -> None:
 
 
 WRONG = {
-    "processes": (["--num-gpus", "2"], r"--num-gpus: is for train_net\.py alone"),
+    "processes": (["--num-gpus", "2"], r"--num-gpus is an argument of train_net only"),
     "nodes": (["--nodes", "0"], "--nodes 0: expected 1 or more"),
     "time": (["--time", "long"], "--time 'long': expected HOURS"),
     "config": (["--config-file", "none.yaml"], "--config-file none.yaml: no such file"),
