@@ -77,7 +77,7 @@ def test_no_version_is_compared() -> None:
 def test_files_are_short_and_quiet() -> None:
     for path in FILES:
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 300, name_of(path)
+        assert len(text.splitlines()) <= 320, name_of(path)
         calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
         printed = [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
         if path.parent.name == "commands":

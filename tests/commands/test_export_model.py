@@ -52,7 +52,7 @@ def test_a_file_that_runs_without_this_package(tool, tmp_path, capsys, monkeypat
         (["--output", "{folder}/no/a"], "--output {folder}/no/a: there is no folder {folder}/no"),
         (["--output", "{folder}/a", "--size", "64", "65"], "--size 64 65: expected two multiples"),
         (["--output", "{folder}/a", "--weights", "{folder}/no.pth"], "no.pth"),
-        (["--output", "{folder}/a", "--method", "script"], "--format torch_export and onnx"),
+        (["--output", "{folder}/a", "--method", "script"], "--format torch_export or onnx"),
         (["--output", "{folder}/a", "MODEL.LAMBDA_RESNET.DEPTH", "7"], "DEPTH=7: expected one of"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value[1:]),
