@@ -18,6 +18,7 @@ def expected_shapes(batch: int) -> dict[str, tuple[int, ...]]:
     return {name: (batch, CHANNELS[name], *feature_size(*SIZE, STRIDES[name])) for name in STAGES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("depth", ON_THE_CPU)
 def test_on_the_cpu(depth: int, variant: str) -> None:

@@ -12,7 +12,10 @@ import torch
 from lambda_det.engine import Trainer
 from lambda_det.engine.interruption import TrainingInterrupted
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+pytestmark = [
+    pytest.mark.slow,  # trainings
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
 KEYS = (
     "SOLVER.MAX_ITER", 7, "SOLVER.ACCUMULATE", 2, "SOLVER.EMA_DECAY", 0.75,
     "SOLVER.MAX_SKIPPED_STEPS", 3, "SOLVER.CHECKPOINT_PERIOD", 3, "SOLVER.CHECKPOINT_KEEP", 2,

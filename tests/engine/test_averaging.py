@@ -18,7 +18,10 @@ from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.setup import check_values
 from lambda_det.errors import InputError
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+pytestmark = [
+    pytest.mark.slow,  # trainings
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
 KEYS = ("SOLVER.EMA_DECAY", 0.75, "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0)
 
 

@@ -13,7 +13,10 @@ from lambda_det.data import generate_shapes
 from lambda_det.engine import Trainer, sanity
 from lambda_det.errors import InputError, one_line
 
-pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+pytestmark = [
+    pytest.mark.slow,  # trainings
+    pytest.mark.filterwarnings("ignore:This DataLoader will create"),
+]
 KEYS = (
     "SOLVER.MAX_ITER", 2, "DATALOADER.NUM_WORKERS", 0, "SOLVER.CHECKPOINT_PERIOD", 100,
     "INPUT.MIN_SIZE_TRAIN", "(32,64)",
