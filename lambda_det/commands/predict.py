@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from lambda_det.commands import add_model_arguments, command_parser, overrides_of
 from lambda_det.configs import load_config
-from lambda_det.engine.setup import check_device, split_overrides
+from lambda_det.engine.setup import check_device, check_values, split_overrides
 from lambda_det.errors import exit_on_input_error
 
 
@@ -45,7 +45,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
-    from lambda_det.engine.setup import check_values
     from lambda_det.predict import predict_files
 
     device = [] if args.device is None else ["MODEL.DEVICE", args.device]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import time
@@ -15,7 +14,7 @@ from torch import nn
 
 from lambda_det.checkpoint.coverage import BACKBONE_PARTS, Coverage
 from lambda_det.errors import InputError, writing
-from lambda_det.io import read_text, write_json
+from lambda_det.io import read_json, write_json
 
 SUMMARY_FILE = "summary.json"
 _WARM_UP = 5  # calls that are not timed, as in detectron2's inference_on_dataset
@@ -94,7 +93,7 @@ class RunSummary:
 def read_summary(folder: str) -> dict[str, float | None]:
     """``summary.json`` of a run's folder; {} where there is none, or none that can be read."""
     try:
-        content = json.loads(read_text(folder, SUMMARY_FILE))
-    except (InputError, ValueError):
+        content = read_json(os.path.join(folder, SUMMARY_FILE))
+    except InputError:
         return {}
     return content if isinstance(content, dict) else {}
