@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.metadata
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -201,7 +200,9 @@ setup(
 def check_environment(version: str, target: Path | None) -> None:
     """Raises InstallError if a package is missing or another detectron2 would be replaced."""
     needed = ("pip", "setuptools", "torch", "torchvision")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    # By metadata: asking for the module pip makes setuptools fail to import in this process.
+    discover = importlib.metadata.Distribution.discover
+    missing = [name for name in needed if next(iter(discover(name=name)), None) is None]
     if missing:
         raise InstallError(
             f"{sys.executable} lacks {', '.join(missing)}; install what is missing first"

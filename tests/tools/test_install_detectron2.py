@@ -200,6 +200,27 @@ def test_its_own_detectron2_is_replaced(script, monkeypatch):
     script.check_environment("0.7.2", None)
 
 
+def test_the_check_leaves_setuptools_usable(project):
+    code = (
+        "import install_detectron2 as script; script.check_environment('0.7.2', None)\n"
+        "import setuptools, torch.utils.cpp_extension"
+    )
+    tools = project / "tools"
+    result = subprocess.run([sys.executable, "-c", code], cwd=tools, capture_output=True, text=True)
+    # Another detectron2 than the script's own stops the check, which comes after the one of pip.
+    assert result.returncode == 0 or "InstallError: detectron2" in result.stderr, result.stderr
+
+
+def test_a_missing_package_is_named(script, monkeypatch):
+    monkeypatch.setattr(
+        importlib.metadata.Distribution,
+        "discover",
+        lambda name: iter(() if name == "torchvision" else ("found",)),
+    )
+    with pytest.raises(script.InstallError, match="lacks torchvision; install"):
+        script.check_environment("0.7.2", None)
+
+
 def test_the_stand_in_names_the_operator_that_is_missing(script):
     module = ModuleType("detectron2._C")
     exec(compile(script.STUB, "_C.py", "exec"), module.__dict__)
