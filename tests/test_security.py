@@ -31,7 +31,7 @@ MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "telnetlib", "f
 # The unpickler that admits numpy arrays and plain containers by name; its tests try to break it.
 UNPICKLER = "lambda_det/checkpoint/numpy_pickle.py"
 # Commands that a suite's author gives to a shell: a suite is a program, as README.md says.
-SHELL = "lambda_det/comparison/preparing.py"
+SHELL = "lambda_det/comparison/processes.py"
 # Runs again the file that it has written a moment before, to compare it.
 EXPORTER = "lambda_det/export/formats.py"
 SHELLS = {"sh", "bash", "dash", "zsh"}

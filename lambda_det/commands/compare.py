@@ -14,7 +14,7 @@ import sys
 
 from lambda_det.commands import command_parser
 from lambda_det.comparison import collect, execute, read_suite, results_markdown
-from lambda_det.comparison.collect import comparison_record, published_rows
+from lambda_det.comparison.collect import published_rows
 from lambda_det.comparison.outputs import check_record, write_record, write_results
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.processes import default_jobs, device_groups
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     for run, state in states.items():
         if state == FINISHED:
             keep(run)
-    record = comparison_record(suite, collect(suite, states), command_of(args))
+    record = collect(suite, states, command=command_of(args))
     try:
         write_results(args.output, suite, states, record)
     finally:  # the numbers are printed even if the disk is full

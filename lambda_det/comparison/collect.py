@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
@@ -13,7 +12,7 @@ from lambda_det.analysis.published import load_published
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
 from lambda_det.comparison.results import FOUND, RIGHT_CLASS, result_of
-from lambda_det.comparison.run_files import FAILED, FINISHED, FINISHED_FILE, failed_facts
+from lambda_det.comparison.run_files import FAILED, FINISHED, failed_facts
 from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings, train_size
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Run, Suite
@@ -51,21 +50,26 @@ def collect(
     suite: Suite,
     states: Mapping[Run, str],
     facts_of: Callable[[CfgNode], Mapping[str, object]] = count_model,
+    *,
+    command: str = "",
 ) -> dict[str, object]:
-    """Collect what the runs measured: the part of the record specific to a comparison.
+    """Collect what the runs measured: the record of a comparison.
 
     Args:
         suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
         states: as returned by :func:`~lambda_det.comparison.running.execute`.
         facts_of: config -> numbers of the model itself, which do not depend on the seed.
+        command: the command that was run.
 
     Returns:
-        ``"suite"``: its name. ``"sets"``, if the suite has several: name -> label.
-        ``"differences"``: config key -> model -> value, for the config keys in which the models
-        differ. ``"runs"``: one row per run with its state and, if it has finished, its numbers.
-        ``"rows"``: one row per set and model. In a row, a number is ``{"mean", "sd", "values"}``
-        over the finished seeds, ``<metric>_gain`` is ``{"mean", "low", "high", "values"}`` over
-        the model ``"over"``, paired by seed, and ``"published"`` contains the paper's numbers.
+        What :func:`~lambda_det.records.make_record` returns, with hardware, versions and commit of
+        the runs (under ``"origins"`` if they differ), and: ``"suite"``: its name. ``"sets"``, if
+        the suite has several: name -> label. ``"differences"``: config key -> model -> value, for
+        the config keys in which the models differ. ``"runs"``: one row per run with its state and,
+        if it has finished, its numbers. ``"rows"``: one row per set and model. In a row, a number
+        is ``{"mean", "sd", "values"}`` over the finished seeds, ``<metric>_gain`` is ``{"mean",
+        "low", "high", "values"}`` over the model ``"over"``, paired by seed, and ``"published"``
+        contains the paper's numbers.
 
         If the suite has controls, ``"controls"`` lists them; in a row it lists those that the
         model has. ``box_ap_zeroed`` and ``box_ap_trained_without`` are the AP under them
@@ -79,97 +83,106 @@ def collect(
         InputError: a model names a row that was not published, or a file of a run is damaged.
     """
     published = published_rows(suite)
-    results = {run: _result(run) for run, state in states.items() if state == FINISHED}
+    results = {run: result_of(run) for run, state in states.items() if state == FINISHED}
     runs = [_row_of(run, states[run], results.get(run)) for run in suite.runs]
     _pair_with_controls(runs)
     rows = []
     for set_name, set_label in suite.sets.items():
-        for model, label in suite.labels.items():
-            own = _runs_of(runs, set_name, model)
-            finished = [row for row in own if row["state"] == FINISHED]
-            node = suite.configs[set_name, model].MODEL.get("LAMBDA_RESNET", {})
+        of_model = {model: _runs_of(runs, set_name, model) for model in suite.labels}
+        for model, own in of_model.items():
             over = suite.baselines[model]
-            row: dict[str, object] = {
-                **({"set": set_name, "set_label": set_label} if set_name else {}),
-                "model": model,
-                "label": label,
-                "variant": node.get("VARIANT"),
-                "depth": node.get("DEPTH"),
-                "gpus": _gpus(finished, suite.runs[0].gpus),
-                "over": None if over == model else over,
-                "finished": len(finished),
-                "planned": len(own),
-                **_budget(suite.configs[set_name, model]),
-                SPEED_SETTINGS: speed_settings(suite.configs[set_name, model]),
-            }
-            if suite.controls:
-                has_stages = idle_stages(suite.configs[set_name, model]) is not None
-                row["controls"] = list(suite.controls) if has_stages else []
-            row.update(_facts(suite, set_name, model, results, facts_of))
-            for column in (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, FOUND, RIGHT_CLASS):
-                summary = spread([entry.get(column) for entry in finished])
-                if summary is not None:
-                    row[column] = summary
-            row.update(_over_controls(own) | _last_norms(finished))
-            if over != model:
-                row.update(_gains(own, _runs_of(runs, set_name, over)))
-            if model in published:
-                row["published"] = published[model]
-            rows.append(row)
+            rows.append(
+                {
+                    **({"set": set_name, "set_label": set_label} if set_name else {}),
+                    **_model_of_row(suite, set_name, model, own),
+                    **_facts(suite, set_name, model, results, facts_of),
+                    **_numbers(own),
+                    **(_gains(own, of_model[over]) if over != model else {}),
+                    **({"published": published[model]} if model in published else {}),
+                }
+            )
     return {
+        **make_record(command, rows, seeds=suite.seeds),
         "suite": suite.name,
         **({"controls": list(suite.controls)} if suite.controls else {}),
         **({"sets": suite.sets} if "" not in suite.sets else {}),
         **({"published_source": published_source()} if published else {}),
         **({"pretrain": suite.pretrain} if suite.pretrain else {}),
         "differences": _differences(suite),
-        "rows": rows,
         "runs": runs,
+        **_origins([result["finished"]["record"] for result in results.values()]),
     }
 
 
-def comparison_record(suite: Suite, collected: Mapping[str, object], command: str) -> dict:
-    """The record: what :func:`collect` returned, with hardware, versions and commit of the runs."""
-    record = make_record(command, collected["rows"], seeds=suite.seeds) | collected
-    states = [row["state"] for row in collected["runs"]]
-    finished = [
-        result["finished"]
-        for run, state in zip(suite.runs, states, strict=True)
-        if state == FINISHED and (result := result_of(run)) is not None
-    ]
-    origins: dict[str, dict] = {}
-    for facts in finished:
-        origin = {key: facts["record"][key] for key in ("commit", "hardware", "versions")}
-        origins[str(origin)] = origin
-    if origins:
-        record["date"] = max(facts["record"]["date"] for facts in finished)
-        record |= next(iter(origins.values()))
-    if len(origins) > 1:
-        record["origins"] = list(origins.values())
-    return record
+def _origins(records: Sequence[Mapping]) -> dict[str, object]:
+    """Date, commit, hardware and versions of the runs, from the records that were made of them."""
+    if not records:
+        return {}
+    keys = ("commit", "hardware", "versions")
+    origins = list({str(o): o for r in records for o in [{key: r[key] for key in keys}]}.values())
+    several = {"origins": origins} if len(origins) > 1 else {}
+    return {"date": max(record["date"] for record in records), **origins[0], **several}
 
 
-def _budget(cfg: CfgNode) -> dict[str, object]:
-    return {
+def _model_of_row(
+    suite: Suite, set_name: str, model: str, own: Sequence[Mapping]
+) -> dict[str, object]:
+    """What a row says of its model and of the budget."""
+    cfg, over = suite.configs[set_name, model], suite.baselines[model]
+    node = cfg.MODEL.get("LAMBDA_RESNET", {})
+    finished = _finished(own)
+    gpus = {run["gpus"] for run in finished} or {suite.runs[0].gpus}
+    row = {
+        "model": model,
+        "label": suite.labels[model],
+        "variant": node.get("VARIANT"),
+        "depth": node.get("DEPTH"),
+        "gpus": gpus.pop() if len(gpus) == 1 else None,
+        "over": None if over == model else over,
+        "finished": len(finished),
+        "planned": len(own),
         "iterations": cfg.SOLVER.MAX_ITER,
         "images_per_iteration": cfg.SOLVER.IMS_PER_BATCH,
         "base_lr": cfg.SOLVER.BASE_LR,
         "train_size": train_size(cfg),
+        SPEED_SETTINGS: speed_settings(cfg),
     }
+    if suite.controls:
+        row["controls"] = list(suite.controls) if idle_stages(cfg) is not None else []
+    return row
 
 
-def _gpus(finished: Sequence[Mapping], planned: int) -> int | None:
-    """Number of GPUs of each run of a row; None if it differs."""
-    numbers = {run["gpus"] for run in finished} or {planned}
-    return numbers.pop() if len(numbers) == 1 else None
+def _numbers(own: Sequence[Mapping]) -> dict[str, object]:
+    """Means and spreads of a model's finished runs, and differences to its controls."""
+    columns = (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, FOUND, RIGHT_CLASS)
+    numbers = {column: spread([run.get(column) for run in _finished(own)]) for column in columns}
+    over = {
+        f"{task}_ap_over_{control}": _paired(own, f"{task}_ap", own, f"{task}_ap_{control}")
+        for task in TASK_NAMES.values()
+        for control in CONTROLS
+    }
+    return _known(numbers | over) | _last_norms(own)
 
 
-def _result(run: Run) -> dict:
-    result = result_of(run)
-    if result is None:
-        path = os.path.join(run.folder, FINISHED_FILE)
-        raise InputError(f"{path} is missing or damaged; run the suite again")
-    return result
+def _gains(own: Sequence[Mapping], baseline: Sequence[Mapping]) -> dict[str, object]:
+    return _known({f"{c}_gain": _paired(own, c, baseline, c) for c in METRIC_COLUMNS})
+
+
+def _paired(
+    own: Sequence[Mapping], column: str, others: Sequence[Mapping], other_column: str
+) -> dict | None:
+    return paired_difference(
+        {run["seed"]: run.get(column) for run in own},
+        {run["seed"]: run.get(other_column) for run in others},
+    )
+
+
+def _known(numbers: Mapping[str, object]) -> dict[str, object]:
+    return {column: value for column, value in numbers.items() if value is not None}
+
+
+def _finished(own: Sequence[Mapping]) -> list[Mapping]:
+    return [run for run in own if run["state"] == FINISHED]
 
 
 def _row_of(run: Run, state: str, result: Mapping | None) -> dict[str, object]:
@@ -194,9 +207,13 @@ def _runs_of(runs: Sequence[Mapping], set_name: str, model: str) -> list[Mapping
 
 def _pair_with_controls(runs: Sequence[dict]) -> None:
     """Add to each finished run the AP of the control training of the same seed."""
-    without = {_place(run): run for run in runs if "without" in run}
+
+    def place(run: Mapping) -> tuple[str, str, int]:
+        return run.get("set", ""), run["model"], run["seed"]
+
+    without = {place(run): run for run in runs if "without" in run}
     for run in runs:
-        control = without.get(_place(run), {})
+        control = without.get(place(run), {})
         if "without" in run or run["state"] != FINISHED or control.get("state") != FINISHED:
             continue
         for task in TASK_NAMES.values():
@@ -204,27 +221,9 @@ def _pair_with_controls(runs: Sequence[dict]) -> None:
                 run[f"{task}_ap_{TRAINED_WITHOUT}"] = control[f"{task}_ap"]
 
 
-def _place(run: Mapping) -> tuple[str, str, int]:
-    return run.get("set", ""), run["model"], run["seed"]
-
-
-def _over_controls(own: Sequence[Mapping]) -> dict[str, dict]:
-    differences = {}
-    for task in TASK_NAMES.values():
-        for control in CONTROLS:
-            values, others = (
-                {run["seed"]: run.get(column) for run in own}
-                for column in (f"{task}_ap", f"{task}_ap_{control}")
-            )
-            difference = paired_difference(values, others)
-            if difference is not None:
-                differences[f"{task}_ap_over_{control}"] = difference
-    return differences
-
-
-def _last_norms(finished: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+def _last_norms(own: Sequence[Mapping]) -> dict[str, dict[str, float]]:
     """Mean |weight| of each stage's last norms, over the runs that logged it."""
-    known = [run["last_norm"] for run in finished if "last_norm" in run]
+    known = [run["last_norm"] for run in _finished(own) if "last_norm" in run]
     if not known:
         return {}
     return {
@@ -233,16 +232,6 @@ def _last_norms(finished: Sequence[Mapping]) -> dict[str, dict[str, float]]:
             for stage in known[0]
         }
     }
-
-
-def _gains(own: Sequence[Mapping], reference: Sequence[Mapping]) -> dict[str, dict]:
-    gains = {}
-    for column in METRIC_COLUMNS:
-        values, baseline = ({r["seed"]: r.get(column) for r in rows} for rows in (own, reference))
-        difference = paired_difference(values, baseline)
-        if difference is not None:
-            gains[f"{column}_gain"] = difference
-    return gains
 
 
 def _facts(

@@ -46,11 +46,8 @@ def idle_stages(cfg: CfgNode) -> list[str] | None:
 
 
 def config_without(cfg: CfgNode) -> CfgNode:
-    """The config of the training without the residual branches.
-
-    Args:
-        cfg: config of a model for which :func:`idle_stages` is not None; it is not changed.
-    """
+    """The config of the training without the residual branches, of a model for which
+    :func:`idle_stages` is not None."""
     cfg = cfg.clone()
     cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES = idle_stages(cfg)
     return cfg
@@ -86,12 +83,7 @@ def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mappin
 
 
 def verdict_of(row: Mapping, task: str) -> str | None:
-    """The :func:`verdict` of a row of a record; None if the row has no controls or no AP.
-
-    Args:
-        row: one of a record's ``"rows"``.
-        task: ``box`` or ``mask``.
-    """
+    """The :func:`verdict` of one of a record's ``"rows"``; None if it has no controls or no AP."""
     if not row.get("controls") or f"{task}_ap" not in row:
         return None
     return verdict(

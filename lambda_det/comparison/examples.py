@@ -85,25 +85,33 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
     runs = _runs_of_one_seed(states, set_name)
     if len(runs) < 2:
         return []
-    first = next(iter(runs))
-    annotations, images = validation_set(suite.configs[set_name, first])
+    first = next(iter(runs.values()))
+    annotations, images = validation_set(suite.configs[set_name, first.model])
     paths = {
         model: os.path.join(run.folder, "inference", DETECTIONS_FILE) for model, run in runs.items()
     }
     truth = GroundTruth.from_file(annotations)
     found = {model: found_per_image(truth, path) for model, path in paths.items()}
-    chosen = choose(suite, found)
-    drawing = _Drawing(annotations, images, paths)
-    seed = runs[first].seed
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(annotations)
+    colours = class_colours(coco)
+    detections = {model: detections_per_image(path, coco) for model, path in paths.items()}
     examples = []
-    for image_id, reason in chosen.items():
-        captions = {
-            model: f"{suite.labels[model]}: {per_image[image_id].matched} of "
-            f"{per_image[image_id].objects} found, {per_image[image_id].wrong} wrong"
-            for model, per_image in found.items()
-        }
-        name, tiles = drawing.tiles(image_id, captions)
-        examples.append(Example(name, f"{reason} (seed {seed})", tiles))
+    for image_id, reason in choose(suite, found).items():
+        name = coco.imgs[image_id]["file_name"]
+        image = read_image(os.path.join(images, name))
+        objects = [object_of_annotation(coco, a, colours) for a in coco.imgToAnns[image_id]]
+        tiles = [("ground truth", _jpeg(draw_objects(image, objects)))]
+        for model, path in paths.items():
+            objects = [
+                object_of_detection(coco, detection, image.shape[:2], colours, path)
+                for detection in detections[model].get(image_id, [])
+                if detection["score"] >= SCORE
+            ]
+            counts = found[model][image_id]
+            caption = f"{suite.labels[model]}: {counts.matched} of {counts.objects} found, "
+            tiles.append((f"{caption}{counts.wrong} wrong", _jpeg(draw_objects(image, objects))))
+        examples.append(Example(name, f"{reason} (seed {first.seed})", tiles))
     return examples
 
 
@@ -121,7 +129,7 @@ def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]
         InputError: the predictions cannot be read.
     """
     # Detections with a lower score are matched after these, and so do not change their matches.
-    entries = [entry for entry in read_detections(predictions) if not _is_unsure(entry)]
+    entries = [entry for entry in read_detections(predictions) if entry["score"] >= SCORE]
     detections = Detections(entries, truth, f"predictions {predictions}")
     task = detections.tasks[-1]
     evaluation = evaluation_of("pycocotools", truth.coco(task), detections.coco(task), task)
@@ -131,23 +139,14 @@ def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]
     parameters.areaRng, parameters.areaRngLbl = parameters.areaRng[:1], parameters.areaRngLbl[:1]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.evaluate()
-    matched = dict.fromkeys(range(1, len(truth.images) + 1), 0)
-    wrong, objects = dict(matched), dict(matched)
+    counts = {number: [0, 0, 0] for number, _, _ in truth.images.values()}
     for entry in filter(None, evaluation.evalImgs):
-        number = entry["image_id"]
-        objects[number] += sum(not ignored for ignored in entry["gtIgnore"])
+        of_image = counts[entry["image_id"]]
         for match, ignored in zip(entry["dtMatches"][0], entry["dtIgnore"][0], strict=True):
-            matched[number] += bool(match > 0 and not ignored)
-            wrong[number] += bool(not match > 0 and not ignored)
-    return {
-        image_id: Found(matched[number], wrong[number], objects[number])
-        for image_id, (number, _, _) in truth.images.items()
-    }
-
-
-def _is_unsure(entry: object) -> bool:
-    score = entry.get("score") if isinstance(entry, dict) else None
-    return isinstance(score, float) and score < SCORE
+            of_image[0] += bool(match > 0 and not ignored)
+            of_image[1] += bool(not match > 0 and not ignored)
+        of_image[2] += sum(not ignored for ignored in entry["gtIgnore"])
+    return {image_id: Found(*counts[number]) for image_id, (number, _, _) in truth.images.items()}
 
 
 def choose(suite: Suite, found: Mapping[str, Mapping[object, Found]]) -> dict[object, str]:
@@ -170,8 +169,8 @@ def choose(suite: Suite, found: Mapping[str, Mapping[object, Found]]) -> dict[ob
             mine, theirs = per_image[image_id], other[image_id]
             return mine.matched - theirs.matched, theirs.wrong - mine.wrong
 
-        labels = suite.labels[model], suite.labels[baseline]
-        for sign, (winner, loser) in ((1, labels), (-1, labels[::-1])):
+        label, other_label = suite.labels[model], suite.labels[baseline]
+        for sign, winner, loser in ((1, label, other_label), (-1, other_label, label)):
             candidates = [image_id for image_id in per_image if image_id not in chosen]
             if not candidates or len(chosen) >= MOST_IMAGES:
                 continue
@@ -180,39 +179,6 @@ def choose(suite: Suite, found: Mapping[str, Mapping[object, Found]]) -> dict[ob
             if more > 0:
                 chosen[best] = f"{winner} finds {more} more than {loser}"
     return chosen
-
-
-class _Drawing:
-    def __init__(self, annotations: str, images: str, predictions: Mapping[str, str]) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
-            self._coco = COCO(annotations)
-        self._images = images
-        self._colours = class_colours(self._coco)
-        self._paths = predictions
-        self._detections = {
-            model: detections_per_image(path, self._coco) for model, path in predictions.items()
-        }
-
-    def tiles(
-        self, image_id: object, captions: Mapping[str, str]
-    ) -> tuple[str, list[tuple[str, bytes]]]:
-        name = self._coco.imgs[image_id]["file_name"]
-        image = read_image(os.path.join(self._images, name))
-        truth = [
-            object_of_annotation(self._coco, annotation, self._colours)
-            for annotation in self._coco.imgToAnns[image_id]
-        ]
-        tiles = [("ground truth", _jpeg(draw_objects(image, truth)))]
-        for model, caption in captions.items():
-            objects = [
-                object_of_detection(
-                    self._coco, detection, image.shape[:2], self._colours, self._paths[model]
-                )
-                for detection in self._detections[model].get(image_id, [])
-                if detection["score"] >= SCORE
-            ]
-            tiles.append((caption, _jpeg(draw_objects(image, objects))))
-        return name, tiles
 
 
 def _jpeg(image) -> bytes:
@@ -226,9 +192,7 @@ def _runs_of_one_seed(states: Mapping[Run, str], set_name: str) -> dict[str, Run
     for run, state in states.items():
         if run.set != set_name or state != FINISHED or run.without:
             continue
-        if os.path.isfile(
-            os.path.join(run.folder, FINISHED_FILE)
-        ):  # a kept JSON alone has no detections
+        if os.path.isfile(os.path.join(run.folder, FINISHED_FILE)):  # a kept JSON has no detections
             seeds.setdefault(run.seed, {})[run.model] = run
     return max(seeds.values(), key=len, default={})
 

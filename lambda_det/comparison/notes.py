@@ -82,30 +82,22 @@ def gains_line(rows: Sequence[Mapping]) -> str:
     labels = {row["model"]: row["label"] for row in rows}
     sentences = []
     for task in TASK_NAMES.values():
-        said = [
-            _SAID[_told(row[f"{task}_ap_gain"])].format(row["label"], labels[row["over"]])
-            for row in rows
-            if f"{task}_ap_gain" in row
-        ]
+        said = []
+        for row in rows:
+            if gain := row.get(f"{task}_ap_gain"):
+                said.append(_told(gain).format(row["label"], labels[row["over"]]))
         if said:
             sentences.append(f"{task.capitalize()} AP: {'; '.join(said)}.")
     return " ".join(sentences)
 
 
-_SAID = {
-    "above": "{} lies above {} with the whole interval of its gain",
-    "below": "{} lies below {} with the whole interval of its gain",
-    "even": "{} is not told apart from {} (the interval holds 0)",
-    "unknown": "{} and {} are of one seed, which tells nothing apart",
-}
-
-
 def _told(gain: Mapping) -> str:
     if gain["low"] is None:
-        return "unknown"
-    if gain["low"] > 0:
-        return "above"
-    return "below" if gain["high"] < 0 else "even"
+        return "{} and {} are of one seed, which tells nothing apart"
+    if gain["low"] <= 0 <= gain["high"]:
+        return "{} is not told apart from {} (the interval holds 0)"
+    side = "above" if gain["low"] > 0 else "below"
+    return f"{{}} lies {side} {{}} with the whole interval of its gain"
 
 
 def unfinished_runs(record: Mapping) -> list[str]:

@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 from collections.abc import Mapping
 
 from lambda_det.comparison import plots
+from lambda_det.comparison.processes import locked
 from lambda_det.comparison.report import html_report
 from lambda_det.comparison.results import zeroed_missing
-from lambda_det.comparison.run_files import FINISHED, open_to_write
+from lambda_det.comparison.run_files import FINISHED, write_facts
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.comparison.tables import results_markdown
 from lambda_det.errors import InputError, writing
-from lambda_det.io import check_writable, read_text, write_bytes, write_json
+from lambda_det.io import check_writable, read_json, write_bytes
 
 
 def check_record(path: str, suite: Suite) -> None:
-    """Check that a record can be written, which is better known before days of training than after.
-
-    Args:
-        path: as returned by :func:`~lambda_det.records.record_path`.
-        suite: the suite that is to be recorded in that file.
+    """Check that the record of a suite can be written, before days of training.
 
     Raises:
         InputError: the file is the record of another suite, or it cannot be written.
     """
     check_writable(path, "--record")
-    if os.path.exists(path):
-        try:
-            known = json.loads(read_text(path))
-            other = known["suite"] != suite.name
-        except (ValueError, KeyError, TypeError):
-            other = True
-        if other:
-            raise InputError(
-                f"--record: {path} is not a record of suite {suite.name!r}; choose another name or "
-                "remove that file"
-            )
+    if not os.path.exists(path):
+        return
+    try:
+        other = read_json(path).get("suite")
+    except (InputError, AttributeError):  # no JSON, or no object
+        other = None
+    if other != suite.name:
+        raise InputError(
+            f"--record: {path} is not a record of suite {suite.name!r}; choose another name or "
+            "remove that file"
+        )
 
 
 def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
@@ -60,8 +55,7 @@ def write_record(path: str, states: Mapping[Run, str], record: Mapping) -> None:
             f"--record: {path} is not written because the evaluation with zeroed branches is "
             f"missing for {', '.join(lacking)}; the same command evaluates it"
         )
-    with writing(path):
-        write_json(record, path)
+    write_facts(record, path)
 
 
 def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
@@ -81,13 +75,8 @@ def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: 
     if draw is not None:
         contents["speed_accuracy.png"] = plots.png(draw)
     contents["report.html"] = html_report(suite, states, record).encode()
-    path = os.path.join(output, "lock")
-    with open_to_write(path) as lock:
-        with writing(path):
-            fcntl.flock(lock, fcntl.LOCK_EX)  # wait for another comparison in this folder
-        path = os.path.join(output, "results.json")
-        with writing(path):
-            write_json(record, path)
+    with locked(output):  # waits for another comparison in this folder
+        write_facts(record, output, "results.json")
         for name, content in contents.items():
             path = os.path.join(output, name)
             with writing(path):

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import subprocess
 from collections.abc import Callable, Sequence
 
 from detectron2.config import CfgNode
 
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.comparison.preparing import prepare
-from lambda_det.comparison.processes import PROJECT, environment_of, last_line, tied
+from lambda_det.comparison.processes import PROJECT, last_line, run_to_end
 from lambda_det.comparison.results import built_config, train_ms, zeroed_missing
 from lambda_det.comparison.run import Command, train_command
-from lambda_det.comparison.run_files import FINISHED, open_to_write, state_of
+from lambda_det.comparison.run_files import FINISHED, state_of, write_facts
 from lambda_det.comparison.speed import (
     SPEED_SETTINGS,
     THROUGHPUT_FILE,
@@ -30,7 +29,6 @@ from lambda_det.comparison.speed import (
 )
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError, writing
-from lambda_det.io import write_json
 from lambda_det.records import make_record, tool_command
 
 logger = logging.getLogger(__name__)
@@ -60,46 +58,43 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
     """
     known = known_times(suite, output)
     lines, unknown = [], 0
-    totals: dict[tuple[str, str], float] = {}  # hours on different devices do not add up
+    totals: dict[str, float] = {}  # hours on different devices do not add up
     for run in runs:
-        cfg = suite.config_of(run)
-        images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
+        cfg, state = suite.config_of(run), state_of(run)
         name = f"{run.name} ({suite.labels[run.model]})"
-        state = state_of(run)
         if state == FINISHED:
-            missing = zeroed_missing(run)
             lines.append(f"{name}, {state}")
-            if missing is not None:
+            if missing := zeroed_missing(run):
                 lines += [f"  with {NAMED_STAGES} zeroed: {missing}", f"  {launch(run)}"]
             continue
         lines.append(
             f"{name}, {state}: {cfg.SOLVER.MAX_ITER} iterations of "
             f"{cfg.SOLVER.IMS_PER_BATCH} images ({train_size(cfg)}) on {_devices(cfg, run.gpus)}"
         )
-        whole = suite.configs[run.set, run.model]
         own = known.get(speed_key(cfg, run.gpus))
-        time = own or known.get(speed_key(whole, run.gpus))
+        time = own or known.get(speed_key(suite.configs[run.set, run.model], run.gpus))
         if time is None:
             unknown += 1
             lines.append("  time unknown")
         else:
+            images = cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH
             hours = images * time.ms_per_image * time.gpus / 3.6e6
-            of_device = time.unit, time.device
+            of_device = f"{time.unit} ({time.device})"
             totals[of_device] = totals.get(of_device, 0) + hours
             here = time.device == device_name(hardware_of(cfg))
-            most = "" if own else "at most "
             lines.append(
-                f"  {most}{_hours(hours)} {time.unit}: {time.ms_per_image:.1f} ms per image on "
-                f"{time.gpus} x {time.device} ({time.source}{'' if here else '; not this machine'})"
+                f"  {'' if own else 'at most '}{_hours(hours)} {time.unit}: "
+                f"{time.ms_per_image:.1f} ms per image on {time.gpus} x {time.device} "
+                f"({time.source}{'' if here else '; not this machine'})"
             )
         lines.append(f"  {launch(run)}")
         lines += [f"  # pretrains first: {_relative(run.pretrain)}"] if run.pretrain else []
         lines.append(f"  # trains: {tool_command('train_net', map(_relative, run.arguments))}")
-    pretrainings = " and pretrainings" if any(run.pretrain for run in runs) else ""
     if totals:
-        sums = [f"{_hours(hours)} {unit} ({name})" for (unit, name), hours in totals.items()]
+        pretrainings = " and pretrainings" if any(run.pretrain for run in runs) else ""
         lines.append(
-            f"together {' and '.join(sums)}"
+            "together "
+            + " and ".join(f"{_hours(hours)} {device}" for device, hours in totals.items())
             + (f" and {unknown} runs of unknown time" if unknown else "")
             + f"; without evaluations{pretrainings}, and as if several GPUs lost nothing by "
             "waiting for each other"
@@ -144,48 +139,50 @@ def measure(
     rows: dict[Key, dict] = {}
     for run in runs:
         cfg = suite.config_of(run)
-        if (key := speed_key(cfg, run.gpus)) in rows:
-            continue
-        batch = images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, run.gpus)
-        name = f"{run.model} without" if run.without else run.model
-        measured = "measured_without" if run.without else "measured"
-        folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
-        arguments = ("SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
-                     "DATASETS.TEST", "()")  # fmt: skip
-        if run.pretrain:  # no pretraining runs for a timing, so its weights do not exist
-            arguments += ("MODEL.WEIGHTS", "")
-        one = dataclasses.replace(
-            run, overrides=run.overrides + arguments, folder=folder, gpus=1, resume=False
-        )
-        with writing(folder):
-            os.makedirs(folder, exist_ok=True)
-        log_path = os.path.join(folder, "output.log")
-        logger.info("%s: %d iterations of %d images (%s)", name, iterations, batch, log_path)
-        with open_to_write(log_path) as log:
-            status = subprocess.run(
-                tied(command(one)), stdin=subprocess.DEVNULL, stdout=log,
-                stderr=subprocess.STDOUT, env=environment_of(1, None),
-            ).returncode  # fmt: skip
-        milliseconds = None if status else train_ms(folder, built_config(folder))
-        if milliseconds is None:
-            raise InputError(f"--measure: {name}: {last_line(log_path)} ({log_path})")
-        rows[key] = {
-            "label": suite.labels[run.model] + (f" without {NAMED_STAGES}" if run.without else ""),
-            "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
-            "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
-            "train_size": train_size(cfg),
-            "images_per_iteration": batch,
-            "gpus": 1,
-            "hardware": hardware_of(cfg),
-            SPEED_SETTINGS: speed_settings(cfg),
-            "train_ms_per_image": round(milliseconds, 2),
-        }
-    command = tool_command("compare", ["--measure", str(iterations)])
-    record = make_record(command, list(rows.values()))
-    path = os.path.join(output, THROUGHPUT_FILE)
-    with writing(path):
-        write_json(record, path)
+        key = speed_key(cfg, run.gpus)
+        if key not in rows:
+            batch = images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, run.gpus)
+            without = f" without {NAMED_STAGES}" if run.without else ""
+            rows[key] = {
+                "label": suite.labels[run.model] + without,
+                "variant": cfg.MODEL.LAMBDA_RESNET.VARIANT,
+                "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
+                "train_size": train_size(cfg),
+                "images_per_iteration": batch,
+                "gpus": 1,
+                "hardware": hardware_of(cfg),
+                SPEED_SETTINGS: speed_settings(cfg),
+                "train_ms_per_image": round(
+                    _measured_ms(run, output, iterations, batch, command), 2
+                ),
+            }
+    line = tool_command("compare", ["--measure", str(iterations)])
+    record = make_record(line, list(rows.values()))
+    write_facts(record, output, THROUGHPUT_FILE)
     return record
+
+
+def _measured_ms(run: Run, output: str, iterations: int, batch: int, command: Command) -> float:
+    """Train the model of a run for some iterations; return the milliseconds per image."""
+    measured = "measured_without" if run.without else "measured"
+    folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
+    arguments = ["SOLVER.MAX_ITER", str(iterations), "SOLVER.IMS_PER_BATCH", str(batch),
+                 "DATASETS.TEST", "()"]  # fmt: skip
+    if run.pretrain:  # no pretraining runs for a timing, so its weights do not exist
+        arguments += ["MODEL.WEIGHTS", ""]
+    one = dataclasses.replace(
+        run, overrides=(*run.overrides, *arguments), folder=folder, gpus=1, resume=False
+    )
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+    log_path = os.path.join(folder, "output.log")
+    name = f"{run.model} without" if run.without else run.model
+    logger.info("%s: %d iterations of %d images (%s)", name, iterations, batch, log_path)
+    status = run_to_end(command(one), log_path, mode="w")
+    milliseconds = None if status else train_ms(folder, built_config(folder))
+    if milliseconds is None:
+        raise InputError(f"--measure: {name}: {last_line(log_path)} ({log_path})")
+    return milliseconds
 
 
 def _devices(cfg: CfgNode, processes: int) -> str:

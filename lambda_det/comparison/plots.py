@@ -61,15 +61,8 @@ def styles(rows: Sequence[Mapping]) -> dict[str, Style]:
 
 
 def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Draw | None:
-    """Plot AP against columns of cost, with a row of axes for each set.
-
-    Args:
-        record: the record of a comparison.
-        columns: keys of :data:`TRADE_OFFS`.
-
-    Returns:
-        The function that draws the plot; None if the record has no such numbers.
-    """
+    """Plot AP against columns of cost, which are keys of :data:`TRADE_OFFS`, with a row of axes for
+    each set of a record; None if the record has no such numbers."""
     columns = [c for c in columns if any(c in row for row in record["rows"])]
     shown = [(label, rows) for label, rows in sets_of(record) if tasks_of(rows)]
     tasks = tasks_of(record["rows"])
@@ -92,16 +85,9 @@ def trade_off_figure(record: Mapping, columns: Sequence[str]) -> Draw | None:
 def loss_figure(
     curves: Mapping[str, Mapping[str, Sequence[Mapping[int, float]]]], record: Mapping
 ) -> Draw | None:
-    """Plot the training loss of each set: the mean over the seeds, with a band from the lowest to
-    the highest.
-
-    Args:
-        curves: label of a set -> model -> for each seed, iteration -> loss.
-        record: the record of the comparison.
-
-    Returns:
-        The function that draws the plot; None without curves.
-    """
+    """Plot the training loss of each set (label of a set -> model -> for each seed, iteration ->
+    loss): the mean over the seeds, with a band from the lowest to the highest; None without
+    curves."""
     curves = {label: models for label, models in curves.items() if any(models.values())}
     if not curves:
         return None
@@ -129,15 +115,9 @@ def loss_figure(
 def class_figure(
     gains: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], record: Mapping
 ) -> Draw | None:
-    """Plot the AP of each class minus the baseline's: the mean over the seeds, and a dot per seed.
-
-    Args:
-        gains: task -> model -> class -> differences, one for each seed, in percentage points.
-        record: the record of the comparison.
-
-    Returns:
-        The function that draws the plot; None without classes.
-    """
+    """Plot the AP of each class minus the baseline's (task -> model -> class -> differences of the
+    seeds, in percentage points): the mean over the seeds, and a dot per seed; None without
+    classes."""
     gains = {task: models for task, models in gains.items() if models}
     found = [of for models in gains.values() for of in models.values()]
     classes = [*dict.fromkeys(name for of in found for name, values in of.items() if values)]
@@ -167,12 +147,8 @@ def class_figure(
 
 
 def svg(draw: Draw, description: str) -> str:
-    """Draw an ``<svg>`` element for an HTML page, in the colour of the page's text.
-
-    Args:
-        draw: as returned by the functions above.
-        description: text for readers who do not see the plot.
-    """
+    """Draw an ``<svg>`` element for an HTML page, in the colour of the page's text, with a
+    description for readers who do not see the plot."""
     salt = f"{zlib.crc32(description.encode()):08x}"
     text = _save(draw, "svg", salt).decode()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.S)
@@ -212,8 +188,8 @@ def _save(draw: Draw, kind: str, salt: str) -> bytes:
 
 
 def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Mapping) -> None:
+    points: dict[str, tuple[float, float]] = {}
     shown = [row for row in rows if column in row and f"{task}_ap" in row]
-    lines: dict[str, list[tuple[float, float]]] = {}
     for row in shown:
         x, x_error = _mean_and_error(row[column])
         y, y_error = _mean_and_error(row[f"{task}_ap"])
@@ -222,23 +198,21 @@ def _trade_off(axes, rows: Sequence[Mapping], task: str, column: str, style: Map
             x, y, yerr=y_error, xerr=x_error, fmt=look.marker, color=look.colour, capsize=3,
             markersize=7, elinewidth=1.2,
         )  # fmt: skip
-        lines.setdefault(look.colour, []).append((x, y))
-    for colour, points in lines.items():  # the same network at several depths
-        if len(points) > 1:
-            axes.plot(*zip(*points, strict=True), color=colour, alpha=0.5, linewidth=1, zorder=1)
+        points[row["model"]] = x, y
+    for colour in dict.fromkeys(style[model].colour for model in points):
+        line = [point for model, point in points.items() if style[model].colour == colour]
+        if len(line) > 1:  # the same network at several depths
+            axes.plot(*zip(*line, strict=True), color=colour, alpha=0.5, linewidth=1, zorder=1)
     axes.margins(x=0.2, y=0.2)
     # A minimum range keeps a negligible difference from filling the plot.
     _widen(axes.get_xlim, axes.set_xlim, 0.5)
     _widen(axes.get_ylim, axes.set_ylim, 0.1, at_least=4)
-    places = [
-        (_mean_and_error(r[column])[0], _mean_and_error(r[f"{task}_ap"])[0], r) for r in shown
-    ]
     middle = sum(axes.get_xlim()) / 2
-    for place, (x, y, row) in enumerate(sorted(places, key=lambda item: item[1])):
+    for place, row in enumerate(sorted(shown, key=lambda row: points[row["model"]][1])):
         # Labels point to the middle; neighbours alternate below and above, so as not to overlap.
-        left, below = x > middle, place % 2 == 0
+        left, below = points[row["model"]][0] > middle, place % 2 == 0
         axes.annotate(
-            row["label"], (x, y), color=style[row["model"]].colour,
+            row["label"], points[row["model"]], color=style[row["model"]].colour,
             xytext=(-7 if left else 7, -6 if below else 6), textcoords="offset points",
             ha="right" if left else "left", va="top" if below else "bottom",
         )  # fmt: skip

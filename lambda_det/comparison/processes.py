@@ -1,38 +1,34 @@
-"""Processes of a comparison: their number, their environment, and how they are ended."""
+"""Processes of a comparison: how many at a time, on which devices, with which environment, how they
+are started and ended, and the lock that keeps two of them out of one folder."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import psutil
 import torch
 
 from lambda_det.engine.launch import cores
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, writing
 from lambda_det.records import IN_CHECKOUT
 from lambda_det.shipped_configs import ROOT
 
 PROJECT = str(ROOT)
 """The root of the checkout; in an installed wheel, the folder with the shipped configs."""
 
+_GRACE = 5  # seconds that a command has to end after a signal
+
 
 def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
-    """Number of runs at a time: as many as the GPUs allow; without GPUs, or on the CPU, one per
-    four cores.
-
-    Args:
-        gpus_per_run: number of GPUs (and processes) of a run.
-        device: MODEL.DEVICE of the runs.
-
-    Returns:
-        At least 1.
-    """
+    """Number of runs at a time, at least 1: as many as the GPUs allow; without GPUs, or if
+    MODEL.DEVICE is the CPU, one per four cores."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     return max(1, gpus // gpus_per_run if gpus else cores() // 4)
 
@@ -65,13 +61,8 @@ def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[st
 
 
 def environment_of(jobs: int, device: str | None) -> dict[str, str]:
-    """The environment variables of one of ``jobs`` processes: this checkout's code, a device, and a
-    share of the cores.
-
-    Args:
-        jobs: number of processes at a time.
-        device: value of CUDA_VISIBLE_DEVICES; None leaves it as it is.
-    """
+    """The environment variables of one of ``jobs`` processes: this checkout's code, a value of
+    CUDA_VISIBLE_DEVICES (None leaves it as it is), and a share of the cores."""
     environment = dict(os.environ)
     paths = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     own = [PROJECT] if IN_CHECKOUT else []  # an installed wheel is found without it
@@ -81,6 +72,53 @@ def environment_of(jobs: int, device: str | None) -> dict[str, str]:
     if jobs > 1:  # otherwise each would start a thread for every core
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     return environment
+
+
+def start(
+    command: Sequence[str] | str,
+    log_path: str,
+    *,
+    mode: str = "a",
+    jobs: int = 1,
+    device: str | None = None,
+    lock: int | None = None,
+) -> subprocess.Popen:
+    """Start a command in a session of its own, so that it can be ended with all it has started.
+
+    Args:
+        command: arguments of a program; or a command of a suite, which is run by a shell in the
+            root of the checkout.
+        log_path: file that the output goes to.
+        mode: ``"a"`` appends to that file, ``"w"`` empties it first.
+        jobs, device: see :func:`environment_of`.
+        lock: descriptor of a file that stays locked until the process ends.
+
+    Raises:
+        InputError: the log cannot be written.
+    """
+    in_shell = isinstance(command, str)
+    arguments = ["/bin/sh", "-c", command] if isinstance(command, str) else command
+    with writing(log_path):
+        log = open(log_path, mode, encoding="utf-8")  # noqa: SIM115
+    with log:
+        return subprocess.Popen(
+            tied(arguments), cwd=PROJECT if in_shell else None, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=subprocess.STDOUT, env=environment_of(jobs, device),
+            pass_fds=() if lock is None else (lock,), start_new_session=True,
+        )  # fmt: skip
+
+
+def run_to_end(command: Sequence[str] | str, log_path: str, *, mode: str = "a") -> int:
+    """:func:`start` a command, and return its exit status. If a signal handler of this process
+    raises meanwhile, the command is ended."""
+    process = start(command, log_path, mode=mode)
+    try:
+        return process.wait()
+    except BaseException:
+        # SIGINT comes first, as from Ctrl-C, so that a command may remove what is half written.
+        end_session(process.pid, (signal.SIGINT, signal.SIGTERM, signal.SIGKILL), _GRACE)
+        process.wait()
+        raise
 
 
 def tied(command: Sequence[str]) -> list[str]:
@@ -101,30 +139,20 @@ def _death_signal() -> tuple[str, ...]:
     return words if done.returncode == 0 else ()
 
 
-def signal_session(leader: int, number: int) -> list[psutil.Process]:
-    """Send a signal to every process of a session, and return those processes.
-
-    Args:
-        leader: id of a process that was started with ``start_new_session=True``.
-        number: number of the signal; 0 only tests which processes are alive.
-    """
-    alive = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(OSError, psutil.Error):  # the process has ended meanwhile
-            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
-                process.send_signal(number)
-                alive.append(process)
-    return alive
+def signal_session(leader: int, number: int) -> None:
+    """Send a signal to a process that :func:`start` started and to all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, number)
 
 
 def end_session(
     leader: int, numbers: Sequence[int] = (signal.SIGTERM,), seconds: float = 10
 ) -> None:
-    """Send signals, one after the other, to a process and all processes it has started, until they
-    have ended.
+    """Send signals, one after the other, to a process and all that it has started, until they have
+    ended.
 
     Args:
-        leader: id of a process that was started with ``start_new_session=True``.
+        leader: id of a process that :func:`start` started.
         numbers: the signals, in order.
         seconds: how long to wait after each signal.
     """
@@ -132,9 +160,17 @@ def end_session(
         signal_session(leader, number)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if not signal_session(leader, 0):
+            if not _is_alive(leader):
                 return
             time.sleep(0.02)
+
+
+def _is_alive(leader: int) -> bool:
+    for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.Error):  # the process has ended meanwhile
+            if os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def last_line(path: str) -> str:
@@ -142,3 +178,33 @@ def last_line(path: str) -> str:
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
     return lines[-1] if lines else "no output"
+
+
+@contextlib.contextmanager
+def locked(folder: str, *, wait: bool = True) -> Iterator[int | None]:
+    """Make a folder if it does not exist, and hold its lock in the ``with`` block.
+
+    Args:
+        folder: path of the folder.
+        wait: whether to wait while another process holds the lock.
+
+    Yields:
+        The descriptor of the locked file; None if another process holds the lock.
+
+    Raises:
+        InputError: the folder cannot be written or locked.
+    """
+    path = os.path.join(folder, "lock")
+    with writing(folder):
+        os.makedirs(folder, exist_ok=True)
+    with writing(path):
+        file = open(path, "w")  # noqa: SIM115
+    with file:
+        held: int | None = file.fileno()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = None
+        except OSError as error:
+            raise InputError(f"{path} cannot be locked: {error.strerror}") from error
+        yield held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +26,10 @@ from lambda_det.records import provenance
 TEMPLATE = "report.html.jinja"
 MOST_CLASSES = 24
 
+Results = dict[tuple[str, str], dict[int, Mapping]]
+"""(set, model) -> seed -> result, as returned by
+:func:`~lambda_det.comparison.results.result_of`."""
+
 
 def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
     """Make the HTML page of a comparison.
@@ -32,17 +37,18 @@ def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str
     Args:
         suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
         states: as returned by :func:`~lambda_det.comparison.running.execute`.
-        record: as returned by :func:`~lambda_det.comparison.collect.comparison_record`.
+        record: as returned by :func:`~lambda_det.comparison.collect.collect`.
 
     Raises:
         InputError: a file of a finished run is damaged.
     """
-    found = {run: result_of(run) for run, state in states.items() if state == FINISHED}
-    results = {run: result for run, result in found.items() if result and not run.without}
-    trade_offs = plots.trade_off_figure(record, list(plots.TRADE_OFFS))
+    results: Results = {(set_name, model): {} for set_name, model in suite.configs}
+    for run, state in states.items():
+        if state == FINISHED and not run.without:
+            results[run.set, run.model][run.seed] = result_of(run)
     losses = {
         label: {
-            model: [result["losses"] for result in _of(results, name, model).values()]
+            model: [result["losses"] for result in results[name, model].values()]
             for model in suite.labels
         }
         for name, label in suite.sets.items()
@@ -55,7 +61,10 @@ def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str
         unfinished=unfinished_runs(record),
         sets=sets_of(record),
         notes=" ".join(notes(record)),
-        trade_offs=_svg(trade_offs, "AP against inference time and against parameters"),
+        trade_offs=_svg(
+            plots.trade_off_figure(record, list(plots.TRADE_OFFS)),
+            "AP against inference time and against parameters",
+        ),
         losses=_svg(plots.loss_figure(losses, record), "training loss"),
         classes=_classes(suite, results, record),
         examples=_examples(suite, states),
@@ -94,18 +103,15 @@ def gain_cards(record: Mapping) -> list[dict[str, object]]:
     cards = []
     for label, rows in sets_of(record):
         of_model = {row["model"]: row for row in rows}
-        for row in rows:
-            for task in tasks_of(rows) if row["over"] else ():
-                value = row.get(f"{task}_ap_gain")
-                if value is None:
-                    continue
+        for row, task in itertools.product(rows, tasks_of(rows)):
+            if gain := row.get(f"{task}_ap_gain"):
                 baseline = of_model[row["over"]]
                 cards.append(
                     {
                         "set": label,
                         "what": f"{task} AP, {row['label']} over {baseline['label']}",
-                        "gain": value,
-                        "certainty": _certainty(value),
+                        "gain": gain,
+                        "certainty": _certainty(gain),
                         "remark": gain_remark(row, baseline, task),
                     }
                 )
@@ -132,41 +138,30 @@ def remarks(run: Mapping) -> str:
 
 def _origin(record: Mapping) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
-    machine = (
-        record["hardware"]["gpu"]
-        or f"{record['hardware']['cpu']}, {record['hardware']['cores']} cores"
-    )
+    machine = record["hardware"]
+    device = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     commit = f", commit {record['commit']}" if record["commit"] else ""
-    return f"{record['date']}, {machine}{commit} · {versions}"
+    return f"{record['date']}, {device}{commit} · {versions}"
 
 
 def _svg(draw: plots.Draw | None, description: str) -> Markup | None:
     return None if draw is None else Markup(plots.svg(draw, description))
 
 
-def _classes(
-    suite: Suite, results: Mapping[Run, Mapping], record: Mapping
-) -> list[tuple[str, Markup]]:
+def _classes(suite: Suite, results: Results, record: Mapping) -> list[tuple[str, Markup]]:
     """Pairs of a set's label and the plot of its classes, for sets that have one."""
     drawn = []
     for name, label in suite.sets.items():
         gains = {task: class_gains(suite, results, name, task) for task in TASK_NAMES.values()}
-        draw = plots.class_figure(_most_different(gains), record)
+        draw = plots.class_figure(most_different(gains), record)
         drawn.append((label, _svg(draw, f"{label} AP of each class")))
     return [(label, plot) for label, plot in drawn if plot is not None]
 
 
 def class_gains(
-    suite: Suite, results: Mapping[Run, Mapping], set_name: str, task: str
+    suite: Suite, results: Results, set_name: str, task: str
 ) -> dict[str, dict[str, list[float]]]:
-    """The differences in AP of each class between the models and their baselines.
-
-    Args:
-        suite: the suite.
-        results: finished run -> its result, as returned by
-            :func:`~lambda_det.comparison.results.result_of`.
-        set_name: name of the set; "" in a suite without sets.
-        task: ``box`` or ``mask``.
+    """The differences in AP of each class between the models of a set and their baselines.
 
     Returns:
         Model -> class -> AP minus the baseline's, in percentage points, one for each seed that
@@ -174,23 +169,20 @@ def class_gains(
     """
     gains: dict[str, dict[str, list[float]]] = {}
     for model, baseline in suite.baselines.items():
-        if model == baseline:
-            continue
-        own, other = (
-            {run.seed: result["classes"].get(task, {}) for run, result in of.items()}
-            for of in (_of(results, set_name, m) for m in (model, baseline))
-        )
-        of = gains.setdefault(model, {})
-        for seed in own.keys() & other.keys():
-            for name, metrics in own[seed].items():
-                values = metrics["AP"], other[seed].get(name, {}).get("AP")
+        own, others = results[set_name, model], results[set_name, baseline]
+        for seed in own.keys() & others.keys() if model != baseline else ():
+            other = others[seed]["classes"].get(task, {})
+            for name, metrics in own[seed]["classes"].get(task, {}).items():
+                values = metrics["AP"], other.get(name, {}).get("AP")
                 if None not in values:
-                    of.setdefault(name, []).append(values[0] - values[1])
-    return {model: of for model, of in gains.items() if of}
+                    of_class = gains.setdefault(model, {}).setdefault(name, [])
+                    of_class.append(values[0] - values[1])
+    return gains
 
 
-def _most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
-    """Keep the classes whose mean differences are largest, whichever the sign, task and model."""
+def most_different(gains: Mapping[str, Mapping[str, Mapping]]) -> dict[str, dict[str, dict]]:
+    """Keep the :data:`MOST_CLASSES` classes of task -> model -> class -> differences whose mean
+    differences are largest, whichever the sign, task and model."""
     largest: dict[str, float] = {}
     for of in (of for models in gains.values() for of in models.values()):
         for name, values in of.items():
@@ -212,7 +204,3 @@ def _examples(suite: Suite, states: Mapping[Run, str]) -> list[tuple[str, Sequen
         except InputError as error:
             found.append((label, (), str(error)))
     return found
-
-
-def _of(results: Mapping[Run, Mapping], set_name: str, model: str) -> dict[Run, Mapping]:
-    return {run: of for run, of in results.items() if (run.set, run.model) == (set_name, model)}

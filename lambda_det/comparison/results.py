@@ -4,32 +4,26 @@ folder."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping
 
-import numpy as np
-import pycocotools.mask as mask_util
 import yaml
 from detectron2.config import CfgNode
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import ZEROED
-from lambda_det.comparison.examples import validation_set
 from lambda_det.comparison.run import Run
 from lambda_det.comparison.run_files import (
-    changed_settings,
-    facts_of_folder,
-    failed_facts,
+    FINISHED_FILE,
+    failed_zeroed_facts,
+    finished_facts,
     kept_facts,
 )
+from lambda_det.comparison.settings import changed_settings
 from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, reason_of, writing
-from lambda_det.evaluation.coco import DETECTIONS_FILE
-from lambda_det.evaluation.detections import read_detections
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
 from lambda_det.evaluation.run_folder import (
     iteration_times,
@@ -37,7 +31,7 @@ from lambda_det.evaluation.run_folder import (
     metrics_lines,
     zeroed_folder,
 )
-from lambda_det.io import read_text, write_json
+from lambda_det.io import read_json, read_text, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +39,18 @@ ZEROED_MISSING = "zeroed_missing"
 """Column of a run: why its evaluation with zeroed branches is missing."""
 
 FOUND, RIGHT_CLASS = "found_percent", "right_class_percent"
-"""Columns: see :func:`objects_found`."""
-
-IOU = 0.5
+"""Columns: see :func:`~lambda_det.comparison.objects_found.objects_found`."""
 
 
-def result_of(run: Run) -> dict | None:
+def result_of(run: Run) -> dict:
     """Read what a finished run has measured, from the JSON that is kept of it or else from its
     folder.
 
     Returns:
-        None if the run has not finished; otherwise a dictionary with these keys. ``"finished"``:
-        the content of ``finished.json``, with the record of machine and code. ``"row"``: the
-        numbers of the run's row in ``results.json``. ``"losses"``: number of finished iterations ->
-        total loss. ``"classes"``: task (``box``, ``mask``) -> name of a class -> its metrics.
-        ``"num_classes"``: number of classes of the dataset that the run was trained on.
+        ``"finished"``: the content of ``finished.json``, with the record of machine and code.
+        ``"row"``: the numbers of the run's row in ``results.json``. ``"losses"``: number of
+        finished iterations -> total loss. ``"classes"``: task (``box``, ``mask``) -> name of a
+        class -> its metrics. ``"num_classes"``: number of classes of the dataset.
 
     Raises:
         InputError: a file of a finished run is missing or damaged, or it belongs to a run with
@@ -87,18 +78,16 @@ def keep(run: Run) -> None:
     """
     if not run.kept or kept_facts(run) is not None or zeroed_missing(run) is not None:
         return
-    result = _result_of_folder(run)
-    if result is None:
-        return
-    known = {"key": run.key, "settings": run.settings, "changed": changed_settings(run)}
+    known = {"key": run.key, "settings": run.settings, "changed": changed_settings(run.settings)}
     with writing(run.kept):
-        write_json(known | result, run.kept, indent=None)
+        write_json(known | _result_of_folder(run), run.kept, indent=None)
 
 
-def _result_of_folder(run: Run) -> dict | None:
-    facts = facts_of_folder(run)
+def _result_of_folder(run: Run) -> dict:
+    facts = finished_facts(run)
     if facts is None:
-        return None
+        path = os.path.join(run.folder, FINISHED_FILE)
+        raise InputError(f"{path} is missing or damaged; run the suite again")
     cfg, metrics = built_config(run.folder), _metrics(run.folder)
     log = metrics_lines(run.folder)
     retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
@@ -167,24 +156,17 @@ def zeroed_metrics(run: Run) -> dict[str, dict] | None:
 
 
 def zeroed_missing(run: Run) -> str | None:
-    """Why a finished run has no metrics with zeroed branches; None if it has them, or if the suite
-    does not ask for them."""
+    """Why a finished run has no metrics with zeroed branches; None if it has them, or needs
+    none."""
     if not run.zeroed or kept_facts(run) is not None or zeroed_metrics(run) is not None:
         return None
-    failed = failed_facts(run, zeroed_folder(run.folder, CONTROLLED_STAGES))
+    failed = failed_zeroed_facts(run)
     return "not evaluated yet" if failed is None else failed["reason"]
 
 
 def train_ms(folder: str, cfg: CfgNode) -> float | None:
-    """Training time per image in milliseconds: the median over the logged iterations.
-
-    Args:
-        folder: folder of the run.
-        cfg: config of the run, as returned by :func:`built_config`.
-
-    Returns:
-        None if the run was too short to be timed.
-    """
+    """Training time per image in milliseconds, the median over the logged iterations of a run with
+    config ``cfg``; None if the run was too short to be timed."""
     try:
         seconds = statistics.median(iteration_times(folder))
     except InputError as error:
@@ -200,84 +182,18 @@ def built_config(folder: str) -> CfgNode:
         InputError: the file cannot be read, or it is not a config.
     """
     path = os.path.join(folder, "config.yaml")
+    text = read_text(path)
     try:
-        cfg = CfgNode.load_cfg(read_text(path))
+        return CfgNode.load_cfg(text)
     except (yaml.YAMLError, AssertionError, AttributeError) as error:
-        raise InputError(f"{path}: is not a config ({' '.join(str(error).split())})") from error
-    if "SOLVER" not in cfg:
-        raise InputError(f"{path}: is not a config (it has no SOLVER)")
-    return cfg
+        raise InputError(f"{path}: is not a config ({reason_of(error)})") from error
 
 
 def _metrics(folder: str) -> dict[str, dict]:
     """Read ``metrics.json`` below a folder: COCO's name of a task -> its metrics."""
     path = os.path.join(folder, "inference", METRICS_FILE)
-    try:
-        content = json.loads(read_text(path))
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{path}: is not JSON ({error})") from error
-    known = isinstance(content, dict) and all(
-        task in TASK_NAMES and isinstance(values, dict) and values.keys() >= {*METRICS}
-        for task, values in content.items()
-    )
-    if not known:
-        raise InputError(f"{path}: does not contain the metrics of {' and '.join(TASK_NAMES)}")
+    content = read_json(path)
+    for task in content:
+        if task not in TASK_NAMES or not content[task].keys() >= {*METRICS}:
+            raise InputError(f"{path}: does not contain the metrics of {' and '.join(TASK_NAMES)}")
     return content
-
-
-def found_by(run: Run) -> dict[str, float]:
-    """:func:`objects_found` by a run on the dataset it is evaluated on; {}, with a warning, if they
-    cannot be counted."""
-    try:
-        cfg = built_config(run.folder)
-        if not cfg.DATASETS.TEST:
-            return {}
-        annotations, _ = validation_set(cfg)
-        path = os.path.join(run.folder, "inference", DETECTIONS_FILE)
-        return objects_found(annotations, path)
-    except Exception as error:  # no error of a mere remark may cost a training
-        logger.warning(
-            "%s: how many objects were found is not known (%s)", run.name, reason_of(error)
-        )
-        return {}
-
-
-def objects_found(annotations: str, detections: str) -> dict[str, float]:
-    """Count the objects that were found, and those that were found with their class.
-
-    :data:`FOUND` is the percentage of the objects that some detection meets at box IoU :data:`IOU`,
-    whatever its class and score. :data:`RIGHT_CLASS` is the percentage of the objects whose most
-    confident such detection has their class; an object that is not found does not count as right.
-
-    Args:
-        annotations: path of a COCO json; crowd regions do not count.
-        detections: path of a COCO results json.
-
-    Returns:
-        The two percentages; {} if the dataset has a single class, or no object.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    truth = json.loads(read_text(annotations))
-    objects = [each for each in truth["annotations"] if not each.get("iscrowd")]
-    if len(truth["categories"]) < 2 or not objects:
-        return {}
-    of_image: dict[object, list[dict]] = defaultdict(list)
-    for detection in read_detections(detections):
-        of_image[detection["image_id"]].append(detection)
-    found = right = 0
-    for each in objects:
-        in_image = of_image[each["image_id"]]
-        if not in_image:
-            continue
-        boxes = np.array([detection["bbox"] for detection in in_image], float)
-        overlap = mask_util.iou(boxes, np.array([each["bbox"]], float), [0])[:, 0]
-        meeting = [d for d, iou in zip(in_image, overlap, strict=True) if iou >= IOU]
-        if meeting:
-            best = max(meeting, key=lambda detection: detection["score"])
-            found += 1
-            right += best["category_id"] == each["category_id"]
-    return {FOUND: 100 * found / len(objects), RIGHT_CLASS: 100 * right / len(objects)}

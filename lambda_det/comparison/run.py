@@ -32,8 +32,8 @@ class Run:
         pretrain: command that runs before the training, or "".
         weights: path of the weights that this command writes and the training starts from, or "".
         kept: path of the JSON that is kept of the finished run, or "".
-        settings: the settings that the run's numbers depend on: config key -> value, with
-            ``{output}`` in place of the comparison's folder.
+        settings: the settings that the run's numbers depend on, see
+            :mod:`lambda_det.comparison.settings`.
     """
 
     model: str
@@ -62,8 +62,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """The run's path below ``runs/``: ``model/seed1``, or ``set/model/seed1`` in a suite with
-        sets; ``…/seed1_without`` for a training without the residual branches."""
+        """The run's path below ``runs/``."""
         return run_key(self.set, self.model, self.seed, self.without)
 
     @property
@@ -73,27 +72,24 @@ class Run:
 
 
 def run_key(set_name: str, model: str, seed: int, without: bool = False) -> str:
-    """The :attr:`Run.key` of a run with these attributes."""
+    """``model/seed1``, or ``set/model/seed1`` in a suite with sets; ``…/seed1_without`` for a
+    training without the residual branches."""
     folder = f"seed{seed}_without" if without else f"seed{seed}"
     return "/".join(filter(None, (set_name, model, folder)))
 
 
 def run_name(set_name: str | None, model: str, seed: int, without: bool = False) -> str:
-    """The :attr:`Run.name` of a run with these attributes."""
+    """The name of a run in messages and tables."""
     control = f"without {NAMED_STAGES}" if without else ""
     return " ".join(filter(None, (set_name, model, f"seed {seed}", control)))
 
-
-PRETRAIN, PREPARE = "pretrain", "prepare"
-"""Two keys of a suite, which have the same names in :attr:`Run.settings`."""
 
 PRETRAINED_FILE = "pretrained.pth"
 """Name of the file in a run's folder with the weights that a pretraining made for it."""
 
 
 def half_written(weights: str) -> str:
-    """Path that a pretraining writes to; the file is renamed to ``weights`` after it has
-    succeeded."""
+    """Path that a pretraining writes to; the file is renamed to ``weights`` when it is whole."""
     stem, suffix = os.path.splitext(weights)
     return f"{stem}.part{suffix}"
 
@@ -114,9 +110,7 @@ def train_command(run: Run) -> list[str]:
 
 
 def zeroed_command(run: Run) -> list[str]:
-    """Arguments that run ``lambda_det evaluate`` with this Python on the weights of a finished run,
-    with the residual branches of
-    :data:`~lambda_det.backbone.residual_branches.CONTROLLED_STAGES` zeroed.
+    """Arguments that run ``lambda_det evaluate`` with zeroed branches on a finished run's weights.
 
     The config is the one in the run's folder, which has the number of classes of the dataset. The
     suite's overrides follow it, because the comparison's folder may have been moved.

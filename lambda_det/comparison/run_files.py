@@ -1,4 +1,4 @@
-"""Reads the state of a run from its folder, and recognises damaged files.
+"""The state of a run, from the files in its folder.
 
 ``run.json`` describes the run, ``finished.json`` is written last, after the metrics, and
 ``failed.json`` says how the last attempt ended.
@@ -6,30 +6,26 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
-import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Any
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import ZEROED
-from lambda_det.comparison.run import PREPARE, PRETRAINED_FILE, Run
-from lambda_det.config import flat, get_cfg
+from lambda_det.comparison.run import PRETRAINED_FILE, Run
+from lambda_det.comparison.settings import check_settings
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.run_folder import zeroed_folder
+from lambda_det.io import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
 FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
 
 RUN_FILE, FINISHED_FILE, FAILED_FILE = "run.json", "finished.json", "failed.json"
-
-_WAYS_OUT = "choose another --output or remove that folder"
 
 SET_ASIDE = "set_aside_"
 """Start of the name of a folder with the files of an earlier attempt whose ``finished.json`` is
@@ -50,32 +46,11 @@ def state_of(run: Run) -> str:
     known = description(run)
     if known is None:
         return NEW
-    _check_settings(run, known, run.folder)
-    if facts_of_folder(run) is not None:
+    way = "choose another --output or remove that folder"
+    check_settings(run.settings, known, run.folder, way)
+    if finished_facts(run) is not None:
         return FINISHED
     return STARTED if failed_facts(run) is None else FAILED
-
-
-def _check_settings(run: Run, known: Mapping, place: str) -> None:
-    # A key that only one side knows (it is new, or only another version of detectron2 has it)
-    # counts with its default value on the other side.
-    then, default = known["settings"], default_settings()
-    for key, value in run.settings.items():
-        if key == PREPARE and key not in then:
-            continue  # a run's folder has its data beside it; only a kept JSON needs this
-        was = then[key] if key in then else default.get(key)
-        if was != value:
-            raise InputError(
-                f"{place} contains a run with {key} {was!r}, the suite says "
-                f"{value!r}; {_WAYS_OUT if place == run.folder else 'remove that file'}"
-            )
-    for key in known.get("changed", ()):  # earlier versions have not written it
-        if key not in run.settings:
-            raise InputError(
-                f"{place} contains a run with {key} {then[key]!r}, which this version of "
-                "detectron2 or of this package does not know; "
-                f"{_WAYS_OUT if place == run.folder else 'remove that file'}"
-            )
 
 
 def kept_facts(run: Run) -> dict | None:
@@ -88,77 +63,66 @@ def kept_facts(run: Run) -> dict | None:
     Raises:
         InputError: the JSON cannot be read, or it belongs to a run with other settings.
     """
-    facts = _read_or_warn(run, run.kept, _check_kept) if run.kept else None
+    wanted = ("key", "settings", "finished", "row", "losses", "classes", "num_classes")
+    facts = _read(run.kept, *wanted) if run.kept else None
     if facts is None:
         return None
     if facts["key"] != run.key:
         raise InputError(
             f"{run.kept} belongs to the run {facts['key']!r}, not {run.key!r}; remove it"
         )
-    _check_settings(run, facts, run.kept)
-    return None if run.zeroed and not is_zeroed(facts["row"]) else facts
-
-
-def is_zeroed(row: Mapping) -> bool:
-    """Whether a run's numbers include those of the evaluation with zeroed branches."""
-    return any(column.endswith(f"_ap_{ZEROED}") for column in row)
-
-
-def changed_settings(run: Run) -> list[str]:
-    """The config keys of a run whose values are not the defaults."""
-    default = default_settings()
-    return [key for key, value in run.settings.items() if default.get(key) != value]
-
-
-@functools.cache
-def default_settings() -> dict[str, object]:
-    """Every config key and its default, with the types of JSON."""
-    return json.loads(json.dumps(flat(get_cfg()), default=str))
+    check_settings(run.settings, facts, run.kept, "remove that file")
+    was_zeroed = any(column.endswith(f"_ap_{ZEROED}") for column in facts["row"])
+    return None if run.zeroed and not was_zeroed else facts
 
 
 def description(run: Run) -> dict | None:
     """Read ``run.json``; None if it does not exist.
 
     Raises:
-        InputError: the file cannot be read, or it is broken.
+        InputError: the file cannot be read, or is broken, so that it is not known which run the
+            folder contains.
     """
-    try:
-        return _read(run, RUN_FILE, _check_description)
-    except _BrokenError as error:
-        raise InputError(
-            f"{error}: which run that folder contains is not known; remove it or choose another "
-            "--output"
-        ) from error
+    return _json_or_none(os.path.join(run.folder, RUN_FILE))
 
 
-def facts_of_folder(run: Run) -> dict | None:
+def finished_facts(run: Run) -> dict | None:
     """Read ``finished.json``; None if it does not exist or is broken.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read; so it is with the files below.
     """
-    return _read_or_warn(run, FINISHED_FILE, _check_finished)
+    wanted = ("last_attempt_s", "jobs", "gpus", "resumed", "record")
+    return _read(os.path.join(run.folder, FINISHED_FILE), *wanted)
 
 
-def failed_facts(run: Run, folder: str | None = None) -> dict | None:
-    """Read ``failed.json``; None if it does not exist or is broken. Its ``"reason"`` is one line.
+def failed_facts(run: Run) -> dict | None:
+    """Read ``failed.json``, whose ``"reason"`` is one line; None if it does not exist or is
+    broken."""
+    return _read(os.path.join(run.folder, FAILED_FILE), "reason")
 
-    Args:
-        run: the run.
-        folder: folder of the file; None means the run's own.
 
-    Raises:
-        InputError: the file cannot be read.
-    """
-    name = FAILED_FILE if folder is None else os.path.join(folder, FAILED_FILE)
-    return _read_or_warn(run, name, lambda facts: _check(facts, {"reason": str}))
+def failed_zeroed_facts(run: Run) -> dict | None:
+    """Read the ``failed.json`` of the evaluation with zeroed branches."""
+    return _read(os.path.join(zeroed_folder(run.folder, CONTROLLED_STAGES), FAILED_FILE), "reason")
 
 
 def interrupted_facts(run: Run) -> dict | None:
     """Read the file that a training writes when a signal ends it; None if it does not exist or is
     broken."""
-    kinds = {"signal": str, "iteration": int, "max_iter": int}
-    return _read_or_warn(run, INTERRUPTED_FILE, lambda facts: _check(facts, kinds))
+    path = os.path.join(run.folder, INTERRUPTED_FILE)
+    return _read(path, "signal", "iteration", "max_iter")
+
+
+def write_facts(facts: Mapping, *path: str) -> None:
+    """Write a JSON file.
+
+    Raises:
+        InputError: the file cannot be written (in place of OSError).
+    """
+    name = os.path.join(*path)
+    with writing(name):
+        write_json(facts, name)
 
 
 def clear(run: Run) -> None:
@@ -192,74 +156,29 @@ def clear(run: Run) -> None:
             os.unlink(path)
 
 
-def open_to_write(path: str, mode: str = "w") -> TextIO:
-    """Open a text file in UTF-8.
-
-    Raises:
-        InputError: the file cannot be opened (in place of OSError).
-    """
-    with writing(path):
-        return open(path, mode, encoding="utf-8")
-
-
-class _BrokenError(Exception):
-    """The content of a file is not what this package writes."""
-
-
-def _read_or_warn(run: Run, name: str, check: Callable[[dict], None]) -> dict | None:
+def _read(path: str, *wanted: str) -> dict | None:
+    """Read a JSON object that has the ``wanted`` keys. None if the file does not exist or, with a
+    warning, if it is broken, as after a power cut."""
     try:
-        return _read(run, name, check)
-    except _BrokenError as error:
+        content = _json_or_none(path)
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         logger.warning("%s: the run counts as unfinished", error)
         return None
-
-
-def _read(run: Run, name: str, check: Callable[[dict], None]) -> dict | None:
-    path = os.path.join(run.folder, name)
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        check(content)
-    except (FileNotFoundError, NotADirectoryError):
+    if content is not None and not (isinstance(content, dict) and content.keys() >= {*wanted}):
+        logger.warning(
+            "%s is broken (no object with %s): the run counts as unfinished",
+            path, ", ".join(wanted),
+        )  # fmt: skip
         return None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise _BrokenError(f"{path} is broken ({reason})") from error
     return content
 
 
-def _check(facts: object, kinds: dict[str, type]) -> None:
-    if not isinstance(facts, dict):
-        raise TypeError("not a JSON object")
-    for key, kind in kinds.items():
-        value = facts[key]
-        if not isinstance(value, (int, float) if kind is float else kind):
-            raise TypeError(f"{key!r} is {value!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{key!r} is {value!r}")
-
-
-def _check_description(content: dict) -> None:
-    _check(content, {"settings": dict, "attempts": int})
-    if unknown := set(content.get("changed", ())) - content["settings"].keys():
-        raise ValueError(f"'changed' names {min(map(str, unknown))!r}")
-
-
-def _check_kept(content: dict) -> None:
-    kinds = {"key": str, "settings": dict, "finished": dict, "row": dict, "losses": dict,
-             "classes": dict, "num_classes": int}  # fmt: skip
-    _check(content, kinds)
-    _check_finished(content["finished"])
-    _check(content["row"], {"gpus": int, "jobs": int})
-    for iteration, loss in content["losses"].items():
-        _check({"loss": loss, "iteration": int(iteration)}, {"loss": float})
-
-
-def _check_finished(facts: dict) -> None:
-    kinds = {"last_attempt_s": float, "jobs": int, "gpus": int, "resumed": bool, "record": dict}
-    _check(facts, kinds)
-    record = facts["record"]
-    _check(record, {"date": str, "hardware": dict, "versions": dict})
-    _ = record["commit"], [record["hardware"][key] for key in ("cpu", "cores", "gpu")]
+def _json_or_none(path: str) -> Any:
+    try:
+        return read_json(path)
+    except InputError as error:
+        if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+            return None
+        raise

@@ -3,18 +3,53 @@ does not stop the others."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-from collections.abc import Sequence
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
+from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
+from lambda_det.comparison.objects_found import found_by
 from lambda_det.comparison.preparing import prepare
-from lambda_det.comparison.results import zeroed_missing
-from lambda_det.comparison.run import Command, train_command, zeroed_command
-from lambda_det.comparison.run_files import FINISHED, state_of
-from lambda_det.comparison.suite import Run, Suite
-from lambda_det.comparison.workers import Workers
-from lambda_det.errors import InputError
+from lambda_det.comparison.processes import end_session, last_line, locked, signal_session, start
+from lambda_det.comparison.results import keep, zeroed_metrics, zeroed_missing
+from lambda_det.comparison.run import (
+    Command,
+    Run,
+    final_weights,
+    half_written,
+    train_command,
+    zeroed_command,
+)
+from lambda_det.comparison.run_files import (
+    FAILED,
+    FAILED_FILE,
+    FINISHED,
+    FINISHED_FILE,
+    RUN_FILE,
+    STARTED,
+    clear,
+    description,
+    interrupted_facts,
+    state_of,
+    write_facts,
+)
+from lambda_det.comparison.settings import changed_settings
+from lambda_det.comparison.suite import Suite
+from lambda_det.engine.summary import read_summary
+from lambda_det.errors import InputError, writing
+from lambda_det.evaluation.metrics import METRICS_FILE
+from lambda_det.evaluation.run_folder import zeroed_folder
+from lambda_det.records import make_record
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +109,7 @@ def execute(
     if not waiting:
         return states
     prepare(suite, output)
-    workers = Workers(command, evaluate, jobs, list(devices or []))
+    workers = _Workers(command, evaluate, jobs, list(devices or []))
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
         attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
@@ -87,3 +122,166 @@ def execute(
         pool.shutdown(cancel_futures=True)
     # The states are read again, because other processes may have worked in a shared folder.
     return {run: state_of(run) for run in suite.runs}
+
+
+Call = Callable[..., int]
+"""Runs a command on the device of a worker, with its output in a log, and returns its status."""
+
+
+@dataclass
+class _Workers:
+    """The threads that work on the runs. Each of them runs one process at a time.
+
+    Attributes:
+        command, evaluate, jobs: the arguments of :func:`execute`.
+        devices: values of CUDA_VISIBLE_DEVICES that are free.
+        stopping: set when the comparison is to end.
+        processes: processes that are running.
+        errors: errors that keep further runs from beginning.
+    """
+
+    command: Command
+    evaluate: Command
+    jobs: int
+    devices: list[str]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    processes: set[subprocess.Popen] = field(default_factory=set)
+    errors: list[InputError] = field(default_factory=list)
+
+    def work(self, run: Run, state: str) -> str:
+        """Attempt a run, and return its state afterwards."""
+        if self.stopping.is_set() or self.errors:
+            return state
+        device = self.devices.pop() if self.devices else None
+        try:
+            with locked(run.folder, wait=False) as lock:
+                if lock is None:
+                    logger.warning("%s: another process is working on this run", run.folder)
+                    return STARTED
+                return self._attempt(run, functools.partial(self._call, device=device, lock=lock))
+        except InputError as error:  # a full disk, say
+            self.errors.append(error)  # execute raises it after the other runs have ended
+            return STARTED
+        finally:
+            if device is not None:
+                self.devices.append(device)
+
+    def stop(self) -> None:
+        """End the running processes with SIGTERM, and let no other begin."""
+        self.stopping.set()
+        for process in list(self.processes):
+            signal_session(process.pid, signal.SIGTERM)
+
+    def _attempt(self, run: Run, call: Call) -> str:
+        state = state_of(run)  # another process may have finished the run since it was read
+        if state != FINISHED:
+            state = self._train(run, call)
+        if state == FINISHED:
+            if zeroed_missing(run) is not None:
+                self._evaluate_zeroed(run, call)
+            keep(run)
+        return state
+
+    def _train(self, run: Run, call: Call) -> str:
+        known = {
+            "settings": run.settings, "changed": changed_settings(run.settings), "seed": run.seed,
+            "attempts": (description(run) or {}).get("attempts", 0) + 1,
+        }  # fmt: skip
+        with writing(run.folder):
+            clear(run)
+        write_facts(known, run.folder, RUN_FILE)
+        log_path = os.path.join(run.folder, "output.log")
+        logger.info("%s ... (%s)", run.name, log_path)
+        facts: dict[str, object] = {"attempts": known["attempts"]}
+        reason = self._pretrain(run, call) if run.pretrain else ""
+        if not reason and not self.stopping.is_set():
+            resumed, record = _is_resumed(run), _record(run)  # before the checkout may change
+            started = time.monotonic()
+            status = call(self.command(run), log_path)
+            facts |= {
+                "exit_status": status,
+                "resumed": resumed,
+                "last_attempt_s": round(time.monotonic() - started, 1),
+                "peak_host_memory_mib": read_summary(run.folder).get("peak_host_memory_mib"),
+                "jobs": self.jobs,
+                "gpus": run.gpus,
+            }
+            reason = _why_unfinished(run, status, log_path)
+        if self.stopping.is_set():
+            return STARTED
+        if reason:
+            logger.error("%s has failed: %s (%s)", run.name, reason, run.folder)
+            write_facts(facts | {"reason": reason}, run.folder, FAILED_FILE)
+            return FAILED
+        write_facts(facts | {"record": record, **found_by(run)}, run.folder, FINISHED_FILE)
+        return FINISHED
+
+    def _pretrain(self, run: Run, call: Call) -> str:
+        """Make the weights that a run starts from, unless they exist; return why it failed, or
+        ""."""
+        if os.path.isfile(run.weights) or _is_resumed(run):
+            return ""
+        log_path, part = f"{run.weights}.log", half_written(run.weights)
+        with writing(part), contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+        logger.info("%s, pretraining ... (%s)", run.name, log_path)
+        status = call(run.pretrain, log_path, mode="w")
+        if status:
+            return f"pretraining: {last_line(log_path)}"
+        if not os.path.isfile(part):
+            return f"pretraining: no {part}"
+        if not self.stopping.is_set():
+            with writing(run.weights):
+                os.replace(part, run.weights)
+        return ""
+
+    def _evaluate_zeroed(self, run: Run, call: Call) -> None:
+        """Evaluate a finished run with zeroed branches. A failure is recorded, and the run stays
+        finished."""
+        folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
+        with writing(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            os.makedirs(folder)
+        weights, log_path = final_weights(run), os.path.join(folder, "output.log")
+        logger.info("%s, %s zeroed ... (%s)", run.name, NAMED_STAGES, log_path)
+        if os.path.isfile(weights):
+            status = call(self.evaluate(run), log_path)
+            reason = last_line(log_path) if status else f"no {METRICS_FILE} in {folder}"
+        else:
+            reason = f"{weights} is missing"
+        if not self.stopping.is_set() and zeroed_metrics(run) is None:
+            logger.error("%s, %s zeroed: %s (%s)", run.name, NAMED_STAGES, reason, log_path)
+            write_facts({"reason": reason}, folder, FAILED_FILE)
+
+    def _call(self, command: Sequence[str] | str, log_path: str, **options: object) -> int:
+        process = start(command, log_path, jobs=self.jobs, **options)
+        self.processes.add(process)
+        if self.stopping.is_set():
+            signal_session(process.pid, signal.SIGTERM)
+        status = process.wait()
+        self.processes.discard(process)
+        if self.stopping.is_set():  # the children of a shell may outlive it
+            end_session(process.pid)
+        return status
+
+
+def _is_resumed(run: Run) -> bool:
+    """Whether the run goes on from a checkpoint; :func:`clear` has removed unwanted ones."""
+    return os.path.isfile(os.path.join(run.folder, "last_checkpoint"))
+
+
+def _why_unfinished(run: Run, status: int, log_path: str) -> str:
+    """Why a training has failed; "" if it has finished."""
+    # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have metrics.
+    if (stop := interrupted_facts(run)) is not None:
+        done = f"{stop['iteration']} of {stop['max_iter']}"
+        return f"stopped by {stop['signal']} after iteration {done}"
+    if status:
+        return last_line(log_path)
+    metrics = os.path.join(run.folder, "inference", METRICS_FILE)
+    return "" if os.path.isfile(metrics) else f"no {metrics}"
+
+
+def _record(run: Run) -> dict[str, object]:
+    with_gpu = run.settings.get("MODEL.DEVICE") != "cpu"
+    return make_record(" ".join(run.arguments), [], seeds=[run.seed], with_gpu=with_gpu)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +11,10 @@ from detectron2.config import CfgNode
 
 from lambda_det.comparison.results import result_of
 from lambda_det.comparison.run_files import FINISHED, state_of
+from lambda_det.comparison.settings import default_settings, settings_of
 from lambda_det.comparison.suite import Suite
-from lambda_det.config import flat, get_cfg
 from lambda_det.errors import InputError
-from lambda_det.io import read_text
+from lambda_det.io import read_json
 from lambda_det.records import hardware
 
 THROUGHPUT_FILE = "throughput.json"
@@ -45,16 +43,24 @@ class Time:
     Attributes:
         ms_per_image: milliseconds per image, on all of its GPUs together.
         gpus: number of GPUs of the training; 1 on a CPU.
-        device: name of the GPU, or of the CPU with its number of cores.
-        unit: name of an hour on such a device: "GPU-hours" or "hours".
+        machine: as :func:`lambda_det.records.hardware` describes it.
         source: where the number is from.
     """
 
     ms_per_image: float
     gpus: int
-    device: str
-    unit: str
+    machine: Mapping
     source: str
+
+    @property
+    def device(self) -> str:
+        """Name of the GPU, or of the CPU with its number of cores."""
+        return device_name(self.machine)
+
+    @property
+    def unit(self) -> str:
+        """Name of an hour on such a device."""
+        return "GPU-hours" if self.machine["gpu"] else "hours"
 
 
 def speed_settings(cfg: CfgNode) -> dict[str, object]:
@@ -67,26 +73,24 @@ def speed_settings(cfg: CfgNode) -> dict[str, object]:
     Returns:
         Config key -> value, with the types of JSON.
     """
-    defaults = _defaults()
-    chosen = {
+    default = default_settings()
+    return {
         key: value
-        for key, value in flat(cfg).items()
+        for key, value in settings_of(cfg).items()
         if (key.partition(".")[0] in _NODES or key in _KEYS)
         and key not in _OF_NO_EFFECT
-        and (key not in defaults or defaults[key] != value)
+        and (key not in default or default[key] != value)
     }
-    return json.loads(json.dumps(chosen, default=str))
 
 
 def speed_key(cfg: CfgNode, gpus: int) -> Key:
-    """The key of a training time: two trainings with the same key take the same time per image on a
-    device.
+    """The key of a training time: two trainings with the same key, on any number of ``gpus``, take
+    the same time per image on a device."""
+    return _key(speed_settings(cfg), cfg.SOLVER.IMS_PER_BATCH, gpus)
 
-    Args:
-        cfg: the config of the training.
-        gpus: number of GPUs that it trains on.
-    """
-    return _text(speed_settings(cfg)), images_per_gpu(cfg.SOLVER.IMS_PER_BATCH, gpus)
+
+def _key(settings: Mapping, images: int, gpus: int) -> Key:
+    return json.dumps(settings, sort_keys=True), images_per_gpu(images, gpus)
 
 
 def images_per_gpu(images: int, gpus: int) -> int:
@@ -98,8 +102,7 @@ def train_size(cfg: CfgNode) -> str:
     """Size of the images that a config trains on, in pixels, as text."""
     if cfg.INPUT.LSJ.ENABLED:
         return "{}×{} jittered".format(*cfg.INPUT.LSJ.SIZE)
-    sizes = cfg.INPUT.MIN_SIZE_TRAIN
-    least, most = min(sizes), max(sizes)
+    least, most = min(cfg.INPUT.MIN_SIZE_TRAIN), max(cfg.INPUT.MIN_SIZE_TRAIN)
     side = str(most) if least == most else f"{least}–{most}"
     return f"short side {side}, at most {cfg.INPUT.MAX_SIZE_TRAIN}"
 
@@ -107,8 +110,12 @@ def train_size(cfg: CfgNode) -> str:
 def hardware_of(cfg: CfgNode) -> dict[str, object]:
     """This machine's hardware, without the GPU if the config runs on the CPU, so that the GPU does
     not appear beside a time of the CPU."""
-    machine = hardware()
-    return machine | {"gpu": None} if cfg.MODEL.DEVICE == "cpu" else machine
+    return hardware() | ({"gpu": None} if cfg.MODEL.DEVICE == "cpu" else {})
+
+
+def device_name(machine: Mapping) -> str:
+    """Name of the GPU of a machine, or else of its CPU with the number of cores."""
+    return machine["gpu"] or f"{machine['cpu']} with {machine['cores']} cores"
 
 
 def known_times(suite: Suite, output: str) -> dict[Key, Time]:
@@ -122,45 +129,34 @@ def known_times(suite: Suite, output: str) -> dict[Key, Time]:
     times: dict[Key, Time] = {}
     measured = os.path.join(output, THROUGHPUT_FILE)
     for path in (suite.throughput, measured if os.path.isfile(measured) else ""):
-        if path:
-            times |= _times_of_record(path)
+        times |= _times_of_record(path) if path else {}
     for run in suite.runs:
-        result = result_of(run) if state_of(run) == FINISHED else None
-        found = None if result is None else result["row"].get("train_ms_per_image")
-        if result is None or found is None:
+        if state_of(run) != FINISHED:
             continue
-        facts = result["finished"]
-        key = speed_key(suite.config_of(run), facts["gpus"])
-        source = f"measured, {run.name}{_sharing(facts['jobs'])}"
-        times[key] = _time(found, facts["gpus"], facts["record"]["hardware"], source)
+        result = result_of(run)
+        facts, found = result["finished"], result["row"].get("train_ms_per_image")
+        if found is not None:
+            source = f"measured, {run.name}{_sharing(facts['jobs'])}"
+            time = Time(found, facts["gpus"], facts["record"]["hardware"], source)
+            times[speed_key(suite.config_of(run), facts["gpus"])] = time
     return times
 
 
 def _times_of_record(path: str) -> dict[Key, Time]:
-    times = {}
+    record, times = read_json(path, called="throughput"), {}
     try:
-        record = json.loads(read_text(path))
-        source = path + _sharing(max((r.get("jobs", 1) for r in record.get("runs", [])), default=1))
+        jobs = max((run.get("jobs", 1) for run in record.get("runs", [])), default=1)
         for row in record["rows"]:
-            found = row.get("train_ms_per_image")
-            if isinstance(found, Mapping):
-                found = found["mean"]
-            if found is None or row["gpus"] is None:
+            found, gpus = row.get("train_ms_per_image"), row["gpus"]
+            if found is None or gpus is None:
                 continue
-            if SPEED_SETTINGS not in row:
-                raise InputError(
-                    f"throughput {path}: its rows have no {SPEED_SETTINGS!r}, because an earlier "
-                    "version wrote it, and so do not say what was timed; time again with --measure"
-                )
-            settings, gpus = row[SPEED_SETTINGS], row["gpus"]
-            machine = _machine(path, record, row)
-            key = _text(settings), images_per_gpu(row["images_per_iteration"], gpus)
-            times[key] = _time(found, gpus, machine, source)
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            key = _key(row[SPEED_SETTINGS], row["images_per_iteration"], gpus)
+            mean = found["mean"] if isinstance(found, Mapping) else found
+            times[key] = Time(mean, gpus, _machine(path, record, row), path + _sharing(jobs))
+    except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"throughput {path} is not a record of a comparison ({type(error).__name__}: {error})"
+            f"throughput {path} does not say what was timed ({type(error).__name__}: {error}); "
+            "time again with --measure"
         ) from error
     return times
 
@@ -180,31 +176,5 @@ def _machine(path: str, record: Mapping, row: Mapping) -> Mapping:
     return machines[0]
 
 
-def _time(ms_per_image: float, gpus: int, machine: Mapping, source: str) -> Time:
-    if not (math.isfinite(ms_per_image) and ms_per_image > 0 and gpus >= 1):
-        raise ValueError(f"{ms_per_image} ms per image on {gpus} GPUs")
-    return Time(ms_per_image, gpus, device_name(machine), unit_of(machine), source)
-
-
-def device_name(machine: Mapping) -> str:
-    """Name of the GPU, or else of the CPU with its number of cores, of a machine as
-    :func:`lambda_det.records.hardware` describes it."""
-    return machine["gpu"] or f"{machine['cpu']} with {machine['cores']} cores"
-
-
-def unit_of(machine: Mapping) -> str:
-    """Name of an hour on a machine: "GPU-hours" if it has a GPU, else "hours"."""
-    return "GPU-hours" if machine["gpu"] else "hours"
-
-
 def _sharing(jobs: int) -> str:
     return f", {jobs} runs sharing the machine" if jobs > 1 else ""
-
-
-def _text(settings: Mapping) -> str:
-    return json.dumps(settings, sort_keys=True)
-
-
-@functools.lru_cache(maxsize=1)
-def _defaults() -> dict[str, object]:
-    return flat(get_cfg())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -17,8 +18,9 @@ from lambda_det.comparison.controls import (
     config_without,
     idle_stages,
 )
-from lambda_det.comparison.run import PREPARE, PRETRAIN, PRETRAINED_FILE, Run, run_key
-from lambda_det.comparison.suite_file import RESERVED, SuiteFile
+from lambda_det.comparison.run import PRETRAINED_FILE, Run, run_key
+from lambda_det.comparison.settings import PREPARE, PRETRAIN, RESERVED, settings_of
+from lambda_det.comparison.suite_file import SuiteFile
 from lambda_det.config import flat
 from lambda_det.configs import find_suite, load_config
 from lambda_det.errors import InputError
@@ -77,17 +79,17 @@ def chosen_runs(suite: Suite, only: Sequence[str]) -> list[Run]:
     Raises:
         InputError: an entry of ``only`` names no run.
     """
+    chosen: set[Run] = set()
     for word in only:
-        if not any(_is_of(run, word) for run in suite.runs):
+        start = f"{word.rstrip('/')}/"
+        named = {run for run in suite.runs if f"{run.key}/".startswith(start)}
+        if not named:
             keys = ", ".join(run.key for run in suite.runs)
             raise InputError(
                 f"--only {word!r}: expected one of {keys}, or the first folders of one"
             )
-    return [run for run in suite.runs if not only or any(_is_of(run, word) for word in only)]
-
-
-def _is_of(run: Run, word: str) -> bool:
-    return f"{run.key}/".startswith(f"{word.rstrip('/')}/")
+        chosen |= named
+    return [run for run in suite.runs if not only or run in chosen]
 
 
 def read_suite(
@@ -107,31 +109,25 @@ def read_suite(
     """
     file = SuiteFile(find_suite(path), os.path.abspath(output))
     keys = file.keys
-    for name in overrides[::2]:
-        if name in RESERVED:
+    for name in RESERVED:
+        if name in overrides[::2]:
             raise InputError(f"{name} is set by the suite itself; it cannot be given here")
     if gpus_per_run is not None:
         if gpus_per_run < 1:
             raise InputError(f"--gpus-per-run {gpus_per_run}: at least 1 is needed")
         keys.gpus_per_run = gpus_per_run
-    shared = file.arguments("overrides", keys.overrides)
     arguments: dict[tuple[str, str], tuple[str, ...]] = {}
     configs: dict[tuple[str, str], CfgNode] = {}
-    for set_name, of_set in file.sets.items():
-        for name, model in file.models.items():
-            arguments[set_name, name] = (
-                *shared,
-                *file.arguments(f"sets.{set_name}.overrides", of_set.overrides),
-                *file.arguments(f"models.{name}.overrides", model.overrides),
-                *overrides,
-            )
-            path = file.config(name)
-            try:
-                configs[set_name, name] = load_config(path, arguments[set_name, name])
-            except InputError as error:
-                raise file.error(f"models.{name}: {error}") from error
-        _check_equal_budget(file, {m: cfg for (s, m), cfg in configs.items() if s == set_name})
-    every = [*keys.prepare, *(c for of_set in file.sets.values() for c in of_set.prepare)]
+    for set_name, model in itertools.product(file.sets, file.models):
+        place = set_name, model
+        arguments[place] = (*file.arguments(set_name, model), *overrides)
+        config = file.config(model)
+        try:
+            configs[place] = load_config(config, arguments[place])
+        except InputError as error:
+            raise file.error(f"models.{model}: {error}") from error
+    for set_name in file.sets:
+        _check_equal_budget(file, {model: configs[set_name, model] for model in file.models})
     return Suite(
         name=keys.name,
         seeds=tuple(keys.seeds),
@@ -139,7 +135,7 @@ def read_suite(
         baselines={name: model.baseline for name, model in file.models.items()},
         published={name: m.published for name, m in file.models.items() if m.published},
         sets=file.labels(file.sets),
-        prepare=file.commands(every),
+        prepare=file.prepare(),
         runs=tuple(
             _planned_run(file, place, seed, arguments[place], cfg, without=without)
             for seed in keys.seeds
@@ -169,7 +165,7 @@ def _planned_run(
         cfg = config_without(cfg)
         arguments += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
     folder, config = os.path.join(file.output, "runs", key), file.config(model)
-    settings = _settings(file, cfg)
+    settings = settings_of(cfg, file.output)
     if keys.keep:
         settings[PREPARE] = [*keys.prepare, *file.sets[set_name].prepare]
     weights = command = ""
@@ -202,16 +198,8 @@ def _planned_run(
     )
 
 
-def _settings(file: SuiteFile, cfg: CfgNode) -> dict[str, object]:
-    """The settings that a run's numbers depend on: config key -> value."""
-    known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
-    # The values have the types of JSON, to be compared with those read from a file. The folder of
-    # the comparison is replaced, because it may have been moved, to another machine say.
-    text = json.dumps(known, default=str)
-    return json.loads(text.replace(json.dumps(file.output)[1:-1], "{output}"))
-
-
 def _check_equal_budget(file: SuiteFile, configs: dict[str, CfgNode]) -> None:
+    """Check the configs of the models (name -> config) of one set."""
     (first, reference), *others = configs.items()
     if len(reference.DATASETS.TEST) != 1:
         raise file.error(

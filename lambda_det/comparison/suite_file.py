@@ -20,15 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lambda_det.comparison.controls import CONTROLS
 from lambda_det.comparison.run import half_written
+from lambda_det.comparison.settings import RESERVED
 from lambda_det.configs import config_path
 from lambda_det.errors import InputError, reason_of
 
-RESERVED = ("SEED", "OUTPUT_DIR")
-
 # Key -> the value that is needed, for messages about a wrong one.
 _NEEDED = {
-    "name": "one line of text",
-    "label": "one line of text",
+    "name": "a text",
+    "label": "a text",
     "baseline": "the name of a model",
     "seeds": "a list of different whole numbers from 0 on",
     "models": "a mapping of names and models",
@@ -121,8 +120,6 @@ class SuiteFile:
             ("controls", all(name in CONTROLS for name in keys.controls)),
             ("gpus_per_run", keys.gpus_per_run >= 1),
             ("pretrain", not keys.pretrain or "{weights}" in keys.pretrain),
-            ("name", len(keys.name.splitlines()) == 1),
-            ("keep", not keys.keep or keys.keep.strip()),
         ):
             if not right:
                 raise self._wrong(key, getattr(keys, key), "")
@@ -150,9 +147,10 @@ class SuiteFile:
         """
         config = self.models[model].config
         path = self.relative(config)
+        if os.path.isfile(path):
+            return path
         try:
-            exists = os.path.lexists(path) and not os.path.isdir(path)
-            return path if exists else config_path(config)
+            return config_path(config)
         except InputError as error:
             raise self.error(f"models.{model}: {path}: no such file, and {error}") from error
 
@@ -164,32 +162,32 @@ class SuiteFile:
         """
         labels = {name: entry.label or name for name, entry in entries.items()}
         for label, count in Counter(labels.values()).items():
-            if len(label.splitlines()) > 1:
-                raise self.error(f"label {label!r}; {_NEEDED['label']} is needed")
             if count > 1:  # tables and plots tell entries apart by their labels
                 raise self.error(f"label {label!r} occurs {count} times; each label must be unique")
         return labels
 
-    def arguments(self, where: str, overrides: Mapping[str, Any]) -> tuple[str, ...]:
-        """Turn a mapping of config keys and values into KEY VALUE arguments.
+    def arguments(self, set_name: str, model: str) -> tuple[str, ...]:
+        """The KEY VALUE arguments that the file gives to the runs of a model on a set.
 
         Raises:
             InputError: one of the keys is set by the suite itself.
         """
-        for name in RESERVED:
-            if name in overrides:
-                raise self.error(f"{where}.{name} is set by the suite itself")
-        pairs = ((str(name), self.fill(str(value))) for name, value in overrides.items())
-        return tuple(word for pair in pairs for word in pair)
+        words: list[str] = []
+        for where, overrides in (
+            ("overrides", self.keys.overrides),
+            (f"sets.{set_name}.overrides", self.sets[set_name].overrides),
+            (f"models.{model}.overrides", self.models[model].overrides),
+        ):
+            for name, value in overrides.items():
+                if name in RESERVED:
+                    raise self.error(f"{where}.{name} is set by the suite itself")
+                words += [str(name), self.fill(str(value))]
+        return tuple(words)
 
-    def commands(self, commands: Sequence[str]) -> tuple[str, ...]:
-        """Fill in the paths in commands, quoted for the shell."""
+    def prepare(self) -> tuple[str, ...]:
+        """The ``prepare`` commands of the suite and of its sets."""
+        commands = [*self.keys.prepare, *(c for of in self.sets.values() for c in of.prepare)]
         return tuple(self.fill(command, shlex.quote) for command in commands)
-
-    def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
-        """Replace ``{python}`` and ``{output}`` in a text by their paths."""
-        text = text.replace("{python}", quote(sys.executable))
-        return text.replace("{output}", quote(self.output))
 
     def pretrain(self, config: str, weights: str, words: Sequence[str]) -> str:
         """The command of ``pretrain`` for one run; it writes to :func:`half_written` of
@@ -198,6 +196,11 @@ class SuiteFile:
         command = command.replace("{config}", shlex.quote(config))
         command = command.replace("{weights}", shlex.quote(half_written(weights)))
         return command.replace("{words}", shlex.join(words))
+
+    def fill(self, text: str, quote: Callable[[str], str] = str) -> str:
+        """Replace ``{python}`` and ``{output}`` in a text by their paths."""
+        text = text.replace("{python}", quote(sys.executable))
+        return text.replace("{output}", quote(self.output))
 
     def _entries(self, kind: type[Keys], where: str, content: Mapping) -> dict[str, Keys]:
         for name in content:

@@ -44,44 +44,41 @@ def comparison_tables(record: Mapping) -> str:
 def brief_table(record: Mapping) -> str:
     """Make the short Markdown table of a comparison's record, with one line for each set and model:
     AP, what it rests on, and the gain. It gives the answer before the full tables."""
-    tasks = tasks_of(record["rows"]) or ["box"]
-    headers = ["set", "backbone", *found_headers(record["rows"])]
-    for task in tasks:
-        headers += [f"{task} AP", *_columns_of(record["rows"], task), "Δ"]
-    lines = []
-    for label, rows in sets_of(record):
-        for row in rows:
-            line = [label, row["label"], *found_cells(row, record["rows"])]
-            for task in tasks:
-                line.append(plus_minus(row.get(f"{task}_ap")))
-                if _columns_of(record["rows"], task):
-                    line.append(plus_minus(row.get(f"{task}_ap_{TRAINED_WITHOUT}")))
-                line.append(interval(row.get(f"{task}_ap_gain")) if row["over"] else "")
-            lines.append(line)
-    if not any(line[0] for line in lines):
-        headers, lines = headers[1:], [line[1:] for line in lines]
-    return f"{markdown(headers, lines)}\n\n{_brief_notes(record)}\n\n{provenance(record)}"
-
-
-def _brief_notes(record: Mapping) -> str:
     rows = record["rows"]
+    with_sets = "sets" in record
+    headers = [*(["set"] if with_sets else []), "backbone", *found_headers(rows)]
+    for task in tasks_of(rows) or ["box"]:
+        without = ["trained without"] if _has_trained_without(rows, task) else []
+        headers += [f"{task} AP", *without, "Δ"]
+    lines = []
+    for label, row in ((label, row) for label, of_set in sets_of(record) for row in of_set):
+        line = [*([label] if with_sets else []), row["label"], *found_cells(row, rows)]
+        for task in tasks_of(rows) or ["box"]:
+            line.append(plus_minus(row.get(f"{task}_ap")))
+            if _has_trained_without(rows, task):
+                line.append(plus_minus(row.get(f"{task}_ap_{TRAINED_WITHOUT}")))
+            line.append(gain_cell(row, f"{task}_ap"))
+        lines.append(line)
     seeds = sorted({row["finished"] for row in rows})
-    number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     one = seeds[-1] == 1
+    number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
     spread = "of one seed" if one else f"mean ± sample standard deviation of {number} seeds"
-    parts = [f"AP in percent, {spread}"]
+    legend = [f"AP in percent, {spread}"]
     if found_headers(rows):
-        parts.append("found: objects detected at IoU 0.5; right class: detected with that class")
-    if any(_columns_of(rows, task) for task in TASK_NAMES.values()):
-        parts.append(f"trained without: the same with the residual branches of {NAMED_STAGES} at 0")
+        legend.append("found: objects detected at IoU 0.5; right class: detected with that class")
+    if any(_has_trained_without(rows, task) for task in TASK_NAMES.values()):
+        legend.append(
+            f"trained without: the same with the residual branches of {NAMED_STAGES} at 0"
+        )
     if over := baselines_of(rows):
         paired = "" if one else ", paired by seed, with its 95 % interval"
-        parts.append(f"Δ: gain over {' and '.join(over)}{paired}")
-    return f"{'; '.join(parts)}. {pretrain_note(record)}".strip()
+        legend.append(f"Δ: gain over {' and '.join(over)}{paired}")
+    remark = f"{'; '.join(legend)}. {pretrain_note(record)}".strip()
+    return f"{markdown(headers, lines)}\n\n{remark}\n\n{provenance(record)}"
 
 
-def _columns_of(rows: Sequence[Mapping], task: str) -> list[str]:
-    return ["trained without"] if TRAINED_WITHOUT in _controls_of(rows, task) else []
+def _has_trained_without(rows: Sequence[Mapping], task: str) -> bool:
+    return TRAINED_WITHOUT in _controls_of(rows, task)
 
 
 def results_markdown(record: Mapping) -> str:
@@ -138,13 +135,18 @@ def ap_table(rows: Sequence[Mapping]) -> str:
             line += [
                 plus_minus(row.get(f"{task}_ap")),
                 *control_cells(row, rows, task, interval),
-                interval(row.get(f"{task}_ap_gain")) if row["over"] else "",
+                gain_cell(row, f"{task}_ap"),
                 " / ".join(plus_minus(row.get(f"{task}_{s}"), spread=False) for s in SIZES),
             ]
         for task in published:
             line += [published_ap(row, rows, task), published_sizes(row, task)]
         lines.append(line)
     return markdown(headers, lines)
+
+
+def gain_cell(row: Mapping, column: str) -> str:
+    """The gain of a row in a column, "" for the baseline."""
+    return interval(row.get(f"{column}_gain")) if row["over"] else ""
 
 
 def found_headers(rows: Sequence[Mapping]) -> list[str]:
@@ -172,14 +174,8 @@ def control_headers(rows: Sequence[Mapping], task: str) -> list[str]:
 def control_cells(
     row: Mapping, rows: Sequence[Mapping], task: str, difference: Callable[[Mapping | None], str]
 ) -> list[str]:
-    """Cells of a row below :func:`control_headers`.
-
-    Args:
-        row: one of ``rows``.
-        rows: all rows of the table.
-        task: ``box`` or ``mask``.
-        difference: formats a paired difference.
-    """
+    """Cells of a row below :func:`control_headers` of a table with ``rows``; ``difference`` formats
+    a paired difference."""
     cells = []
     for control in _controls_of(rows, task):
         cells.append(plus_minus(row.get(f"{task}_ap_{control}")))
@@ -216,14 +212,11 @@ def published_tasks(rows: Sequence[Mapping]) -> list[str]:
 
 def published_ap(row: Mapping, rows: Sequence[Mapping], task: str) -> str:
     """The published AP, and its gain over the published AP of the baseline."""
-    values = row.get("published", {})
-    if f"{task}_ap" not in values:
+    known = {r["model"]: r.get("published", {}).get(f"{task}_ap") for r in rows}
+    own, baseline = known[row["model"]], known.get(row["over"])
+    if own is None:
         return "–"
-    text = f"{values[f'{task}_ap']:.1f}"
-    for other in rows:
-        if other["model"] == row["over"] and f"{task}_ap" in other.get("published", {}):
-            text += f" ({signed(values[f'{task}_ap'] - other['published'][f'{task}_ap'])})"
-    return text
+    return f"{own:.1f}" if baseline is None else f"{own:.1f} ({signed(own - baseline)})"
 
 
 def plus_minus(value: Mapping | None, *, spread: bool = True) -> str:

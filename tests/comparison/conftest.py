@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from suite_helpers import fake_training, make_output, small_suite, write_file
+from suite_helpers import fake_training, fake_zeroed, make_output, small_suite, write_file
 
-from lambda_det.comparison.suite import Run
+from lambda_det.comparison import execute, read_suite
+from lambda_det.comparison.suite import Run, Suite
 
 
 @pytest.fixture
@@ -28,5 +29,21 @@ def write_suite(tmp_path: Path) -> Callable[[object], str]:
 
 
 @pytest.fixture
-def fake_command() -> Callable[[Run], list[str]]:
-    return fake_training
+def read(content: dict, write_suite, output: Path) -> Callable[..., Suite]:
+    """Read the suite, with what a test has changed of ``content`` and with KEY VALUE pairs."""
+
+    def read_it(*overrides: str, folder: Path = output, **options: object) -> Suite:
+        return read_suite(write_suite(content), str(folder), overrides, **options)
+
+    return read_it
+
+
+@pytest.fixture
+def train(output: Path) -> Callable[..., dict[Run, str]]:
+    """Execute a suite, without real trainings unless a test says so -> the states of its runs."""
+
+    def execute_it(suite: Suite, folder: Path = output, **options: object) -> dict[Run, str]:
+        commands = {"command": fake_training, "evaluate": fake_zeroed}
+        return execute(suite, str(folder), **commands | options)
+
+    return execute_it

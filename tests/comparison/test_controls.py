@@ -16,7 +16,6 @@ from lambda_det.comparison import (
     read_suite,
     results_markdown,
 )
-from lambda_det.comparison.collect import comparison_record
 from lambda_det.comparison.controls import (
     CONTROLS,
     IDLE,
@@ -59,7 +58,7 @@ def lines(output: Path, name: str) -> list[str]:
 
 
 def record_of(suite: Suite, states: dict) -> dict:
-    return comparison_record(suite, collect(suite, states, lambda cfg: {}), "python x")
+    return collect(suite, states, lambda cfg: {}, command="python x")
 
 
 # -- what is planned -------------------------------------------------------------------------------
@@ -158,10 +157,10 @@ def test_each_control_is_made_once(controlled, write_suite, output):
     assert lines(output, "zeroed.txt") == zeroed and len(lines(output, "started.txt")) == 8
 
 
-def test_runs_of_an_earlier_version_get_their_controls(content, write_suite, output):
+def test_runs_of_an_earlier_version_get_their_controls(read, content, output):
     """Whose run.json does not know the key, and which nobody trains again."""
     content["seeds"] = [1]
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     run_all(suite, output)
     for run in suite.runs:
         path = Path(run.folder, "run.json")
@@ -169,7 +168,7 @@ def test_runs_of_an_earlier_version_get_their_controls(content, write_suite, out
         known["settings"].pop(IDLE_STAGES)
         path.write_text(json.dumps(known))
     del content["controls"]
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     assert [state_of(run) for run in suite.runs if not run.without] == [FINISHED] * 2
     before = record_of(suite, {run: state_of(run) for run in suite.runs})
     assert "- plain seed 1, with res4 and res5 zeroed: not evaluated yet" in results_markdown(

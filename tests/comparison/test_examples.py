@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lambda_det.comparison import execute, read_suite
+from lambda_det.comparison import read_suite
 from lambda_det.comparison.examples import Found, choose, examples_of, found_per_image
 from lambda_det.data import generate_shapes
 from lambda_det.errors import InputError
@@ -71,17 +71,17 @@ def test_the_largest_lead_and_lag_are_chosen(content, write_suite, tmp_path):
 
 
 @pytest.mark.slow
-def test_tiles_are_drawn(content, write_suite, output, fake_command, dataset, truth):
+def test_tiles_are_drawn(read, train, content, output, dataset, truth):
     content["overrides"]["DATASETS.COCO_FOLDER"] = str(dataset)
     content["seeds"] = [4]
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     detections = perfect(truth)
     (output / "lambda.json").write_text(json.dumps(detections))
     lacking = detections[0]["image_id"]
     (output / "plain.json").write_text(
         json.dumps([d for d in detections if d["image_id"] != lacking])
     )
-    states = execute(suite, str(output), command=fake_command, jobs=2)
+    states = train(suite, jobs=2)
     (example,) = examples_of(suite, states, "")
     number = sum(d["image_id"] == lacking for d in detections)
     assert example.reason == f"λ-50 finds {number} more than R-50 (seed 4)"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lambda_det.comparison.results import objects_found
+from lambda_det.comparison.objects_found import objects_found
 
 
 def write(path, content) -> str:

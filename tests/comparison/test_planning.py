@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.comparison import collect, comparison_tables, execute, read_suite
-from lambda_det.comparison.collect import comparison_record
+from lambda_det.comparison import collect, comparison_tables, read_suite
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.suite import Run
 from lambda_det.errors import InputError
@@ -35,27 +34,27 @@ def plan(suite, output) -> str:
     return plan_text(suite, str(output), suite.runs, lambda run: f"launch {run.key}")
 
 
-def test_without_times_it_says_how_to_get_them(content, write_suite, output):
+def test_without_times_it_says_how_to_get_them(read, content, output):
     content["seeds"] = [1]
-    text = plan(read_suite(write_suite(content), str(output)), output)
+    text = plan(read(), output)
     assert text.count("time unknown\n") == 2 and "--measure" in text and "together" not in text
     assert "plain seed 1 (R-50), new: 20 iterations of 8 images (short side 160" in text
     assert ") on the CPU\n" in text and "GPU" not in text.partition("\n")[0]
     assert "\n  launch lambda/seed1\n  # trains: python tools/train_net.py --config-file" in text
 
 
-def test_what_is_timed_finds_its_data(content, write_suite, output):
+def test_what_is_timed_finds_its_data(read, content, output):
     content |= {"seeds": [1], "prepare": ["mkdir {output}/data && echo x > {output}/data/x"]}
     look = f"import os; assert os.path.isfile({str(output / 'data' / 'x')!r}); {TIMED.strip()}"
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     measure(suite, str(output), suite.runs, 40,
             command=lambda run: [sys.executable, "-c", look, *run.arguments])  # fmt: skip
 
 
-def test_measured_times_become_hours(content, write_suite, output):
+def test_measured_times_become_hours(read, content, output):
     content |= {"seeds": [1, 2], "gpus_per_run": 4}
     content["overrides"]["SOLVER.MAX_ITER"] = 900
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
 
     def command(run: Run) -> list[str]:
         words = run.arguments[2:]  # without --config-file
@@ -75,9 +74,9 @@ def test_measured_times_become_hours(content, write_suite, output):
     times = output.parent / "times.json"
     (output / "throughput.json").rename(times)
     content["throughput"] = str(times)
-    assert "together 24 hours" in plan(read_suite(write_suite(content), str(output)), output)
+    assert "together 24 hours" in plan(read(), output)
     content["overrides"]["INPUT.MIN_SIZE_TRAIN"] = "(64,)"  # what was measured is of no use
-    assert "together" not in plan(read_suite(write_suite(content), str(output)), output)
+    assert "together" not in plan(read(), output)
     with pytest.raises(InputError, match="--measure 20: at least 40"):
         measure(suite, str(output), suite.runs, 20)
     with pytest.raises(InputError, match="--measure: plain: no such thing"):
@@ -86,15 +85,15 @@ def test_measured_times_become_hours(content, write_suite, output):
 
 
 @pytest.mark.slow
-def test_times_of_finished_runs_and_of_a_record(content, write_suite, output, fake_command):
+def test_times_of_finished_runs_and_of_a_record(read, train, content, write_suite, output):
     content["seeds"] = [1, 2]
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command, jobs=2, only=suite.runs[:2])
+    suite = read()
+    states = train(suite, jobs=2, only=suite.runs[:2])
     text = plan(suite, output)
     assert "plain seed 1 (R-50), finished\n" in text and "launch plain/seed1" not in text
     assert "75.0 ms per image on 1 x" in text
     assert "(measured, plain seed 1, 2 runs sharing the machine)" in text
-    record = comparison_record(suite, collect(suite, states, lambda cfg: {}), "python x")
+    record = collect(suite, states, lambda cfg: {}, command="python x")
     write_json(record, str(output.parent / "record.json"))
     content["throughput"] = "record.json"
     other = read_suite(write_suite(content), str(output.parent / "other"))

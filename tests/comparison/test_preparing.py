@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.comparison import execute, read_suite
+from lambda_det.comparison import read_suite
 from lambda_det.comparison.preparing import prepare
 from lambda_det.errors import InputError
 
@@ -21,28 +21,28 @@ MAKE = "mkdir -p {output}/data/a && echo x > {output}/data/a/b && echo x > {outp
 
 
 @pytest.fixture
-def prepared(content, write_suite, output) -> Callable[..., int]:
+def prepared(content, read, output) -> Callable[..., int]:
     """Prepare with these commands -> how often one of them has been run so far."""
 
     def run(*commands: str) -> int:
         content["prepare"] = [f"echo x >> {output}/count && {command}" for command in commands]
-        prepare(read_suite(write_suite(content), str(output)), str(output))
+        prepare(read(), str(output))
         return len((output / "count").read_text().splitlines())
 
     return run
 
 
-def test_prepare_runs_once_and_its_failure_is_a_line(content, write_suite, output, fake_command):
+def test_prepare_runs_once_and_its_failure_is_a_line(read, train, content, output):
     content["prepare"] = ["echo x >> {output}/prepared.txt"]
     content["seeds"] = [1]
     (output / "break").write_text("plain lambda")
     for _ in range(2):
-        suite = read_suite(write_suite(content), str(output))
-        execute(suite, str(output), command=fake_command, jobs=2)
+        suite = read()
+        train(suite, jobs=2)
     assert (output / "prepared.txt").read_text() == "x\n"
     content["prepare"].append("echo no >&2; exit 3")
     with pytest.raises(InputError, match=r"prepare: .*status 3: no"):
-        execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+        train(read())
 
 
 def test_what_is_there_is_not_prepared_again(prepared, output):
@@ -89,19 +89,16 @@ def test_a_list_of_an_earlier_version_is_understood(prepared, output):
     marker = output / "prepared.json"
     marker.write_text(json.dumps(json.loads(marker.read_text())["commands"]))
     assert prepared(MAKE, "true") == 2
-    (output / "data").rename(output / "elsewhere")
-    assert prepared(MAKE, "true") == 3
 
 
-def test_a_broken_marker_is_a_line(prepared, output, caplog):
-    broken = ("", "{", "3", "[3]", '{"commands": []}', '{"commands": 1, "data": {}}')
+@pytest.mark.parametrize("text", ["{", "3", '{"commands": []}'])
+def test_a_broken_marker_is_a_line(prepared, output, caplog, text):
     assert prepared(MAKE) == 1
-    for times, text in enumerate(broken, start=2):
-        (output / "prepared.json").write_text(text)
-        caplog.clear()
-        assert prepared(MAKE) == times
-        (line,) = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
-        assert line.startswith(f"{output}/prepared.json is broken (") and "\n" not in line
+    (output / "prepared.json").write_text(text)
+    caplog.clear()
+    assert prepared(MAKE) == 2
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
+    assert line.startswith(f"{output}/prepared.json is broken (") and "\n" not in line
 
 
 def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_path):
@@ -115,7 +112,7 @@ def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_pat
 @pytest.mark.parametrize("patient", [True, False])
 def test_a_signal_ends_the_command_and_what_it_started(prepared, output, monkeypatch, patient):
     """As the command compare does it: the handler leaves."""
-    monkeypatch.setattr("lambda_det.comparison.preparing._GRACE", 0.3)
+    monkeypatch.setattr("lambda_det.comparison.processes._GRACE", 0.3)
     deaf = "" if patient else "trap '' INT TERM; "
     inner = f"{deaf}echo $$ > {output}/pid; sleep 600; true"
     here = threading.get_ident()

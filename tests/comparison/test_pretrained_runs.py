@@ -46,10 +46,10 @@ def pretrainings(output: Path) -> list[list[str]]:
     return [json.loads(line) for line in (output / "pretrainings.txt").read_text().splitlines()]
 
 
-def test_a_run_starts_from_its_own_weights(content, write_suite, output, fake_command):
+def test_a_run_starts_from_its_own_weights(read, train, content, output):
     content["controls"] = ["trained_without"]
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command)
+    suite = read()
+    states = train(suite)
     assert set(states.values()) == {FINISHED} and len(states) == 4
     by_key = {run.key: run for run in suite.runs}
     weights = output / "runs" / "lambda" / "seed1_without" / "pretrained.pth"
@@ -63,46 +63,46 @@ def test_a_run_starts_from_its_own_weights(content, write_suite, output, fake_co
     assert own[own.index("DATASETS.COCO_FOLDER") + 1] == str(output / "data")
     # Nothing is made again, and the weights themselves may be gone when a run has finished.
     weights.unlink()
-    execute(suite, str(output), command=fake_command)
+    train(suite)
     assert len(pretrainings(output)) == 4
 
 
-def test_a_pretraining_that_fails_fails_its_run(content, write_suite, output, fake_command, caplog):
+def test_a_pretraining_that_fails_fails_its_run(read, train, output, caplog):
     (output / "deny").touch()
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command)
+    suite = read()
+    states = train(suite)
     assert set(states.values()) == {FAILED} and not (output / "started.txt").exists()
     run = suite.runs[0]
     assert failed_facts(run)["reason"] == "pretraining: error: no such pictures"
     assert not Path(run.weights).exists()
     (output / "deny").unlink()
-    states = execute(suite, str(output), command=fake_command)
+    states = train(suite)
     assert set(states.values()) == {FINISHED} and Path(run.weights).read_text() == "whole"
     assert len(pretrainings(output)) == 4
 
 
-def test_one_that_leaves_nothing_is_told(content, write_suite, output, fake_command):
+def test_one_that_leaves_nothing_is_told(read, train, content):
     content["pretrain"] = "true {weights}"
-    suite = read_suite(write_suite(content), str(output))
-    assert set(execute(suite, str(output), command=fake_command).values()) == {FAILED}
+    suite = read()
+    assert set(train(suite).values()) == {FAILED}
     part = suite.runs[0].weights.replace(".pth", ".part.pth")
     assert failed_facts(suite.runs[0])["reason"] == f"pretraining: no {part}"
     # What an earlier attempt has left half-written is not taken for it.
     Path(part).write_text("half")
-    assert set(execute(suite, str(output), command=fake_command).values()) == {FAILED}
+    assert set(train(suite).values()) == {FAILED}
     assert not Path(suite.runs[0].weights).exists()
 
 
-def test_another_pretraining_is_another_run(content, write_suite, output, fake_command):
-    execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+def test_another_pretraining_is_another_run(read, train, content, output):
+    train(read())
     content["pretrain"] += " --longer"
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     with pytest.raises(InputError, match=r"contains a run with pretrain .*choose another --output"):
         state_of(suite.runs[0])
 
 
-def test_the_plan_names_it(content, write_suite, output):
-    suite = read_suite(write_suite(content), str(output))
+def test_the_plan_names_it(read, output):
+    suite = read()
     text = plan_text(suite, str(output), suite.runs, lambda run: run.key)
     assert "# pretrains first: " in text and "pretraining of mine.py" in text
     assert f"{output}/runs/plain/seed1/pretrained.part.pth" in text
@@ -110,18 +110,18 @@ def test_the_plan_names_it(content, write_suite, output):
 
 
 @pytest.mark.parametrize("command", ["true", 3, ["true {weights}"]])
-def test_a_pretraining_that_writes_nothing_is_refused(content, write_suite, output, command):
+def test_a_pretraining_that_writes_nothing_is_refused(read, content, command):
     content["pretrain"] = command
     with pytest.raises(InputError, match=r"pretrain .*a command that writes \{weights\} is needed"):
-        read_suite(write_suite(content), str(output))
+        read()
 
 
-def test_a_signal_ends_the_pretraining_too(content, write_suite, output):
+def test_a_signal_ends_the_pretraining_too(read, content, output):
     """And the run is taken up again, not failed."""
     content["pretrain"] = (
         "touch {weights}; trap 'exit 0' TERM; sleep 100 & echo $! > {output}/begun; wait"
     )
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
 
     class Signal(Exception):
         pass
@@ -143,27 +143,25 @@ def test_a_signal_ends_the_pretraining_too(content, write_suite, output):
         assert left.status() == psutil.STATUS_ZOMBIE
 
 
-def test_weights_of_another_pretraining_are_not_taken(content, write_suite, output, fake_command):
+def test_weights_of_another_pretraining_are_not_taken(read, train, content, output):
     """Who removes the run that is refused removes its weights too."""
-    execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+    train(read())
     content["pretrain"] += " --longer"
     shutil.rmtree(output / "runs")
-    execute(read_suite(write_suite(content), str(output)), str(output), command=fake_command)
+    train(read())
     assert [words[-1] for words in pretrainings(output)] == ["1", "1", "--longer", "--longer"]
 
 
-def test_a_run_that_is_begun_again_keeps_its_weights(content, write_suite, output, fake_command):
+def test_a_run_that_is_begun_again_keeps_its_weights(read, train, output):
     (output / "break").write_text("plain lambda")
-    suite = read_suite(write_suite(content), str(output))
-    assert set(execute(suite, str(output), command=fake_command).values()) == {FAILED}
+    suite = read()
+    assert set(train(suite).values()) == {FAILED}
     (output / "break").unlink()
-    assert set(execute(suite, str(output), command=fake_command).values()) == {FINISHED}
+    assert set(train(suite).values()) == {FINISHED}
     assert len(pretrainings(output)) == 2
 
 
-def test_a_suite_is_found_by_a_relative_path(
-    content, write_suite, output, fake_command, monkeypatch
-):
+def test_a_suite_is_found_by_a_relative_path(train, content, write_suite, output, monkeypatch):
     """The command runs elsewhere, in the root of the checkout."""
     path = Path(write_suite(content))
     monkeypatch.chdir(path.parent)
@@ -171,10 +169,10 @@ def test_a_suite_is_found_by_a_relative_path(
     content["models"]["plain"]["config"] = "mine.yaml"
     suite = read_suite(Path(write_suite(content)).name, str(output))
     assert f" {path.parent}/mine.yaml " in suite.runs[0].pretrain
-    assert set(execute(suite, str(output), command=fake_command).values()) == {FINISHED}
+    assert set(train(suite).values()) == {FINISHED}
 
 
-def test_weights_beside_a_pretraining_are_refused(content, write_suite, output):
+def test_weights_beside_a_pretraining_are_refused(read, content):
     content["overrides"]["MODEL.WEIGHTS"] = "mine.pth"
     with pytest.raises(InputError, match=r"MODEL.WEIGHTS 'mine.pth' and pretrain both"):
-        read_suite(write_suite(content), str(output))
+        read()

@@ -9,9 +9,8 @@ import pytest
 from suite_helpers import fake_training, make_output, small_suite, write_file
 
 from lambda_det.comparison import collect, execute, read_suite
-from lambda_det.comparison.collect import comparison_record
 from lambda_det.comparison.outputs import write_results
-from lambda_det.comparison.report import MOST_CLASSES, _most_different, class_gains
+from lambda_det.comparison.report import MOST_CLASSES, class_gains, most_different
 from lambda_det.comparison.results import result_of
 from lambda_det.comparison.run_files import FINISHED
 from lambda_det.comparison.tables import signed
@@ -57,7 +56,7 @@ def results(tmp_path_factory, project):
     suite = read_suite(write_file(folder / "suite.yaml", content), str(output))
     states = execute(suite, str(output), command=fake_training, jobs=2)
     facts = {"parameters_millions": 20.0}
-    record = comparison_record(suite, collect(suite, states, lambda cfg: facts), "python x")
+    record = collect(suite, states, lambda cfg: facts, command="python x")
     return output, suite, states, write_results(str(output), suite, states, record)
 
 
@@ -97,14 +96,17 @@ def test_page_shows_the_numbers_and_names_what_is_missing(results):
 
 def test_gains_of_classes_are_paired_by_seed(results):
     _, suite, states, _ = results
-    found = {run: result_of(run) for run, state in states.items() if state == FINISHED}
+    found = {("", model): {} for model in suite.labels}
+    for run, state in states.items():
+        if state == FINISHED:
+            found["", run.model][run.seed] = result_of(run)
     assert class_gains(suite, found, "", "box") == {"lambda": {"<ring>": [3, 4]}}
     assert class_gains(suite, found, "", "mask") == {}
 
 
 def test_the_classes_that_differ_most_are_kept():
     values = {f"c{number}": [(-1) ** number * number] for number in range(MOST_CLASSES + 5)}
-    kept = _most_different({"box": {"m": values}})["box"]["m"]
+    kept = most_different({"box": {"m": values}})["box"]["m"]
     assert list(kept) == [f"c{number}" for number in range(5, MOST_CLASSES + 5)]
 
 

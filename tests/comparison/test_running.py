@@ -18,10 +18,8 @@ from lambda_det.comparison import (
     collect,
     comparison_tables,
     execute,
-    read_suite,
     results_markdown,
 )
-from lambda_det.comparison.collect import comparison_record
 from lambda_det.comparison.run import train_command
 from lambda_det.comparison.run_files import FAILED, FINISHED, NEW, STARTED, state_of
 from lambda_det.comparison.suite import Run, Suite, chosen_runs
@@ -35,37 +33,35 @@ def started(output: Path) -> list[str]:
     return sorted((output / "started.txt").read_text().splitlines())
 
 
-def test_finished_runs_are_not_repeated_and_failed_ones_are_taken_up(
-    content, write_suite, output, fake_command
-):
+def test_finished_runs_are_not_repeated_and_failed_ones_are_taken_up(read, train, content, output):
     content["seeds"] = [1, 2]
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     assert {state_of(run) for run in suite.runs} == {NEW}
     (output / "break").write_text("plain")
-    states = execute(suite, str(output), command=fake_command, jobs=2)
+    states = train(suite, jobs=2)
     assert started(output) == ["lambda 1", "lambda 2", "plain 1", "plain 2"]
     for run, state in states.items():
         assert state == state_of(run) == (FAILED if run.model == "plain" else FINISHED)
-    collected = collect(suite, states, lambda cfg: {})
-    failed = [row for row in collected["runs"] if row["state"] == FAILED]
+    record = collect(suite, states, lambda cfg: {})
+    failed = [row for row in record["runs"] if row["state"] == FAILED]
     assert len(failed) == 2 and failed[0]["reason"] == "error: no such thing"
-    assert not any("gain" in key for row in collected["rows"] for key in row)
-    text = results_markdown(comparison_record(suite, collected, "python x"))
+    assert not any("gain" in key for row in record["rows"] for key in row)
+    text = results_markdown(record)
     assert "- plain seed 1, failed: error: no such thing" in text
 
     (output / "break").unlink()
-    states = execute(suite, str(output), command=fake_command)
+    states = train(suite)
     assert started(output) == ["lambda 1", "lambda 2", *["plain 1"] * 2, *["plain 2"] * 2]
     assert set(states.values()) == {FINISHED}
-    execute(suite, str(output), command=fake_command)
+    train(suite)
     assert len(started(output)) == 6
 
 
-def test_rows(content, write_suite, output, fake_command):
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command, jobs=2)
-    collected = collect(suite, states, lambda cfg: {"parameters_millions": 1.25})
-    plain, lambda_ = collected["rows"]
+def test_rows(read, train):
+    suite = read()
+    states = train(suite, jobs=2)
+    record = collect(suite, states, lambda cfg: {"parameters_millions": 1.25})
+    plain, lambda_ = record["rows"]
     assert plain["box_ap"] == {"mean": 32, "sd": 1, "values": [31, 32, 33]}
     assert "box_ap_gain" not in plain and "box_apl" not in plain and "mask_ap" not in plain
     assert lambda_["box_ap"]["mean"] == pytest.approx(106 / 3, abs=1e-3)
@@ -76,10 +72,9 @@ def test_rows(content, write_suite, output, fake_command):
     assert plain["train_ms_per_image"]["mean"] == pytest.approx(100)
     assert plain["inference_ms_per_image"]["mean"] == pytest.approx(20)
     assert plain["peak_host_memory_mib"]["mean"] == 502 and "pretrained_percent" not in plain
-    assert collected["differences"]["MODEL.LAMBDA_RESNET.VARIANT"] == {
+    assert record["differences"]["MODEL.LAMBDA_RESNET.VARIANT"] == {
         "plain": "resnet", "lambda": "lambda",
     }  # fmt: skip
-    record = comparison_record(suite, collected, "python x")
     assert record["schema"] == 1 and record["seeds"] == [1, 2, 3]
     text = results_markdown(record)
     assert "Box AP: λ-50 lies above R-50 with the whole interval of its gain." in text
@@ -94,14 +89,14 @@ def test_rows(content, write_suite, output, fake_command):
     assert comparison_tables(json.loads(json.dumps(record))) == comparison_tables(record)
 
 
-def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, fake_command):
+def test_sets_have_tables_and_gains_of_their_own(read, train, content, output):
     content["seeds"] = [1, 2]
     content["sets"] = {"hard": {"label": "relational"}, "easy": {}}
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command, jobs=4)
+    suite = read()
+    states = train(suite, jobs=4)
     assert set(states.values()) == {FINISHED} and len(states) == 8
     assert (output / "runs/easy/plain/seed2/finished.json").is_file()
-    record = comparison_record(suite, collect(suite, states, lambda cfg: {}), "python x")
+    record = collect(suite, states, lambda cfg: {}, command="python x")
     rows = {(row["set"], row["model"]): row for row in record["rows"]}
     assert rows["hard", "plain"]["box_ap"]["mean"] == 31.5
     assert rows["easy", "plain"]["box_ap"]["mean"] == 41.5
@@ -120,13 +115,13 @@ def test_sets_have_tables_and_gains_of_their_own(content, write_suite, output, f
     assert "relational: 30 iterations" in comparison_tables(record)
 
 
-def test_published_numbers_have_columns_of_their_own(content, write_suite, output, fake_command):
+def test_published_numbers_have_columns_of_their_own(read, train, content):
     content["models"]["plain"]["published"] = "ResNet-101"
     content["models"]["lambda"]["published"] = "LambdaResNet-101"
     content["seeds"] = [1]
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=fake_command)
-    record = comparison_record(suite, collect(suite, states, lambda cfg: {}), "python x")
+    suite = read()
+    states = train(suite)
+    record = collect(suite, states, lambda cfg: {}, command="python x")
     text = results_markdown(record)
     assert "| box AP, published | s / m / l, published |" in text
     assert (
@@ -135,44 +130,49 @@ def test_published_numbers_have_columns_of_their_own(content, write_suite, outpu
     assert "Table 6" in text and "the spread is unknown" in text
     content["models"]["plain"]["published"] = "ResNet-50"
     with pytest.raises(InputError, match=r"models.plain.published 'ResNet-50': expected"):
-        collect(read_suite(write_suite(content), str(output)), states)
+        collect(read(), states)
 
 
-def test_a_moved_comparison_is_collected_where_it_is(content, write_suite, output, fake_command):
+def test_a_moved_comparison_is_known_where_it_is_and_another_one_is_not(
+    read, train, content, output
+):
     content["seeds"] = [1]
-    path = write_suite(content)
-    execute(read_suite(path, str(output)), str(output), command=fake_command)
+    train(read())
     moved = output.rename(output.parent / "elsewhere")
-    suite = read_suite(path, str(moved))
-    assert {state_of(run) for run in suite.runs} == {FINISHED}
-
-
-def test_other_settings_in_the_folder_are_an_error(content, write_suite, output, fake_command):
-    suite = read_suite(write_suite(content), str(output))
-    execute(suite, str(output), command=fake_command, jobs=2)
+    assert {state_of(run) for run in read(folder=moved).runs} == {FINISHED}
     content["overrides"]["SOLVER.MAX_ITER"] = 30
-    changed = read_suite(write_suite(content), str(output))
-    with pytest.raises(
-        InputError,
-        match=r"seed1 contains a run with SOLVER.MAX_ITER 20, the suite says 30; .*--output",
-    ):
-        execute(changed, str(output), command=fake_command)
+    line = r"seed1 contains a run with SOLVER.MAX_ITER 20, the suite says 30; .*--output"
+    with pytest.raises(InputError, match=line):
+        train(read(folder=moved), moved)
 
 
-def test_run_without_metrics_has_failed(content, write_suite, output):
+def test_run_without_metrics_has_failed(read, train, content):
     content["seeds"] = [1]
-    suite = read_suite(write_suite(content), str(output))
-    states = execute(suite, str(output), command=lambda run: [sys.executable, "-c", "0"])
-    assert set(states.values()) == {FAILED}
+    suite = read()
+    assert set(train(suite, command=lambda run: ["true"]).values()) == {FAILED}
     with pytest.raises(InputError, match="--jobs 0"):
-        execute(suite, str(output), jobs=0)
+        train(suite, jobs=0)
 
 
-def test_each_job_has_a_device_of_its_own(content, write_suite, output):
+def test_a_run_that_a_signal_ended_is_not_finished(read, train, content, output):
+    """It ended with status 0, and its folder holds the metrics of an evaluation on the way."""
+    content["seeds"] = [1]
+    suite = read()
+    (output / "stop").write_text("plain")
+    assert list(train(suite).values()) == [FAILED, FINISHED]
+    failed = json.loads((output / "runs/plain/seed1/failed.json").read_text())
+    assert failed["exit_status"] == 0
+    assert failed["reason"] == "stopped by SIGTERM after iteration 12 of 20"
+    (output / "stop").unlink()
+    assert set(train(suite).values()) == {FINISHED}
+    assert started(output) == ["lambda 1", "plain 1", "plain 1"]
+
+
+def test_each_job_has_a_device_of_its_own(read, train):
     code = "import os, sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'])"
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     command = lambda run: [sys.executable, "-c", code]  # noqa: E731
-    execute(suite, str(output), command=command, jobs=2, devices=["4", "7"])
+    train(suite, command=command, jobs=2, devices=["4", "7"])
     said = [json.loads(Path(r.folder, "failed.json").read_text())["reason"] for r in suite.runs]
     assert set(said) <= {"4", "7"} and "7" in said
 
@@ -192,9 +192,9 @@ def wait_for(condition) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_killed_half_way_continues(content, write_suite, output, fake_command, name):
+def test_killed_half_way_continues(read, train, content, output, name):
     content["seeds"] = [1]
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     (output / "wait").write_text("lambda")
     # A fork: a new interpreter takes seconds to import what is imported here.
     driver = multiprocessing.get_context("fork").Process(target=drive, args=(suite, str(output)))
@@ -209,23 +209,21 @@ def test_killed_half_way_continues(content, write_suite, output, fake_command, n
     assert states == {"plain": FINISHED, "lambda": STARTED}
     (output / "wait").unlink()
     # What the driver had started has ended with it; it holds the lock for as long as it takes.
-    wait_for(lambda: set(execute(suite, str(output), command=fake_command).values()) == {FINISHED})
+    wait_for(lambda: set(train(suite).values()) == {FINISHED})
     assert started(output) == ["lambda 1", "lambda 1", "plain 1"]
     assert json.loads((lambda_ / "finished.json").read_text())["attempts"] == 2
 
 
-def test_two_comparisons_at_once_share_the_runs(content, write_suite, output, fake_command):
+def test_two_comparisons_at_once_share_the_runs(read, train, content, output):
     content["seeds"] = [1]
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     (output / "wait").write_text("lambda")
     results = []
-    first = threading.Thread(
-        target=lambda: results.append(execute(suite, str(output), command=fake_command, jobs=2))
-    )
+    first = threading.Thread(target=lambda: results.append(train(suite, jobs=2)))
     first.start()
     wait_for(lambda: (output / "runs/lambda/seed1/last_checkpoint").is_file())
     wait_for(lambda: (output / "runs/plain/seed1/finished.json").is_file())
-    states = execute(suite, str(output), command=fake_command)
+    states = train(suite)
     assert {run.model: state for run, state in states.items()} == {
         "plain": FINISHED, "lambda": STARTED,
     }  # fmt: skip
@@ -236,13 +234,11 @@ def test_two_comparisons_at_once_share_the_runs(content, write_suite, output, fa
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_begun_run_starts_again_unless_it_is_to_be_resumed(
-    content, write_suite, output, fake_command, resume
-):
+def test_a_begun_run_starts_again_unless_it_is_to_be_resumed(read, train, content, output, resume):
     content |= {"seeds": [1], "resume": resume}
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     (output / "break").write_text("lambda")
-    execute(suite, str(output), command=fake_command)
+    train(suite)
     folder = output / "runs/lambda/seed1"
     (folder / "last_checkpoint").write_text("x")
     (output / "break").write_text("")
@@ -250,23 +246,23 @@ def test_a_begun_run_starts_again_unless_it_is_to_be_resumed(
 
     def command(run: Run) -> list[str]:
         seen.write_text(str(Path(run.folder, "last_checkpoint").exists()))
-        return fake_command(run)
+        return fake_training(run)
 
-    states = execute(suite, str(output), command=command)
+    states = train(suite, command=command)
     assert set(states.values()) == {FINISHED} and seen.read_text() == str(resume)
     assert not (folder / "failed.json").exists()
     rows = collect(suite, states, lambda cfg: {})["runs"]
     assert {row["model"]: row["resumed"] for row in rows} == {"plain": False, "lambda": resume}
 
 
-def test_only_the_chosen_runs(content, write_suite, output, fake_command):
+def test_only_the_chosen_runs(read, train, content):
     content["sets"] = {"hard": {}, "easy": {}}
-    suite = read_suite(write_suite(content), str(output))
+    suite = read()
     chosen = chosen_runs(suite, ["hard/lambda/seed2", "easy/plain"])
     assert [run.key for run in chosen] == [
         "easy/plain/seed1", "hard/lambda/seed2", "easy/plain/seed2", "easy/plain/seed3",
     ]  # fmt: skip
-    states = execute(suite, str(output), command=fake_command, only=chosen[:2])
+    states = train(suite, only=chosen[:2])
     assert [run for run, state in states.items() if state == FINISHED] == chosen[:2]
     assert len(states) == 12 and chosen_runs(suite, []) == list(suite.runs)
     for wrong in ("har", "lambda", "hard/lambda/seed"):
@@ -274,8 +270,8 @@ def test_only_the_chosen_runs(content, write_suite, output, fake_command):
             chosen_runs(suite, [wrong])
 
 
-def test_the_default_command_is_the_training(content, write_suite, output):
-    run = read_suite(write_suite(content), str(output)).runs[0]
+def test_the_default_command_is_the_training(read):
+    run = read().runs[0]
     command = train_command(run)
     assert command[0] == sys.executable
     assert command[-len(run.arguments) - 1 :] == ["train_net", *run.arguments]

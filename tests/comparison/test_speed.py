@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 
 import pytest
 
-from lambda_det.comparison import read_suite
 from lambda_det.comparison.planning import plan_text
 from lambda_det.comparison.speed import speed_settings
 from lambda_det.comparison.suite import Suite
@@ -27,14 +25,14 @@ def row(suite: Suite, model: str, **more: object) -> dict:
 
 
 @pytest.fixture
-def suite_of(content, write_suite, output) -> Callable[..., Suite]:
+def suite_of(content, read) -> Callable[..., Suite]:
     content["seeds"] = [1]
     content["throughput"] = "times.json"
 
-    def read(*overrides: str, gpus: int = 1) -> Suite:
-        return read_suite(write_suite(content), str(output), overrides, gpus_per_run=gpus)
+    def read_it(*overrides: str, gpus: int = 1) -> Suite:
+        return read(*overrides, gpus_per_run=gpus)
 
-    return read
+    return read_it
 
 
 @pytest.fixture
@@ -100,24 +98,13 @@ def test_machine_of_a_comparison_is_that_of_its_runs(suite_of, plan):
             plan(suite, rows, **wrong)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda r: r["rows"][0].pop("speed_settings"), "no 'speed_settings', because an earl"),
-        (lambda r: r["rows"][0].pop("gpus"), "is not a record of a comparison .KeyError: 'gpus'"),
-        (lambda r: r["rows"][0].update(gpus=0), "is not a record of a comparison"),
-        (lambda r: r["rows"][0].update(train_ms_per_image="x"), "is not a record of a comparison"),
-        (lambda r: r["rows"][0].update(train_ms_per_image=-1), "-1 ms per image"),
-        (lambda r: r["rows"][0].update(hardware=3), "is not a record of a comparison"),
-        (lambda r: r["rows"].append(3), "is not a record of a comparison"),
-        (lambda r: r.pop("rows"), "is not a record of a comparison .KeyError: 'rows'"),
-        (lambda r: r.update(runs=3), "is not a record of a comparison"),
-    ],
-)
-def test_a_record_that_does_not_say_what_was_timed_is_a_line(suite_of, plan, change, words):
+@pytest.mark.parametrize("change", [
+    lambda r: r["rows"][0].pop("speed_settings"), lambda r: r["rows"][0].pop("gpus"),
+    lambda r: r.pop("rows"), lambda r: r["rows"].append(3),
+])  # fmt: skip
+def test_a_record_that_does_not_say_what_was_timed_is_a_line(suite_of, plan, change):
     suite = suite_of()
-    record = copy.deepcopy({"rows": [row(suite, "plain")], "runs": []})
+    record = {"rows": [row(suite, "plain")], "runs": []}
     change(record)
-    with pytest.raises(InputError, match=rf"times.json:? .*{words}") as error:
+    with pytest.raises(InputError, match=r"times.json does not say what was timed .*--measure"):
         plan(suite, **record)
-    assert "\n" not in str(error.value)
