@@ -56,8 +56,7 @@ def collect(
     """Collect what the runs measured: the record of a comparison.
 
     Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        states: as returned by :func:`~lambda_det.comparison.running.execute`.
+        suite, states: the suite, and the states of its runs.
         facts_of: config -> numbers of the model itself, which do not depend on the seed.
         command: the command that was run.
 

@@ -69,12 +69,7 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
     """Choose and draw, for every model, the image on which it finds the most objects more than its
     baseline, and the one on which it finds the most fewer.
 
-    The runs are of one seed: the first for which most models have finished.
-
-    Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        states: as returned by :func:`~lambda_det.comparison.running.execute`.
-        set_name: name of the set; "" in a suite without sets.
+    The runs are of one seed: the first for which most models of the set have finished.
 
     Returns:
         At most :data:`MOST_IMAGES` examples; none if fewer than two models have finished.
@@ -116,14 +111,8 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
 
 
 def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]:
-    """Count on every image the objects that a model found.
-
-    Args:
-        truth: the ground truth.
-        predictions: path of a COCO results json.
-
-    Returns:
-        Image id -> counts, by mask IoU if truth and predictions have masks, else by box IoU.
+    """Count on every image the objects that a model found: image id -> counts, by mask IoU if truth
+    and predictions (the path of a COCO results json) have masks, else by box IoU.
 
     Raises:
         InputError: the predictions cannot be read.
@@ -150,15 +139,8 @@ def found_per_image(truth: GroundTruth, predictions: str) -> dict[object, Found]
 
 
 def choose(suite: Suite, found: Mapping[str, Mapping[object, Found]]) -> dict[object, str]:
-    """Choose for every model its best and its worst image against its baseline.
-
-    Args:
-        suite: the suite.
-        found: model -> image id -> counts.
-
-    Returns:
-        Image id -> why it was chosen.
-    """
+    """Choose for every model its best and its worst image against its baseline, from model -> image
+    id -> counts; return image id -> why it was chosen."""
     chosen: dict[object, str] = {}
     for model, per_image in found.items():
         baseline = suite.baselines[model]

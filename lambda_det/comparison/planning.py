@@ -45,13 +45,8 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
     A measured time is used for a run that has the same
     :func:`~lambda_det.comparison.speed.speed_settings` and as many images per iteration and GPU;
     the text names the machine it was measured on. A training without residual branches takes at
-    most as long as the training with them, whose time is used if its own is unknown.
-
-    Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        output: folder of the comparison.
-        runs: the runs to plan.
-        launch: returns the command line of a run.
+    most as long as the training with them, whose time is used if its own is unknown. ``launch``
+    returns the command line of a run.
 
     Raises:
         InputError: the record of times that the suite names cannot be read.
@@ -119,19 +114,12 @@ def measure(
     """Train each model of ``runs`` for a few iterations on one device, with as many images as one
     GPU would get of a batch, and write the times to ``throughput.json``.
 
-    Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        output: folder of the comparison.
-        runs: the runs whose models are timed, each model once.
-        iterations: iterations per model, at least :data:`LEAST_ITERATIONS`.
-        command: returns the arguments of the process that trains a run.
-
     Returns:
         The record that was written; its rows have ``train_ms_per_image``, in milliseconds.
 
     Raises:
-        InputError: ``iterations`` is too small, a command of ``prepare`` or a training fails, or
-            the record cannot be written.
+        InputError: ``iterations`` is below :data:`LEAST_ITERATIONS`, a command of ``prepare`` or a
+            training fails, or the record cannot be written.
     """
     if iterations < LEAST_ITERATIONS:
         raise InputError(f"--measure {iterations}: at least {LEAST_ITERATIONS} are needed")

@@ -34,12 +34,8 @@ def prepare(suite: Suite, output: str) -> None:
     the commands that name the path run again, or all commands if none names it. Only one process
     prepares at a time. A running command is stopped when this process ends.
 
-    Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        output: folder of the comparison.
-
     Raises:
-        InputError: a command fails, or ``output`` cannot be written.
+        InputError: a command fails, or the comparison's folder ``output`` cannot be written.
     """
     if not suite.prepare:
         return

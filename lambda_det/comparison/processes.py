@@ -34,12 +34,8 @@ def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
 
 
 def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[str] | None:
-    """CUDA_VISIBLE_DEVICES of each job, the GPUs in turn; None if all jobs share all devices.
-
-    Args:
-        jobs: number of runs at a time.
-        gpus_per_run: number of GPUs that one run trains on.
-        device: MODEL.DEVICE of the runs; runs on the CPU get no GPU.
+    """CUDA_VISIBLE_DEVICES of each job, the GPUs in turn; None if all jobs share all devices, or if
+    MODEL.DEVICE of the runs is the CPU.
 
     Raises:
         InputError: a run needs more GPUs than PyTorch sees.
@@ -141,21 +137,15 @@ def _death_signal() -> tuple[str, ...]:
 
 def signal_session(leader: int, number: int) -> None:
     """Send a signal to a process that :func:`start` started and to all that it has started."""
-    with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of them have ended
         os.killpg(leader, number)
 
 
 def end_session(
     leader: int, numbers: Sequence[int] = (signal.SIGTERM,), seconds: float = 10
 ) -> None:
-    """Send signals, one after the other, to a process and all that it has started, until they have
-    ended.
-
-    Args:
-        leader: id of a process that :func:`start` started.
-        numbers: the signals, in order.
-        seconds: how long to wait after each signal.
-    """
+    """Send signals, one after the other and waiting after each, to a process that :func:`start`
+    started and to all that it has started, until they have ended."""
     for number in numbers:
         signal_session(leader, number)
         end = time.monotonic() + seconds
@@ -184,12 +174,9 @@ def last_line(path: str) -> str:
 def locked(folder: str, *, wait: bool = True) -> Iterator[int | None]:
     """Make a folder if it does not exist, and hold its lock in the ``with`` block.
 
-    Args:
-        folder: path of the folder.
-        wait: whether to wait while another process holds the lock.
-
     Yields:
-        The descriptor of the locked file; None if another process holds the lock.
+        The descriptor of the locked file; None if another process holds the lock, unless this is to
+        ``wait`` for it.
 
     Raises:
         InputError: the folder cannot be written or locked.

@@ -32,12 +32,7 @@ Results = dict[tuple[str, str], dict[int, Mapping]]
 
 
 def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:
-    """Make the HTML page of a comparison.
-
-    Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        states: as returned by :func:`~lambda_det.comparison.running.execute`.
-        record: as returned by :func:`~lambda_det.comparison.collect.collect`.
+    """Make the HTML page of a comparison from the states of its runs and its record.
 
     Raises:
         InputError: a file of a finished run is damaged.
@@ -161,12 +156,8 @@ def _classes(suite: Suite, results: Results, record: Mapping) -> list[tuple[str,
 def class_gains(
     suite: Suite, results: Results, set_name: str, task: str
 ) -> dict[str, dict[str, list[float]]]:
-    """The differences in AP of each class between the models of a set and their baselines.
-
-    Returns:
-        Model -> class -> AP minus the baseline's, in percentage points, one for each seed that
-        both have finished.
-    """
+    """Model -> class -> its AP on a set minus the baseline's, in percentage points, one number for
+    each seed that both have finished."""
     gains: dict[str, dict[str, list[float]]] = {}
     for model, baseline in suite.baselines.items():
         own, others = results[set_name, model], results[set_name, baseline]

@@ -72,8 +72,7 @@ def execute(
     on a run. The processes of the runs end with this one.
 
     Args:
-        suite: as returned by :func:`~lambda_det.comparison.suite.read_suite`.
-        output: folder of the comparison.
+        suite, output: the suite, and the folder of the comparison.
         command: returns the arguments of the process that trains a run.
         evaluate: returns the arguments of the process that evaluates a finished run with zeroed
             branches, if the suite asks for that.

@@ -22,12 +22,7 @@ RESERVED = ("SEED", "OUTPUT_DIR")
 
 
 def settings_of(cfg: CfgNode, output: str = "") -> dict[str, object]:
-    """Config key -> value.
-
-    Args:
-        cfg: the config of a run.
-        output: folder of the comparison, which becomes ``{output}``.
-    """
+    """Config key -> value, with ``{output}`` for the comparison's folder ``output``."""
     known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
     text = json.dumps(known, default=str)
     return json.loads(text.replace(json.dumps(output)[1:-1], "{output}") if output else text)
@@ -55,8 +50,7 @@ def check_settings(settings: Mapping[str, object], known: Mapping, place: str, w
         settings: the settings that are wanted.
         known: content of the file: its ``"settings"``, and under ``"changed"`` the keys whose
             values were not the defaults of the version that wrote it.
-        place: the file or folder, for the error message.
-        way: what the user may do, for the error message.
+        place, way: the file or folder, and what the user may do, for the error message.
 
     Raises:
         InputError: a setting is another one.

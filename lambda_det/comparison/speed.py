@@ -69,9 +69,6 @@ def speed_settings(cfg: CfgNode) -> dict[str, object]:
 
     The data are left out, because the machine that plans need not have them, and so is the number
     of images per iteration, which :func:`speed_key` adds.
-
-    Returns:
-        Config key -> value, with the types of JSON.
     """
     default = default_settings()
     return {

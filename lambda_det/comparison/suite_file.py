@@ -86,8 +86,7 @@ class SuiteKeys:
 
 Keys = TypeVar("Keys", ModelEntry, SetEntry, SuiteKeys)
 
-# OmegaConf would take "${HOME}" in a command for an interpolation, and "???" for a missing value.
-_STAND_INS = {"$": "\ue000", "???": "\ue001"}
+_DOLLAR = "\ue000"  # stands for "$", because OmegaConf would interpolate the "${HOME}" of a command
 
 
 class SuiteFile:
@@ -161,9 +160,9 @@ class SuiteFile:
             InputError: two entries have the same label.
         """
         labels = {name: entry.label or name for name, entry in entries.items()}
-        for label, count in Counter(labels.values()).items():
-            if count > 1:  # tables and plots tell entries apart by their labels
-                raise self.error(f"label {label!r} occurs {count} times; each label must be unique")
+        label, count = Counter(labels.values()).most_common(1)[0]
+        if count > 1:  # tables and plots tell entries apart by their labels
+            raise self.error(f"label {label!r} occurs {count} times; each label must be unique")
         return labels
 
     def arguments(self, set_name: str, model: str) -> tuple[str, ...]:
@@ -242,9 +241,7 @@ class SuiteFile:
     def _read(self) -> object:
         try:
             with open(self.path, encoding="utf-8") as file:
-                text = file.read()
-            for written, stand_in in _STAND_INS.items():
-                text = text.replace(written, stand_in)
+                text = file.read().replace("$", _DOLLAR)
             # OmegaConf's YAML loader refuses a duplicate key.
             return OmegaConf.to_container(OmegaConf.create(text))
         except OSError as error:
@@ -255,12 +252,9 @@ class SuiteFile:
 
 
 def _as_written(value: Any) -> Any:
-    """Replace the stand-ins by what the file has, in every string of lists and dictionaries."""
+    """Put the dollars back, in every string of lists and dictionaries."""
     if isinstance(value, dict):
         return {_as_written(key): _as_written(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_as_written(each) for each in value]
-    if isinstance(value, str):
-        for written, stand_in in _STAND_INS.items():
-            value = value.replace(stand_in, written)
-    return value
+    return value.replace(_DOLLAR, "$") if isinstance(value, str) else value
