@@ -152,7 +152,7 @@ def test_position_part_moves_with_the_image() -> None:
     small = image(1, 8, 4, 5)
     output = layer(nn.functional.pad(small, (4, 7, 5, 3)))
     for dy, dx in itertools.product((-1, 0, 2), (-3, 0, 2)):
-        # The same picture elsewhere on a ground of zeros that is wider than the window.
+        # The same image elsewhere on a ground of zeros that is wider than the window.
         moved = layer(nn.functional.pad(small, (4 + dx, 7 - dx, 5 + dy, 3 - dy)))
         torch.testing.assert_close(moved, output.roll((dy, dx), (2, 3)), rtol=1e-12, atol=1e-12)
 

@@ -111,29 +111,29 @@ def test_a_folder_that_stock_scripts_do_not_read_is_said(cfg, stock_folder, log)
     assert not [r for r in log.records if "is not read" in r.getMessage()]
 
 
-def test_default_predictor_gives_the_models_detections(cfg, trained, picture: np.ndarray) -> None:
+def test_default_predictor_gives_the_models_detections(cfg, trained, pixels: np.ndarray) -> None:
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
     predictor = DefaultPredictor(cfg)
-    instances = predictor(picture)["instances"]
+    instances = predictor(pixels)["instances"]
     assert 0 < len(instances) <= 5 and instances.pred_masks.shape[1:] == (64, 80)
     # The same weights by hand, in a model of our own making: the file was really read.
     model = build_model(cfg).eval()
     model.load_state_dict(weights(trained / "model_final.pth"), strict=False)
-    image = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()
+    image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
     with torch.no_grad():
         expected = model([{"image": image, "height": 64, "width": 80}])[0]["instances"]
     torch.testing.assert_close(instances.scores, expected.scores)
     torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-def test_time_augmentation_sees_every_size(cfg, trained, picture: np.ndarray) -> None:
+def test_time_augmentation_sees_every_size(cfg, trained, pixels: np.ndarray) -> None:
     model = build_model(cfg).eval()
     DetectionCheckpointer(model).load(str(trained / "model_final.pth"))
     sizes = []
     layer = next(m for m in model.modules() if isinstance(m, LambdaLayer))
     layer.register_forward_hook(lambda _m, inputs, _o: sizes.append(tuple(inputs[0].shape)))
-    image = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1)))
+    image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     augmented = GeneralizedRCNNWithTTA(cfg, model, batch_size=1)  # a batch is padded to one size
     with torch.no_grad():
         output = augmented([{"image": image, "height": 64, "width": 80}])

@@ -18,10 +18,10 @@ def tool():
     return lambda *arguments: main([str(argument) for argument in arguments])
 
 
-def test_quick_run_writes_a_record_and_a_picture(tool, tmp_path, capsys) -> None:
-    record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
-    assert tool("layers", "--quick", "--output", record_file, "--plot", picture) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+def test_quick_run_writes_a_record_and_a_figure(tool, tmp_path, capsys) -> None:
+    record_file, figure = tmp_path / "o.json", tmp_path / "p.png"
+    assert tool("layers", "--quick", "--output", record_file, "--plot", figure) == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
     record = json.loads(record_file.read_text())
     assert record["command"].startswith("python tools/benchmark.py layers --quick")
     rows = {row["form"]: row for row in record["rows"]}
@@ -78,11 +78,11 @@ def test_a_gpu_by_number_is_the_current_one(tool, monkeypatch, capsys) -> None:
 
 
 def test_backbones_writes_a_record(tool, tmp_path) -> None:
-    record_file, picture = tmp_path / "o.json", tmp_path / "p.png"
+    record_file, figure = tmp_path / "o.json", tmp_path / "p.png"
     arguments = ["--quick", "--depth", 26, "--models", "lambda", "lambda-conv2d"]
-    files = ["--output", record_file, "--plot", picture]
+    files = ["--output", record_file, "--plot", figure]
     assert tool("backbones", *arguments, "--dtype", "bfloat16", "--channels-last", *files) == 0
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert figure.read_bytes().startswith(b"\x89PNG")
     record = json.loads(record_file.read_text())
     assert record["command"].startswith("python tools/benchmark.py backbones --quick --depth 26")
     assert [row["label"] for row in record["rows"]] == ["R-26", "λ-26", "λ-26, conv2d form"]
