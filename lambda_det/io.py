@@ -30,16 +30,17 @@ def read_text(*parts: str) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_json(path: str, *, called: str = "") -> Any:
+def read_json(*parts: str, called: str = "") -> Any:
     """Return the content of a JSON file.
 
     Args:
-        path: path of the file.
+        parts: the parts of the file's path, which are joined.
         called: what the error message calls the file, before the path.
 
     Raises:
         InputError: the file cannot be read, or is not valid JSON.
     """
+    path = os.path.join(*parts)
     name = f"{called} {path}" if called else path
     try:
         with open(path, encoding="utf-8") as file:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 
 from lambda_det.data.coco_folder import locate_split
-from lambda_det.data.coco_json import read_coco_json
+from lambda_det.data.coco_json import parse_coco_json, summarize_coco
 from lambda_det.errors import InputError
 
 
@@ -26,9 +26,8 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
         InputError: the source is not a COCO folder, an id is not in it, or ``output`` exists.
     """
     json_file, image_root = locate_split(root, split)
-    read_coco_json(json_file, image_root)  # the checks
-    with open(json_file, encoding="utf-8") as file:
-        content = json.load(file)
+    content = parse_coco_json(json_file)
+    summarize_coco(content, json_file, image_root)  # checks it
     chosen = set(image_ids)
     if not chosen:
         raise InputError("--image-ids: empty, expected at least one id")

@@ -243,6 +243,8 @@ def test_wrong_parameters(tmp_path: Path, wrong: dict, text: str):
 
 
 def test_statistics_of_another_json(tmp_path: Path):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text("{}")
     with pytest.raises(InputError, match="not the json of a generated shapes dataset"):
         shapes_statistics(tmp_path, "val2017")
 
