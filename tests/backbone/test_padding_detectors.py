@@ -168,13 +168,6 @@ def test_nothing_is_masked_where_images_fill_the_batch(project) -> None:
     assert recorder.masks and all(mask is None for mask in recorder.masks)
 
 
-def test_copies_mask_by_themselves(project) -> None:
-    model = copy.deepcopy(build(config(project, "GeneralizedRCNN")))
-    recorder = Recorder(model)
-    recorder.run(lambda: model([inputs_of(*SMALL_SIZE)]))
-    assert recorder.masks and all(mask is not None for mask in recorder.masks)
-
-
 def test_default_predictor_masks(project) -> None:
     predictor = DefaultPredictor(config(project, "GeneralizedRCNN", "DATASETS.TEST", "()"))
     recorder = Recorder(predictor.model)
@@ -276,13 +269,6 @@ def test_meta_architecture_that_tells_no_sizes_is_a_warning(project, caplog) -> 
         )
         build_model(config(project, "GeneralizedRCNN"))
     assert "MASK_PADDING" not in caplog.text
-
-
-def test_off_is_off(project) -> None:
-    model = build(config(project, "GeneralizedRCNN", "MODEL.LAMBDA_RESNET.MASK_PADDING", "False"))
-    recorder = Recorder(model)
-    recorder.run(lambda: model([inputs_of(*SMALL_SIZE), inputs_of(*LARGE_SIZE)]))
-    assert recorder.masks and all(mask is None for mask in recorder.masks)
 
 
 def test_shipped_detectors_mask(project) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 from loop_reference import layer_loop, normalise, randomise_norms
@@ -89,13 +87,6 @@ def test_norm_reaches_queries_and_values(norm: str) -> None:
     assert layer.value_norm.weight.numel() == 24  # u * v
 
 
-def test_no_norm() -> None:
-    layer = LambdaLayer(8, norm="", query_depth=4)
-    assert not list(layer.query_norm.parameters()) and not list(layer.value_norm.parameters())
-    x = image(1, 16, 3, 3)
-    assert layer.query_norm(x) is x or torch.equal(layer.query_norm(x), x)
-
-
 @pytest.mark.parametrize(
     ("channels", "heads", "query_groups", "value_groups"),
     [(128, 4, 32, 32), (64, 4, 32, 16), (48, 4, 32, 4), (20, 4, 32, 1)],
@@ -119,15 +110,6 @@ def test_norm_by_callable() -> None:
     assert sorted(asked) == [8, 12]  # h * k = 8, u * v = 12
 
 
-def test_batch_norm_follows_train_and_eval() -> None:
-    layer = make_layer()
-    before = layer.value_norm.running_mean.clone()
-    layer.eval()(image(2, 8, 3, 4))
-    assert torch.equal(layer.value_norm.running_mean, before)
-    layer.train()(image(2, 8, 3, 4))
-    assert not torch.equal(layer.value_norm.running_mean, before)
-
-
 def test_softmax_runs_over_positions() -> None:
     # Equal keys everywhere: the content lambda is the mean of the values, the same for each of
     # the k channels. (Over channels it would be their sum divided by k.)
@@ -145,43 +127,6 @@ def test_softmax_of_large_keys_is_finite() -> None:
     with torch.no_grad():
         layer.key.weight.mul_(1e4)
     assert_equals_loop(layer, image(1, 8, 3, 4))
-
-
-def test_position_part_moves_with_the_image() -> None:
-    layer = make_layer(scope=5, content=False, norm="").eval()
-    small = image(1, 8, 4, 5)
-    output = layer(nn.functional.pad(small, (4, 7, 5, 3)))
-    for dy, dx in itertools.product((-1, 0, 2), (-3, 0, 2)):
-        # The same image elsewhere on a ground of zeros that is wider than the window.
-        moved = layer(nn.functional.pad(small, (4 + dx, 7 - dx, 5 + dy, 3 - dy)))
-        torch.testing.assert_close(moved, output.roll((dy, dx), (2, 3)), rtol=1e-12, atol=1e-12)
-
-
-def test_position_part_moves_with_the_image_inside() -> None:
-    layer = make_layer(scope=3, content=False, norm="BN").eval()
-    large = image(1, 8, 9, 10)
-    first, second = layer(large[..., 0:7, 0:7]), layer(large[..., 2:9, 1:8])
-    # Positions whose windows lie inside both crops.
-    torch.testing.assert_close(first[..., 3:6, 2:6], second[..., 1:4, 1:5], rtol=1e-12, atol=1e-12)
-
-
-def test_content_part_does_not_know_positions() -> None:
-    layer = make_layer(position=False).eval()
-    x = image(1, 8, 3, 4)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    shuffled = x.flatten(2)[..., order].view_as(x)
-    expected = layer(x).flatten(2)[..., order].view_as(x)
-    torch.testing.assert_close(layer(shuffled), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_whole_is_content_plus_position() -> None:
-    whole = make_layer().eval()
-    parts = [make_layer(**{off: False}).eval() for off in ("content", "position")]
-    for part in parts:
-        part.load_state_dict(whole.state_dict(), strict=False)
-    x = image(2, 8, 3, 4)
-    expected = parts[0](x) + parts[1](x)
-    torch.testing.assert_close(whole(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def assert_gradients(module: nn.Module, *inputs: torch.Tensor) -> None:

@@ -118,11 +118,6 @@ def test_missing_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
         position_lambda(*tensors(1, 1, 1, 1, 1, 2, 2, 1, 1), backend=backend)
 
 
-def test_backend_is_auto_unless_named() -> None:
-    inputs = tensors(1, 2, 2, 2, 2, 3, 4, 3, 3)
-    assert torch.equal(position_lambda(*inputs), position_lambda(*inputs, backend="auto"))
-
-
 @pytest.mark.parametrize("backend", ["conv3d", "", "Reference", None, 3])
 def test_unknown_backend(backend) -> None:
     with pytest.raises(InputError) as error:
