@@ -9,17 +9,15 @@ bytes.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
 from lambda_det.data.shapes_scene import CLASS_NAMES, SceneObject, draw_scene
-from lambda_det.errors import InputError
-from lambda_det.io import read_json, write_json
+from lambda_det.errors import InputError, writing
+from lambda_det.io import new_folder, read_json, write_json
 
 TRAIN_SPLIT, VAL_SPLIT = "train2017", "val2017"
 CATEGORY_IDS = (2, 5, 9, 12)
@@ -70,21 +68,11 @@ def generate_shapes(
     }
     if _is_generated(root, manifest):
         return root
-    temporary = None
-    try:
-        os.makedirs(os.path.dirname(root), exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=os.path.basename(root) + ".", dir=os.path.dirname(root))
-        os.chmod(temporary, 0o755)  # mkdtemp gives access to the owner only
-        streams = np.random.SeedSequence(seed).spawn(2)
-        _write_split(temporary, TRAIN_SPLIT, num_train, streams[0], image_size)
-        _write_split(temporary, VAL_SPLIT, num_val, streams[1], image_size)
-        write_json(manifest, os.path.join(temporary, _MANIFEST), indent=None)
-        os.replace(temporary, root)
-    except OSError as error:
-        raise InputError(f"dataset folder {root} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    streams = np.random.SeedSequence(seed).spawn(2)
+    with writing(f"dataset folder {root}"), new_folder(root) as folder:
+        _write_split(folder, TRAIN_SPLIT, num_train, streams[0], image_size)
+        _write_split(folder, VAL_SPLIT, num_val, streams[1], image_size)
+        write_json(manifest, os.path.join(folder, _MANIFEST), indent=None)
     return root
 
 
@@ -107,10 +95,6 @@ class ShapesStatistics:
     rles: int
     crowds: int
     objects_per_class: dict[str, int]
-
-    def as_dict(self) -> dict:
-        """The statistics as a dictionary."""
-        return asdict(self)
 
 
 def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatistics:
