@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loop_reference import layer_loop, normalise, randomise_norms
+from layer_helpers import assert_equals_loop, image, make_layer
+from loop_reference import layer_loop, normalise
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -16,24 +17,6 @@ NORMS = {
     "FrozenBN": FrozenBatchNorm2d,
     "GN": nn.GroupNorm,
 }
-
-
-def make_layer(in_channels: int = 8, *args, seed: int = 0, **kwargs) -> LambdaLayer:
-    torch.manual_seed(seed)
-    kwargs = {"query_depth": 3, "scope": 3} | kwargs
-    layer = LambdaLayer(in_channels, *args, **kwargs).double()
-    randomise_norms(layer)
-    return layer
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def assert_equals_loop(layer: LambdaLayer, x: torch.Tensor, mask: torch.Tensor | None = None):
-    expected = layer_loop(layer, x, mask)  # first: a training forward moves running statistics
-    output = layer(x) if mask is None else layer(x, mask)
-    torch.testing.assert_close(output, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -67,7 +50,7 @@ def test_norms_equal_the_loop(norm: str, training: bool) -> None:
 
 
 def test_more_output_than_input_channels() -> None:
-    layer = make_layer(4, 12, num_heads=2).eval()
+    layer = make_layer(4, 12, num_heads=2)
     x = image(1, 4, 3, 4)
     assert layer(x).shape == (1, 12, 3, 4)
     assert_equals_loop(layer, x)
@@ -153,7 +136,7 @@ def assert_gradients(module: nn.Module, *inputs: torch.Tensor) -> None:
     ids=str,
 )
 def test_gradients(arguments: dict) -> None:
-    layer = make_layer(4, num_heads=2, **{"query_depth": 2, **arguments})
+    layer = make_layer(4, num_heads=2, **{"query_depth": 2, **arguments}).train()
     assert_gradients(layer, image(1, 4, 2, 3))
 
 
@@ -172,7 +155,7 @@ def test_gradients(arguments: dict) -> None:
 )
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 def test_gradients_of_a_batch(arguments: dict, batch: int, padded: bool) -> None:
-    layer = make_layer(4, num_heads=2, query_depth=2, **arguments)
+    layer = make_layer(4, num_heads=2, query_depth=2, **arguments).train()
     mask = torch.zeros(batch, 3, 5, dtype=torch.bool)
     mask[0, 2:], mask[0, :, 4:] = True, True
     assert_gradients(layer, image(batch, 4, 3, 5), *([mask] if padded else []))
@@ -180,8 +163,8 @@ def test_gradients_of_a_batch(arguments: dict, batch: int, padded: bool) -> None
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_of_a_shared_embedding(batch: int) -> None:
-    first = make_layer(4, query_depth=2)
-    second = make_layer(4, query_depth=2, seed=1, shared_embedding=first.embedding)
+    first = make_layer(4, query_depth=2).train()
+    second = make_layer(4, query_depth=2, seed=1, shared_embedding=first.embedding).train()
     both = nn.Sequential(first, second)
     assert sum(name.endswith("embedding") for name, _ in both.named_parameters()) == 1
     assert_gradients(both, image(batch, 4, 3, 5))
