@@ -7,6 +7,8 @@ import contextlib
 import io
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -30,16 +32,17 @@ def read_text(*parts: str) -> str:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_json(path: str, *, called: str = "") -> Any:
+def read_json(*parts: str, called: str = "") -> Any:
     """Return the content of a JSON file.
 
     Args:
-        path: path of the file.
+        parts: the parts of the file's path, which are joined.
         called: what the error message calls the file, before the path.
 
     Raises:
         InputError: the file cannot be read, or is not valid JSON.
     """
+    path = os.path.join(*parts)
     name = f"{called} {path}" if called else path
     try:
         with open(path, encoding="utf-8") as file:
@@ -106,6 +109,28 @@ def save_atomically(content: Mapping[str, object], path: str) -> None:
     import torch  # here, because reading and writing of other files does not need it
 
     write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+@contextlib.contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """Make a folder that appears complete or not at all.
+
+    Yields:
+        A temporary folder beside ``path``, which is renamed to ``path`` when the block ends without
+        an error and removed otherwise.
+
+    Raises:
+        OSError: the folder cannot be written, or ``path`` is a folder that is not empty.
+    """
+    parent, name = os.path.split(os.path.abspath(path))
+    os.makedirs(parent, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=f"{name}.", dir=parent)
+    try:
+        os.chmod(temporary, 0o755)  # mkdtemp gives access to the owner only
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(path: str, flag: str = "--output") -> None:

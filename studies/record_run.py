@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -17,7 +16,7 @@ from lambda_det.config import flat
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.metrics import AP_METRICS, METRICS_FILE, TASK_NAMES
 from lambda_det.evaluation.run_folder import iteration_times, last_norms, zeroed_folder
-from lambda_det.io import read_text, write_json
+from lambda_det.io import read_json, read_text, write_json
 from lambda_det.records import make_record, record_path
 from studies.documents import document_with_tables, documents
 
@@ -96,7 +95,7 @@ def controls_text(row: Mapping, recorded: Mapping) -> str:
 
 
 def _metrics(folder: str) -> dict[str, dict]:
-    return json.loads(read_text(folder, "inference", METRICS_FILE))
+    return read_json(folder, "inference", METRICS_FILE)
 
 
 def _control(folder: str, name: str) -> dict[str, float | None]:
@@ -161,7 +160,7 @@ def main() -> int:
     )
     args = parser.parse_args()
     if args.controls:
-        recorded = json.loads(read_text(str(PROJECT / "results" / "quickstart.json")))
+        recorded = read_json(str(PROJECT / "results" / "quickstart.json"))
         print(controls_text(row_of_run(args.controls), recorded["rows"][0]))
         return 0
     if args.run:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
-from lambda_det.io import read_text
+from lambda_det.io import read_json
 from lambda_det.records import markdown_row, provenance
 
 
@@ -87,11 +86,7 @@ def update_tables(text: str, results: str, views: Mapping[str, Callable[[Mapping
     def replace(match: re.Match) -> str:
         if match["view"] not in views:
             raise InputError(f"{match[1]}: expected a view among {', '.join(views)}")
-        try:
-            record = json.loads(read_text(results, match["name"]))
-        except ValueError as error:
-            raise InputError(f"{results}/{match['name']}: is not valid JSON ({error})") from error
-        table = views[match["view"]](record)
+        table = views[match["view"]](read_json(results, match["name"]))
         return f"{match[1]}\n{table}\n<!-- end -->"
 
     # The pattern also matches a marker without a view, so that it raises an error and its table

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.io import TEMPORARY, read_json, write_atomically, write_bytes
+from lambda_det.io import TEMPORARY, new_folder, read_json, write_atomically, write_bytes
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -50,3 +50,16 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"a.json is not valid JSON: Expecting"):
         read_json(str(path))
+
+
+def test_a_new_folder_is_complete_or_does_not_exist(tmp_path: Path) -> None:
+    root = tmp_path / "deep" / "a"
+    with pytest.raises(KeyboardInterrupt), new_folder(str(root)) as folder:
+        Path(folder, "half").touch()
+        raise KeyboardInterrupt
+    assert not list(root.parent.iterdir())
+    with new_folder(str(root)) as folder:
+        Path(folder, "whole").touch()
+        assert not root.exists()
+    assert [path.name for path in root.iterdir()] == ["whole"]
+    assert list(root.parent.iterdir()) == [root] and root.stat().st_mode & 0o777 == 0o755

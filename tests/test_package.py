@@ -163,14 +163,6 @@ def test_public_names() -> None:
     assert {"add_lambda_config", "get_cfg"} <= set(lambda_det.__all__)
 
 
-def test_importing_twice_registers_once() -> None:
-    import importlib
-
-    # Registering a name a second time is an assertion error in detectron2.
-    assert importlib.import_module("lambda_det") is lambda_det
-    assert importlib.import_module("lambda_det.backbone") is lambda_det.backbone
-
-
 def test_a_test_module_has_a_name_of_its_own(project) -> None:
     # The folders of tests are no packages: pytest cannot import two modules of one name.
     names = [path.name for path in (project / "tests").rglob("*.py") if path.name != "conftest.py"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from lambda_det.errors import InputError
@@ -36,12 +34,3 @@ def test_nan_is_not_written(tmp_path) -> None:
     with pytest.raises(ValueError):
         write_json({"a": float("nan")}, str(tmp_path / "a.json"))
     assert not list(tmp_path.iterdir())
-
-
-def test_json_is_written_at_once_or_not_at_all(tmp_path) -> None:
-    path = tmp_path / "new" / "a.json"
-    write_json({"a": 1}, str(path))
-    with pytest.raises(TypeError):
-        write_json({"a": object()}, str(path))
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert [file.name for file in path.parent.iterdir()] == ["a.json"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh checkout to a trained detector: environment, generated dataset, training, evaluation,
-# table, picture, and its AP with the residual branches of res4 and res5 taken as 0. Writes into
+# table, figure, and its AP with the residual branches of res4 and res5 taken as 0. Writes into
 # output/quickstart; LAMBDA_DET_OUTPUT names another folder.
 set -euo pipefail
 # shellcheck source=tools/setup_env.sh
@@ -24,7 +24,7 @@ echo "== training Mask R-CNN with LambdaResNet-50-FPN from scratch on the CPU (e
         -e '/Evaluation of/,$ { s/^.*lambda_det\]: /\n/; p }' ||
     { echo "error: training failed, see $log" >&2; exit 1; }
 
-echo "== picture"
+echo "== figure"
 "$env_python" -W ignore tools/draw_predictions.py \
     --annotations "$data/annotations/instances_val2017.json" --images "$data/val2017" \
     --predictions "$output/inference/coco_instances_results.json" \

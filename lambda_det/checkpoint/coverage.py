@@ -30,7 +30,6 @@ class Part:
     missing: int = 0
     wrong_shape: int = 0
     unexpected: int = 0
-    kept: int = 0
     numbers: int = 0
     numbers_loaded: int = 0
 
@@ -114,9 +113,7 @@ def measure(
         elif file[name] != shape:
             coverage.wrong_shape.append((name, file[name], shape))
             part.wrong_shape += 1
-        elif name in coverage.kept_zero:
-            part.kept += 1
-        else:
+        elif name not in coverage.kept_zero:
             coverage.loaded.append(name)
             part.loaded += 1
             part.numbers_loaded += size

@@ -40,7 +40,6 @@ class NameMap:
         separator: stands between the names of a module and of its tensor.
         leaves: the source's name of a tensor in a module -> PyTorch's.
         reshape: tensor inside a block -> function that changes its shape to lambda_det's.
-        lambda_layer: prefix of the lambda layer in the first block.
     """
 
     source: str
@@ -52,7 +51,6 @@ class NameMap:
     separator: str = "."
     leaves: Mapping[str, str] = field(default_factory=lambda: _LEAVES)
     reshape: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
-    lambda_layer: str = ""
 
     def split(self, name: str) -> tuple[str, str] | None:
         """Split a name into lambda_det's prefix of the block and the rest of the name.
@@ -148,7 +146,6 @@ TIMM_LAMBDA = NameMap(
     layout="LambdaResNet of timm",
     stage=r"stages\.([0-3])\.(\d+)\.",
     first_stage=0,
-    lambda_layer="stages.0.0.self_attn.",
     outside={
         **{f"stem.conv{i}.conv": f"stem.conv{i}" for i in (1, 2, 3)},
         **{f"stem.conv{i}.bn": f"stem.conv{i}.norm" for i in (1, 2, 3)},
@@ -181,7 +178,6 @@ DLI14 = NameMap(
     source="dli14",
     layout="LambdaResNet of d-li14",
     stage=r"layer([1-4])\.(\d+)\.",
-    lambda_layer="layer1.0.conv2.",
     outside=TORCHVISION.outside,
     block={
         "conv1": "conv1",

@@ -12,13 +12,14 @@ from torch import Tensor
 from lambda_det.errors import InputError
 
 EMA_CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
-CONTAINERS = (*EMA_CONTAINERS, "model", "state_dict", "model_state", "model_state_dict", "module")
+CONTAINERS = (
+    *EMA_CONTAINERS,
+    *("model", "state_dict", "model_state", "model_state_dict", "module"),
+    "blobs",  # Caffe2's
+)
 """Keys under which training scripts save weights. Averaged weights (EMA) come first."""
 
-CONTAINERS_OF_CAFFE2 = ("blobs",)
-
-_BOOKKEEPING = ("num_batches_tracked", "n_averaged")
-_BOOKKEEPING_OF_CAFFE2 = ("_momentum", "model_iter", "lr")
+_BOOKKEEPING = ("num_batches_tracked", "n_averaged", "_momentum", "model_iter")  # ends of names
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,11 @@ def find_tensors(path: str, data: object) -> Tensors:
         tensors = {
             name: tensor
             for name, value in ((str(key), value) for key, value in data.items())
-            if not _is_bookkeeping(name) and (tensor := _as_tensor(path, name, value)) is not None
+            if not name.endswith(_BOOKKEEPING)
+            and name != "lr"  # Caffe2's learning rate
+            and (tensor := _as_tensor(path, name, value)) is not None
         }
-        inner = [
-            key
-            for key in (*CONTAINERS, *CONTAINERS_OF_CAFFE2)
-            if isinstance(data.get(key), Mapping) and data[key]
-        ]
+        inner = [key for key in CONTAINERS if isinstance(data.get(key), Mapping) and data[key]]
         if tensors and not inner:
             return Tensors(tensors, container, siblings)
         if not inner:
@@ -69,10 +68,6 @@ def find_tensors(path: str, data: object) -> Tensors:
     keys = ", ".join(map(repr, list(data)[:5])) if isinstance(data, Mapping) else ""
     found = f"its entries are {keys}" if keys else f"its content is a {type(data).__name__}"
     raise InputError(f"{path}: contains no weights: {found}; expected tensors by name")
-
-
-def _is_bookkeeping(name: str) -> bool:
-    return name.endswith(_BOOKKEEPING) or name.endswith(_BOOKKEEPING_OF_CAFFE2[:2]) or name == "lr"
 
 
 def _as_tensor(path: str, name: str, value: object) -> Tensor | None:

@@ -221,25 +221,6 @@ def _split_qkv(
     return dict(zip(targets, tensor.split(rows), strict=True))
 
 
-def lambda_layer_tensors(tensors: Mapping[str, Tensor], name_map: NameMap) -> dict[str, Tensor]:
-    """Translate the state dict of a single lambda layer of timm or d-li14.
-
-    Args:
-        tensors: the layer's state dict.
-        name_map: the map of the layer's source.
-
-    Returns:
-        A state dict for :class:`lambda_det.layers.LambdaLayer`.
-
-    Raises:
-        InputError: :class:`LambdaLayer` does not have one of the tensors.
-    """
-    prefix = name_map.lambda_layer
-    named = {f"{prefix}{n}": t for n, t in tensors.items() if not n.endswith("batches_tracked")}
-    translated, _ = _rename(named, name_map, "")
-    return {name.partition("lambda_layer.")[2]: tensor for name, tensor in translated.items()}
-
-
 def _without_wrapper(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for wrapper in ("module.", "model.", "_orig_mod."):
         if all(name.startswith(wrapper) for name in tensors):

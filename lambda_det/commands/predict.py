@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         args.output,
         score_threshold=args.score_threshold,
         batch_size=args.batch,
-        pictures=not args.no_pictures,
+        draw=not args.no_pictures,
         recursive=args.recursive,
         classes=args.classes,
         annotations=args.annotations,

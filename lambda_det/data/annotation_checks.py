@@ -6,9 +6,7 @@ these checks crash neither of them, and they do not make the training loss NaN.
 
 from __future__ import annotations
 
-import math
-
-from lambda_det.data.rle import REACH, compress
+from lambda_det.data.rle import compress, long_polygons
 from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError
 
@@ -36,6 +34,21 @@ def check_image(where: str, image: dict) -> None:
         raise InputError(f"{where} has file_name {shown(name)}; the name of a file is needed")
 
 
+def check_box(where: str, box: object) -> None:
+    """Check that a box is a list x, y, width, height of finite numbers, the sides not negative.
+
+    Raises:
+        InputError: it is not; the message begins with ``where``.
+    """
+    if not (
+        isinstance(box, list) and len(box) == 4 and all(map(is_finite, box)) and min(box[2:]) >= 0
+    ):
+        raise InputError(
+            f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height are needed, "
+            "width and height not negative"
+        )
+
+
 def check_annotation(
     json_file: str, annotation: dict, image: dict, where: str
 ) -> tuple[bool, dict | None]:
@@ -57,14 +70,7 @@ def check_annotation(
     Raises:
         InputError: a value is not valid.
     """
-    box = annotation["bbox"]
-    if not (
-        isinstance(box, list) and len(box) == 4 and all(map(is_finite, box)) and min(box[2:]) >= 0
-    ):
-        raise InputError(
-            f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height are needed, "
-            "width and height not negative"
-        )
+    check_box(where, annotation["bbox"])
     area = annotation.get("area", 0)
     if isinstance(area, (int, float)) and not (is_finite(area) and area >= 0):
         raise InputError(
@@ -82,7 +88,8 @@ def check_annotation(
     code, is_drawable = None, True
     try:
         if isinstance(segmentation, list):
-            is_drawable = not segmentation or _has_polygon(segmentation, image)
+            polygons = long_polygons(segmentation, image["height"], image["width"])
+            is_drawable = not segmentation or bool(polygons)
         elif segmentation:
             code = compress(segmentation, image["height"], image["width"])
     except ValueError as error:
@@ -91,28 +98,3 @@ def check_annotation(
             f"annotation file {json_file}: the segmentation of {identity} {error}"
         ) from error
     return is_drawable and not annotation.get("iscrowd"), code
-
-
-def _has_polygon(polygons: list, image: dict) -> bool:
-    """Whether at least one polygon has three points; detectron2 drops shorter ones.
-
-    Raises:
-        ValueError: a polygon is not a list of finite numbers, or it reaches too far outside.
-    """
-    reach = REACH * max(image["height"], image["width"])
-    found = False
-    for polygon in polygons:
-        # sum, min and max are fast in C; a large json has millions of numbers.
-        if not isinstance(polygon, list) or not _is_finite_sum(polygon):
-            raise ValueError("has a polygon that is not pairs of finite numbers x, y")
-        if polygon and max(max(polygon), -min(polygon)) > reach:
-            raise ValueError(f"has a polygon that reaches beyond {REACH} times its image")
-        found = found or (len(polygon) >= 6 and len(polygon) % 2 == 0)
-    return found
-
-
-def _is_finite_sum(numbers: list) -> bool:
-    try:
-        return math.isfinite(sum(numbers))
-    except (TypeError, OverflowError):  # text or a list; an integer larger than any float
-        return False

@@ -6,15 +6,17 @@ mask, and masks of different sizes never match. Both would give a wrong AP witho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lambda_det.data.values import is_finite, shown
+from lambda_det.data.values import shown
 
 _CHUNK = 20_000  # RLEs checked at once; this bounds the memory
 REACH = 10  # largest coordinate of a polygon, in multiples of the longer side of its image
+_NO_PAIRS = "has a polygon that is not pairs of finite numbers x, y"
 
 
 def compress(
@@ -40,14 +42,9 @@ def compress(
             text is the end of a sentence whose subject is the segmentation.
     """
     if isinstance(segmentation, list):
-        for polygon in segmentation:
-            if not _is_polygon(polygon):
-                raise ValueError("has a polygon that is not pairs of finite numbers x, y")
-            # pycocotools visits every pixel of an edge, also outside of the image, in 32 bits: a
-            # coordinate of 1e7 takes seconds and gigabytes, one of 1e9 is a segmentation fault.
-            if polygon and max(map(abs, polygon)) > REACH * max(height, width):
-                raise ValueError(f"has a polygon that reaches beyond {REACH} times its image")
-        long = [polygon for polygon in segmentation if len(polygon) >= 6]
+        long = long_polygons(segmentation, height, width)
+        if any(len(polygon) % 2 for polygon in segmentation):
+            raise ValueError(_NO_PAIRS)
         if not long or (len(long) < len(segmentation) and not skip_short_polygons):
             raise ValueError("has a polygon of fewer than three points")
         return mask_util.merge(mask_util.frPyObjects(long, height, width))
@@ -70,6 +67,25 @@ def compress(
     if not isinstance(counts, bytes):
         raise ValueError("has counts that are neither text nor a list")
     return {"size": [height, width], "counts": counts}
+
+
+def long_polygons(polygons: list, height: int, width: int) -> list[list]:
+    """The polygons of at least three points; detectron2 drops shorter ones.
+
+    Raises:
+        ValueError: a polygon is not a list of finite numbers, or it reaches too far outside. The
+            text is the end of a sentence whose subject is the segmentation.
+    """
+    reach = REACH * max(height, width)
+    for polygon in polygons:
+        # sum, min and max are fast in C; a large json has millions of numbers.
+        if not isinstance(polygon, list) or not _is_finite_sum(polygon):
+            raise ValueError(_NO_PAIRS)
+        # pycocotools visits every pixel of an edge, also outside of the image, in 32 bits: a
+        # coordinate of 1e7 takes seconds and gigabytes, one of 1e9 is a segmentation fault.
+        if polygon and max(max(polygon), -min(polygon)) > reach:
+            raise ValueError(f"has a polygon that reaches beyond {REACH} times its image")
+    return [polygon for polygon in polygons if len(polygon) >= 6 and len(polygon) % 2 == 0]
 
 
 def first_broken(codes: Sequence[dict]) -> int | None:
@@ -131,5 +147,8 @@ def _are_whole(texts: list[bytes], pixels: list[int]) -> np.ndarray:
     return whole
 
 
-def _is_polygon(polygon: object) -> bool:
-    return isinstance(polygon, list) and len(polygon) % 2 == 0 and all(map(is_finite, polygon))
+def _is_finite_sum(numbers: list) -> bool:
+    try:
+        return math.isfinite(sum(numbers))
+    except (TypeError, OverflowError):  # text or a list; an integer larger than any float
+        return False

@@ -8,18 +8,16 @@ bytes.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
 from lambda_det.data.shapes_scene import CLASS_NAMES, SceneObject, draw_scene
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, writing
+from lambda_det.io import new_folder, read_json, write_json
 
 TRAIN_SPLIT, VAL_SPLIT = "train2017", "val2017"
 CATEGORY_IDS = (2, 5, 9, 12)
@@ -70,21 +68,11 @@ def generate_shapes(
     }
     if _is_generated(root, manifest):
         return root
-    temporary = None
-    try:
-        os.makedirs(os.path.dirname(root), exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=os.path.basename(root) + ".", dir=os.path.dirname(root))
-        os.chmod(temporary, 0o755)  # mkdtemp gives access to the owner only
-        streams = np.random.SeedSequence(seed).spawn(2)
-        _write_split(temporary, TRAIN_SPLIT, num_train, streams[0], image_size)
-        _write_split(temporary, VAL_SPLIT, num_val, streams[1], image_size)
-        _write_json(os.path.join(temporary, _MANIFEST), manifest)
-        os.replace(temporary, root)
-    except OSError as error:
-        raise InputError(f"dataset folder {root} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+    streams = np.random.SeedSequence(seed).spawn(2)
+    with writing(f"dataset folder {root}"), new_folder(root) as folder:
+        _write_split(folder, TRAIN_SPLIT, num_train, streams[0], image_size)
+        _write_split(folder, VAL_SPLIT, num_val, streams[1], image_size)
+        write_json(manifest, os.path.join(folder, _MANIFEST), indent=None)
     return root
 
 
@@ -108,26 +96,21 @@ class ShapesStatistics:
     crowds: int
     objects_per_class: dict[str, int]
 
-    def as_dict(self) -> dict:
-        """The statistics as a dictionary."""
-        return asdict(self)
-
 
 def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatistics:
     """Count the images and objects of one split of a generated dataset by its json.
 
     Raises:
-        InputError: the json is missing or was not made by :func:`generate_shapes`.
+        InputError: the json cannot be read or was not made by :func:`generate_shapes`.
     """
     path = os.path.join(root, "annotations", f"instances_{split}.json")
+    content = read_json(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
         crowds = [a for a in content["annotations"] if a["iscrowd"]]
         objects = [a for a in content["annotations"] if not a["iscrowd"]]
         areas = np.array([a["area"] for a in objects])
         occluded = np.array([a["area"] < a["full_area"] for a in objects])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the json of a generated shapes dataset") from error
     names = {c["id"]: c["name"] for c in content["categories"]}
     per_class = dict.fromkeys(names.values(), 0)
@@ -175,9 +158,8 @@ def _is_generated(root: str, manifest: dict) -> bool:
     except OSError as error:
         raise InputError(f"dataset folder {root} cannot be used: {error.strerror}") from error
     try:
-        with open(os.path.join(root, _MANIFEST), encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found = read_json(root, _MANIFEST)
+    except InputError:
         found = None
     if not isinstance(found, dict):
         raise InputError(
@@ -234,7 +216,7 @@ def _write_split(
         "annotations": annotations,
         "categories": categories,
     }
-    _write_json(os.path.join(root, "annotations", f"instances_{split}.json"), content)
+    write_json(content, os.path.join(root, "annotations", f"instances_{split}.json"), indent=None)
 
 
 def _annotation(shape: SceneObject, annotation_id: int, image_id: int, category_id: int) -> dict:
@@ -264,8 +246,3 @@ def _run_lengths(mask: np.ndarray) -> list[int]:
     flat = np.concatenate([[False], mask.reshape(-1, order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(np.concatenate([[0], changes, [mask.size]])).tolist()
-
-
-def _write_json(path: str, content: dict) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file)

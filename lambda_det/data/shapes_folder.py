@@ -8,14 +8,13 @@ shape and a range of hues: the hues that the shape has in the scene, or these hu
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 
 import cv2
 import numpy as np
 
 from lambda_det.data.shapes_scene import CLASS_NAMES, draw_scene
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, writing
+from lambda_det.io import new_folder
 
 HUE_SHIFTS = (0, 60, 120)  # in OpenCV's hue steps, 180 of which are the whole circle
 CLASSES = tuple(f"{shape}_{shift}" for shape in CLASS_NAMES for shift in HUE_SHIFTS)[:10]
@@ -54,20 +53,10 @@ def generate_shapes_folder(
     if os.path.exists(root):
         _check_kept(root, numbers)
         return root
-    temporary = None
-    try:
-        os.makedirs(os.path.dirname(root), exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=os.path.basename(root) + ".", dir=os.path.dirname(root))
-        os.chmod(temporary, 0o755)  # mkdtemp gives access to the owner only
-        streams = np.random.SeedSequence([seed, len(CLASSES)]).spawn(len(SPLITS))
+    streams = np.random.SeedSequence([seed, len(CLASSES)]).spawn(len(SPLITS))
+    with writing(f"dataset folder {root}"), new_folder(root) as folder:
         for (split, number), stream in zip(numbers.items(), streams, strict=True):
-            _write_split(os.path.join(temporary, split), number // len(CLASSES), stream)
-        os.replace(temporary, root)
-    except OSError as error:
-        raise InputError(f"dataset folder {root} cannot be written: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+            _write_split(os.path.join(folder, split), number // len(CLASSES), stream)
     return root
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 
 from lambda_det.data.coco_folder import locate_split
-from lambda_det.data.coco_json import read_coco_json
+from lambda_det.data.coco_json import parse_coco_json, summarize_coco
 from lambda_det.errors import InputError
+from lambda_det.io import new_folder
 
 
 def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -> int:
@@ -26,9 +25,8 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
         InputError: the source is not a COCO folder, an id is not in it, or ``output`` exists.
     """
     json_file, image_root = locate_split(root, split)
-    read_coco_json(json_file, image_root)  # the checks
-    with open(json_file, encoding="utf-8") as file:
-        content = json.load(file)
+    content = parse_coco_json(json_file)
+    summarize_coco(content, json_file, image_root)  # checks it
     chosen = set(image_ids)
     if not chosen:
         raise InputError("--image-ids: empty, expected at least one id")
@@ -45,23 +43,15 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
                 "expected a name inside it"
             )
     annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
-    parent = os.path.dirname(os.path.abspath(output))
-    os.makedirs(parent, exist_ok=True)
-    temporary = tempfile.mkdtemp(dir=parent, prefix=".subset-")
-    try:
-        os.makedirs(os.path.join(temporary, "annotations"))
-        os.makedirs(os.path.join(temporary, split))
+    with new_folder(output) as folder:
+        os.makedirs(os.path.join(folder, "annotations"))
+        os.makedirs(os.path.join(folder, split))
         for image in images:
             name = image["file_name"]
-            link = os.path.join(temporary, split, name)
+            link = os.path.join(folder, split, name)
             os.makedirs(os.path.dirname(link), exist_ok=True)
             os.symlink(os.path.join(image_root, name), link)
-        target = os.path.join(temporary, "annotations", f"instances_{split}.json")
+        target = os.path.join(folder, "annotations", f"instances_{split}.json")
         with open(target, "w", encoding="utf-8") as file:
             json.dump({**content, "images": images, "annotations": annotations}, file)
-        os.chmod(temporary, 0o755)  # mkdtemp makes it private
-        os.rename(temporary, output)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return sum(not a.get("iscrowd", 0) for a in annotations)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 
+from lambda_det.data.annotation_checks import check_box
 from lambda_det.data.rle import compress, first_broken
 from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
@@ -140,17 +141,8 @@ class Detections:
             )
         if not is_finite(entry["score"]) or not 0 <= entry["score"] <= 1:
             raise InputError(f"{where} has score {shown(entry['score'])}; 0 to 1 is allowed")
-        box = entry.get("bbox")
-        if box and not (
-            isinstance(box, list)
-            and len(box) == 4
-            and all(map(is_finite, box))
-            and min(box[2:]) >= 0
-        ):
-            raise InputError(
-                f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height are "
-                "needed, width and height not negative"
-            )
+        if box := entry.get("bbox"):
+            check_box(where, box)
 
     def _all_or_none(self, key: str) -> bool:
         """Whether the entries have ``key``, where an empty value counts as none.

@@ -20,6 +20,7 @@ from lambda_det.evaluation.drawn_objects import (
     object_of_annotation,
     object_of_detection,
 )
+from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.io import read_json, write_bytes
 
 _GAP = 8
@@ -95,15 +96,13 @@ def title_from_metrics(path: str) -> str:
     Raises:
         InputError: the file is missing or contains no such metrics.
     """
-    metrics = read_json(path)
-    try:
+    metrics, parts = read_json(path), []
+    with contextlib.suppress(TypeError, KeyError, ValueError):
         parts = [
             f"{name} AP {metrics[task]['AP']:.1f}"
-            for task, name in (("bbox", "box"), ("segm", "mask"))
+            for task, name in TASK_NAMES.items()
             if task in metrics
         ]
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"metrics file {path} holds no AP of bbox or segm") from error
     if not parts:
         raise InputError(f"metrics file {path} holds no AP of bbox or segm")
     return "  ".join(parts)

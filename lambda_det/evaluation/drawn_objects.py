@@ -73,15 +73,14 @@ def draw_objects(
         outlines = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(x, y))[0]
         cv2.drawContours(canvas, outlines, -1, (255, 255, 255), 1, cv2.LINE_AA)
     unit = max(1.0, max(size) / _UNIT)
-    for shape in objects:
-        x, y, w, h = (min(max(value * scale, -_FAR), _FAR) for value in shape.box)
+    boxes = [[min(max(value * scale, -_FAR), _FAR) for value in shape.box] for shape in objects]
+    for shape, (x, y, w, h) in zip(objects, boxes, strict=True):
         corners = (round(x), round(y)), (round(x + w), round(y + h))
         cv2.rectangle(canvas, *corners, shape.colour, round(2 * unit))
     plates: list[tuple[int, int, int, int]] = []
     # Labels are drawn last, so that no object hides them. The last object, which has the best
     # score, chooses its place first.
-    for shape in reversed(objects):
-        box = [min(max(value * scale, -_FAR), _FAR) for value in shape.box]
+    for shape, box in reversed(list(zip(objects, boxes, strict=True))):
         plates.append(_put_label(canvas, shape, box, unit, plates))
     return canvas
 

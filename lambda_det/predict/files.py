@@ -68,7 +68,7 @@ def predict_files(
     *,
     score_threshold: float = 0.5,
     batch_size: int = 8,
-    pictures: bool = True,
+    draw: bool = True,
     recursive: bool = False,
     classes: str | None = None,
     annotations: str | None = None,
@@ -86,7 +86,7 @@ def predict_files(
         output: folder to write into; it is created if it does not exist.
         score_threshold: lowest score that is drawn and written, from 0 to 1.
         batch_size: number of images in a batch, at least 1.
-        pictures: whether to write drawn images and videos.
+        draw: whether to write drawn images and videos.
         recursive: whether to search the sub-folders of folders as well.
         classes: path of a file with class names, see
             :func:`~lambda_det.predict.class_names.classes_of_file`.
@@ -108,7 +108,7 @@ def predict_files(
     need_weights(cfg)
     files = find_inputs(named, recursive=recursive)
     names, listed = _classes(cfg, classes, annotations)
-    jobs, videos = _plan(files, output, pictures, listed, classes, annotations)
+    jobs, videos = _plan(files, output, draw, listed, classes, annotations)
     with writing(f"--output {output}"):
         os.makedirs(output, exist_ok=True)
     predictor = Predictor(cfg)
@@ -184,7 +184,7 @@ def set_classes(cfg: CfgNode, count: int | None = None) -> None:
 def _plan(
     files: Sequence[InputFile],
     output: str,
-    pictures: bool,
+    draw: bool,
     listed: list[dict] | None,
     classes: str | None,
     annotations: str | None,
@@ -197,10 +197,10 @@ def _plan(
     for file in files:
         if file.is_video:
             endings = [".json", VIDEO_ENDING.get(os.path.splitext(file.path)[1].lower(), ".mp4")]
-            videos.append((file, names.of(file, *endings[: 1 + pictures])))
+            videos.append((file, names.of(file, *endings[: 1 + draw])))
             continue
         is_jpeg = file.path.lower().endswith((".jpg", ".jpeg"))
-        drawn = names.of(file, ".jpg" if is_jpeg else ".png")[0] if pictures else None
+        drawn = names.of(file, ".jpg" if is_jpeg else ".png")[0] if draw else None
         image_id, size = len(jobs) + 1, None
         if entries is not None:
             image_id, size = entries.of(file.path)

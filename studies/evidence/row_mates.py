@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
 
 from lambda_det.errors import InputError, exit_on_input_error, writing
-from lambda_det.io import write_json
+from lambda_det.io import new_folder, write_json
 from studies.evidence.scenes import KINDS, SETS, Layout, Scene, draw_scene
 
 SPLITS = ("train2017", "val2017")
@@ -57,17 +55,10 @@ def generate(
             raise InputError(f"{option} {value}: at least 1 is needed")
     if seed < 0:
         raise InputError(f"--seed {seed}: a number of at least 0 is needed")
-    with writing(root):
-        os.makedirs(os.path.dirname(root), exist_ok=True)
-        made = tempfile.mkdtemp(prefix=f"{os.path.basename(root)}.", dir=os.path.dirname(root))
-        try:
-            os.chmod(made, 0o755)  # mkdtemp gives access to the owner only
-            for split, count in zip(SPLITS, (num_train, num_val), strict=True):
-                drawn = scenes(split, name, layout, count=count, seed=seed)
-                _write_split(made, split, name, drawn)
-            os.rename(made, root)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+    with writing(root), new_folder(root) as folder:
+        for split, count in zip(SPLITS, (num_train, num_val), strict=True):
+            drawn = scenes(split, name, layout, count=count, seed=seed)
+            _write_split(folder, split, name, drawn)
 
 
 def scenes(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from lambda_det.configs import load_config
 from lambda_det.errors import InputError
-from lambda_det.io import read_text
+from lambda_det.io import read_json
 from studies.evidence.networks import NETWORKS
 from studies.evidence.scenes import Layout
 
@@ -148,10 +147,7 @@ def stored(run: Run, store: str) -> dict | None:
     path = os.path.join(store, run.path)
     if not os.path.exists(path):
         return None
-    try:
-        found = json.loads(read_text(path))
-    except ValueError as error:
-        raise InputError(f"{path}: is not valid JSON ({error})") from error
+    found = read_json(path)
     wanted = asdict(run) | {"base_lr": _base_lr()}
     for name, value in wanted.items():
         if found.get(name) != value:

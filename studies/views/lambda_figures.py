@@ -37,7 +37,7 @@ _WIDTH = 11.0  # width of a plot in inches
 def draw_lambdas(
     networks: Mapping[str, nn.Module],
     image: Tensor,
-    picture: np.ndarray,
+    background: np.ndarray,
     output: str,
     *,
     query: tuple[float, float] | None = None,
@@ -55,7 +55,7 @@ def draw_lambdas(
     Args:
         networks: label -> backbone in evaluation mode; all must be on one device.
         image: (1, C, H, W), normalised input of the backbones, without padding.
-        picture: (H, W, 3) RGB uint8, the same image for the background of the plots.
+        background: (H, W, 3) RGB uint8, the same image for the background of the plots.
         output: the folder; it is made if it does not exist.
         query: (row, column) in pixels of ``image``; None takes its middle.
         layers: names of layers, see :func:`~studies.views.lambda_views.choose_layers`.
@@ -88,10 +88,10 @@ def draw_lambdas(
 
     with writing(f"--output {output}"):
         os.makedirs(output, exist_ok=True)
-    page = _Page(output, picture)
+    page = _Page(output, background)
     count = f"{min(channels, _channels(backbone, feature))} channels of {feature}"
     page.add(
-        "receptive_field", 0.36 * 3 / (1 + len(fields)), draw_fields, fields, centre, picture,
+        "receptive_field", 0.36 * 3 / (1 + len(fields)), draw_fields, fields, centre, background,
         f"effective receptive field: gradient of {count} at +",
     )  # fmt: skip
     for name, view in views.items():
@@ -100,12 +100,17 @@ def draw_lambdas(
             page.add(f"embeddings_{name}", _panels(view.embedding.shape), draw_embeddings, view)
             shape = (view.query.shape[0], len(view.value))
             page.add(
-                f"positions_{name}", _panels(shape), draw_position_maps, view, places[name], picture
+                f"positions_{name}",
+                _panels(shape),
+                draw_position_maps,
+                view,
+                places[name],
+                background,
             )
         if view.key_weights is not None:
-            page.add(f"content_{name}", 0.3, draw_content, view, picture)
+            page.add(f"content_{name}", 0.3, draw_content, view, background)
             page.add(
-                f"keys_{name}", _panels(view.key_weights.shape), draw_keys, view, picture,
+                f"keys_{name}", _panels(view.key_weights.shape), draw_keys, view, background,
                 on_page=False,
             )  # fmt: skip
     page.save()
@@ -138,9 +143,9 @@ def draw_lambdas(
 class _Page:
     """Saves plots by name, and one page with those of the first layer below each other."""
 
-    def __init__(self, output: str, picture: np.ndarray) -> None:
+    def __init__(self, output: str, background: np.ndarray) -> None:
         self._output = output
-        self._tall = min(2.0, max(0.3, picture.shape[0] / picture.shape[1]))
+        self._tall = min(2.0, max(0.3, background.shape[0] / background.shape[1]))
         self._panels: list[tuple[float, object, tuple]] = []
         self.first_layer = True
 

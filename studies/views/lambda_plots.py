@@ -37,7 +37,7 @@ def draw_embeddings(figure, view: LambdaView, title: str = "") -> None:
 
 
 def draw_position_maps(
-    figure, view: LambdaView, position: tuple[int, int], picture: np.ndarray, title: str = ""
+    figure, view: LambdaView, position: tuple[int, int], background: np.ndarray, title: str = ""
 ) -> None:
     """Plot the weights of one query over the image, marked by +: a panel for each head (and u)."""
     maps = view.position_maps(*position)
@@ -50,19 +50,19 @@ def draw_position_maps(
     figure.suptitle(title or f"position lambda of the query at +, {view.name}", fontsize=10)
     extent = _map_extent(maps.shape[-2:], view.grid)
     _signed_panels(
-        figure, maps.flatten(0, 1).cpu().numpy(), names, extent=extent, picture=picture,
+        figure, maps.flatten(0, 1).cpu().numpy(), names, extent=extent, background=background,
         mark=tuple(map(view.grid.pixel, position)),
     )  # fmt: skip
 
 
-def draw_content(figure, view: LambdaView, picture: np.ndarray, title: str = "") -> None:
+def draw_content(figure, view: LambdaView, background: np.ndarray, title: str = "") -> None:
     """Plot the mean key weights over the image, and the resulting k x v content lambda."""
     weights = view.key_weights.mean(dim=(0, 1)).abs().cpu().numpy()
     content = view.content_lambda.cpu().numpy()
     figure.suptitle(title or f"content lambda of {view.name}", fontsize=10)
     keys, matrix = figure.subplots(1, 2, width_ratios=(1, 2.2))
     extent = _map_extent(weights.shape, view.grid)
-    shown = _over_picture(keys, weights, picture, extent, cmap=_POSITIVE, vmin=0)
+    shown = _over_image(keys, weights, background, extent, cmap=_POSITIVE, vmin=0)
     figure.colorbar(shown, ax=keys, shrink=0.8).ax.tick_params(labelsize=_SMALL - 1)
     keys.set_title("key weights, mean of all k", fontsize=_SMALL)
     most = float(np.abs(content).max()) or 1.0
@@ -75,14 +75,14 @@ def draw_content(figure, view: LambdaView, picture: np.ndarray, title: str = "")
     matrix.tick_params(labelsize=_SMALL - 1)
 
 
-def draw_keys(figure, view: LambdaView, picture: np.ndarray) -> None:
+def draw_keys(figure, view: LambdaView, background: np.ndarray) -> None:
     """Plot the weights of each key over the image, a panel for each."""
     intra_depth, depth = view.key_weights.shape[:2]
     panels = view.key_weights.flatten(0, 1)[:_MOST].cpu().numpy()
     figure.suptitle(f"key weights of {view.name}, each on its own scale", fontsize=10)
     extent = _map_extent(panels.shape[-2:], view.grid)
     for index, (axes, panel) in enumerate(zip(_grid(figure, len(panels)), panels, strict=False)):
-        _over_picture(axes, panel, picture, extent, cmap=_POSITIVE)
+        _over_image(axes, panel, background, extent, cmap=_POSITIVE)
         u, k = divmod(index, depth)
         axes.set_title(f"k={k}" if intra_depth == 1 else f"k={k} u={u}", fontsize=_SMALL)
 
@@ -91,7 +91,7 @@ def draw_fields(
     figure,
     fields: Mapping[str, Tensor],
     centre: tuple[float, float],
-    picture: np.ndarray,
+    background: np.ndarray,
     title: str,
 ) -> None:
     """Plot the image and the receptive fields; rings contain half and 99 % of each."""
@@ -100,7 +100,7 @@ def draw_fields(
 
     figure.suptitle(title, fontsize=10)
     first, *others = figure.subplots(1, 1 + len(fields))
-    first.imshow(picture)
+    first.imshow(background)
     first.set_title("query", fontsize=_SMALL)
     _mark(first, centre)
     norm = LogNorm(_FAINTEST, 1)  # a log scale also shows small gradients far away
@@ -119,8 +119,8 @@ def draw_fields(
     bar.set_label("of the largest", fontsize=_SMALL)
     for axes in (first, *others):
         axes.set(xticks=[], yticks=[])
-        axes.set_xlim(-0.5, picture.shape[1] - 0.5)
-        axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+        axes.set_xlim(-0.5, background.shape[1] - 0.5)
+        axes.set_ylim(background.shape[0] - 0.5, -0.5)
 
 
 def panel_rows(count: int) -> int:
@@ -129,7 +129,7 @@ def panel_rows(count: int) -> int:
 
 
 def _signed_panels(
-    figure, panels: np.ndarray, names: list[str], *, extent, picture=None, mark=None
+    figure, panels: np.ndarray, names: list[str], *, extent, background=None, mark=None
 ) -> None:
     most = float(np.abs(panels).max()) or 1.0
     if len(panels) > _MOST:
@@ -137,11 +137,11 @@ def _signed_panels(
     shown, used = None, []
     for axes, panel, name in zip(_grid(figure, len(panels)), panels, names, strict=False):
         arguments = {"cmap": _SIGNED, "vmin": -most, "vmax": most}
-        if picture is None:
+        if background is None:
             shown = axes.imshow(panel, extent=extent, interpolation="nearest", **arguments)
             axes.set(xticks=[], yticks=[])
         else:
-            shown = _over_picture(axes, panel, picture, extent, **arguments)
+            shown = _over_image(axes, panel, background, extent, **arguments)
             _mark(axes, mark)
         axes.set_title(name, fontsize=_SMALL)
         used.append(axes)
@@ -158,14 +158,14 @@ def _grid(figure, count: int) -> list:
     return list(axes[:count])
 
 
-def _over_picture(axes, values: np.ndarray, picture: np.ndarray, extent, **arguments):
+def _over_image(axes, values: np.ndarray, background: np.ndarray, extent, **arguments):
     """Draw a map, half transparent, over the image in pale grey."""
-    grey = picture.mean(axis=2)
+    grey = background.mean(axis=2)
     axes.imshow(0.5 * grey + 127, cmap="gray", vmin=0, vmax=255)
     shown = axes.imshow(values, extent=extent, alpha=0.75, interpolation="nearest", **arguments)
     axes.set(xticks=[], yticks=[])
-    axes.set_xlim(-0.5, picture.shape[1] - 0.5)
-    axes.set_ylim(picture.shape[0] - 0.5, -0.5)
+    axes.set_xlim(-0.5, background.shape[1] - 0.5)
+    axes.set_ylim(background.shape[0] - 0.5, -0.5)
     return shown
 
 

@@ -94,9 +94,9 @@ def read_for(
             for pixel, new, old in zip(query, image.shape[1:], (height, width), strict=True)
         )
         query = tuple(max(0.0, pixel) for pixel in query)
-    picture = predictor.to_bgr(image.permute(1, 2, 0).numpy())[:, :, ::-1]
+    background = predictor.to_bgr(image.permute(1, 2, 0).numpy())[:, :, ::-1]
     model = predictor.cfg.MODEL
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (model.PIXEL_MEAN, model.PIXEL_STD)
     )
-    return ((image - mean) / std)[None].to(model.DEVICE), picture, query
+    return ((image - mean) / std)[None].to(model.DEVICE), background, query

@@ -55,11 +55,11 @@ def main(argv: list[str] | None = None) -> int:
     networks = load_networks(load_config(args.config_file, overrides_of(args)), args.beside)
     if args.channels < 1:
         raise InputError(f"--channels {args.channels}: at least 1 is needed")
-    image, picture, query = read_for(networks, args.image, args.query)
+    image, background, query = read_for(networks, args.image, args.query)
     numbers = draw_lambdas(
         networks.backbones,
         image,
-        picture,
+        background,
         args.output,
         query=query,
         layers=args.layers,

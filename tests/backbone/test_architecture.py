@@ -118,13 +118,6 @@ def test_lambda_blocks_override_the_variant(overrides, expected: dict) -> None:
     assert stages_with_se(backbone) == ["res2", "res3"]
 
 
-@pytest.mark.parametrize("stages", [(), [], ("res3",), ["res5", "res2"], STAGES], ids=str)
-def test_se_stages_override_the_variant(stages) -> None:
-    backbone = build_on_meta(50, "lambda", se_stages=stages)
-    assert stages_with_se(backbone) == sorted(stages)
-    assert lambda_blocks(backbone)["res5"] == [1, 2, 3]
-
-
 @pytest.mark.parametrize(("ratio", "squeezed"), [(0.25, 512), (0.0625, 128), (1.0, 2048)])
 def test_se_layers(ratio: float, squeezed: int) -> None:
     block = build_on_meta(50, "se", se_ratio=ratio).res5[1]
@@ -164,34 +157,6 @@ def test_widths_of_a_lambda_block() -> None:
     assert not any(n.endswith(".bias") and "norm" not in n for n in shapes)
 
 
-def test_layer_arguments_reach_every_lambda_layer() -> None:
-    backbone = build_on_meta(
-        50,
-        "lambda_full",
-        query_depth=8,
-        num_heads=2,
-        intra_depth=3,
-        scope=7,
-        key_normalizer="l2",
-        query_normalizer="softmax",
-        position_bias=True,
-        backend="reference",
-    )
-    for block in (*backbone.res4, *backbone.res5):
-        layer = block.lambda_layer
-        assert (layer.query_depth, layer.num_heads, layer.intra_depth) == (8, 2, 3)
-        assert (layer.key_normalizer, layer.query_normalizer) == ("l2", "softmax")
-        assert layer.backend == "reference" and layer.embedding.shape == (8, 3, 7, 7)
-        assert layer.position_bias.shape == (8,)
-
-
-def test_content_or_position_only() -> None:
-    layer = build_on_meta(50, "lambda", content=False).res5[1].lambda_layer
-    assert names(layer) == {"query", "value", "query_norm", "value_norm", "embedding"}
-    layer = build_on_meta(50, "lambda", position=False).res5[1].lambda_layer
-    assert names(layer) == {"query", "key", "value", "query_norm", "value_norm"}
-
-
 @pytest.mark.parametrize(
     ("max_size", "res3", "res4"), [((128, 96), (32, 24), (16, 12)), ((130, 97), (33, 25), (17, 13))]
 )
@@ -208,17 +173,6 @@ def test_global_scope_divides_the_image_by_the_stride(max_size, res3, res4) -> N
         assert block.lambda_layer.embedding.shape[2:] == (2 * height - 1, 2 * width - 1)
 
 
-def test_shared_embeddings() -> None:
-    backbone = build_on_meta(50, "lambda_full", shared_embeddings=True)
-    for stage in (backbone.res4, backbone.res5):
-        first, *others = (block.lambda_layer.embedding for block in stage)
-        assert all(other is others[0] for other in others)
-        assert first is not others[0]  # works at the resolution before the pooling
-    own = build_on_meta(50, "lambda_full")
-    assert len({id(b.lambda_layer.embedding) for s in (own.res4, own.res5) for b in s}) == 9
-    assert set(own.state_dict()) == set(backbone.state_dict())
-
-
 def test_rs_stem() -> None:
     stem = build_on_meta(50, "resnet", stem="rs", in_channels=5).stem
     convs = [module for module in stem.modules() if isinstance(module, nn.Conv2d)]
@@ -233,16 +187,6 @@ def test_rs_stem() -> None:
     assert sum(isinstance(module, nn.BatchNorm2d) for module in stem.modules()) == 4
     assert not any(isinstance(module, nn.MaxPool2d) for module in stem.modules())
     assert stem.stride == 4
-
-
-def test_v1_stem_is_detectron2s() -> None:
-    backbone = build_on_meta(50, "resnet", stem="v1", in_channels=1)
-    assert {n: tuple(t.shape) for n, t in backbone.stem.named_parameters()} == {
-        "conv1.weight": (64, 1, 7, 7),
-        "conv1.norm.weight": (64,),
-        "conv1.norm.bias": (64,),
-    }
-    assert backbone.stem.stride == 4
 
 
 @pytest.mark.parametrize("stem", ["rs", "v1"])

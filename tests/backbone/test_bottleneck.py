@@ -93,30 +93,6 @@ def test_block_equals_its_pieces(network, stage, number, channels, stride, size)
     torch.testing.assert_close(block(x.clone()), expected, rtol=1e-10, atol=1e-10)
 
 
-def test_strided_lambda_block_pools_behind_the_layer(network: nn.Module) -> None:
-    block, seen = network.res5[0], {}
-
-    def record(name: str):
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = (inputs[0].clone(), output.clone())
-
-        return hook
-
-    handles = [
-        getattr(block, name).register_forward_hook(record(name))
-        for name in ("lambda_layer", "lambda_norm", "conv3")
-    ]
-    with torch.no_grad():
-        network(image(1, 3, 65, 97).double())
-    for handle in handles:
-        handle.remove()
-    assert seen["lambda_layer"][0].shape == (1, 512, 5, 7)  # ceil(65 / 16), ceil(97 / 16)
-    assert seen["lambda_layer"][1].shape == (1, 512, 5, 7)
-    assert seen["lambda_norm"][0].shape == (1, 512, 3, 4)
-    torch.testing.assert_close(seen["lambda_norm"][0], average_3x3(seen["lambda_layer"][1]))
-    torch.testing.assert_close(seen["conv3"][0], seen["lambda_norm"][1].relu())
-
-
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (33, 2)], ids=str)
 def test_rs_stem_is_four_convolutions(network: nn.Module, size: tuple[int, int]) -> None:
     x = image(1, 3, *size).double()
@@ -144,12 +120,6 @@ def test_last_norm_of_every_block_starts_at_zero(fresh: nn.Module) -> None:
             last = name.startswith("res") and name.endswith("conv3.norm")
             assert module.weight.unique().item() == (0 if last else 1), name
     assert sum(name.endswith("conv3.norm") for name, _ in fresh.named_modules()) == 1 + 16
-
-
-def test_blocks_start_as_their_shortcut(fresh: nn.Module) -> None:
-    x = image(2, 1024, 3, 4).relu()
-    for block in (*fresh.res4[1:],):
-        torch.testing.assert_close(block(x.clone()), x)
 
 
 def test_buffer_of_a_frozen_norm_is_left_alone() -> None:

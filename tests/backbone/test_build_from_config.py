@@ -122,47 +122,24 @@ def test_other_keys_reach_the_backbone() -> None:
     assert next(iter(backbone.res3[0].se.parameters())).shape[0] == 256
 
 
-@pytest.mark.parametrize("freeze_at", range(6))
-def test_freeze_at(freeze_at: int) -> None:
-    cfg = set_keys()
-    cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
-    backbone = build(cfg)
-    parts = ["stem", "res2", "res3", "res4", "res5"]
-    free = {n.split(".")[0] for n, p in backbone.named_parameters() if p.requires_grad}
-    assert free == set(parts[freeze_at:])
-
-
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"DEPTH": "34"}, ["DEPTH", "34", "101"]),
     ({"VARIANT": "lamda"}, ["VARIANT", "lamda", "lambda_full"]),
     ({"STEM": "deep"}, ["STEM", "deep", "rs", "v1"]),
     ({"NORM": "bn"}, ["NORM", "bn", "FrozenBN"]),
-    ({"NORM": "bn", "STEM": "v1"}, ["NORM", "bn", "FrozenBN"]),
     ({"OUT_FEATURES": "['res6']"}, ["OUT_FEATURES", "res6", "res5"]),
-    ({"OUT_FEATURES": "['linear']"}, ["OUT_FEATURES", "linear"]),
-    ({"OUT_FEATURES": "[]"}, ["OUT_FEATURES"]),
     ({"LAMBDA_BLOCKS__RES2": "[4]"}, ["LAMBDA_BLOCKS.RES2: ", "4", "1 to 3"]),
-    ({"LAMBDA_BLOCKS__RES3": "[1, 5]"}, ["LAMBDA_BLOCKS.RES3: ", "5", "1 to 4"]),
-    ({"LAMBDA_BLOCKS__RES4": "[7]"}, ["LAMBDA_BLOCKS.RES4: ", "7", "1 to 6"]),
-    ({"LAMBDA_BLOCKS__RES4": "[0]"}, ["LAMBDA_BLOCKS.RES4: ", "0"]),
-    ({"LAMBDA_BLOCKS__RES4": "['3']"}, ["LAMBDA_BLOCKS.RES4: ", "'3'"]),
     ({"LAMBDA_BLOCKS__RES5": "['all', 1]"}, ["LAMBDA_BLOCKS.RES5: ", "all"]),
     ({"LAMBDA_BLOCKS__RES5": "every"}, ["LAMBDA_BLOCKS.RES5=", "every"]),
-    ({"LAMBDA_BLOCKS__RES5": "3"}, ["LAMBDA_BLOCKS.RES5=", "3"]),
     ({"SE_STAGES": "['res1']"}, ["SE_STAGES", "res1", "res5"]),
     ({"SE_STAGES": "res2"}, ["SE_STAGES", "res2"]),
-    ({"SE_STAGES": "2"}, ["SE_STAGES", "2"]),
     ({"SE_RATIO": "0.0"}, ["SE_RATIO", "0.0"]),
-    ({"SE_RATIO": "1.5"}, ["SE_RATIO", "1.5"]),
     ({"LAYER__QUERY_DEPTH": "0"}, ["LAYER.QUERY_DEPTH", "0"]),
     ({"LAYER__NUM_HEADS": "3"}, ["LAYER.NUM_HEADS", "3"]),
     ({"LAYER__INTRA_DEPTH": "-1"}, ["LAYER.INTRA_DEPTH", "-1"]),
     ({"LAYER__SCOPE": "22"}, ["LAYER.SCOPE", "22", "odd"]),
-    ({"LAYER__SCOPE": "-3"}, ["LAYER.SCOPE", "-3"]),
     ({"LAYER__SCOPE": "0"}, ["LAYER.MAX_SIZE"]),
     ({"LAYER__SCOPE": "0", "LAYER__MAX_SIZE": "256"}, ["LAYER.MAX_SIZE", "256"]),
-    ({"LAYER__SCOPE": "0", "LAYER__MAX_SIZE": "[256]"}, ["LAYER.MAX_SIZE", "256"]),
-    ({"LAYER__SCOPE": "0", "LAYER__MAX_SIZE": "[0, 256]"}, ["LAYER.MAX_SIZE", "0"]),
     ({"LAYER__SCOPE": "0", "LAYER__MAX_SIZE": "big"}, ["LAYER.MAX_SIZE", "big"]),
     ({"LAYER__NORM": "bn"}, ["LAYER.NORM", "bn"]),
     ({"LAYER__KEY_NORMALIZER": "sigmoid"}, ["LAYER.KEY_NORMALIZER", "sigmoid", "softmax"]),
@@ -188,16 +165,6 @@ def test_wrong_freeze_at(freeze_at: int) -> None:
     with pytest.raises(InputError, match=rf"MODEL\.BACKBONE\.FREEZE_AT.*{freeze_at}") as error:
         build(cfg)
     assert "\n" not in str(error.value)
-
-
-def test_all_as_a_word_is_every_block_or_an_error() -> None:
-    # `RES4 all` on a command line: never the letters a, l, l.
-    try:
-        backbone = build(set_keys(LAMBDA_BLOCKS__RES4="all"))
-    except InputError as error:
-        assert f"{NODE}.LAMBDA_BLOCKS" in str(error)
-    else:
-        assert lambda_numbers(backbone.res4) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,3 @@ def test_on_the_meta_device(depth: int, variant: str) -> None:
     with torch.no_grad():
         outputs = backbone(torch.empty(2, 3, *SIZE, device="meta"))
     assert {name: tuple(x.shape) for name, x in outputs.items()} == expected_shapes(2)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_v1_stem_on_the_cpu(variant: str) -> None:
-    torch.manual_seed(0)
-    backbone = build_lambda_resnet(50, variant, stem="v1")
-    randomise(backbone)
-    with torch.no_grad():
-        outputs = backbone(image(2, 3, *SIZE))
-    assert {name: tuple(x.shape) for name, x in outputs.items()} == expected_shapes(2)
-    assert all(x.isfinite().all() and x.std() > 0 for x in outputs.values())

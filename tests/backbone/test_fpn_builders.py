@@ -6,7 +6,7 @@ import pytest
 import torch
 from backbone_helpers import image
 from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, build_backbone
+from detectron2.modeling import FPN, build_backbone
 
 from lambda_det import get_cfg
 from lambda_det.backbone import LambdaResNet
@@ -23,19 +23,6 @@ def config(name: str, **keys) -> CfgNode:
     cfg.MODEL.FPN.OUT_CHANNELS = 32
     cfg.merge_from_list([word for key, value in keys.items() for word in (key, value)])
     return cfg
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "build_lambda_resnet_backbone",
-        "build_lambda_resnet_fpn_backbone",
-        "build_retinanet_lambda_resnet_fpn_backbone",
-    ],
-)
-def test_registered(name: str) -> None:
-    assert name in BACKBONE_REGISTRY
-    assert BACKBONE_REGISTRY.get(name).__name__ == name
 
 
 @pytest.mark.parametrize(
@@ -76,12 +63,6 @@ def test_feature_pyramid(name: str, inputs: list[str], strides: dict[str, int]) 
 def on_meta(cfg: CfgNode):
     with shapes_only():
         return build_backbone(cfg)
-
-
-def test_bare_backbone() -> None:
-    backbone = on_meta(config("build_lambda_resnet_backbone"))
-    assert isinstance(backbone, LambdaResNet)
-    assert list(backbone.output_shape()) == ["res2", "res3", "res4", "res5"]
 
 
 def test_fpn_keys_keep_their_meaning() -> None:

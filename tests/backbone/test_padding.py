@@ -171,21 +171,6 @@ def test_hooks_of_a_stage_are_called() -> None:
     assert seen == [1, 1]
 
 
-@pytest.mark.slow
-@torch.no_grad()
-def test_compiles_into_one_graph_for_all_sizes() -> None:
-    backbone = build(**SMALL).float()
-    compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)
-    counters = torch._dynamo.utils.counters["stats"]
-    graphs = []
-    for sizes in ([CANVAS] * 2, [(77, 61), CANVAS], [(5, 128), (96, 20)], [CANVAS] * 2):
-        batch = attach_image_sizes(image(2, 3, *CANVAS), sizes)
-        torch.testing.assert_close(compiled(batch), backbone(batch))
-        graphs.append(counters["unique_graphs"])
-    # Two graphs, with and without a mask.
-    assert [number - graphs[0] for number in graphs] == [0, 1, 1, 1]
-
-
 @pytest.mark.filterwarnings("ignore")
 @torch.no_grad()
 def test_traces_without_a_mask() -> None:

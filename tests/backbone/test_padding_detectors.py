@@ -55,7 +55,7 @@ def build(cfg: CfgNode) -> nn.Module:
     return model
 
 
-def picture(height: int, width: int) -> dict:
+def inputs_of(height: int, width: int) -> dict:
     generator = torch.Generator().manual_seed(height)
     pixels = (torch.rand(3, height, width, generator=generator) * 255).to(torch.uint8)
     instances = Instances((height, width))
@@ -126,7 +126,7 @@ def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> f
 def test_batch_mates_do_not_matter(project, name: str, variant: str) -> None:
     model = build(config(project, name, "MODEL.LAMBDA_RESNET.VARIANT", variant))
     recorder = Recorder(model)
-    small, large = picture(*SMALL_SIZE), picture(*LARGE_SIZE)
+    small, large = inputs_of(*SMALL_SIZE), inputs_of(*LARGE_SIZE)
     alone = recorder.run(lambda: model([small]))
     gates = [gate[0] for gate in recorder.gates]
     together = recorder.run(lambda: model([small, large]))
@@ -149,7 +149,7 @@ def test_training_masks_and_learns(project, name: str) -> None:
     model = build(config(project, name)).train()
     recorder = Recorder(model)
     with EventStorage():
-        losses = model([picture(*SMALL_SIZE), picture(*LARGE_SIZE)])
+        losses = model([inputs_of(*SMALL_SIZE), inputs_of(*LARGE_SIZE)])
     assert recorder.masks and all(mask is not None and mask[0].any() for mask in recorder.masks)
     sum(losses.values()).backward()
     assert all(p.grad.isfinite().all() for p in model.backbone.parameters())
@@ -158,27 +158,20 @@ def test_training_masks_and_learns(project, name: str) -> None:
 def test_nothing_is_masked_where_images_fill_the_batch(project) -> None:
     model = build(config(project, "GeneralizedRCNN"))
     recorder = Recorder(model)
-    recorder.run(lambda: model([picture(*SMALL_SIZE)]))
+    recorder.run(lambda: model([inputs_of(*SMALL_SIZE)]))
     assert any(mask is not None for mask in recorder.masks)
-    recorder.run(lambda: model([picture(64, 96), picture(64, 96)]))
+    recorder.run(lambda: model([inputs_of(64, 96), inputs_of(64, 96)]))
     assert recorder.masks and all(mask is None for mask in recorder.masks)
     # A tensor that comes straight to the backbone after a padded batch has no sizes.
-    recorder.run(lambda: model([picture(*SMALL_SIZE), picture(*LARGE_SIZE)]))
+    recorder.run(lambda: model([inputs_of(*SMALL_SIZE), inputs_of(*LARGE_SIZE)]))
     recorder.run(lambda: model.backbone(torch.rand(2, 3, 96, 160)))
     assert recorder.masks and all(mask is None for mask in recorder.masks)
-
-
-def test_copies_mask_by_themselves(project) -> None:
-    model = copy.deepcopy(build(config(project, "GeneralizedRCNN")))
-    recorder = Recorder(model)
-    recorder.run(lambda: model([picture(*SMALL_SIZE)]))
-    assert recorder.masks and all(mask is not None for mask in recorder.masks)
 
 
 def test_default_predictor_masks(project) -> None:
     predictor = DefaultPredictor(config(project, "GeneralizedRCNN", "DATASETS.TEST", "()"))
     recorder = Recorder(predictor.model)
-    recorder.run(lambda: predictor(picture(*SMALL_SIZE)["image"].permute(1, 2, 0).numpy()))
+    recorder.run(lambda: predictor(inputs_of(*SMALL_SIZE)["image"].permute(1, 2, 0).numpy()))
     assert recorder.masks and all(mask is not None for mask in recorder.masks)
 
 
@@ -186,7 +179,7 @@ def test_test_time_augmentation_masks(project) -> None:
     cfg = config(project, "GeneralizedRCNN")
     model = build(cfg)
     recorder = Recorder(model)
-    recorder.run(lambda: GeneralizedRCNNWithTTA(cfg, model, batch_size=3)([picture(*SMALL_SIZE)]))
+    recorder.run(lambda: GeneralizedRCNNWithTTA(cfg, model, batch_size=3)([inputs_of(*SMALL_SIZE)]))
     assert recorder.masks and all(mask is not None for mask in recorder.masks)
 
 
@@ -276,13 +269,6 @@ def test_meta_architecture_that_tells_no_sizes_is_a_warning(project, caplog) -> 
         )
         build_model(config(project, "GeneralizedRCNN"))
     assert "MASK_PADDING" not in caplog.text
-
-
-def test_off_is_off(project) -> None:
-    model = build(config(project, "GeneralizedRCNN", "MODEL.LAMBDA_RESNET.MASK_PADDING", "False"))
-    recorder = Recorder(model)
-    recorder.run(lambda: model([picture(*SMALL_SIZE), picture(*LARGE_SIZE)]))
-    assert recorder.masks and all(mask is None for mask in recorder.masks)
 
 
 def test_shipped_detectors_mask(project) -> None:

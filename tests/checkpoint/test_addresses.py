@@ -14,7 +14,7 @@ from detectron2.utils.file_io import PathManager
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.addresses import MIRROR_VARIABLE, TimmHandler, TorchvisionHandler
+from lambda_det.checkpoint.addresses import MIRROR_VARIABLE
 from lambda_det.errors import InputError
 
 
@@ -202,9 +202,3 @@ def test_half_a_file_of_the_mirror_is_refused_and_not_cached(mirror: Path, own_c
 def test_asking_whether_an_address_exists_raises_nothing() -> None:
     for question in (PathManager.isfile, PathManager.exists):
         assert question("torchvision://resnet51") is False
-
-
-def test_every_address_says_which_files_it_takes() -> None:
-    for handler in (TimmHandler(), TorchvisionHandler()):
-        names = handler.mirror_names("resnet50")
-        assert {"resnet50.safetensors", "resnet50.pth", "resnet50/model.safetensors"} <= set(names)

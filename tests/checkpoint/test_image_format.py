@@ -21,7 +21,7 @@ FORMATS = {"imagenet": IMAGENET, "msra": MSRA, "bgr": IMAGENET.in_order("BGR")}
 
 
 def network_input(pixels_rgb: Tensor, images: ImageFormat) -> Tensor:
-    """What detectron2 feeds for an RGB picture of 0 ... 255."""
+    """What detectron2 feeds for an RGB image of 0 ... 255."""
     pixels = pixels_rgb if images.channel_order == "RGB" else pixels_rgb.flip(1)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (images.pixel_mean, images.pixel_std))
     return (pixels - mean) / std
@@ -37,7 +37,7 @@ def config(images: ImageFormat):
 
 @pytest.mark.parametrize("trained", FORMATS)
 @pytest.mark.parametrize("given", FORMATS)
-def test_same_picture_same_features(trained: str, given: str, tmp_path: Path, caplog) -> None:
+def test_same_image_same_features(trained: str, given: str, tmp_path: Path, caplog) -> None:
     """Through a file with metadata and a whole load."""
     trained_on, fed = FORMATS[trained], FORMATS[given]
     torch.manual_seed(0)

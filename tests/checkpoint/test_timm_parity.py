@@ -10,7 +10,6 @@ from parity_helpers import (
     assert_position_bias_is_seen,
     byobnet_features,
     calibrate,
-    difference,
     load_and_compare,
     resnet_features,
 )
@@ -20,12 +19,11 @@ from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.architecture import infer_architecture
 from lambda_det.checkpoint.conversion import convert
-from lambda_det.checkpoint.name_maps import TIMM_LAMBDA, TIMM_RESNET_RS
+from lambda_det.checkpoint.name_maps import TIMM_RESNET_RS
 from lambda_det.checkpoint.reading import FileContent
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.checkpoint.translation import lambda_layer_tensors, read_and_translate, translate
+from lambda_det.checkpoint.translation import read_and_translate, translate
 from lambda_det.errors import InputError
-from lambda_det.layers import LambdaLayer
 
 timm = pytest.importorskip("timm", reason="timm is not installed: its weights cannot be compared")
 
@@ -83,43 +81,6 @@ def test_lambda_resnet26rpt(tmp_path: Path) -> None:
     load_and_compare(
         tmp_path / "model.pth", byobnet_features(network), architecture, size=(256, 256)
     )
-
-
-@pytest.mark.parametrize("scope", [9, 23])
-def test_lambda_layer(scope: int, tmp_path: Path) -> None:
-    """Also with timm's window padded with zeros into a larger one, by a loaded network's rule."""
-    from timm.layers.lambda_layer import LambdaLayer as TimmLayer
-
-    torch.manual_seed(0)
-    theirs = TimmLayer(64, r=9)
-    x = torch.randn(2, 64, 14, 19)
-    for norm in (theirs.norm_q, theirs.norm_v):
-        norm.momentum = None
-        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-        torch.nn.init.normal_(norm.bias)
-    torch.nn.init.normal_(theirs.conv_lambda.bias)
-    theirs.train()(x * 2 + 1)
-    theirs.eval()
-
-    tensors = lambda_layer_tensors(theirs.state_dict(), TIMM_LAMBDA)
-    ours = LambdaLayer(64, scope=scope, position_bias=True).eval()
-    missing = (scope - 9) // 2
-    tensors["embedding"] = torch.nn.functional.pad(tensors["embedding"], (missing,) * 4)
-    result = ours.load_state_dict(tensors, strict=False)
-    assert not result.unexpected_keys
-    assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
-    with torch.no_grad():
-        expected = theirs(x)
-        assert difference(expected[0], expected[1]) >= 0.1
-        assert difference(ours(x), expected) <= 1e-5
-        assert difference(ours(x.flip(-1)), expected) >= 0.1
-
-
-def test_what_a_lone_layer_has_no_place_for_is_refused() -> None:
-    from timm.layers.lambda_layer import LambdaLayer as TimmLayer
-
-    with pytest.raises(InputError, match=r"qkv\.bias"):
-        lambda_layer_tensors(TimmLayer(64, qkv_bias=True).state_dict(), TIMM_LAMBDA)
 
 
 @pytest.mark.parametrize("depth", [50, 101, 152, 200, 270, 350, 420])

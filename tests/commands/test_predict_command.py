@@ -68,7 +68,7 @@ def test_status_and_summary(project, tmp_path, capsys, monkeypatch):
     assert run(project, tmp_path, *words) == 0
     assert "1 images, 0 videos, 3 objects" in capsys.readouterr().out
     assert (asked["weights"], asked["device"], asked["batch_size"]) == ("w.pth", "cpu", 2)
-    assert asked["pictures"] is False and asked["score_threshold"] == 0.5
+    assert asked["draw"] is False and asked["score_threshold"] == 0.5
     done.failed["x.png"] = "image x.png cannot be read"
     assert run(project, tmp_path, "--json") == 2
     assert json.loads(capsys.readouterr().out)["failed"] == done.failed

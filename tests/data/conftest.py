@@ -110,10 +110,10 @@ def one_image(tmp_path: Path):
         corners = np.array([(40.0, 18.0), (95.0, 30.0), (80.0, 70.0), (25.0, 58.0)])
         flat = corners.reshape(-1).tolist()
         codes = mask_util.frPyObjects([flat], 90, 120)[0]
-        picture = np.full((90, 120, 3), 20, np.uint8)
-        picture[mask_util.decode(codes).astype(bool)] = GREEN
+        image = np.full((90, 120, 3), 20, np.uint8)
+        image[mask_util.decode(codes).astype(bool)] = GREEN
         path = tmp_path / name
-        cv2.imwrite(str(path), picture)
+        cv2.imwrite(str(path), image)
         convert = int if integers else float
         return {
             "file_name": str(path),

@@ -65,13 +65,6 @@ def test_not_json(write_folder, small_content: dict, text: str):
     assert str(path) in single_line(error)
 
 
-def test_binary_json(write_folder, small_content: dict):
-    root = write_folder(train2017=small_content)
-    (root / "annotations" / "instances_train2017.json").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(InputError, match="not valid JSON"):
-        register_coco_folder(str(root), "train2017")
-
-
 def test_missing_image(write_folder, small_content: dict):
     root = write_folder(train2017=small_content)
     (root / "train2017" / "b.jpg").unlink()

@@ -21,8 +21,8 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "CMYK", "LA"])
 def test_eight_bits_are_left_alone(mode: str) -> None:
-    picture = Image.new(mode, (3, 2))
-    assert eight_bits(picture) is picture
+    image = Image.new(mode, (3, 2))
+    assert eight_bits(image) is image
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
@@ -38,5 +38,5 @@ def test_more_than_sixteen_bits_are_refused(kind, tmp_path) -> None:
 )
 def test_a_pixel_is_kept(sides, expected) -> None:
     (resize,) = keep_one_pixel([T.ResizeShortestEdge([64, 64], 128)])
-    picture = np.zeros((*sides, 3), np.uint8)
-    assert resize.get_transform(picture).apply_image(picture).shape[:2] == expected
+    image = np.zeros((*sides, 3), np.uint8)
+    assert resize.get_transform(image).apply_image(image).shape[:2] == expected

@@ -56,7 +56,7 @@ def test_broken_image(one_image, mapper_of, damage: str, is_train: bool):
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "text":
-        path.write_text("this is no picture\nat all")
+        path.write_text("this is no image\nat all")
     else:
         path.unlink()
     with pytest.raises(InputError, match="cannot be read") as error:
@@ -154,7 +154,7 @@ def test_loaders(shapes: Path, make_cfg, mask_format: str):
     configure_datasets(cfg)
     batch = next(iter(build_train_loader(cfg)))
     assert len(batch) == 3
-    assert all(len(mapped["instances"]) for mapped in batch)  # pictures without objects left out
+    assert all(len(mapped["instances"]) for mapped in batch)  # images without objects left out
     ids = [image["image_id"] for (image,) in build_test_loader(cfg, cfg.DATASETS.TEST[0])]
     content = json.loads((shapes / "annotations" / "instances_val2017.json").read_text())
     assert ids == [image["id"] for image in content["images"]]

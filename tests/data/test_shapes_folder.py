@@ -21,15 +21,15 @@ def folder(tmp_path_factory):
     )
 
 
-def pictures(root) -> dict[str, bytes]:
+def file_bytes(root) -> dict[str, bytes]:
     import pathlib
 
     root = pathlib.Path(root)
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*.jpg"))}
 
 
-def test_ten_classes_with_equally_many_different_pictures(folder):
-    found = pictures(folder)
+def test_ten_classes_with_equally_many_different_images(folder):
+    found = file_bytes(folder)
     assert len(CLASSES) == 10 and len(found) == 30 and len(set(found.values())) == 30
     for name in CLASSES:
         assert sum(path.startswith(f"train/{name}/") for path in found) == 2
@@ -38,7 +38,7 @@ def test_ten_classes_with_equally_many_different_pictures(folder):
 
 def test_the_same_parameters_give_the_same_bytes_and_are_kept(folder, tmp_path):
     again = generate_shapes_folder(tmp_path / "again", num_train=20, num_val=10, seed=3)
-    assert pictures(again) == pictures(folder)
+    assert file_bytes(again) == file_bytes(folder)
     assert generate_shapes_folder(again, num_train=20, num_val=10, seed=3) == again
     with pytest.raises(InputError, match=r"exists and has 2 images in train/disc_0, expected 3"):
         generate_shapes_folder(again, num_train=30, num_val=10)

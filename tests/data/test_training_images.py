@@ -19,7 +19,7 @@ from lambda_det.errors import InputError
 
 def slow_factor(height, width, cfg) -> tuple[float, float]:
     """The smallest and the largest factor by detectron2's own transforms."""
-    picture = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     scales = []
     if cfg.INPUT.LSJ.ENABLED:
         size = cfg.INPUT.LSJ.SIZE
@@ -29,7 +29,7 @@ def slow_factor(height, width, cfg) -> tuple[float, float]:
             T.ResizeShortestEdge(s, cfg.INPUT.MAX_SIZE_TRAIN) for s in cfg.INPUT.MIN_SIZE_TRAIN
         ]
     for resize in resizes:
-        scales.append(resize.get_transform(picture).apply_image(picture).shape[0] / height)
+        scales.append(resize.get_transform(image).apply_image(image).shape[0] / height)
     return min(scales), max(scales)
 
 
@@ -49,7 +49,7 @@ def test_factors_are_those_of_the_transforms(height, width, lsj, make_cfg):
 
 
 def test_nothing_is_left_after_filtering(make_cfg):
-    name = "pictures_without_objects"
+    name = "images_without_objects"
     found = [{**image, "annotations": []} for image in images(pixel_boxes())]
     DatasetCatalog.register(name, lambda: found)
     try:

@@ -81,11 +81,11 @@ def test_parts_keep_the_order() -> None:
     assert losses == {"a": 1.5, "b": 0.5}
 
 
-def test_pictures_of_the_parts_are_kept() -> None:
+def test_images_of_the_parts_are_kept() -> None:
     with EventStorage(5) as storage:
         with measured_once(2):
-            get_event_storage().put_image("picture", torch.zeros(3, 4, 5))
-        assert [entry[0] for entry in storage._vis_data] == ["picture"]
+            get_event_storage().put_image("image", torch.zeros(3, 4, 5))
+        assert [entry[0] for entry in storage._vis_data] == ["image"]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_one_line(make_trainer, tmp_path) -> None:

@@ -67,30 +67,30 @@ def files(tmp_path: Path) -> dict[str, str]:
         "annotations": str(tmp_path / "annotations.json"),
         "images": str(images),
         "predictions": str(tmp_path / "predictions.json"),
-        "output": str(tmp_path / "out" / "picture.png"),
+        "output": str(tmp_path / "out" / "figure.png"),
     }
     Path(paths["annotations"]).write_text(json.dumps(content))
     Path(paths["predictions"]).write_text(json.dumps(found))
     return paths
 
 
-def test_picture(files: dict[str, str]):
+def test_figure(files: dict[str, str]):
     assert draw_predictions(**files, num_images=1, title="box AP 71.2") == [2]
-    picture = cv2.imread(files["output"])
-    assert picture.shape[1] > 2 * 400
-    left, right = np.array_split(picture[-200:], 2, axis=1)
+    drawn = cv2.imread(files["output"])
+    assert drawn.shape[1] > 2 * 400
+    left, right = np.array_split(drawn[-200:], 2, axis=1)
     changed = [(np.abs(half.astype(int) - 30).max(axis=2) > 40).sum() for half in (left, right)]
     assert changed[0] > changed[1] > 1000  # both objects; then the one above the threshold
     assert list(Path(files["output"]).parent.iterdir()) == [Path(files["output"])]
 
 
 def test_threshold(files: dict[str, str]):
-    pictures = []
+    figures = []
     for threshold in (0.2, 0.5, 0.95):
         draw_predictions(**files, num_images=1, score_threshold=threshold)
-        pictures.append(cv2.imread(files["output"]))
-    assert (pictures[0] != pictures[1]).any()
-    assert (pictures[1] != pictures[2]).any()
+        figures.append(cv2.imread(files["output"]))
+    assert (figures[0] != figures[1]).any()
+    assert (figures[1] != figures[2]).any()
 
 
 def test_same_bytes_again_and_images_in_order(files: dict[str, str]):
@@ -109,20 +109,20 @@ def test_hole_stays_open(files: dict[str, str]):
     found[0]["segmentation"] = as_rle(ring)
     Path(files["predictions"]).write_text(json.dumps(found))
     draw_predictions(**files, num_images=1)
-    picture = cv2.imread(files["output"])
-    tile = picture[-(267 + 8) : -8, -(400 + 8) : -8]  # 60 x 90 scaled to a width of 400
+    drawn = cv2.imread(files["output"])
+    tile = drawn[-(267 + 8) : -8, -(400 + 8) : -8]  # 60 x 90 scaled to a width of 400
     assert (tile[25 * 400 // 90, 35 * 400 // 90] == 30).all()
     assert (tile[15 * 400 // 90, 35 * 400 // 90] != 30).any()
 
 
 def test_predictions_of_masks_alone_have_the_boxes_of_the_masks(files: dict[str, str]):
-    pictures = []
+    figures = []
     for box in ({"bbox": [20, 10, 30, 30]}, {}):
         entry = {"image_id": 2, "category_id": 4, "score": 0.9, "segmentation": as_rle(SQUARE)}
         Path(files["predictions"]).write_text(json.dumps([entry | box]))
         draw_predictions(**files, num_images=1)
-        pictures.append(cv2.imread(files["output"]))
-    assert np.array_equal(*pictures)
+        figures.append(cv2.imread(files["output"]))
+    assert np.array_equal(*figures)
 
 
 def test_no_predictions(files: dict[str, str]):
@@ -170,7 +170,7 @@ def test_other_errors(files: dict[str, str]):
         draw_predictions(**files, score_threshold=2)
     with pytest.raises(InputError, match="cannot be written"):
         draw_predictions(**{**files, "output": files["annotations"] + "/x.png"})
-    (Path(files["images"]) / "b.png").write_bytes(b"no picture")
+    (Path(files["images"]) / "b.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"b\.png cannot be read"):
         draw_predictions(**files)
 
@@ -195,19 +195,19 @@ def test_title_from_metrics(tmp_path: Path):
 def test_labels_of_one_place_are_both_to_be_read(longest: int | None):
     box, colours = (30.0, 40.0, 100.0, 60.0), [(255, 0, 0), (0, 0, 255), (0, 255, 0)]
     objects = [DrawnObject(box, None, f"{i}       .", colours[i]) for i in range(3)]
-    picture = draw_objects(np.zeros((150, 240, 3), np.uint8), objects, longest=longest)
-    assert picture.shape[:2] == ((150, 240) if longest is None else (750, 1200))
-    plates = [(picture == np.array(colour)).all(axis=2) for colour in colours]
+    drawn = draw_objects(np.zeros((150, 240, 3), np.uint8), objects, longest=longest)
+    assert drawn.shape[:2] == ((150, 240) if longest is None else (750, 1200))
+    plates = [(drawn == np.array(colour)).all(axis=2) for colour in colours]
     areas = [cv2.erode(plate.astype(np.uint8), np.ones((5, 5))).sum() for plate in plates]
     assert min(areas) > 0.5 * max(areas) > 50  # a box alone is too thin to be left
 
 
-def test_a_picture_keeps_its_pixels_where_nothing_is_drawn():
-    picture = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+def test_an_image_keeps_its_pixels_where_nothing_is_drawn():
+    image = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     drawn = draw_objects(
-        picture, [DrawnObject((70, 50, 20, 20), None, "a", (0, 0, 255))], longest=None
+        image, [DrawnObject((70, 50, 20, 20), None, "a", (0, 0, 255))], longest=None
     )
-    assert np.array_equal(drawn[:20], picture[:20]) and not np.array_equal(drawn, picture)
+    assert np.array_equal(drawn[:20], image[:20]) and not np.array_equal(drawn, image)
 
 
 def test_a_mask_without_a_pixel_is_no_mask():

@@ -67,7 +67,7 @@ def detector(small_cfg) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
+def smooth_images(*sizes: tuple[int, int]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     coarse = [torch.rand(1, 3, 6, 7, generator=generator) for _ in sizes]
     return [
@@ -81,7 +81,7 @@ def pictures(*sizes: tuple[int, int]) -> list[Tensor]:
 def test_detector_also_with_padding(detector, tmp_path, format: str) -> None:
     """At sizes that are padded to a multiple of 32, which masks hide, and on nothing to find."""
     need_packages(format)
-    images = pictures((64, 96), (93, 75), (40, 120))
+    images = smooth_images((64, 96), (93, 75), (40, 120))
     form = detector_form(detector, images[0])
     assert form.names == ("pred_boxes", "pred_classes", "pred_masks", "scores")
     path = str(tmp_path / "model")

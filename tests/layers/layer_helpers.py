@@ -8,9 +8,11 @@ from loop_reference import layer_loop, randomise_norms
 from lambda_det.layers import LambdaLayer
 
 
-def make_layer(**kwargs) -> LambdaLayer:
-    torch.manual_seed(0)
-    layer = LambdaLayer(8, **({"query_depth": 3, "scope": 3} | kwargs)).double()
+def make_layer(in_channels: int = 8, *args, seed: int = 0, **kwargs) -> LambdaLayer:
+    """A small layer in float64 and evaluation mode, with norms that are neither 0 nor 1."""
+    torch.manual_seed(seed)
+    kwargs = {"query_depth": 3, "scope": 3} | kwargs
+    layer = LambdaLayer(in_channels, *args, **kwargs).double()
     randomise_norms(layer)
     return layer.eval()
 
@@ -30,5 +32,5 @@ def corner_mask(heights: list[int], widths: list[int], size: tuple[int, int]) ->
 def assert_equals_loop(
     layer: LambdaLayer, x: torch.Tensor, padding_mask: torch.Tensor | None = None
 ) -> None:
-    expected = layer_loop(layer, x, padding_mask)
+    expected = layer_loop(layer, x, padding_mask)  # first: training moves running statistics
     torch.testing.assert_close(layer(x, padding_mask), expected, rtol=1e-11, atol=1e-11)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
-from loop_reference import layer_loop, normalise, randomise_norms
+from layer_helpers import assert_equals_loop, image, make_layer
+from loop_reference import layer_loop, normalise
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -18,24 +17,6 @@ NORMS = {
     "FrozenBN": FrozenBatchNorm2d,
     "GN": nn.GroupNorm,
 }
-
-
-def make_layer(in_channels: int = 8, *args, seed: int = 0, **kwargs) -> LambdaLayer:
-    torch.manual_seed(seed)
-    kwargs = {"query_depth": 3, "scope": 3} | kwargs
-    layer = LambdaLayer(in_channels, *args, **kwargs).double()
-    randomise_norms(layer)
-    return layer
-
-
-def image(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-def assert_equals_loop(layer: LambdaLayer, x: torch.Tensor, mask: torch.Tensor | None = None):
-    expected = layer_loop(layer, x, mask)  # first: a training forward moves running statistics
-    output = layer(x) if mask is None else layer(x, mask)
-    torch.testing.assert_close(output, expected, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
@@ -69,7 +50,7 @@ def test_norms_equal_the_loop(norm: str, training: bool) -> None:
 
 
 def test_more_output_than_input_channels() -> None:
-    layer = make_layer(4, 12, num_heads=2).eval()
+    layer = make_layer(4, 12, num_heads=2)
     x = image(1, 4, 3, 4)
     assert layer(x).shape == (1, 12, 3, 4)
     assert_equals_loop(layer, x)
@@ -87,13 +68,6 @@ def test_norm_reaches_queries_and_values(norm: str) -> None:
     assert isinstance(layer.value_norm, NORMS[norm])
     assert layer.query_norm.weight.numel() == 16  # h * k
     assert layer.value_norm.weight.numel() == 24  # u * v
-
-
-def test_no_norm() -> None:
-    layer = LambdaLayer(8, norm="", query_depth=4)
-    assert not list(layer.query_norm.parameters()) and not list(layer.value_norm.parameters())
-    x = image(1, 16, 3, 3)
-    assert layer.query_norm(x) is x or torch.equal(layer.query_norm(x), x)
 
 
 @pytest.mark.parametrize(
@@ -119,15 +93,6 @@ def test_norm_by_callable() -> None:
     assert sorted(asked) == [8, 12]  # h * k = 8, u * v = 12
 
 
-def test_batch_norm_follows_train_and_eval() -> None:
-    layer = make_layer()
-    before = layer.value_norm.running_mean.clone()
-    layer.eval()(image(2, 8, 3, 4))
-    assert torch.equal(layer.value_norm.running_mean, before)
-    layer.train()(image(2, 8, 3, 4))
-    assert not torch.equal(layer.value_norm.running_mean, before)
-
-
 def test_softmax_runs_over_positions() -> None:
     # Equal keys everywhere: the content lambda is the mean of the values, the same for each of
     # the k channels. (Over channels it would be their sum divided by k.)
@@ -145,43 +110,6 @@ def test_softmax_of_large_keys_is_finite() -> None:
     with torch.no_grad():
         layer.key.weight.mul_(1e4)
     assert_equals_loop(layer, image(1, 8, 3, 4))
-
-
-def test_position_part_moves_with_the_image() -> None:
-    layer = make_layer(scope=5, content=False, norm="").eval()
-    small = image(1, 8, 4, 5)
-    output = layer(nn.functional.pad(small, (4, 7, 5, 3)))
-    for dy, dx in itertools.product((-1, 0, 2), (-3, 0, 2)):
-        # The same picture elsewhere on a ground of zeros that is wider than the window.
-        moved = layer(nn.functional.pad(small, (4 + dx, 7 - dx, 5 + dy, 3 - dy)))
-        torch.testing.assert_close(moved, output.roll((dy, dx), (2, 3)), rtol=1e-12, atol=1e-12)
-
-
-def test_position_part_moves_with_the_image_inside() -> None:
-    layer = make_layer(scope=3, content=False, norm="BN").eval()
-    large = image(1, 8, 9, 10)
-    first, second = layer(large[..., 0:7, 0:7]), layer(large[..., 2:9, 1:8])
-    # Positions whose windows lie inside both crops.
-    torch.testing.assert_close(first[..., 3:6, 2:6], second[..., 1:4, 1:5], rtol=1e-12, atol=1e-12)
-
-
-def test_content_part_does_not_know_positions() -> None:
-    layer = make_layer(position=False).eval()
-    x = image(1, 8, 3, 4)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
-    shuffled = x.flatten(2)[..., order].view_as(x)
-    expected = layer(x).flatten(2)[..., order].view_as(x)
-    torch.testing.assert_close(layer(shuffled), expected, rtol=1e-12, atol=1e-12)
-
-
-def test_whole_is_content_plus_position() -> None:
-    whole = make_layer().eval()
-    parts = [make_layer(**{off: False}).eval() for off in ("content", "position")]
-    for part in parts:
-        part.load_state_dict(whole.state_dict(), strict=False)
-    x = image(2, 8, 3, 4)
-    expected = parts[0](x) + parts[1](x)
-    torch.testing.assert_close(whole(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def assert_gradients(module: nn.Module, *inputs: torch.Tensor) -> None:
@@ -208,7 +136,7 @@ def assert_gradients(module: nn.Module, *inputs: torch.Tensor) -> None:
     ids=str,
 )
 def test_gradients(arguments: dict) -> None:
-    layer = make_layer(4, num_heads=2, **{"query_depth": 2, **arguments})
+    layer = make_layer(4, num_heads=2, **{"query_depth": 2, **arguments}).train()
     assert_gradients(layer, image(1, 4, 2, 3))
 
 
@@ -227,7 +155,7 @@ def test_gradients(arguments: dict) -> None:
 )
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "padded"])
 def test_gradients_of_a_batch(arguments: dict, batch: int, padded: bool) -> None:
-    layer = make_layer(4, num_heads=2, query_depth=2, **arguments)
+    layer = make_layer(4, num_heads=2, query_depth=2, **arguments).train()
     mask = torch.zeros(batch, 3, 5, dtype=torch.bool)
     mask[0, 2:], mask[0, :, 4:] = True, True
     assert_gradients(layer, image(batch, 4, 3, 5), *([mask] if padded else []))
@@ -235,8 +163,8 @@ def test_gradients_of_a_batch(arguments: dict, batch: int, padded: bool) -> None
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_of_a_shared_embedding(batch: int) -> None:
-    first = make_layer(4, query_depth=2)
-    second = make_layer(4, query_depth=2, seed=1, shared_embedding=first.embedding)
+    first = make_layer(4, query_depth=2).train()
+    second = make_layer(4, query_depth=2, seed=1, shared_embedding=first.embedding).train()
     both = nn.Sequential(first, second)
     assert sum(name.endswith("embedding") for name, _ in both.named_parameters()) == 1
     assert_gradients(both, image(batch, 4, 3, 5))

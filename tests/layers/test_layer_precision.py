@@ -88,14 +88,6 @@ def test_bfloat16_features_with_a_float32_embedding() -> None:
     assert_rounded_once(output, position_loop(query, value, embedding))
 
 
-def test_float64_layer_stays_float64() -> None:
-    layer = LambdaLayer(8, scope=3, query_depth=4).double().eval()
-    x = torch.randn(1, 8, 3, 4, dtype=torch.float64)
-    output = layer(x)
-    assert output.dtype == torch.float64
-    torch.testing.assert_close(output, layer_loop(layer, x), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("norm", ["BN", "GN", ""])
 def test_layer_under_autocast(norm: str) -> None:
     torch.manual_seed(0)

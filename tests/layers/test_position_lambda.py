@@ -93,10 +93,10 @@ def test_gradient_of_the_embedding_equals_the_loop(backend: str) -> None:
     ],
 )
 def test_one_offset_fetches_that_neighbour(backend, row, column, expected) -> None:
-    picture = torch.tensor([[1.0, 2, 3], [4, 5, 6]]).view(1, 1, 1, 2, 3)
+    image = torch.tensor([[1.0, 2, 3], [4, 5, 6]]).view(1, 1, 1, 2, 3)
     embedding = torch.zeros(1, 1, 3, 3)
     embedding[0, 0, row, column] = 1
-    output = position_lambda(torch.ones_like(picture), picture, embedding, backend=backend)
+    output = position_lambda(torch.ones_like(image), image, embedding, backend=backend)
     assert output.view(2, 3).tolist() == expected
 
 
@@ -116,11 +116,6 @@ def test_missing_backend(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BY_NAME, backend, None)
     with pytest.raises(NotImplementedError, match=backend):
         position_lambda(*tensors(1, 1, 1, 1, 1, 2, 2, 1, 1), backend=backend)
-
-
-def test_backend_is_auto_unless_named() -> None:
-    inputs = tensors(1, 2, 2, 2, 2, 3, 4, 3, 3)
-    assert torch.equal(position_lambda(*inputs), position_lambda(*inputs, backend="auto"))
 
 
 @pytest.mark.parametrize("backend", ["conv3d", "", "Reference", None, 3])

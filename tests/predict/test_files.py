@@ -1,4 +1,4 @@
-"""Predictions on pictures and videos, as detectron2's predictor and our evaluation have them."""
+"""Predictions on images and videos, as detectron2's predictor and our evaluation have them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.config import CfgNode
-from pictures_helper import picture
+from image_helper import smooth_image
 from PIL import Image
 from tiny_detector import CONFIG
 
@@ -49,7 +49,7 @@ def test_the_json_has_the_ap_of_an_evaluation(
     run: Run, project: Path, shapes_folder: Path, detector_words: list[str], tmp_path: Path
 ):
     annotations = shapes_folder / "annotations/instances_val2017.json"
-    done = run(shapes_folder / "val2017", annotations=str(annotations), pictures=False)
+    done = run(shapes_folder / "val2017", annotations=str(annotations), draw=False)
     assert [image["id"] for image in done.images] == [1, 2, 3] and done.num_objects > 10
     assert {path.name for path in (tmp_path / "out").iterdir()} == {PREDICTIONS_FILE, IMAGES_FILE}
     ours = evaluate_files(str(annotations), str(tmp_path / "out" / PREDICTIONS_FILE))
@@ -61,8 +61,8 @@ def test_the_json_has_the_ap_of_an_evaluation(
         assert ours[task]["AR100"] == pytest.approx(theirs[task]["AR100"], abs=1e-6)
 
 
-def test_each_kind_of_picture_among_broken_ones(run: Run, tmp_path: Path):
-    image, folder = picture(2, 40, 70), tmp_path / "in"
+def test_each_kind_of_image_among_broken_ones(run: Run, tmp_path: Path):
+    image, folder = smooth_image(2, 40, 70), tmp_path / "in"
     (folder / "below").mkdir(parents=True)
     rgb = Image.fromarray(image[:, :, ::-1])
     rgb.save(folder / "a.png")
@@ -96,7 +96,7 @@ def test_each_kind_of_picture_among_broken_ones(run: Run, tmp_path: Path):
 
 def test_the_threshold_holds_for_what_is_written(run: Run, shapes_folder: Path, tmp_path: Path):
     one = shapes_folder / "val2017/000000000001.jpg"
-    run(one, pictures=False)
+    run(one, draw=False)
     scores = [entry["score"] for entry in read(tmp_path / "out" / PREDICTIONS_FILE)]
     middle = sorted(scores)[len(scores) // 2]
     run(one, score_threshold=middle)
@@ -104,21 +104,21 @@ def test_the_threshold_holds_for_what_is_written(run: Run, shapes_folder: Path, 
     assert sorted(kept) == sorted(score for score in scores if score >= middle)
 
 
-def test_pictures_of_one_name(run: Run, tmp_path: Path):
+def test_images_of_one_name(run: Run, tmp_path: Path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
-        cv2.imwrite(str(tmp_path / folder / "a.png"), picture(len(folder), 40, 50))
+        cv2.imwrite(str(tmp_path / folder / "a.png"), smooth_image(len(folder), 40, 50))
     done = run(tmp_path / "x", tmp_path / "y/a.png")
     assert [row["picture"] for row in done.images] == ["a.png", "a_2.png"]
 
 
-def test_annotations_and_pictures_that_do_not_fit(run: Run, shapes_folder: Path, tmp_path: Path):
+def test_annotations_and_images_that_do_not_fit(run: Run, shapes_folder: Path, tmp_path: Path):
     annotations = str(shapes_folder / "annotations/instances_val2017.json")
-    cv2.imwrite(str(tmp_path / "other.png"), picture(0, 40, 50))
+    cv2.imwrite(str(tmp_path / "other.png"), smooth_image(0, 40, 50))
     with pytest.raises(InputError, match=r"other.png is not among the 3 images"):
         run(tmp_path / "other.png", annotations=annotations)
     assert not (tmp_path / "out").exists()
-    cv2.imwrite(str(tmp_path / "000000000002.jpg"), picture(0, 40, 50))
+    cv2.imwrite(str(tmp_path / "000000000002.jpg"), smooth_image(0, 40, 50))
     done = run(tmp_path / "000000000002.jpg", annotations=annotations)
     (reason,) = done.failed.values()
     assert "is 50 x 40 pixels" in reason and "annotations say" in reason
@@ -141,7 +141,7 @@ def test_class_names_of_files_and_of_nothing(
     one = shapes_folder / "val2017/000000000001.jpg"
     cfg.DATASETS.COCO_FOLDER = ""
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
-    run(one, pictures=False)
+    run(one, draw=False)
     count = len(read(tmp_path / "out" / IMAGES_FILE)["categories"])
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == count < 80  # as the weights say
     assert f"class 0 to {count - 1}" in log.text

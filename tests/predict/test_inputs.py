@@ -22,7 +22,7 @@ def places(*words: Path | str, recursive: bool = False) -> list[str]:
     return [file.relative_path for file in find_inputs([*map(str, words)], recursive=recursive)]
 
 
-def test_a_folder_gives_what_ends_like_a_picture_or_video(tree: Path):
+def test_a_folder_gives_what_ends_like_an_image_or_video(tree: Path):
     assert places(tree) == ["a.png", "b.JPG", "film.mp4"]
     assert places(tree, recursive=True) == ["a.png", "b.JPG", "film.mp4", "below/a.png"]
     assert [file.is_video for file in find_inputs([str(tree)])] == [False, False, True]

@@ -1,11 +1,11 @@
-"""Detections of pictures: detectron2's predictor's, in batches, masks of one at a time."""
+"""Detections of images: detectron2's predictor's, in batches, masks of one at a time."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from detectron2.engine import DefaultPredictor
-from pictures_helper import picture
+from image_helper import smooth_image
 
 from lambda_det.predict import predictor as predictor_module
 from lambda_det.predict.predictor import Predictor
@@ -23,7 +23,7 @@ def alone(predictor: Predictor, image: np.ndarray, score_threshold: float = 0.0)
 
 
 def test_the_same_as_detectron2s_predictor(predictor: Predictor):
-    image = picture(0, 90, 131)
+    image = smooth_image(0, 90, 131)
     ours = alone(predictor, predictor.from_bgr(image))
     theirs = DefaultPredictor(predictor.cfg)(image)["instances"]
     assert len(ours) == len(theirs) > 5
@@ -32,9 +32,9 @@ def test_the_same_as_detectron2s_predictor(predictor: Predictor):
         assert torch.equal(one, other)
 
 
-def test_a_batch_gives_what_each_picture_gives_alone(predictor: Predictor):
+def test_a_batch_gives_what_each_image_gives_alone(predictor: Predictor):
     sizes = [(90, 131), (64, 64), (131, 90), (60, 64), (90, 131), (40, 200), (64, 60)]
-    images = {index: picture(index, *size) for index, size in enumerate(sizes)}
+    images = {index: smooth_image(index, *size) for index, size in enumerate(sizes)}
     batches = []
     original = predictor._of_inputs
     predictor._of_inputs = lambda inputs, score: (
@@ -54,7 +54,7 @@ def test_a_batch_gives_what_each_picture_gives_alone(predictor: Predictor):
         torch.testing.assert_close(boxes, expected_boxes, atol=1e-2, rtol=0)
 
 
-def test_masks_are_made_for_one_picture_at_a_time(predictor: Predictor, monkeypatch):
+def test_masks_are_made_for_one_image_at_a_time(predictor: Predictor, monkeypatch):
     made = []
     original = predictor_module.detector_postprocess
     monkeypatch.setattr(
@@ -62,18 +62,18 @@ def test_masks_are_made_for_one_picture_at_a_time(predictor: Predictor, monkeypa
         "detector_postprocess",
         lambda found, *size: made.append(len(found)) or original(found, *size),
     )
-    pictures = {index: picture(index, 64, 64) for index in range(2)}
-    scores = [found.scores for _, found in predictor.stream(pictures.items(), 2)]
+    images = {index: smooth_image(index, 64, 64) for index in range(2)}
+    scores = [found.scores for _, found in predictor.stream(images.items(), 2)]
     middle = float(torch.cat(scores).median())
     made.clear()
-    for done, (_, found) in enumerate(predictor.stream(pictures.items(), 2, middle), start=1):
+    for done, (_, found) in enumerate(predictor.stream(images.items(), 2, middle), start=1):
         assert len(made) == done and made[-1] == len(found) == len(found.pred_masks)
         assert (found.scores >= middle).all()
     assert sum(made) < sum(map(len, scores))
 
 
 def test_a_model_that_is_not_quite_generalized_rcnn(predictor: Predictor, monkeypatch):
-    image = picture(0, 64, 64)
+    image = smooth_image(0, 64, 64)
     wanted = alone(predictor, image, 0.1)
 
     class Another(type(predictor.model)):
@@ -86,7 +86,7 @@ def test_a_model_that_is_not_quite_generalized_rcnn(predictor: Predictor, monkey
     assert torch.equal(found.pred_masks, wanted.pred_masks)
 
 
-def test_few_pictures_wait_for_companions(predictor: Predictor, monkeypatch):
+def test_few_images_wait_for_companions(predictor: Predictor, monkeypatch):
     monkeypatch.setattr(predictor, "prepare", lambda size: {"image": torch.zeros(3, 32 * size, 1)})
     monkeypatch.setattr(predictor, "_of_inputs", lambda inputs, _: [None] * len(inputs))
     read, most = 0, 0
@@ -103,7 +103,7 @@ def test_few_pictures_wait_for_companions(predictor: Predictor, monkeypatch):
 
 
 def test_formats_and_back(predictor: Predictor):
-    image = picture(1, 20, 31)
+    image = smooth_image(1, 20, 31)
     for form in ("BGR", "RGB", "L", "YUV-BT.601"):
         other = object.__new__(Predictor)
         other.cfg = predictor.cfg.clone()

@@ -80,7 +80,7 @@ def test_round_trip(tmp_path: Path, ending: str):
     assert {path.name for path in video.parent.iterdir()} == {"a.json", video.name}
 
 
-def test_without_pictures_the_json_alone(tmp_path: Path):
+def test_without_drawing_the_json_alone(tmp_path: Path):
     write_video(tmp_path / "in.avi", frames=2, size=(96, 64), rate=5)
     arguments = (str(tmp_path / "in.avi"), str(tmp_path / "o" / "a.json"), None, numbered(2))
     assert predict_video(BrightSquares(), *arguments, score_threshold=0.0) == 4

@@ -58,6 +58,6 @@ def stock_config() -> Callable[..., CfgNode]:
 
 
 @pytest.fixture(scope="session")
-def picture() -> np.ndarray:
+def pixels() -> np.ndarray:
     """(64, 80, 3), BGR in 0 to 255."""
     return np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)

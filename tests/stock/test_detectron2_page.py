@@ -40,15 +40,3 @@ def test_the_doctors_example_has_every_row(project) -> None:
     (example,) = (text for text in blocks(project, "text") if "checks in" in text)
     rows = re.findall(r"^(?:ok|warning|problem) +(.+?)  ", example, re.MULTILINE)
     assert rows == [check[0] for check in CHECKS]
-
-
-def test_the_twenty_questions(project) -> None:
-    text = (project / "docs" / "faq.md").read_text(encoding="utf-8")
-    parts = re.split(r"^## (\d+)\. ", text.partition("## Also asked")[0], flags=re.MULTILINE)
-    assert [int(number) for number in parts[1::2]] == list(range(1, 21))
-    for answer in parts[2::2]:
-        links = re.findall(r"\[(.+?)#(\d+)\]\((https://github.com/\S+?)/issues/(\d+)\)", answer)
-        assert links
-        for name, number, address, linked in links:
-            owner = "facebookresearch/detectron2" if name == "d2" else name
-            assert number == linked and address.endswith(owner)

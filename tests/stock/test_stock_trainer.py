@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
-from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
+from detectron2.modeling import build_model
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.data import configure_datasets
 from lambda_det.engine import Trainer
-from lambda_det.layers import LambdaLayer
 
 # The versions of detectron2 warn of PyTorch's calls.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -76,16 +74,6 @@ def test_default_trainer_trains_checkpoints_and_evaluates(cfg, trained) -> None:
     assert "total_loss" in text and (trained / "coco_instances_results.json").is_file()
 
 
-def test_default_trainer_resumes_its_own_checkpoint(cfg, trained, tmp_path) -> None:
-    shutil.copytree(trained, tmp_path / "run")
-    trainer = train(StockTrainer, cfg, tmp_path / "run", 3, resume=True, **{"DATASETS.TEST": "()"})
-    assert trainer.start_iter == 2
-    before, after = (weights(folder / "model_final.pth") for folder in (trained, tmp_path / "run"))
-    # The number of batches is a buffer that both versions of BatchNorm count up.
-    counter = next(name for name in before if name.endswith("num_batches_tracked"))
-    assert (int(before[counter]), int(after[counter])) == (2, 3)
-
-
 def test_each_trainer_goes_on_from_the_others_checkpoint(cfg, trained, tmp_path) -> None:
     no_test = {"DATASETS.TEST": "()"}
     shutil.copytree(trained, tmp_path / "run")
@@ -111,41 +99,17 @@ def test_a_folder_that_stock_scripts_do_not_read_is_said(cfg, stock_folder, log)
     assert not [r for r in log.records if "is not read" in r.getMessage()]
 
 
-def test_default_predictor_gives_the_models_detections(cfg, trained, picture: np.ndarray) -> None:
+def test_default_predictor_gives_the_models_detections(cfg, trained, pixels: np.ndarray) -> None:
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
     predictor = DefaultPredictor(cfg)
-    instances = predictor(picture)["instances"]
+    instances = predictor(pixels)["instances"]
     assert 0 < len(instances) <= 5 and instances.pred_masks.shape[1:] == (64, 80)
     # The same weights by hand, in a model of our own making: the file was really read.
     model = build_model(cfg).eval()
     model.load_state_dict(weights(trained / "model_final.pth"), strict=False)
-    image = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1))).float()
+    image = torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
     with torch.no_grad():
         expected = model([{"image": image, "height": 64, "width": 80}])[0]["instances"]
     torch.testing.assert_close(instances.scores, expected.scores)
     torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
-
-
-def test_time_augmentation_sees_every_size(cfg, trained, picture: np.ndarray) -> None:
-    model = build_model(cfg).eval()
-    DetectionCheckpointer(model).load(str(trained / "model_final.pth"))
-    sizes = []
-    layer = next(m for m in model.modules() if isinstance(m, LambdaLayer))
-    layer.register_forward_hook(lambda _m, inputs, _o: sizes.append(tuple(inputs[0].shape)))
-    image = torch.as_tensor(np.ascontiguousarray(picture.transpose(2, 0, 1)))
-    augmented = GeneralizedRCNNWithTTA(cfg, model, batch_size=1)  # a batch is padded to one size
-    with torch.no_grad():
-        output = augmented([{"image": image, "height": 64, "width": 80}])
-    instances = output[0]["instances"]
-    assert len(instances) and instances.pred_masks.shape[1:] == (64, 80)
-    assert len({size[-2:] for size in sizes}) == 2  # of TEST.AUG.MIN_SIZES
-
-
-def test_the_stock_checkpointer_loads_all_of_a_backbone(cfg, trained) -> None:
-    model = build_model(cfg)
-    DetectionCheckpointer(model).load(str(trained / "model_final.pth"))
-    state, file = model.state_dict(), weights(trained / "model_final.pth")
-    assert state.keys() == file.keys()
-    for name, value in file.items():
-        torch.testing.assert_close(state[name], value, rtol=0, atol=0)

@@ -58,5 +58,5 @@ def test_marker_without_an_end_swallows_nothing(tmp_path, text) -> None:
 
 def test_broken_record_is_named(tmp_path) -> None:
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(InputError, match=r"a\.json: is not valid JSON"):
+    with pytest.raises(InputError, match=r"a\.json is not valid JSON"):
         update_tables("<!-- a.json ap -->\n<!-- end -->", str(tmp_path), {"ap": str})

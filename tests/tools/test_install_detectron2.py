@@ -89,20 +89,6 @@ def test_an_unexpected_number_of_places_is_an_error(script, tmp_path, expected):
     assert path.read_text() == NUMPY_BEFORE
 
 
-@pytest.mark.parametrize("row", range(6))
-def test_every_row_is_an_error_where_its_pattern_is_missing(script, tmp_path, row):
-    assert len(script.FIXES_OF_V05) == 6
-    for name in script.FIXES_OF_V05[row].files:
-        write(tmp_path, name, "nothing to fix here\n")
-    with pytest.raises(script.InstallError, match="source fix not applied"):
-        script.apply_fix(tmp_path, script.FIXES_OF_V05[row])
-
-
-def test_a_file_that_is_gone_is_an_error(script, tmp_path):
-    with pytest.raises(script.InstallError, match="has 0 matches"):
-        script.apply_fix(tmp_path, script.FIXES_OF_V05[1])
-
-
 def test_model_zoo_rows_make_one_expression(script, tmp_path):
     source = (
         "import os\nimport pkg_resources\n\n"

@@ -92,7 +92,7 @@ def test_models_take_turns_and_slow_ones_fewer(two_models) -> None:
     assert base["saved_mib"] == pytest.approx(4 * 3 * 32 * 64 / 2**20, abs=0.1)
 
 
-def test_a_model_without_a_training_is_in_tables_and_picture(two_models, tmp_path) -> None:
+def test_a_model_without_a_training_is_in_tables_and_figure(two_models, tmp_path) -> None:
     rows = benchmark_backbones([101], PROTOCOL)
     rows[2] = {key: value for key, value in rows[2].items() if not key.startswith("train")}
     rows[2]["note"] = "out of memory"

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 from lambda_det.errors import InputError
 from studies.evidence import why, why_report
-from studies.evidence.why_figure import _LINE, draw_evidence, drawing, heights
+from studies.evidence.why_figure import _LINE, drawing, heights
 from studies.evidence.why_plan import PARTS, Run, plan
-from studies.evidence.why_report import collect, half_radius, record_of, with_interval
+from studies.evidence.why_report import collect, half_radius, record_of
 from studies.evidence.why_table import why_tables
 from studies.tables import rows_table
 
@@ -69,12 +69,6 @@ def test_a_row_over_the_seeds_and_the_lead_of_lambda(tmp_path):
     assert "1 of 9 planned runs are missing." in text
 
 
-def test_one_value_has_no_interval():
-    assert with_interval([70.0]) == {
-        "mean": 70, "sd": None, "values": [70], "low": None, "high": None
-    }  # fmt: skip
-
-
 def test_an_empty_store_gives_no_record(tmp_path):
     with pytest.raises(InputError, match="has none of 20 planned runs"):
         collect(plan(["distance"]), str(tmp_path))
@@ -122,16 +116,6 @@ def test_lines_are_the_means_over_the_seeds(tmp_path):
     assert len(distances) == 2 and [*distances[0].get_xdata()] == [28, 40, 52, 64, 76]
 
 
-def test_a_figure_of_a_single_run():
-    run = plan(["ask"], ["content"], [1])[0]
-    assert draw_evidence({run: result(run)}).startswith(b"\x89PNG")
-
-
-def test_networks_look_different_in_a_panel():
-    looks = [_LINE[name][:2] for name in PARTS["ask"].seeds]
-    assert len(set(looks)) == len(looks) and set(_LINE) == set(PARTS["reach"].seeds)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_names_stand_apart_in_order_and_inside(seed):
     rng = np.random.default_rng(seed)
@@ -159,8 +143,3 @@ def test_half_radius_is_that_of_a_field_of_gradients(monkeypatch):
     net.fpn = Mean()
     monkeypatch.setattr(why_report, "build_network", lambda _name: net)
     assert half_radius("lambda") == pytest.approx(8 / math.sqrt(2 * math.pi), abs=0.5)
-
-
-def test_half_radius_of_a_network_is_the_same_again():
-    first = half_radius("res4_only")
-    assert 5 < first < 91 and half_radius("res4_only") == first

@@ -6,19 +6,36 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lambda_det.analysis.published import MARKS
 from studies.paper import count
 from studies.paper.count import main, published_tables
 
 
-def test_published_tables() -> None:
+def files(project: Path) -> list[dict]:
+    folders = (project / "configs" / "published", project / "studies" / "paper" / "published")
+    paths = (path for folder in folders for path in folder.glob("*.yaml"))
+    return [yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def test_published_tables(project: Path) -> None:
     tables = published_tables()
     names = {"resnet_rs_family", "hybrids", "depth_heads_intra_depth", "scope", "mask_rcnn"}
     assert names <= set(tables)
     for table in tables.values():
         assert "arxiv.org/abs/2102.08602" in table.source
         assert set(table.marks.values()) <= set(MARKS)
+        assert len({row.name for row in table.rows}) == len(table.rows)
+        for row in table.rows:
+            assert row.values and all(type(value) in (int, float) for value in row.values.values())
+            assert row.model is None or {"depth", "variant"} <= row.model.keys()
+    assert len(tables) == sum(len(content) - 1 for content in files(project))
+    for content in files(project):
+        for table in (content[name] for name in content if name != "source"):
+            assert table.keys() <= {"title", "columns", "rows", "model", "stages"}
+            known = {"name", "note", "model", "stages", *table["columns"]}
+            assert all(row.keys() <= known for row in table["rows"])
     assert sum(row.model is not None for table in tables.values() for row in table.rows) > 40
 
 

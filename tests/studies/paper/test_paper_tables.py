@@ -39,14 +39,6 @@ def test_what_disagrees_is_known_and_explained(rows) -> None:
     assert "misprint" in next(row["note"] for row in compared if row["row"] == "CCLL")
 
 
-def test_differences(rows) -> None:
-    for row in rows:
-        if row["kind"] == "parameters":
-            difference = row["parameters_m"] - row["published_parameters_m"]
-            assert row["difference_m"] == pytest.approx(difference, abs=2e-3)
-            assert row["agrees"] == (abs(row["difference_m"]) < 0.05)
-
-
 def test_best_reading_gives_every_published_number(rows) -> None:
     readings = [row for row in rows if row["kind"] == "flop_reading"]
     scope = [row for row in readings if row["table"] == "scope"]
@@ -59,13 +51,6 @@ def test_best_reading_gives_every_published_number(rows) -> None:
     content = [row for row in readings if row["table"] == "content_and_position"]
     assert (content[0]["network"], content[0]["scope"]) == ("LLLL", "23")
     assert content[0]["digits_agree"] == 2 and content[1]["digits_agree"] == 0
-
-
-def test_plain_counts(rows) -> None:
-    """reference/paper.md's own count of the all-lambda network, by another implementation."""
-    plain = {row["row"]: row["plain_gmac_all_lambda"] for row in rows if row["kind"] == "flops"}
-    expected = {"3": 2.61, "7": 2.91, "15": 4.26, "23": 6.58, "31": 9.87, "global": 16.99}
-    assert {scope: plain[scope] for scope in expected} == expected
 
 
 def test_search_counts_as_the_counter_does(rows) -> None:

@@ -30,9 +30,9 @@ def network(variant: str = "lambda", **arguments) -> nn.Module:
 
 
 def draw(folder: Path, networks: dict, **options) -> dict:
-    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
-    image = torch.as_tensor(picture / 127.5 - 1).float().permute(2, 0, 1)[None]
-    return draw_lambdas(networks, image, picture, str(folder), channels=2, **options)
+    background = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    image = torch.as_tensor(background / 127.5 - 1).float().permute(2, 0, 1)[None]
+    return draw_lambdas(networks, image, background, str(folder), channels=2, **options)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def not_laid_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saved, lambda figure, path, flag: Path(path).touch())
 
 
-def test_pictures_of_a_layer(tmp_path: Path):
+def test_figures_of_a_layer(tmp_path: Path):
     networks = {"λ": network(scope=5), "conv": network("resnet")}
     draw(tmp_path / "new", networks, layers=["res5.1"])
     for kind in ("embeddings", "positions", "content", "keys"):
@@ -52,17 +52,17 @@ def test_pictures_of_a_layer(tmp_path: Path):
 
 
 def is_drawn(path: Path) -> bool:
-    picture = cv2.imread(str(path))
-    return picture.std() > 10 and picture.shape[1] > 900
+    figure = cv2.imread(str(path))
+    return figure.std() > 10 and figure.shape[1] > 900
 
 
 def test_numbers_of_two_networks(tmp_path: Path, not_laid_out: None):
     networks = {"λ": network(intra_depth=2, scope=5), "conv": network("resnet")}
     numbers = draw(tmp_path, networks, query=(20, 40), layers=["res5.1", "res4.2"])
     kinds = ("embeddings", "positions", "content", "keys")
-    pictures = {f"{kind}_{layer}.png" for kind in kinds for layer in ("res5.1", "res4.2")}
+    figures = {f"{kind}_{layer}.png" for kind in kinds for layer in ("res5.1", "res4.2")}
     files = {"receptive_field.png", "figure.png", "numbers.json", "arrays.npz"}
-    assert {path.name for path in tmp_path.iterdir()} == pictures | files
+    assert {path.name for path in tmp_path.iterdir()} == figures | files
     assert json.loads((tmp_path / "numbers.json").read_text()) == numbers
     field = numbers["receptive_field"]
     assert field["feature"] == "res5" and set(field["networks"]) == {"λ", "conv"}

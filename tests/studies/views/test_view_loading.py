@@ -45,9 +45,9 @@ def test_a_network_and_another_variant_beside_it(make_cfg, tmp_path: Path):
     assert not any(module.training for module in networks.backbones["resnet-50"].modules())
 
     # 100 x 200 becomes 64 x 128; blue, read as RGB.
-    picture = np.zeros((100, 200, 3), np.uint8)
-    picture[:, :, 0] = 200
-    cv2.imwrite(str(tmp_path / "a.png"), picture)
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    pixels[:, :, 0] = 200
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
     image, shown, query = read_for(networks, str(tmp_path / "a.png"), (50, 199))
     assert shown.shape == (64, 128, 3) and shown[0, 0].tolist() == [0, 0, 200]
     assert query == pytest.approx((31.82, 127), abs=0.01)
@@ -58,7 +58,7 @@ def test_a_network_and_another_variant_beside_it(make_cfg, tmp_path: Path):
     assert read_for(networks, str(tmp_path / "a.png"), None)[2] is None
     with pytest.raises(InputError, match="--query 100 3: the image has 100 x 200 pixels"):
         read_for(networks, str(tmp_path / "a.png"), (100, 3))
-    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"--image .*b\.png cannot be read"):
         read_for(networks, str(tmp_path / "b.png"), None)
 

@@ -24,7 +24,7 @@ def words(project: Path, tmp_path: Path) -> list[str]:
     return ["--config-file", str(project / CONFIG), *files]
 
 
-def test_pictures_of_a_file_of_weights(words, project, tmp_path, monkeypatch):
+def test_figures_of_a_file_of_weights(words, project, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     saved = "studies.views.lambda_figures.save_figure"  # laying them out takes seconds
     monkeypatch.setattr(saved, lambda figure, path, flag: Path(path).touch())
