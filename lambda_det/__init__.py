@@ -5,6 +5,7 @@ with the keys of lambda_det, :func:`add_lambda_config` adds these keys to a conf
 :func:`get_config` returns a config that comes with the package.
 """
 
+import logging
 import warnings
 
 try:
@@ -27,6 +28,8 @@ from lambda_det.config import add_lambda_config, get_cfg
 from lambda_det.configs import get_config
 from lambda_det.version import __version__
 
+# What shows detectron2's log, such as its setup_logger(), then shows the lines of lambda_det, too.
+logging.getLogger("lambda_det").parent = logging.getLogger("detectron2")
 register_addresses()  # MODEL.WEIGHTS then accepts timm:// and torchvision://
 
 __all__ = ["__version__", "add_lambda_config", "get_cfg", "get_config"]

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping
+
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
+
+REMOVED_KEYS = ("TEST.SANITY_IMAGES", "PRETRAIN.LOG_PERIOD")
+"""Keys that a config of an earlier version may contain. ``train_net --dry-run`` has taken the place
+of the first."""
 
 # A key whose default is None accepts a value of any type: detectron2's CfgNode allows it.
 
@@ -30,10 +37,6 @@ def add_lambda_config(cfg: CfgNode) -> None:
     # "bbox/AP50", or "DATASET/segm/AP" for another dataset than the first of DATASETS.TEST.
     # "" = model_best.pth is not written.
     _add(cfg.TEST, "BEST_METRIC", "")
-    # Before the first iteration, a run tries to write a checkpoint, to train on a batch, and to
-    # evaluate this number of images of every test set, so that it fails at once and not after
-    # hours; 0 = it does not.
-    _add(cfg.TEST, "SANITY_IMAGES", 0)
     # Weights & Biases: ENABLED sends the metrics there. NAME "" = the last folder of OUTPUT_DIR.
     _add(cfg, "WANDB", CfgNode({"ENABLED": False, "PROJECT": "lambda_det", "NAME": ""}))
     # Folder of a dataset in COCO layout. "" = the environment variable LAMBDA_DET_COCO_FOLDER, or,
@@ -43,6 +46,9 @@ def add_lambda_config(cfg: CfgNode) -> None:
     # to model_final.pth; 0 = all. Keep at least 2, so that a run can resume from the older one if
     # the newest is damaged.
     _add(cfg.SOLVER, "CHECKPOINT_KEEP", 0)
+    for name in REMOVED_KEYS:  # yacs skips these with a warning
+        with contextlib.suppress(AssertionError):  # it is registered already
+            cfg.register_deprecated_key(name)
 
 
 def get_cfg() -> CfgNode:
@@ -52,12 +58,12 @@ def get_cfg() -> CfgNode:
     return cfg
 
 
-def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
-    """A config as ``{"SOLVER.MAX_ITER": 100, …}``."""
+def flat(node: Mapping, prefix: str = "") -> dict[str, object]:
+    """Return a config, or another nested mapping, as ``{"SOLVER.MAX_ITER": 100, …}``."""
     keys: dict[str, object] = {}
     for key, value in node.items():
         name = f"{prefix}{key}"
-        keys |= flat(value, f"{name}.") if isinstance(value, CfgNode) else {name: value}
+        keys |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return keys
 
 

@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from lambda_det.config import flat, get_cfg
+from lambda_det.config import REMOVED_KEYS, flat, get_cfg
 from lambda_det.errors import InputError, reason_of
 from lambda_det.shipped_configs import (
     config_names,
@@ -28,7 +28,7 @@ from lambda_det.shipped_configs import (
 )
 
 __all__ = [
-    "changed_keys",
+    "changed_values",
     "config_names",
     "config_path",
     "find_config",
@@ -152,31 +152,25 @@ def merge_config(
     return cfg
 
 
-def changed_keys(
-    saved: str, cfg: CfgNode, relevant: Sequence[str], without_effect: Sequence[str] = ()
-) -> list[str]:
-    """List the keys that differ from a saved config and change the training.
+def changed_values(saved: str, now: str, without_effect: Sequence[str] = ()) -> list[str]:
+    """List the keys whose values differ between two configs.
 
-    A key that only one of the configs has is ignored, because another version of detectron2 may
-    have added it.
+    A key that only one of them has is ignored, because another version of detectron2 may have added
+    it.
 
     Args:
-        saved: the YAML dump of the saved config.
-        cfg: the current config.
-        relevant: prefixes of the keys that change the training.
-        without_effect: prefixes of exceptions among these keys.
+        saved: the earlier config as YAML.
+        now: the current config as YAML.
+        without_effect: prefixes of keys that do not change the training.
 
     Returns:
         Lines ``KEY: old -> new``.
     """
-    # Both configs are compared as YAML, which has lists where cfg may have tuples.
-    old, new = (flat(CfgNode.load_cfg(text)) for text in (saved, cfg.dump()))
+    old, new = (flat(yaml.safe_load(text) or {}) for text in (saved, now))
     return [
         f"{key}: {old[key]!r} -> {new[key]!r}"
         for key in sorted(old.keys() & new.keys())
-        if key.startswith(tuple(relevant))
-        and not key.startswith(tuple(without_effect))
-        and old[key] != new[key]
+        if not key.startswith(tuple(without_effect)) and old[key] != new[key]
     ]
 
 
@@ -249,6 +243,8 @@ def _check_keys(content: Mapping, known: CfgNode, name: str, above: str = "") ->
     for key, value in content.items():
         if not isinstance(key, str):
             raise InputError(f"{name}: key {key!r} is not a string; expected keys such as MODEL")
+        if f"{above}{key}" in REMOVED_KEYS:
+            continue
         if key not in known:
             near = difflib.get_close_matches(key, known)
             hint = f"; near it: {', '.join(above + other for other in near)}" if near else ""

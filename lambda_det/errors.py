@@ -8,7 +8,8 @@ import functools
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 
@@ -38,6 +39,33 @@ class RunFailedError(RuntimeError):
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
         self.status = status
+
+
+_key_names: ContextVar[Mapping[str, str]] = ContextVar("key_names")
+
+
+def key(name: str) -> str:
+    """Return the user's name of a config key, for a message.
+
+    Args:
+        name: the key in a YAML config, such as ``SOLVER.MAX_ITER``.
+    """
+    return _key_names.get({}).get(name, name)
+
+
+@contextlib.contextmanager
+def keys_named(names: Mapping[str, str]) -> Iterator[None]:
+    """Let the messages of the ``with`` block name keys as the user's own config does.
+
+    Args:
+        names: key in a YAML config -> the user's name, such as ``train.max_iter`` in a LazyConfig.
+            A key that is not in it keeps its name.
+    """
+    token = _key_names.set(names)
+    try:
+        yield
+    finally:
+        _key_names.reset(token)
 
 
 _TRACEBACK = "Traceback (most recent call last)"

@@ -239,10 +239,17 @@ def test_changed_keys_are_those_that_matter() -> None:
     saved = cfg.dump()
     cfg.merge_from_list(["SEED", "3", "SOLVER.MAX_ITER", "5", "INPUT.MIN_SIZE_TRAIN", "(8,)"])
     cfg.NEW = 1
-    assert configs.changed_keys(saved, cfg, ("",), ("SOLVER.MAX",)) == [
-        "INPUT.MIN_SIZE_TRAIN: [800] -> [8]", "SEED: -1 -> 3"
-    ]  # fmt: skip
-    assert configs.changed_keys(saved, cfg, ("SOLVER.",)) == ["SOLVER.MAX_ITER: 40000 -> 5"]
+    changes = ["INPUT.MIN_SIZE_TRAIN: [800] -> [8]", "SEED: -1 -> 3"]
+    assert configs.changed_values(saved, cfg.dump(), ("SOLVER.MAX",)) == changes
+    more = [*changes, "SOLVER.MAX_ITER: 40000 -> 5"]
+    assert configs.changed_values(saved, cfg.dump()) == more
+
+
+def test_a_key_of_an_earlier_version_is_read_without_effect(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("TEST: {SANITY_IMAGES: 8, EVAL_PERIOD: 3}\n", encoding="utf-8")
+    cfg = load_config(str(path), ["TEST.SANITY_IMAGES", "2"])
+    assert cfg.TEST.EVAL_PERIOD == 3 and "SANITY_IMAGES" not in cfg.TEST
 
 
 def test_tools_are_named_as_they_are_started() -> None:

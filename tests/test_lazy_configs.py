@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,17 +21,13 @@ from torch import Tensor, nn
 from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.configs import config_path, lazy_config_names, load_config
 from lambda_det.data import LambdaDatasetMapper
-from lambda_det.engine.lazy_settings import LAZY_KEYS, load_lazy_config, settings_of
-from lambda_det.engine.lazy_trainer import build_lazy_optimizer
+from lambda_det.engine.lazy import _build_optimizer, lazy_device, options_from_lazy
+from lambda_det.engine.lazy_config import LAZY_NAMES, load_lazy_config, select
+from lambda_det.engine.values import options_from_cfg
 
 NAMES = lazy_config_names()
 QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
 RETINANET = "COCO-Detection/retinanet_lambda_R_101_FPN_3x"
-MORE_KEYS = (
-    "MODEL.META_ARCHITECTURE", "MODEL.MASK_ON", "INPUT.LSJ.ENABLED", "INPUT.MIN_SIZE_TRAIN",
-    "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST", "SOLVER.WARMUP_ITERS",
-)  # fmt: skip
-
 BOTTOM_UP = "model.backbone.bottom_up"
 OTHER_ROWS = {  # as docs/configs.md has them
     "R_152_FPN_3x": (
@@ -108,9 +105,13 @@ def test_other_rows_are_made_by_overrides(row: str) -> None:
 def check_same(name: str, lazy: DictConfig) -> None:
     """The YAML of that name and the LazyConfig build the same things."""
     cfg = load_config(config_path(name))
-    settings = settings_of(lazy)
-    for key in (*LAZY_KEYS, *MORE_KEYS):
-        assert value_of(settings, key) == value_of(cfg, key), key
+    assert replace(options_from_lazy(lazy), key_names={}) == options_from_cfg(cfg)
+    assert lazy_device(lazy) == cfg.MODEL.DEVICE
+    for key, place in LAZY_NAMES.items():
+        value = select(lazy, place)
+        if value is not None and key not in ("MODEL.MASK_ON", "SOLVER.AMP.PRECISION"):
+            value = (value,) if key in ("DATASETS.TRAIN", "DATASETS.TEST") else value
+            assert facts(value) == value_of(cfg, key), key
     for split, is_train in (("train", True), ("test", False)):
         own = instantiate(lazy.dataloader[split].mapper)
         assert facts(own) == facts(LambdaDatasetMapper(cfg, is_train))
@@ -123,7 +124,7 @@ def check_same(name: str, lazy: DictConfig) -> None:
         twin = instantiate(buildable(lazy).model)
     assert modules(twin) == modules(model)
     assert parameters(twin) == parameters(model)
-    optimizer, other = build_optimizer(cfg, model), build_lazy_optimizer(lazy, twin)
+    optimizer, other = build_optimizer(cfg, model), _build_optimizer(lazy, twin)
     assert type(other).__name__ == type(optimizer).__name__
     assert per_parameter(twin, other) == per_parameter(model, optimizer)
     assert "model" not in lazy.optimizer.params

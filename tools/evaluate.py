@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compute COCO box and mask AP and AR of a config with weights, or of saved predictions."""
+"""Compute COCO's AP and AR of a config with weights, or of saved predictions."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Predict on images and videos: draw boxes, masks, names and scores, and write COCO results."""
+"""Predict on images and videos: draw boxes, masks, keypoints and scores, and write COCO results."""
 
 import sys
 from pathlib import Path

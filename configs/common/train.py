@@ -14,12 +14,11 @@ train = dict(
     eval_period=0,  # evaluate at the end only
     device="cuda",
     seed=-1,  # of all random numbers; a negative seed differs in every run
-    # lambda_det: SOLVER.ACCUMULATE, EMA_DECAY, MAX_SKIPPED_STEPS, TEST.BEST_METRIC, SANITY_IMAGES
+    # lambda_det: SOLVER.ACCUMULATE, EMA_DECAY, MAX_SKIPPED_STEPS, TEST.BEST_METRIC
     accumulate=1,
     ema_decay=0.0,
     max_skipped_steps=0,
     best_metric="",
-    sanity_images=0,
     wandb=dict(enabled=False, project="lambda_det", name=""),  # lambda_det: WANDB.*
     coco_folder="",  # lambda_det: DATASETS.COCO_FOLDER
     # lambda_det: the parts that init_checkpoint must fill, as MODEL.LAMBDA_RESNET.PARTIAL_INIT

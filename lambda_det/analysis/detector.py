@@ -11,7 +11,6 @@ from detectron2.modeling import (
     BACKBONE_REGISTRY,
     META_ARCH_REGISTRY,
     build_backbone,
-    build_model,
 )
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY as _PROPOSALS
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
@@ -23,7 +22,7 @@ from lambda_det.analysis.latency import measure_latency
 from lambda_det.analysis.memory import activation_bytes
 from lambda_det.analysis.parameters import classifier_form_parameters, count_parameters
 from lambda_det.analysis.parts import BOTTOM_UP_PARTS, PARTS
-from lambda_det.backbone import LambdaResNet
+from lambda_det.backbone import LambdaResNet, build_detector
 from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
 from lambda_det.records import hardware
@@ -71,7 +70,7 @@ def analyze_config(
     cfg.DATASETS.COCO_FOLDER = ""  # no data are read, so the warning of an unread folder misleads
     try:
         with shapes_only():
-            model = build_model(cfg)
+            model = build_detector(cfg)
     except KeyError as error:  # detectron2's heads raise it for a feature that does not exist
         raise InputError(
             f"IN_FEATURES of the config: {error} is not among the features of the backbone"

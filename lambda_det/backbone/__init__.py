@@ -3,6 +3,7 @@
 from lambda_det.backbone.blocks import LambdaBottleneck
 from lambda_det.backbone.build import (
     build_classifier,
+    build_detector,
     build_lambda_resnet_backbone,
     build_lambda_resnet_fpn_backbone,
     build_retinanet_lambda_resnet_fpn_backbone,
@@ -16,6 +17,7 @@ __all__ = [
     "LambdaResNet",
     "attach_image_sizes",
     "build_classifier",
+    "build_detector",
     "build_lambda_resnet",
     "build_lambda_resnet_backbone",
     "build_lambda_resnet_fpn_backbone",

@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 import logging
 import re
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, build_model
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import nn
 
+from lambda_det.backbone.architectures import lambda_block_flags
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.norms import check_norm
 from lambda_det.errors import InputError
@@ -98,12 +101,13 @@ def build_lambda_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Lambda
         )
     check_norms_of_heads(cfg)
     _warn_of_ignored_keys(cfg)
-    _warn_of_unread_folder(cfg)
+    _warn_of_unread_keys(cfg)
     arguments = lambda_resnet_arguments(cfg)
     try:
         backbone = build_lambda_resnet(in_channels=input_shape.channels, **arguments)
     except InputError as error:
         raise _with_config_key(error) from error
+    _log_network(arguments)
     if backbone.mask_padding:
         _warn_of_unmasked_padding(cfg.MODEL.META_ARCHITECTURE)
     return backbone
@@ -204,12 +208,41 @@ def _warn_of_ignored_keys(cfg: CfgNode) -> None:
         )
 
 
-def _warn_of_unread_folder(cfg: CfgNode) -> None:
-    """Warn if DATASETS.COCO_FOLDER is set in a script that does not read it.
+# Keys of lambda_det that only its engine reads, with the values that ask for nothing.
+_ENGINE_KEYS = {
+    "INPUT.LSJ.ENABLED": False,
+    "SOLVER.ACCUMULATE": 1,
+    "SOLVER.CHECKPOINT_KEEP": 0,
+    "SOLVER.EMA_DECAY": 0.0,
+    "SOLVER.MAX_SKIPPED_STEPS": 0,
+    "TEST.BEST_METRIC": "",
+    "WANDB.ENABLED": False,
+}
 
-    ``lambda_det.data.configure_datasets`` sets DATASETS.TRAIN and TEST to the folder's datasets.
-    detectron2's own scripts do not call it, so they would use other data.
+_all_keys_are_read: ContextVar[bool] = ContextVar("all_keys_are_read", default=False)
+
+
+def build_detector(cfg: CfgNode) -> nn.Module:
+    """Build the model of a config, for a caller that reads every key it needs.
+
+    detectron2's ``build_model`` builds the same model. With a LambdaResNet it also warns of the
+    keys of lambda_det that detectron2's own trainers do not read.
     """
+    token = _all_keys_are_read.set(True)
+    try:
+        return build_model(cfg)
+    finally:
+        _all_keys_are_read.reset(token)
+
+
+def _warn_of_unread_keys(cfg: CfgNode) -> None:
+    """Warn of keys that a script of detectron2 does not read.
+
+    ``lambda_det.data.configure_datasets`` sets DATASETS.TRAIN and TEST to the datasets in
+    DATASETS.COCO_FOLDER. detectron2's own scripts do not call it, so they would use other data.
+    """
+    if _all_keys_are_read.get():
+        return
     folder, names = cfg.DATASETS.get("COCO_FOLDER"), (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if folder and names and not any(name.startswith("coco_folder_") for name in names):
         logger.warning(
@@ -217,6 +250,38 @@ def _warn_of_unread_folder(cfg: CfgNode) -> None:
             "lambda_det.data.configure_datasets(cfg), or see docs/detectron2.md",
             folder, ", ".join(names),
         )  # fmt: skip
+    unread = {}
+    for name, idle in _ENGINE_KEYS.items():
+        value: Any = cfg
+        for part in name.split("."):
+            value = value.get(part, {})
+        if value not in ({}, idle):
+            unread[name] = value
+    amp = cfg.SOLVER.AMP
+    if amp.ENABLED and amp.get("PRECISION", "float16") != "float16":  # detectron2's own
+        unread["SOLVER.AMP.PRECISION"] = amp.PRECISION
+    if unread:
+        logger.warning(
+            "a trainer of detectron2 does not read %s: use parts_from_cfg and run of "
+            "lambda_det.engine to train with them, see docs/detectron2.md",
+            ", ".join(f"{name}={value!r}" for name, value in unread.items()),
+        )
+
+
+def _log_network(arguments: Mapping[str, Any]) -> None:
+    depth, variant = arguments["depth"], arguments["variant"]
+    flags = lambda_block_flags(depth, variant, arguments["lambda_blocks"])
+    places = [
+        f"{stage} {', '.join(str(i) for i, is_lambda in enumerate(blocks, 1) if is_lambda)}"
+        if not all(blocks)
+        else f"all of {stage}"
+        for stage, blocks in flags.items()
+        if any(blocks)
+    ]
+    logger.info(
+        "backbone: depth %d, variant %r, stem %r, lambda layers in %s",
+        depth, variant, arguments["stem"], "; ".join(places) or "no block",
+    )  # fmt: skip
 
 
 def _warn_of_unmasked_padding(name: str) -> None:

@@ -18,7 +18,7 @@ from lambda_det.backbone.architectures import (
 )
 from lambda_det.backbone.build import CONFIG_KEYS
 from lambda_det.config import get_cfg
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ def warn_of_differences(path: str, trained: Architecture, given: Architecture) -
     """
     for argument in NOT_IN_SHAPES:
         if argument in trained and trained[argument] != given[argument]:
+            name = key(CONFIG_KEYS[argument])
             logger.warning(
                 "%s was trained with %s=%r, but %s is %r; set %s to %r",
-                path, argument, trained[argument], CONFIG_KEYS[argument], given[argument],
-                CONFIG_KEYS[argument], trained[argument],
+                path, argument, trained[argument], name, given[argument], name, trained[argument],
             )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
+from lambda_det.errors import key
+
 logger = logging.getLogger(__name__)
 
 FIRST_WEIGHT = "stem.conv1.weight"
@@ -118,31 +120,34 @@ def fit_to_config(
         return trained_on
     if {trained_on.channel_order, given.channel_order} - {"RGB", "BGR"}:
         logger.warning(
-            "%s was trained on %s, but INPUT.FORMAT is %r", path, trained_on, given.channel_order
+            "%s was trained on %s, but %s is %r",
+            path,
+            trained_on,
+            key("INPUT.FORMAT"),
+            given.channel_order,
         )
         return trained_on
     wanted = trained_on.in_order(given.channel_order)
     if wanted is not trained_on:
         weight = weight.flip(1)
         logger.info(
-            "%s was trained on %s images, but INPUT.FORMAT is %r: the input channels of %s were "
-            "exchanged",
-            path, trained_on.channel_order, given.channel_order, FIRST_WEIGHT,
+            "%s was trained on %s images, but %s is %r: the input channels of %s were exchanged",
+            path, trained_on.channel_order, key("INPUT.FORMAT"), given.channel_order, FIRST_WEIGHT,
         )  # fmt: skip
     scale = torch.tensor(given.pixel_std) / torch.tensor(wanted.pixel_std)
     if (scale - 1).abs().max() > _STD_TOLERANCE:
         weight = weight * scale.to(weight.dtype)[:, None, None]
         logger.info(
-            "%s was trained with pixel std %s, but MODEL.PIXEL_STD is %s: %s was multiplied by "
-            "their ratio",
-            path, list(wanted.pixel_std), list(given.pixel_std), FIRST_WEIGHT,
+            "%s was trained with pixel std %s, but %s is %s: %s was multiplied by their ratio",
+            path, list(wanted.pixel_std), key("MODEL.PIXEL_STD"), list(given.pixel_std),
+            FIRST_WEIGHT,
         )  # fmt: skip
     tensors[FIRST_WEIGHT] = weight
     difference = torch.tensor(given.pixel_mean) - torch.tensor(wanted.pixel_mean)
     if difference.abs().max() > _MEAN_TOLERANCE:
         logger.warning(
-            "%s was trained with pixel mean %s (%s), but MODEL.PIXEL_MEAN is %s; set it to %s",
-            path, list(wanted.pixel_mean), wanted.channel_order, list(given.pixel_mean),
-            list(wanted.pixel_mean),
+            "%s was trained with pixel mean %s (%s), but %s is %s; set it to %s",
+            path, list(wanted.pixel_mean), wanted.channel_order, key("MODEL.PIXEL_MEAN"),
+            list(given.pixel_mean), list(wanted.pixel_mean),
         )  # fmt: skip
     return ImageFormat(given.channel_order, wanted.pixel_mean, given.pixel_std)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
 
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.modeling.backbone.resnet import ResNet
 from detectron2.utils.file_io import PathManager
-from torch import nn
+from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.checkpoint.architecture import warn_of_differences
+from lambda_det.checkpoint.architecture import Architecture, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
-from lambda_det.errors import InputError, first_line_of
+from lambda_det.errors import InputError, first_line_of, key
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,14 @@ _BOX_CLASSIFIER = re.compile(r"roi_heads\.box_predictor\.(0\.)?cls_score\.weight
 
 
 def load_weights(
-    model: nn.Module, path: str, *, complete: bool = False, cfg: CfgNode | None = None
+    model: nn.Module,
+    path: str,
+    *,
+    complete: bool = False,
+    cfg: CfgNode | None = None,
+    rules: LoadingRules | None = None,
+    images: ImageFormat | None = None,
+    architecture: Architecture | None = None,
 ) -> Coverage:
     """Load the weights of MODEL.WEIGHTS into a model, and log which tensors were loaded.
 
@@ -41,9 +49,10 @@ def load_weights(
         model: a detector or a backbone; it may be wrapped in DistributedDataParallel.
         path: a file, or an address that detectron2's PathManager can read.
         complete: whether the file must contain every tensor of the model, as evaluation needs.
-        cfg: contains the keys PARTIAL_INIT, PARTIAL_INIT_AS_IDENTITY and MIN_COVERAGE, and the
-            image format and architecture that the file is compared with. None = the file must
-            contain the whole backbone, and nothing is compared.
+        cfg: gives the following three.
+        rules: which tensors may stay random; None = the file must contain the whole backbone.
+        images: images of the model, with which those of the file are compared.
+        architecture: arguments of the model's backbone, with which those of the file are compared.
 
     Returns:
         The coverage: which tensors were loaded, and which were not.
@@ -55,15 +64,17 @@ def load_weights(
     model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     prefix, backbone = find_backbone(model)
     if not isinstance(backbone, LambdaResNet):
-        cfg = None  # its keys and the comparison are for the backbones of lambda_det only
-        rules = LoadingRules(min_coverage=0.0)
-    else:
-        rules = LoadingRules() if cfg is None else LoadingRules.from_config(cfg)
+        # The rules and the comparison are for the backbones of lambda_det only.
+        rules, images, architecture = LoadingRules(min_coverage=0.0), None, None
+    elif cfg is not None:
+        rules, images = LoadingRules.from_config(cfg), ImageFormat.from_config(cfg)
+        architecture = lambda_resnet_arguments(cfg)
+    rules = LoadingRules() if rules is None else rules
     weights = read_weights(path)
-    if cfg is not None:
-        given_images = ImageFormat.from_config(cfg)
-        fit_to_config(weights.tensors, weights.images, given_images, weights.path)
-        warn_of_differences(weights.path, weights.not_in_shapes(), lambda_resnet_arguments(cfg))
+    if images is not None:
+        fit_to_config(weights.tensors, weights.images, images, weights.path)
+    if architecture is not None:
+        warn_of_differences(weights.path, weights.not_in_shapes(), architecture)
 
     state = model.state_dict()
     full_names = {name.removeprefix(prefix): name for name in state}
@@ -80,10 +91,13 @@ def load_weights(
 
     file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     coverage = measure(shapes, file_shapes, kept_zero=kept)
-    logger.info("MODEL.WEIGHTS=%r (%s)\n%s", path, weights.title, coverage_report(coverage))
+    logger.info(
+        "%s=%r (%s)\n%s",
+        key("MODEL.WEIGHTS"), path, weights.title, coverage_report(coverage),
+    )  # fmt: skip
     if complete:
         _check_complete(coverage, path)
-    rules.check(coverage, f"MODEL.WEIGHTS={path!r}")
+    rules.check(coverage, f"{key('MODEL.WEIGHTS')}={path!r}")
     model.load_state_dict({full_names[n]: tensors[n] for n in coverage.loaded}, strict=False)
     for name in coverage.kept_zero:
         nn.init.zeros_(trainable[name])
@@ -138,7 +152,7 @@ def read_weights(path: str) -> TranslatedWeights:
         return read_and_translate(local)
     except InputError as error:
         text = str(error).removeprefix(f"{path}: ").removeprefix(f"{local}: ")
-        raise InputError(f"MODEL.WEIGHTS={path!r}: {text}") from error
+        raise InputError(f"{key('MODEL.WEIGHTS')}={path!r}: {text}") from error
 
 
 def number_of_classes(path: str) -> int | None:
@@ -147,7 +161,23 @@ def number_of_classes(path: str) -> int | None:
     Raises:
         InputError: the file cannot be read.
     """
+    return numbers_of_heads(path)[0]
+
+
+def numbers_of_heads(path: str) -> tuple[int | None, int | None]:
+    """Return the number of classes of the box head and the number of keypoints of the keypoint head
+    in a file of weights; None for a head that it does not have.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     tensors = read_weights(path).others
+    deconvolution = tensors.get("roi_heads.keypoint_head.score_lowres.weight")
+    keypoints = None if deconvolution is None else deconvolution.shape[1]
+    return _number_of_classes(tensors), keypoints
+
+
+def _number_of_classes(tensors: Mapping[str, Tensor]) -> int | None:
     for name, tensor in tensors.items():
         if _BOX_CLASSIFIER.fullmatch(name):
             return tensor.shape[0] - 1  # without the background, which is the last class
@@ -164,8 +194,8 @@ def _check_complete(coverage: Coverage, path: str) -> None:
     if random and coverage.loaded:
         total = len(random) + len(coverage.loaded)
         raise InputError(
-            f"MODEL.WEIGHTS={path!r}: {len(random)} of the model's {total} tensors are missing or "
-            f"have a different shape (first: {random[0]}); evaluation needs all of them"
+            f"{key('MODEL.WEIGHTS')}={path!r}: {len(random)} of the model's {total} tensors are "
+            f"missing or have a different shape (first: {random[0]}); evaluation needs all of them"
         )
 
 
@@ -181,10 +211,11 @@ def check_frozen_weights(model: nn.Module, weights: str) -> None:
     Raises:
         InputError: a frozen tensor was not loaded after the backbone was built.
     """
+    freeze = key("MODEL.BACKBONE.FREEZE_AT")
     for module in model.modules():
         if isinstance(module, LambdaResNet) and (names := module.frozen_without_weights()):
             raise InputError(
-                f"MODEL.BACKBONE.FREEZE_AT freezes {len(names)} tensors that "
-                f"MODEL.WEIGHTS={weights!r} does not contain (first: {names[0]}), so they would "
-                "stay random; use weights that contain them, or set MODEL.BACKBONE.FREEZE_AT to 0"
+                f"{freeze} freezes {len(names)} tensors that {key('MODEL.WEIGHTS')}={weights!r} "
+                f"does not contain (first: {names[0]}), so they would stay random; use weights "
+                f"that contain them, or set {freeze} to 0"
             )

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 
 from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.fitting import may_stay_random
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 MIN_COVERAGE_KEY = "MODEL.LAMBDA_RESNET.MIN_COVERAGE"
 
@@ -61,7 +61,7 @@ class LoadingRules:
         if share < self.min_coverage:
             raise InputError(
                 f"{name}: the file contains {_percent(share)} of the backbone, but "
-                f"{self.min_coverage_name} requires {_percent(self.min_coverage)}: "
+                f"{key(self.min_coverage_name)} requires {_percent(self.min_coverage)}: "
                 f"{self._describe_missing(coverage, exempt)}"
             )
 
@@ -82,7 +82,7 @@ class LoadingRules:
         hint = ""
         if not self.partial and set(random) <= exempt:
             hint = (
-                "; set MODEL.LAMBDA_RESNET.PARTIAL_INIT True to let lambda layers and "
+                f"; set {key('MODEL.LAMBDA_RESNET.PARTIAL_INIT')} True to let lambda layers and "
                 "squeeze-and-excitation start from random weights"
             )
         return " and ".join(parts) + hint
@@ -91,7 +91,7 @@ class LoadingRules:
 def check_share(name: str, value: float) -> None:
     """Raise InputError unless ``value`` is from 0 to 1."""
     if not 0 <= value <= 1:
-        raise InputError(f"{name}={value}: expected a share from 0 to 1")
+        raise InputError(f"{key(name)}={value}: expected a share from 0 to 1")
 
 
 def _percent(share: float) -> str:

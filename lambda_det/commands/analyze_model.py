@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from lambda_det.analysis.detector import analysis_report, analyze_config
-from lambda_det.commands import command_parser
-from lambda_det.configs import load_config
+from lambda_det.commands import add_import, command_parser
+from lambda_det.engine.setup import model_config
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import write_json
 from lambda_det.records import make_record, tool_command
@@ -26,12 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", metavar="O.json", help="also write the numbers to this file")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
-    args = parser.parse_args(arguments)
+    args = add_import(parser).parse_args(arguments)
     if args.output and Path(args.output).is_dir():
         raise InputError(f"--output {args.output}: is a folder, expected the name of a file")
     for name in ("fvcore", "lambda_det.backbone"):  # hide warnings: counting needs no weights
         logging.getLogger(name).setLevel(logging.ERROR)
-    cfg = load_config(args.config_file, args.opts)
+    cfg = model_config(args.config_file, args.opts, modules=args.modules, from_weights=False)
     row = analyze_config(cfg, tuple(args.size) if args.size else None)
     rows = [{"config": args.config_file, "changes": args.opts, **row}]
     print(analysis_report(row))

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 
-from lambda_det.commands import command_parser
+from lambda_det.commands import add_import, command_parser
 from lambda_det.comparison import collect, execute, read_suite, results_markdown
 from lambda_det.comparison.collect import published_rows
 from lambda_det.comparison.outputs import check_record, write_record, write_results
@@ -21,6 +21,7 @@ from lambda_det.comparison.processes import default_jobs, device_groups
 from lambda_det.comparison.results import keep, zeroed_missing
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Run, chosen_runs
+from lambda_det.engine.setup import import_modules, import_words
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import check_writable
 from lambda_det.records import record_path, results_folder, tool_command
@@ -63,7 +64,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="KEY VALUE",
         help="config keys of every run, which override the suite's",
     )
-    return parser.parse_args(argv)
+    return add_import(parser).parse_args(argv)
 
 
 @exit_on_input_error
@@ -73,7 +74,14 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, end)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("lambda_det").setLevel(logging.INFO)
-    suite = read_suite(args.suite, args.output, args.opts, gpus_per_run=args.gpus_per_run)
+    import_modules(args.modules)
+    suite = read_suite(
+        args.suite,
+        args.output,
+        args.opts,
+        gpus_per_run=args.gpus_per_run,
+        modules=args.modules,
+    )
     published_rows(suite)  # a wrong name raises before days of training
     chosen = chosen_runs(suite, args.only)
     check_writable(os.path.join(args.output, "results.json"))
@@ -121,7 +129,7 @@ def end(number: int, _frame: object) -> None:
 def command_of(args: argparse.Namespace, run: Run | None = None) -> str:
     """The command that was run, or the command for one run alone. ``--no-run`` and ``--record`` are
     left out, because the numbers do not depend on them."""
-    arguments = ["--suite", args.suite, "--output", args.output]
+    arguments = ["--suite", args.suite, "--output", args.output, *import_words(args.modules)]
     for key in args.only if run is None else [run.key]:
         arguments += ["--only", key]
     arguments += ["--jobs", str(args.jobs)] if args.jobs else []

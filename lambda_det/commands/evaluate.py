@@ -1,4 +1,4 @@
-"""Compute COCO box and mask AP and AR of a config with weights, or of saved predictions.
+"""Compute COCO's AP and AR of a config with weights, or of saved predictions.
 
 lambda_det evaluate --config-file C.yaml --weights W.pth [--zeroed res4,res5] [--output O.json]
                     [KEY VALUE ...]
@@ -15,7 +15,7 @@ from lambda_det.commands import add_model_arguments, command_parser, overrides_o
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation import evaluate_files, metrics_table
 from lambda_det.evaluation.counting import BACKENDS
-from lambda_det.evaluation.metrics import AR_METRICS, metrics_record, per_class_table
+from lambda_det.evaluation.metrics import metrics_record, per_class_table
 from lambda_det.io import check_writable, write_json
 
 
@@ -67,7 +67,9 @@ def main(argv: list[str] | None = None) -> int:
         from lambda_det.engine import evaluate_config
 
         stages = () if args.zeroed is None else tuple(args.zeroed.split(","))
-        results = evaluate_config(args.config_file, overrides_of(args), zeroed_stages=stages)
+        results = evaluate_config(
+            args.config_file, overrides_of(args), zeroed_stages=stages, modules=args.modules
+        )
     else:
         logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
         logging.getLogger("lambda_det").setLevel(logging.INFO)
@@ -86,6 +88,6 @@ def print_tables(results: dict[str, dict], args: argparse.Namespace) -> None:
     for name, metrics in results.items():
         print(f"{name or args.predictions} (percent):")
         print(metrics_table(metrics))
-        print(metrics_table(metrics, AR_METRICS))
+        print(metrics_table(metrics, "AR"))
         if args.per_class:
             print(per_class_table(metrics))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from lambda_det.commands import add_model_arguments, command_parser, overrides_of
-from lambda_det.configs import load_config
+from lambda_det.engine.setup import model_config
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.export import export_config
 from lambda_det.export.exporting import TOLERANCE
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             f"--method {args.method}: networks are always traced, because PyTorch has deprecated "
             "scripting; leave the flag out, or choose --format torch_export or onnx"
         )
-    cfg = load_config(args.config_file, overrides_of(args))
+    cfg = model_config(args.config_file, overrides_of(args), modules=args.modules)
     if not cfg.MODEL.WEIGHTS:
         print("MODEL.WEIGHTS is empty: the exported weights are random")
     result = export_config(

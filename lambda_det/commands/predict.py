@@ -1,4 +1,4 @@
-"""Predict on images and videos: draw boxes, masks, names and scores, and write COCO results.
+"""Predict on images and videos: draw boxes, masks, keypoints and scores, and write COCO results.
 
 lambda_det predict --config-file C.yaml --weights W.pth --input photo.jpg 'frames/*.png' folder \\
     film.mp4 --output DIR [KEY VALUE ...]
@@ -12,9 +12,16 @@ import logging
 import sys
 from dataclasses import asdict
 
-from lambda_det.commands import add_model_arguments, command_parser, overrides_of
+from lambda_det.commands import (
+    add_model_arguments,
+    command_parser,
+    overrides_of,
+    split_overrides,
+)
 from lambda_det.configs import load_config
-from lambda_det.engine.setup import check_device, check_values, split_overrides
+from lambda_det.engine.checks import check_device
+from lambda_det.engine.setup import import_modules
+from lambda_det.engine.values import check_values
 from lambda_det.errors import exit_on_input_error
 
 
@@ -48,9 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     from lambda_det.predict import predict_files
 
     device = [] if args.device is None else ["MODEL.DEVICE", args.device]
+    import_modules(args.modules)
     cfg = load_config(args.config_file, overrides_of(args) + device)
     check_values(cfg)
-    check_device(cfg)
+    check_device(cfg.MODEL.DEVICE)
     done = predict_files(
         cfg,
         args.input,

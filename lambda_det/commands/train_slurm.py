@@ -12,11 +12,12 @@ import sys
 
 from detectron2.engine import default_argument_parser
 
-from lambda_det.commands import command_parser, train_net
+from lambda_det.commands import add_import, command_parser, train_net
 from lambda_det.configs import load_config
-from lambda_det.engine.setup import check_values
-from lambda_det.engine.slurm import CLUSTERS, TrainingJob, import_submitit, minutes_of, submit
+from lambda_det.engine.setup import import_modules
+from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError, exit_on_input_error
+from lambda_det.slurm import CLUSTERS, TrainingJob, import_submitit, minutes_of, submit
 
 _NOT_WITH_A_JOB = ("num_gpus", "num_machines", "machine_rank", "dist_url")
 
@@ -56,7 +57,7 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
 def main(argv: list[str] | None = None) -> int:
     args, rest = parse_arguments(argv)
     submitit = import_submitit()
-    parser = default_argument_parser()
+    parser = add_import(default_argument_parser())
     training = parser.parse_args(rest)
     for name in _NOT_WITH_A_JOB:
         if getattr(training, name) != parser.get_default(name):
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> int:
             raise InputError(
                 f"--{name.replace('_', '-')} {getattr(args, name)}: expected 1 or more"
             )
+    import_modules(training.modules)
     cfg = load_config(training.config_file, training.opts)
     check_values(cfg)
     folder = args.job_folder or os.path.join(cfg.OUTPUT_DIR, "slurm")

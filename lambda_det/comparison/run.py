@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
+from lambda_det.engine.setup import import_words
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Run:
         zeroed: whether the weights are evaluated once more with these branches zeroed.
         pretrain: command that runs before the training, or "".
         weights: path of the weights that this command writes and the training starts from, or "".
+        modules: modules that its commands import.
         kept: path of the JSON that is kept of the finished run, or "".
         settings: the settings that the run's numbers depend on, see
             :mod:`lambda_det.comparison.settings`.
@@ -48,6 +50,7 @@ class Run:
     zeroed: bool = False
     pretrain: str = ""
     weights: str = ""
+    modules: tuple[str, ...] = ()
     kept: str = ""
     settings: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
@@ -57,6 +60,7 @@ class Run:
         flags = ["--resume"] if self.resume else []
         if self.gpus > 1:  # detectron2's default port would be the same for every run
             flags += ["--num-gpus", str(self.gpus), "--dist-url", "auto"]
+        flags += import_words(self.modules)
         own = ["OUTPUT_DIR", self.folder, "SEED", str(self.seed)]
         return ["--config-file", self.config, *flags, *self.overrides, *own]
 
@@ -117,7 +121,7 @@ def zeroed_command(run: Run) -> list[str]:
     """
     return [
         *_LAMBDA_DET, "evaluate", "--zeroed", ",".join(CONTROLLED_STAGES),
-        "--config-file", os.path.join(run.folder, "config.yaml"),
+        *import_words(run.modules), "--config-file", os.path.join(run.folder, "config.yaml"),
         *run.overrides, "OUTPUT_DIR", run.folder, "MODEL.WEIGHTS", final_weights(run),
     ]  # fmt: skip
 

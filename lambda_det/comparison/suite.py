@@ -93,7 +93,12 @@ def chosen_runs(suite: Suite, only: Sequence[str]) -> list[Run]:
 
 
 def read_suite(
-    path: str, output: str, overrides: Sequence[str] = (), *, gpus_per_run: int | None = None
+    path: str,
+    output: str,
+    overrides: Sequence[str] = (),
+    *,
+    gpus_per_run: int | None = None,
+    modules: Sequence[str] = (),
 ) -> Suite:
     """Read a suite file and plan its runs below ``output``.
 
@@ -102,6 +107,7 @@ def read_suite(
         output: folder of the comparison.
         overrides: KEY VALUE arguments for every run, which take precedence over the suite's.
         gpus_per_run: number of GPUs of each run, in place of the suite's.
+        modules: modules that the commands of each run import.
 
     Raises:
         InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
@@ -137,7 +143,7 @@ def read_suite(
         sets=file.labels(file.sets),
         prepare=file.prepare(),
         runs=tuple(
-            _planned_run(file, place, seed, arguments[place], cfg, without=without)
+            _planned_run(file, place, seed, arguments[place], cfg, modules, without=without)
             for seed in keys.seeds
             for without in (False, True)
             for place, cfg in configs.items()
@@ -156,6 +162,7 @@ def _planned_run(
     seed: int,
     arguments: tuple[str, ...],
     cfg: CfgNode,
+    modules: Sequence[str],
     *,
     without: bool,
 ) -> Run:
@@ -193,6 +200,7 @@ def _planned_run(
         zeroed=not without and ZEROED in keys.controls and idle_stages(cfg) is not None,
         pretrain=command,
         weights=weights,
+        modules=tuple(modules),
         kept=kept,
         settings=settings,
     )

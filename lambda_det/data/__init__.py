@@ -2,6 +2,7 @@
 
 from lambda_det.data.coco_folder import register_coco_folder
 from lambda_det.data.config_datasets import configure_datasets
+from lambda_det.data.datasets import Datasets, resolve_datasets
 from lambda_det.data.loaders import (
     build_test_loader,
     build_train_loader,
@@ -13,6 +14,7 @@ from lambda_det.data.shapes import generate_shapes, shapes_statistics
 from lambda_det.data.shapes_folder import generate_shapes_folder
 
 __all__ = [
+    "Datasets",
     "LambdaDatasetMapper",
     "build_test_loader",
     "build_train_loader",
@@ -21,6 +23,7 @@ __all__ = [
     "generate_shapes",
     "generate_shapes_folder",
     "register_coco_folder",
+    "resolve_datasets",
     "shapes_statistics",
     "training_loader",
 ]

@@ -13,7 +13,7 @@ import numpy as np
 from detectron2.data import transforms as T
 from fvcore.transforms.transform import PadTransform
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 
 def large_scale_jitter(
@@ -32,11 +32,12 @@ def large_scale_jitter(
     """
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
         raise InputError(
-            f"INPUT.LSJ.SCALE {tuple(scale)}: two factors are needed, 0 < smallest <= largest"
+            f"{key('INPUT.LSJ.SCALE')} {tuple(scale)}: two factors are needed, "
+            "0 < smallest <= largest"
         )
     if len(size) != 2 or not all(isinstance(s, int) and s > 0 for s in size):
         raise InputError(
-            f"INPUT.LSJ.SIZE {tuple(size)}: height and width are needed, integers above 0"
+            f"{key('INPUT.LSJ.SIZE')} {tuple(size)}: height and width are needed, integers above 0"
         )
     augmentations: list[T.Augmentation] = [
         JitteredResize(scale[0], scale[1], size[0], size[1]),

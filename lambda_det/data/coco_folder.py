@@ -17,12 +17,13 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from lambda_det.data.coco_json import read_coco_json
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "LAMBDA_DET_COCO_FOLDER"
 PREFIX = "coco_folder_"
+KEYPOINTS = "person_keypoints_"
 
 # COCO keeps annotations of other kinds in the same folder; these files are not splits.
 _OTHER_ANNOTATIONS = re.compile(r"^(captions|image_info|panoptic|person_keypoints|stuff)_")
@@ -34,8 +35,9 @@ def register_coco_folder(root: str, split: str) -> str:
     The json is ``<root>/annotations/instances_<split>.json``, or else
     ``<root>/annotations/<split>.json``. The images are in ``<root>/<split>/``,
     ``<root>/images/<split>/`` or ``<root>/images/``, whichever exists first. The dataset is called
-    ``coco_folder_<split>`` and replaces an earlier one of that name. The metadata (classes,
-    contiguous ids) are set at once; detectron2's ``load_coco_json`` reads the data when
+    ``coco_folder_<split>`` and replaces an earlier one of that name. The images of the split
+    ``person_keypoints_<split>``, as COCO calls it, are those of ``<split>``. The metadata (classes,
+    contiguous ids, keypoints) are set at once; detectron2's ``load_coco_json`` reads the data when
     ``DatasetCatalog.get`` is called.
 
     Raises:
@@ -55,6 +57,7 @@ def register_coco_folder(root: str, split: str) -> str:
         evaluator_type="coco",
         thing_classes=summary.class_names,
         thing_dataset_id_to_contiguous_id=summary.contiguous_ids,
+        **summary.keypoint_metadata,
     )
     return name
 
@@ -91,6 +94,7 @@ def _read(name: str, json_file: str, image_root: str) -> list[dict]:
     MetadataCatalog.get(name).set(
         thing_classes=summary.class_names,
         thing_dataset_id_to_contiguous_id=summary.contiguous_ids,
+        **summary.keypoint_metadata,
     )
     return load_coco_json(json_file, image_root, name)
 
@@ -103,7 +107,7 @@ def locate_split(root: str, split: str) -> tuple[str, str]:
     """
     root = absolute(root)
     if not os.path.isdir(root):
-        raise InputError(f"DATASETS.COCO_FOLDER {root} is not a directory")
+        raise InputError(f"{key('DATASETS.COCO_FOLDER')} {root} is not a directory")
     json_file = json_of(root, split)
     if json_file is None:
         expected = os.path.join(root, "annotations", f"instances_{split}.json")
@@ -111,9 +115,10 @@ def locate_split(root: str, split: str) -> tuple[str, str]:
             f"annotation file {expected} does not exist; "
             f"splits of this COCO folder: {', '.join(folder_splits(root)) or 'none'}"
         )
+    folder = split.removeprefix(KEYPOINTS)
     candidates = (
-        os.path.join(root, split),
-        os.path.join(root, "images", split),
+        os.path.join(root, folder),
+        os.path.join(root, "images", folder),
         os.path.join(root, "images"),
     )
     for image_root in candidates:

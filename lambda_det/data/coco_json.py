@@ -38,6 +38,10 @@ class CocoSummary:
             segmentation; None if there is no such image.
         unevaluable: id of the first annotation that COCO's evaluation cannot use because
             ``iscrowd`` or ``area`` is missing; None if there is no such annotation.
+        keypoints: names of the keypoints; empty if no category has any, or if two categories have
+            different ones.
+        misfit: id of the first annotation that has another number of keypoints; None if there is
+            no such annotation.
     """
 
     json_file: str
@@ -47,6 +51,8 @@ class CocoSummary:
     most_objects: tuple[int, str]
     unmasked: str | None
     unevaluable: int | None
+    keypoints: tuple[str, ...] = ()
+    misfit: int | None = None
 
     @property
     def class_names(self) -> list[str]:
@@ -57,6 +63,19 @@ class CocoSummary:
     def contiguous_ids(self) -> dict[int, int]:
         """Map from the json's category id to the contiguous id, which starts at 0."""
         return {category_id: index for index, (category_id, _) in enumerate(self.categories)}
+
+    @property
+    def keypoint_metadata(self) -> dict[str, list]:
+        """detectron2's ``keypoint_names`` and ``keypoint_flip_map``; empty without keypoints.
+
+        A horizontal flip exchanges each keypoint whose name contains ``left`` with the one that has
+        ``right`` in its place.
+        """
+        if not self.keypoints:
+            return {}
+        pairs = [(name, name.replace("left", "right")) for name in self.keypoints]
+        flips = [pair for pair in pairs if pair[0] != pair[1] and pair[1] in self.keypoints]
+        return {"keypoint_names": list(self.keypoints), "keypoint_flip_map": flips}
 
 
 _cache: dict[tuple[str, str, int, int], CocoSummary] = {}
@@ -128,15 +147,25 @@ def parse_coco_json(json_file: str) -> dict:
 def _summarize(json_file: str, content: dict, image_root: str | None) -> CocoSummary:
     names = _check_categories(json_file, content["categories"])
     images = _check_images(json_file, content["images"])
-    found = _check_annotations(json_file, content["annotations"], names, images)
+    keypoints = _keypoints_of(content["categories"])
+    found = _check_annotations(json_file, content["annotations"], names, images, len(keypoints))
     if image_root is not None:
         _check_files(json_file, [image["file_name"] for image in images.values()], image_root)
     return CocoSummary(
         json_file=json_file,
         categories=tuple(sorted(names.items())),
         num_images=len(images),
+        keypoints=keypoints,
         **found,
     )
+
+
+def _keypoints_of(categories: list[dict]) -> tuple[str, ...]:
+    lists = [c["keypoints"] for c in categories if c.get("keypoints")]
+    if not lists or any(names != lists[0] for names in lists):
+        return ()
+    is_text = isinstance(lists[0], list) and all(isinstance(name, str) for name in lists[0])
+    return tuple(lists[0]) if is_text and len(set(lists[0])) == len(lists[0]) else ()
 
 
 def _entry(json_file: str, section: str, index: int, entry: object, keys: tuple[str, ...]) -> dict:
@@ -198,13 +227,17 @@ def _check_images(json_file: str, images: list) -> dict[int, dict]:
 
 
 def _check_annotations(
-    json_file: str, annotations: list, names: dict[int, str], images: dict[int, dict]
+    json_file: str,
+    annotations: list,
+    names: dict[int, str],
+    images: dict[int, dict],
+    num_keypoints: int,
 ) -> dict[str, object]:
     """Check all annotations and return what :class:`CocoSummary` says of them."""
     seen: set[int] = set()
     objects: Counter[int] = Counter()
     codes, owners = [], []
-    unmasked, unevaluable = None, None
+    unmasked, unevaluable, misfit = None, None, None
     for index, entry in enumerate(annotations):
         annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
         image_id = annotation["image_id"]
@@ -227,6 +260,8 @@ def _check_annotations(
             is_finite(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
         ):
             unevaluable = annotation["id"]
+        if misfit is None and len(annotation.get("keypoints") or ()) not in (0, 3 * num_keypoints):
+            misfit = annotation["id"]
         if not is_object:
             continue
         objects[image_id] += 1
@@ -243,6 +278,7 @@ def _check_annotations(
         "most_objects": (most, images[crowded]["file_name"] if most else ""),
         "unmasked": unmasked,
         "unevaluable": unevaluable,
+        "misfit": misfit,
     }
 
 

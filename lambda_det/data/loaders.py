@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, samplers
@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from lambda_det.data.mapper import LambdaDatasetMapper
 from lambda_det.data.order import Key, KeyStream, MakeSampler, sampler_maker, wide_images
 from lambda_det.data.training_images import training_images
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 from lambda_det.randomness import seeded
 
 logger = logging.getLogger(__name__)
@@ -60,23 +60,16 @@ class TrainingLoader:
         seed: int,
     ) -> None:
         self.seed, self.start, self.num_images = seed, 0, len(images)
+        self.batch_size = batch_size
         self._dataset = _SeededImages(DatasetFromList(images, copy=False), mapper)
         self._wide = wide_images(images) if group_by_aspect else None
-        self._make_sampler, self._batch_size = make_sampler, batch_size
+        self._make_sampler = make_sampler
         self._num_workers = num_workers
         self._running: Generator | None = None
 
     def __iter__(self) -> Generator[list[dict], None, None]:
         self._running = self._batches()
         return self._running
-
-    def first_batch(self, mapper: Mapper) -> list[dict]:
-        """Map the first batch with another mapper; iteration still starts with that batch."""
-        keys = KeyStream(
-            self._make_sampler, self._batch_size, self._wide, seed=self.seed, start=self.start
-        )
-        images = _SeededImages(self._dataset.images, mapper)
-        return [images[key] for key in itertools.islice(keys, self._batch_size)]
 
     def close(self) -> None:
         """End the worker processes."""
@@ -85,7 +78,7 @@ class TrainingLoader:
 
     def _batches(self) -> Generator[list[dict], None, None]:
         keys = KeyStream(
-            self._make_sampler, self._batch_size, self._wide, seed=self.seed, start=self.start
+            self._make_sampler, self.batch_size, self._wide, seed=self.seed, start=self.start
         )
         single = iter(
             DataLoader(
@@ -100,7 +93,7 @@ class TrainingLoader:
             )
         )
         while True:
-            yield [next(single) for _ in range(self._batch_size)]
+            yield [next(single) for _ in range(self.batch_size)]
 
 
 class _SeededImages(Dataset):
@@ -182,7 +175,8 @@ def _share_of_batch(total: int) -> int:
     world = comm.get_world_size()
     if total < 1 or total % world:
         raise InputError(
-            f"SOLVER.IMS_PER_BATCH={total}: expected a multiple of the number of processes, {world}"
+            f"{key('SOLVER.IMS_PER_BATCH')}={total}: expected a multiple of the number of "
+            f"processes, {world}"
         )
     return total // world
 
@@ -199,6 +193,24 @@ def detection_test_loader(
 ) -> Iterable[list[dict]]:
     """Build the loader of :func:`build_test_loader` from explicit arguments, for a LazyConfig."""
     return _finishing(build_detection_test_loader(dataset, mapper=mapper, num_workers=num_workers))
+
+
+class FirstBatches:
+    """The first batches of a test loader.
+
+    Args:
+        loader: the test loader.
+        number: largest number of batches.
+    """
+
+    def __init__(self, loader: DataLoader, number: int) -> None:
+        self._loader, self._number = loader, min(number, len(loader))
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator:
+        return itertools.islice(self._loader, self._number)
 
 
 def _finishing(loader: DataLoader) -> DataLoader:

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
 from lambda_det.data.augmentations import keep_one_pixel, large_scale_jitter
 from lambda_det.data.image_files import read_image
@@ -33,6 +33,7 @@ class LambdaDatasetMapper(DatasetMapper):
       bitmasks.
     - An image that cannot be decoded or whose size is not that of the json, and an annotation whose
       mask cannot be used, raise an :class:`~lambda_det.errors.InputError` that names the file.
+    - An object without keypoints, beside others that have some, gets invisible ones.
     - Objects that a crop removes are dropped in both mask formats (detectron2 v0.5 stops with an
       error on a polygon that is cropped to nothing). Polygons of fewer than 3 points are dropped
       too. An image without objects has an empty ``gt_masks``.
@@ -55,6 +56,10 @@ class LambdaDatasetMapper(DatasetMapper):
             raise InputError(
                 f"INPUT.RANDOM_FLIP {flip!r}: 'horizontal', 'vertical' or 'none' is allowed"
             )
+        if cfg.MODEL.KEYPOINT_ON and not is_train:  # detectron2 wants the training sets' metadata
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.KEYPOINT_ON = False
         arguments = super().from_config(cfg, is_train)
         if is_train and cfg.INPUT.LSJ.ENABLED:
             if cfg.INPUT.CROP.ENABLED:
@@ -78,7 +83,7 @@ class LambdaDatasetMapper(DatasetMapper):
         Returns:
             A dict in the input format of detectron2's models: ``image`` (3, H, W) uint8, and in
             training ``instances`` with ``gt_boxes`` (x1, y1, x2, y2 in pixels), ``gt_classes`` and,
-            if masks are on, ``gt_masks``.
+            if they are on, ``gt_masks`` and ``gt_keypoints``.
 
         Raises:
             InputError: the image or an annotation cannot be used, see the class.
@@ -126,6 +131,8 @@ class LambdaDatasetMapper(DatasetMapper):
         """Check one annotation and convert it, in place, to what its transformation needs."""
         if not self.use_keypoint:
             annotation.pop("keypoints", None)
+        else:  # a class without keypoints, beside one that has them
+            annotation.setdefault("keypoints", [0.0] * 3 * len(self.keypoint_hflip_indices))
         annotation["bbox"] = [float(value) for value in annotation["bbox"]]
         if not self.use_instance_mask:
             annotation.pop("segmentation", None)
@@ -185,6 +192,9 @@ class LambdaDatasetMapper(DatasetMapper):
                 if self.instance_mask_format == "polygon"
                 else BitMasks(torch.zeros(0, *height_width, dtype=torch.bool))
             )
+        if self.use_keypoint:
+            shape = 0, len(self.keypoint_hflip_indices), 3
+            instances.gt_keypoints = Keypoints(torch.zeros(shape))
         return instances
 
 
@@ -203,6 +213,8 @@ def _tight_box(segmentation: list[np.ndarray] | np.ndarray) -> Boxes:
 def _plain(annotation: dict) -> dict:
     """Convert values to types that PyTorch accepts without a warning: lists, writable arrays."""
     annotation["bbox"] = [float(value) for value in annotation["bbox"]]
+    if "keypoints" in annotation:
+        annotation["keypoints"] = annotation["keypoints"].tolist()
     if isinstance(annotation.get("segmentation"), np.ndarray):
         annotation["segmentation"] = annotation["segmentation"].copy()
     return annotation

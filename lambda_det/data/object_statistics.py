@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from detectron2.structures import BoxMode
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 _MODES = (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
 
@@ -69,7 +69,8 @@ def object_statistics(images: Sequence[dict]) -> ObjectStatistics:
     try:
         array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     except OverflowError as error:  # an integer in JSON may have any size
-        raise InputError("DATASETS.TRAIN: a number of a bbox is too large for a float") from error
+        name = key("DATASETS.TRAIN")
+        raise InputError(f"{name}: a number of a bbox is too large for a float") from error
     corners = np.asarray(modes, dtype=bool)
     array[corners, 2:] -= array[corners, :2]
     sizes = [(image.get("height", 0), image.get("width", 0)) for image in images]

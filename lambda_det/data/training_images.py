@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 
 from lambda_det.data.object_statistics import TrainingResize, object_statistics
 from lambda_det.data.training_set_checks import check_objects
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 _ANCHOR_BASED = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 
@@ -41,28 +41,45 @@ def training_images(cfg: CfgNode) -> list[dict]:
             f"are filtered out (DATALOADER.FILTER_EMPTY_ANNOTATIONS {filter_empty}): crowd regions "
             "and objects whose polygons all have fewer than 3 points do not count"
         ) from error
-    check_images(cfg, images)
+    check_images(
+        images,
+        names,
+        resize=training_resize(cfg),
+        num_classes=_num_classes(cfg),
+        anchor_sizes=_anchor_sizes(cfg),
+    )
     return images
 
 
-def check_images(cfg: CfgNode, images: Sequence[dict]) -> None:
-    """Run :func:`~lambda_det.data.training_set_checks.check_objects` with the values of a config.
+def check_images(
+    images: Sequence[dict],
+    names: Sequence[str],
+    *,
+    resize: TrainingResize,
+    num_classes: int | None,
+    anchor_sizes: Sequence[float],
+) -> None:
+    """Run :func:`~lambda_det.data.training_set_checks.check_objects` on a training set.
 
     Images without annotations are not checked.
+
+    Args:
+        images: in detectron2's dataset format.
+        names: the datasets of the training set.
+        resize, num_classes, anchor_sizes: as for ``check_objects``.
 
     Raises:
         InputError: a check fails.
     """
     if "annotations" not in images[0]:
         return
-    names = tuple(cfg.DATASETS.TRAIN)
     check_objects(
         object_statistics(images),
-        f"DATASETS.TRAIN {names}",
-        resize=training_resize(cfg),
-        num_classes=_num_classes(cfg),
-        class_names=MetadataCatalog.get(names[0]).get("thing_classes") or (),
-        anchor_sizes=_anchor_sizes(cfg),
+        f"{key('DATASETS.TRAIN')} {tuple(names)}",
+        resize=resize,
+        num_classes=num_classes,
+        class_names=MetadataCatalog.get(names[0]).get("thing_classes") or () if names else (),
+        anchor_sizes=anchor_sizes,
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lambda_det.data.object_statistics import ObjectStatistics, TrainingResize
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ def _check_classes(
         raise InputError(
             f"{source}: an object has the contiguous class id {wrong}, but the model has "
             f"{num_classes} classes (0 to {num_classes - 1}); give the dataset thing_classes in "
-            "its metadata, or set MODEL.ROI_HEADS.NUM_CLASSES (MODEL.RETINANET.NUM_CLASSES)"
+            f"its metadata, or set {key('MODEL.ROI_HEADS.NUM_CLASSES')} "
+            f"({key('MODEL.RETINANET.NUM_CLASSES')})"
         )
     used = set(np.unique(objects.classes).tolist())
     unused = [index for index in range(num_classes) if index not in used]
@@ -174,9 +175,9 @@ def _check_sizes(
     if tiny > _SOME * len(objects):
         logger.warning(
             "%s: %d of %d objects are narrower than a pixel after resizing and cannot be "
-            "detected; raise INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN (INPUT.LSJ.SIZE), or cut the "
-            "images into tiles",
-            source, tiny, len(objects),
+            "detected; raise %s and %s (%s), or cut the images into tiles",
+            source, tiny, len(objects), key("INPUT.MIN_SIZE_TRAIN"), key("INPUT.MAX_SIZE_TRAIN"),
+            key("INPUT.LSJ.SIZE"),
         )  # fmt: skip
     if not len(anchor_sizes):
         return
@@ -188,10 +189,11 @@ def _check_sizes(
     if too_small + too_large > _MOST * len(objects):
         logger.warning(
             "%s: %d of %d objects are too small and %d too large for every anchor (IoU below %g; "
-            "MODEL.ANCHOR_GENERATOR.SIZES has %g to %g pixels, the median object %.3g to %.3g "
-            "after resizing); change SIZES or INPUT's sizes",
-            source, too_small, len(objects), too_large, _SMALL_IOU, min(anchor_sizes),
-            max(anchor_sizes), float(np.median(scale * low)), float(np.median(scale * high)),
+            "%s has %g to %g pixels, the median object %.3g to %.3g after resizing); change these "
+            "or the sizes of the images",
+            source, too_small, len(objects), too_large, _SMALL_IOU,
+            key("MODEL.ANCHOR_GENERATOR.SIZES"), min(anchor_sizes), max(anchor_sizes),
+            float(np.median(scale * low)), float(np.median(scale * high)),
         )  # fmt: skip
 
 

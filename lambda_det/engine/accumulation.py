@@ -6,28 +6,30 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 
-from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 
 
-def number_of_parts(cfg: CfgNode, processes: int) -> int:
-    """``SOLVER.ACCUMULATE``.
+def check_accumulation(parts: int, images: int, processes: int) -> None:
+    """Check that the images of an iteration can be divided.
+
+    Args:
+        parts: of a process's images.
+        images: of all processes.
+        processes: their number.
 
     Raises:
-        InputError: a process's images cannot be shared out evenly among so many parts.
+        InputError: a process's images cannot be divided evenly into so many parts.
     """
-    parts, images = cfg.SOLVER.ACCUMULATE, cfg.SOLVER.IMS_PER_BATCH
-    # Without parts it is the loader's to say what is wrong.
-    if parts < 1 or (parts > 1 and images % (processes * parts)):
+    if parts > 1 and images % (processes * parts):
         raise InputError(
-            f"SOLVER.ACCUMULATE={parts}: expected a number that SOLVER.IMS_PER_BATCH {images} is a "
-            f"multiple of, times the number of processes, {processes}"
+            f"{key('SOLVER.ACCUMULATE')}={parts}: expected a number that "
+            f"{key('SOLVER.IMS_PER_BATCH')} {images} is a multiple of, times the number of "
+            f"processes, {processes}"
         )
-    return parts
 
 
 def split(images: Sequence, parts: int) -> list[Sequence]:
@@ -38,7 +40,9 @@ def split(images: Sequence, parts: int) -> list[Sequence]:
     """
     size, more = divmod(len(images), parts)
     if more or not size:
-        raise InputError(f"SOLVER.ACCUMULATE={parts}: is no divisor of a batch of {len(images)}")
+        raise InputError(
+            f"{key('SOLVER.ACCUMULATE')}={parts}: is no divisor of a batch of {len(images)}"
+        )
     return [images[start : start + size] for start in range(0, size * parts, size)]
 
 

@@ -5,42 +5,43 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.engine.checkpointing import RunCheckpointer
-from lambda_det.errors import InputError
-from lambda_det.evaluation.metrics import METRICS
+from lambda_det.engine.parts import Results
+from lambda_det.errors import InputError, key
+from lambda_det.evaluation.metrics import metric_names
 
 logger = logging.getLogger(__name__)
 
 BEST = "model_best.pth"
 
 
-class BestCheckpoint:
+class BestWeights:
     """Writes ``model_best.pth``: the weights as they were evaluated, ``iteration`` (the last
-    finished one, from 0), ``metric`` and ``value`` (percent).
+    finished one, from 0), ``metric`` and ``value``.
 
-    The file is also the memory of a resumed run, which so knows of evaluations behind the
-    checkpoint that it goes on from.
+    A resumed run reads the value from the file, and so knows of evaluations after the checkpoint
+    that it continues from.
 
     Args:
-        cfg: names the metric in ``TEST.BEST_METRIC``; "" keeps none.
+        metric: task and name of a metric, such as ``"segm/AP"``, with the dataset before it where
+            several are evaluated and it is not of the first; "" = no file is written.
         checkpointer: of the run.
     """
 
-    def __init__(self, cfg: CfgNode, checkpointer: RunCheckpointer) -> None:
-        self._metric, self._sets = cfg.TEST.BEST_METRIC, tuple(cfg.DATASETS.TEST)
-        self._checkpointer = checkpointer
-        self._path = os.path.join(cfg.OUTPUT_DIR, BEST)
+    def __init__(self, metric: str, checkpointer: RunCheckpointer) -> None:
+        self._metric, self._checkpointer = metric, checkpointer
+        self._path = os.path.join(checkpointer.save_dir, BEST)
         self._value = -math.inf
 
     def resume(self) -> None:
-        """Take up what the file says; a damaged one, or another metric's, is begun anew."""
+        """Take the value from the file; a damaged file, or another metric's, is begun anew."""
         if not self._metric or not comm.is_main_process() or not os.path.exists(self._path):
             return
         try:
@@ -53,25 +54,29 @@ class BestCheckpoint:
             self._value = value
         else:
             logger.warning(
-                "--resume: %s is the best by %s, TEST.BEST_METRIC is %s now",
-                self._path, metric, self._metric,
+                "--resume: %s is the best by %s, %s is %s now",
+                self._path, metric, key("TEST.BEST_METRIC"), self._metric,
             )  # fmt: skip
 
-    def offer(self, results: Mapping[str, Mapping], iteration: int) -> None:
-        """Keep the model of the moment if its results are better than all before.
+    def offer(self, results: Results, iteration: int) -> None:
+        """Keep the current weights if their results are better than all before.
 
         Args:
-            results: of ``Trainer.test``.
+            results: of an evaluation.
             iteration: the last finished one.
 
         Raises:
-            InputError: the file cannot be written; the earlier one is as it was.
+            InputError: the file cannot be written; the earlier one is unchanged.
         """
-        if not self._metric or not self._sets or not comm.is_main_process():
+        if not self._metric or not results or not comm.is_main_process():
             return
-        dataset, task, name = _parts(self._metric, self._sets)
-        found = results if len(self._sets) == 1 else results.get(dataset, {})
-        value = found.get(task, {}).get(name)
+        values = flatten_results_dict(results)
+        first = next(iter(results))  # a dataset, where there are several
+        names = [self._metric, f"{first}/{self._metric}"]
+        rest = self._metric  # the name of a dataset, which may have a "/", stands before the task
+        while "/" in (rest := rest.partition("/")[2]):
+            names.append(rest)
+        value = next((values[name] for name in names if name in values), None)
         if value is None or math.isnan(value):
             logger.warning("the evaluation has no %s: no best checkpoint", self._metric)
         elif value > self._value:
@@ -84,39 +89,36 @@ class BestCheckpoint:
             self._value = value
 
 
-def check_best_metric(cfg: CfgNode) -> None:
-    """Is TEST.BEST_METRIC one that an evaluation gives?
+def check_best_metric(metric: str, sets: Sequence[str], tasks: Sequence[str]) -> None:
+    """Check that an evaluation of COCO's metrics has a metric.
+
+    Args:
+        metric: see :class:`BestWeights`; "" is allowed.
+        sets: names of the datasets that are evaluated.
+        tasks: what is evaluated of ``"bbox"``, ``"segm"`` and ``"keypoints"``.
 
     Raises:
-        InputError: it is not.
+        InputError: it does not.
     """
-    metric, sets = cfg.TEST.BEST_METRIC, tuple(cfg.DATASETS.TEST)
     if not metric:
         return
+    name = key("TEST.BEST_METRIC")
     if not sets:
         raise InputError(
-            f"TEST.BEST_METRIC={metric!r}: DATASETS.TEST is empty, nothing is evaluated"
+            f"{name}={metric!r}: {key('DATASETS.TEST')} is empty, nothing is evaluated"
         )
-    tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-    dataset, task, name = _parts(metric, sets)
-    classes = MetadataCatalog.get(dataset).get("thing_classes", []) if dataset in sets else []
-    per_class = {f"AP-{name}" for name in classes} if len(classes) > 1 else set()
-    if dataset not in sets or task not in tasks or name not in {*METRICS, *per_class}:
-        more = f", before it a dataset of DATASETS.TEST ({', '.join(sets)})" if sets[1:] else ""
+    dataset = next((one for one in sets if metric.startswith(f"{one}/")), sets[0])
+    task, _, last = metric.removeprefix(f"{dataset}/").partition("/")
+    classes = MetadataCatalog.get(dataset).get("thing_classes", [])
+    per_class = {f"AP-{one}" for one in classes} if len(classes) > 1 else set()
+    names = metric_names(task if task in tasks else tasks[0])
+    if task not in tasks or last not in {*names, *per_class}:
+        more = (
+            f", before it a dataset of {key('DATASETS.TEST')} ({', '.join(sets)})"
+            if len(sets) > 1
+            else ""
+        )
         raise InputError(
-            f"TEST.BEST_METRIC={metric!r}: expected one of {', '.join(tasks)}, a '/' and one of "
-            f"{', '.join(METRICS)}, AP-<name of a class>{more}"
+            f"{name}={metric!r}: expected one of {', '.join(tasks)}, a '/' and one of "
+            f"{', '.join(names)}, AP-<name of a class>{more}"
         )
-
-
-def _parts(metric: str, sets: tuple[str, ...]) -> tuple[str, str, str]:
-    """Dataset (the first one where none is named), task and name of a metric."""
-    for dataset in sets:
-        if metric.startswith(f"{dataset}/"):
-            return dataset, *_task_and_name(metric.removeprefix(f"{dataset}/"))
-    return sets[0], *_task_and_name(metric)
-
-
-def _task_and_name(metric: str) -> tuple[str, str]:
-    task, _, name = metric.partition("/")
-    return task, name

@@ -9,6 +9,7 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from lambda_det.backbone.residual_branches import closed_branches, mean_last_norms
+from lambda_det.errors import key
 from lambda_det.layers import LambdaLayer
 
 logger = logging.getLogger(__name__)
@@ -26,19 +27,41 @@ class BranchReport(HookBase):
     """
 
     def before_train(self) -> None:
-        warn_of_closed_branches(self.trainer.model, self.trainer.max_iter, "SOLVER.MAX_ITER gives")
+        closed, total = closed_branches(self.trainer.model)
+        if closed and self.trainer.max_iter < SHORT:
+            names = ("ZERO_INIT_RESIDUAL", "PARTIAL_INIT_AS_IDENTITY")
+            zero, identity = (key(f"MODEL.LAMBDA_RESNET.{name}") for name in names)
+            logger.warning(
+                "%d of %d residual branches start at 0 (their last norm is 0), and the run has %d "
+                "iterations: too few to open them, so that the rest of the network learns without "
+                "them; set %s False (and %s False, where weights were loaded in part), or train "
+                "for %d iterations and more",
+                closed, total, self.trainer.max_iter, zero, identity, SHORT,
+            )  # fmt: skip
 
     def after_step(self) -> None:
         if self.trainer.iter + 1 < self.trainer.max_iter:
             return
-        for name, values in log_branches(self.trainer.model).items():
+        figures = branch_figures(self.trainer.model)
+        if figures["last_norm"]:
+            embeddings = figures["embedding_rms"]
+            logger.info(
+                "mean |last norm| of the residual branches: %s%s",
+                _listing(figures["last_norm"]),
+                f"; rms of the position embeddings: {_listing(embeddings)}" if embeddings else "",
+            )
+        for name, values in figures.items():
             for stage, value in values.items():
                 self.trainer.storage.put_scalar(f"{name}/{stage}", value, smoothing_hint=False)
 
 
 def branch_figures(model: nn.Module) -> dict[str, dict[str, float]]:
-    """``last_norm``: stage -> mean |weight| of its last norms. ``embedding_rms``: stage -> root
-    mean square of its position embeddings, which start near 1."""
+    """Measure a model's residual branches.
+
+    Returns:
+        ``last_norm``: stage -> mean |weight| of its last norms. ``embedding_rms``: stage -> root
+        mean square of its position embeddings, which start near 1.
+    """
     squares: dict[str, list[torch.Tensor]] = {}
     for name, module in model.named_modules():
         if isinstance(module, LambdaLayer) and module.embedding is not None:
@@ -48,40 +71,6 @@ def branch_figures(model: nn.Module) -> dict[str, dict[str, float]]:
         "last_norm": mean_last_norms(model),
         "embedding_rms": {s: float(torch.stack(v).mean().sqrt()) for s, v in squares.items()},
     }
-
-
-def log_branches(model: nn.Module) -> dict[str, dict[str, float]]:
-    """Log the figures of a model that has been trained in one line, nothing without a ResNet, and
-    return them, as :func:`branch_figures`."""
-    figures = branch_figures(model)
-    if figures["last_norm"]:
-        embeddings = figures["embedding_rms"]
-        logger.info(
-            "mean |last norm| of the residual branches: %s%s",
-            _listing(figures["last_norm"]),
-            f"; rms of the position embeddings: {_listing(embeddings)}" if embeddings else "",
-        )
-    return figures
-
-
-def warn_of_closed_branches(model: nn.Module, iterations: int, key: str) -> None:
-    """Warn where a short training begins with residual branches that add nothing.
-
-    Args:
-        model: with the weights that it starts from.
-        iterations: that it will be trained for.
-        key: what gives their number, in words.
-    """
-    closed, total = closed_branches(model)
-    if not closed or iterations >= SHORT:
-        return
-    logger.warning(
-        "%d of %d residual branches start at 0 (their last norm is 0), and %s %d iterations: too "
-        "few to open them, so that the rest of the network learns without them; set "
-        "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL False (and PARTIAL_INIT_AS_IDENTITY False, where "
-        "weights were loaded in part), or train for %d iterations and more",
-        closed, total, key, iterations, SHORT,
-    )  # fmt: skip
 
 
 def _listing(values: dict[str, float]) -> str:

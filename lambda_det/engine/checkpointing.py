@@ -30,12 +30,21 @@ class RunCheckpointer(DetectionCheckpointer):
         model: the detector.
         folder: ``OUTPUT_DIR``.
         keep: how many ``model_*.pth`` of this run stay there; 0 is all.
+        metadata: entries that every file has besides.
         checkpointables: what has ``state_dict()`` and ``load_state_dict()``.
     """
 
-    def __init__(self, model: nn.Module, folder: str, *, keep: int = 0, **checkpointables) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: str,
+        *,
+        keep: int = 0,
+        metadata: Mapping[str, object] | None = None,
+        **checkpointables,
+    ) -> None:
         super().__init__(model, folder, **checkpointables)
-        self._keep = keep
+        self._keep, self._metadata = keep, dict(metadata or {})
 
     def save(self, name: str, **kwargs: object) -> None:
         """Write ``NAME.pth`` and the pointer to it, and remove what is more than ``keep``.
@@ -54,7 +63,7 @@ class RunCheckpointer(DetectionCheckpointer):
 
     def write(self, content: Mapping[str, object], path: str) -> None:
         """Write a checkpoint whole or not at all."""
-        save_atomically(content, path)
+        save_atomically({**self._metadata, **content}, path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Let ``last_checkpoint`` name a file."""
@@ -89,7 +98,7 @@ class RunCheckpointer(DetectionCheckpointer):
             return None
         try:
             self.load(found)
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             reason = reason_of(error)[:200]
@@ -157,6 +166,12 @@ class RunCheckpointer(DetectionCheckpointer):
         return read_file(filename).data  # runs nothing that the file may name
 
     def _load_model(self, checkpoint: dict) -> object:
+        theirs, ours = (c.get("metadata", {}).get("classes") for c in (checkpoint, self._metadata))
+        if theirs is not None and ours is not None and theirs != ours:
+            raise ValueError(
+                f"{len(theirs)} classes, first {theirs[0]!r}; the data has {len(ours)}, first "
+                f"{next((own for own in ours if own not in theirs), ours[0])!r}"
+            )
         incompatible = super()._load_model(checkpoint)
         # detectron2 goes on with whatever fits.
         missing = [name for name in incompatible.missing_keys if not _is_counter(name)]

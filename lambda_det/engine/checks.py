@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, NaiveSyncBatchNorm
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d as TorchvisionFrozenBatchNorm2d
 
 from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
 from lambda_det.configs import Layer
-from lambda_det.engine.best import check_best_metric
-from lambda_det.errors import InputError
+from lambda_det.engine.parts import RunOptions
+from lambda_det.errors import InputError, first_line_of, key
 
 logger = logging.getLogger(__name__)
 
@@ -91,13 +90,16 @@ def check_solver(
         warmup_iters: length of the warm-up.
         recipe: the batch that the rate was chosen for; None = not known.
     """
+    rate, batch, warm_up = map(
+        key, ("SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "SOLVER.WARMUP_ITERS")
+    )
     if base_lr == 0:
-        logger.warning("SOLVER.BASE_LR is 0: nothing will be learned")
+        logger.warning("%s is 0: nothing will be learned", rate)
     if max_iter > 0 and warmup_iters >= max_iter:
         logger.warning(
-            "SOLVER.WARMUP_ITERS %d is no shorter than SOLVER.MAX_ITER %d: the learning rate stays "
-            "below SOLVER.BASE_LR all the time; lower WARMUP_ITERS",
-            warmup_iters, max_iter,
+            "%s %d is no shorter than %s %d: the learning rate stays below %s all the time; lower "
+            "%s",
+            warm_up, warmup_iters, key("SOLVER.MAX_ITER"), max_iter, rate, warm_up,
         )  # fmt: skip
     if base_lr == 0 or images_per_batch < 1:
         return
@@ -105,18 +107,18 @@ def check_solver(
         suggested = recipe.rate_for(images_per_batch)
         if not 1 / _RESCALED < base_lr / suggested < _RESCALED:
             logger.warning(
-                "SOLVER.BASE_LR %g was chosen for SOLVER.IMS_PER_BATCH %d, which is now %d; for "
-                "that the linear scaling rule gives SOLVER.BASE_LR %.3g",
-                base_lr, recipe.images_per_batch, images_per_batch, suggested,
+                "%s %g was chosen for %s %d, which is now %d; for that the linear scaling rule "
+                "gives %s %.3g",
+                rate, base_lr, batch, recipe.images_per_batch, images_per_batch, rate, suggested,
             )  # fmt: skip
             return
     usual = DETECTRON2.rate_for(images_per_batch)
     if base_lr / usual >= _FAR:
         logger.warning(
-            "SOLVER.BASE_LR %g is high for SOLVER.IMS_PER_BATCH %d: %.3g times detectron2's %g for "
-            "%d images; if the loss grows or becomes NaN, set SOLVER.BASE_LR %.3g",
-            base_lr, images_per_batch, base_lr / usual, DETECTRON2.base_lr,
-            DETECTRON2.images_per_batch, usual,
+            "%s %g is high for %s %d: %.3g times detectron2's %g for %d images; if the loss grows "
+            "or becomes NaN, set %s %.3g",
+            rate, base_lr, batch, images_per_batch, base_lr / usual, DETECTRON2.base_lr,
+            DETECTRON2.images_per_batch, rate, usual,
         )  # fmt: skip
 
 
@@ -128,98 +130,98 @@ def check_pixels(images: ImageFormat) -> None:
     mean, std = images.pixel_mean, images.pixel_std
     if max(std) < 1 and max(mean) <= 1:
         logger.warning(
-            "MODEL.PIXEL_MEAN %s and MODEL.PIXEL_STD %s are for pixels of 0 to 1, and images here "
-            "are 0 to 255: multiply both by 255",
-            list(mean), list(std),
+            "%s %s and %s %s are for pixels of 0 to 1, and images here are 0 to 255: multiply both "
+            "by 255",
+            key("MODEL.PIXEL_MEAN"), list(mean), key("MODEL.PIXEL_STD"), list(std),
         )  # fmt: skip
         return
     if images.channel_order not in ("RGB", "BGR"):
         return
-    for key, values, known in (
-        ("PIXEL_MEAN", mean, IMAGENET.in_order(images.channel_order).pixel_mean),
-        ("PIXEL_STD", std, IMAGENET.in_order(images.channel_order).pixel_std),
+    for name, values, known in (
+        ("MODEL.PIXEL_MEAN", mean, IMAGENET.in_order(images.channel_order).pixel_mean),
+        ("MODEL.PIXEL_STD", std, IMAGENET.in_order(images.channel_order).pixel_std),
     ):
-        tolerance = _MEAN_TOLERANCE if key == "PIXEL_MEAN" else 0.3  # deviations are 0.25 apart
+        tolerance = _MEAN_TOLERANCE if values is mean else 0.3  # deviations are 0.25 apart
         if not _close(values, known, tolerance) and _close(values, known[::-1], tolerance):
             logger.warning(
-                "MODEL.%s %s has its channels in the other order than INPUT.FORMAT %r: set it to "
-                "%s",
-                key, list(values), images.channel_order, list(known),
+                "%s %s has its channels in the other order than %s %r: set it to %s",
+                key(name), list(values), key("INPUT.FORMAT"), images.channel_order, list(known),
             )  # fmt: skip
 
 
-def check_norms(model: nn.Module, images_per_process: int, num_processes: int) -> None:
+def check_norms(model: nn.Module, images_per_process: int | None, num_processes: int) -> None:
     """Do the model's norms normalise? To be called when its weights are there.
 
     Args:
         model: any network.
-        images_per_process: of one forward pass.
+        images_per_process: of one forward pass; None = not known.
         num_processes: that train together.
 
     Raises:
         InputError: all FrozenBatchNorm layers are as they were made: they change nothing.
     """
     frozen, idle, single = 0, [], []
+    norm = key("MODEL.LAMBDA_RESNET.NORM")
     for name, module in model.named_modules():
         if isinstance(module, (FrozenBatchNorm2d, TorchvisionFrozenBatchNorm2d)):
             frozen += 1
             if _changes_nothing(module):
                 idle.append(name)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+        elif (
+            images_per_process is not None
+            and isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.training
+        ):
             together = isinstance(module, (nn.SyncBatchNorm, NaiveSyncBatchNorm))
             if images_per_process * (num_processes if together else 1) < 2:
                 single.append(name)
     if frozen and len(idle) == frozen:
         raise InputError(
             f"all {frozen} FrozenBN layers of the model (first: {idle[0]}) were never loaded: they "
-            "normalise nothing, and the network does not learn; give MODEL.WEIGHTS that hold their "
-            "statistics, or another norm (MODEL.LAMBDA_RESNET.NORM 'BN', 'SyncBN' or 'GN')"
+            f"normalise nothing, and the network does not learn; give {key('MODEL.WEIGHTS')} that "
+            f"hold their statistics, or another norm ({norm} 'BN', 'SyncBN' or 'GN')"
         )
     if idle:
         logger.warning(
-            "%d of %d FrozenBN layers were never loaded and normalise nothing (first: %s): set "
-            "MODEL.LAMBDA_RESNET.NORM 'BN', 'SyncBN' or 'GN'",
-            len(idle), frozen, idle[0],
+            "%d of %d FrozenBN layers were never loaded and normalise nothing (first: %s): set %s "
+            "'BN', 'SyncBN' or 'GN'",
+            len(idle), frozen, idle[0], norm,
         )  # fmt: skip
     if single:
         logger.warning(
             "%d BatchNorm layers (first: %s) have the statistics of a single image (%d per "
-            "process, %d processes): raise SOLVER.IMS_PER_BATCH to 2 per process, or take 'GN', or "
-            "'SyncBN' with several GPUs ('naiveSyncBN' with several processes of a CPU)",
-            len(single), single[0], images_per_process, num_processes,
+            "process, %d processes): raise %s to 2 per process, or take 'GN', or 'SyncBN' with "
+            "several GPUs ('naiveSyncBN' with several processes of a CPU)",
+            len(single), single[0], images_per_process, num_processes, key("SOLVER.IMS_PER_BATCH"),
         )  # fmt: skip
 
 
-def check_settings(cfg: CfgNode, recipe: Recipe | None = None) -> None:
-    """The checks of a config alone, before the model is built.
-
-    Args:
-        cfg: the whole config, whose single values have been checked.
-        recipe: the batch that its rate was chosen for; None = not known.
+def check_device(device: str) -> None:
+    """Try a device.
 
     Raises:
-        InputError: see :func:`~lambda_det.engine.best.check_best_metric`.
+        InputError: PyTorch cannot use it.
     """
-    check_best_metric(cfg)
-    solver = cfg.SOLVER
-    check_solver(
-        solver.BASE_LR,
-        solver.IMS_PER_BATCH,
-        max_iter=solver.MAX_ITER,
-        warmup_iters=solver.WARMUP_ITERS,
-        recipe=recipe,
-    )
-    check_pixels(ImageFormat.from_config(cfg))
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            reason = f"PyTorch sees no GPU here; add {key('MODEL.DEVICE')} cpu"
+        else:
+            reason = f"PyTorch cannot use it ({first_line_of(error)}); expected cpu or cuda"
+        raise InputError(f"{key('MODEL.DEVICE')}={device!r}: {reason}") from error
 
 
-def check_model(cfg: CfgNode, model: nn.Module, num_processes: int) -> None:
-    """The checks of a model that has its weights.
-
-    Raises:
-        InputError: see :func:`check_norms`.
-    """
-    images = cfg.SOLVER.IMS_PER_BATCH // num_processes // cfg.SOLVER.ACCUMULATE
-    check_norms(model, images, num_processes)
+def on_device(device: str, options: RunOptions) -> RunOptions:
+    """Return the options with a precision that the device has; a change is a warning."""
+    if device != "cpu" or options.precision != "float16":
+        return options
+    logger.warning(
+        "%s with %s float16 needs a GPU: training in float32 on the CPU instead (bfloat16 works "
+        "there)",
+        key("SOLVER.AMP.ENABLED"), key("SOLVER.AMP.PRECISION"),
+    )  # fmt: skip
+    return replace(options, precision="float32")
 
 
 def _close(values: Sequence[float], others: Sequence[float], tolerance: float) -> bool:

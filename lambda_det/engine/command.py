@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from torch.multiprocessing import ProcessRaisedException
 
-from lambda_det.engine.launch import launch
+from lambda_det.engine.interruption import TrainingInterrupted
+from lambda_det.engine.launch import end_process, is_of_torchrun, launch
 from lambda_det.errors import InputError, RunFailedError, is_input_error_of_a_worker, one_line
 
 _NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
@@ -35,6 +36,12 @@ def launch_command(run: Callable[[Namespace], None], args: Namespace, device: st
             dist_url=args.dist_url,
             args=(args,),
         )
+        if is_of_torchrun():
+            end_process()
+    except TrainingInterrupted as stop:
+        if is_of_torchrun():
+            end_process(int(stop.code or 0))
+        raise
     except FloatingPointError as error:
         raise RunFailedError(str(error)) from error
     except ProcessRaisedException as error:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
+from lambda_det.backbone import build_detector
 from lambda_det.backbone.architectures import STAGES, check_stages
 from lambda_det.backbone.residual_branches import zeroed
 from lambda_det.checkpoint import load_weights
 from lambda_det.configs import load_config
-from lambda_det.engine.evaluation_hook import inference_folder
 from lambda_det.engine.setup import setup_config
-from lambda_det.engine.trainer import Trainer
+from lambda_det.engine.yacs import AUGMENTED, evaluate_model, inference_folder
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.evaluation.run_folder import zeroed_folder
@@ -41,14 +41,18 @@ def evaluate_weights(
         raise InputError("MODEL.WEIGHTS is empty: evaluation needs the weights of a trained model")
     if not cfg.DATASETS.TEST:
         raise InputError("DATASETS.TEST is empty: evaluation needs a dataset")
-    model = Trainer.build_model(cfg)
+    model = build_detector(cfg)
     load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     with zeroed(model, zeroed_stages):
-        return Trainer.test(cfg, model)
+        return evaluate_model(cfg, model)
 
 
 def evaluate_config(
-    config_file: str, overrides: Sequence[str] = (), *, zeroed_stages: Sequence[str] = ()
+    config_file: str,
+    overrides: Sequence[str] = (),
+    *,
+    zeroed_stages: Sequence[str] = (),
+    modules: Sequence[str] = (),
 ) -> dict[str, dict]:
     """Evaluate MODEL.WEIGHTS of a config file on this machine's first device.
 
@@ -59,6 +63,7 @@ def evaluate_config(
         config_file: YAML.
         overrides: KEY VALUE pairs.
         zeroed_stages: stages whose residual branches are taken as 0.
+        modules: modules to import first, which register datasets or parts of the model.
 
     Returns:
         Dataset -> task -> metrics, as :func:`~lambda_det.evaluation.counting.count`.
@@ -72,7 +77,9 @@ def evaluate_config(
     if zeroed_stages:  # from the start: nor may its log lines be taken for the training's
         folder = zeroed_folder(load_config(config_file, words).OUTPUT_DIR, zeroed_stages)
         words += ["OUTPUT_DIR", folder]
-    cfg = setup_config(Namespace(config_file=config_file, opts=words, eval_only=True))
+    cfg = setup_config(
+        Namespace(config_file=config_file, opts=words, eval_only=True, modules=modules)
+    )
     evaluate_weights(cfg, zeroed_stages=zeroed_stages)
     results = {}
     for name in cfg.DATASETS.TEST:
@@ -85,4 +92,9 @@ def evaluate_config(
             )
         with open(path, encoding="utf-8") as file:
             results[name] = json.load(file)
+        if cfg.TEST.AUG.ENABLED:
+            path = os.path.join(inference_folder(cfg, name, AUGMENTED), METRICS_FILE)
+            with open(path, encoding="utf-8") as file:
+                augmented = json.load(file)
+            results[name].update({f"{task}{AUGMENTED}": v for task, v in augmented.items()})
     return results

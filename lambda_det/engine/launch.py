@@ -6,9 +6,11 @@ wait for one that was killed.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import socket
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
@@ -78,7 +80,7 @@ def launch(
             f"--num-machines {num_machines}, --machine-rank {machine_rank}: expected 1 or more "
             "machines, and a rank from 0 to one less"
         )
-    if all(name in os.environ for name in _TORCHRUN):
+    if is_of_torchrun():
         if processes > 1 or num_machines > 1:
             raise InputError(
                 f"--num-gpus {processes}, --num-machines {num_machines}: torchrun has started the "
@@ -98,14 +100,12 @@ def launch(
     if processes * num_machines == 1:
         main(*args)
         return
-    if dist_url == "auto":
-        if num_machines > 1:
-            raise InputError(
-                "--dist-url auto: is for one machine; give tcp://HOST:PORT of the first"
-            )
-        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    if dist_url == "auto" and num_machines > 1:
+        raise InputError("--dist-url auto: is for one machine; give tcp://HOST:PORT of the first")
     world = (num_machines * processes, machine_rank * processes)
-    with passed_on() as noted:
+    with passed_on() as noted, tempfile.TemporaryDirectory(prefix="lambda_det_") as folder:
+        if dist_url == "auto":  # a file: a port that is free now may be another's a second later
+            dist_url = f"file://{folder}/rendezvous"
         context = multiprocessing.start_processes(
             _worker,
             args=(main, args, processes, on_cpu, dist_url, world),
@@ -195,7 +195,12 @@ def _worker(
 ) -> None:
     size, first = world
     _join_group(local, processes, on_cpu, dist_url, world_size=size, rank=first + local)
-    _call(main, args)
+    status = 0
+    try:
+        _call(main, args)
+    except SystemExit as stop:  # a training that a signal has ended in good order
+        status = int(stop.code or 0)
+    end_process(status)
 
 
 def _join_group(local: int, on_machine: int, on_cpu: bool, url: str, **rank: int) -> None:
@@ -216,6 +221,22 @@ def _share_cores(processes: int) -> None:
     # torchrun's own default is 1, whatever the machine has.
     if not said or (said == "1" and "TORCHELASTIC_RUN_ID" in os.environ):
         torch.set_num_threads(max(1, cores() // processes))
+
+
+def end_process(status: int = 0) -> None:
+    """End this process of several, because its work is done.
+
+    Python is not shut down: threads of gloo that are still there then abort some processes.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def is_of_torchrun() -> bool:
+    """Return whether torchrun has started this process."""
+    return all(name in os.environ for name in _TORCHRUN)
 
 
 def _call(main: Callable[..., None], args: Sequence[object]) -> None:
@@ -280,9 +301,3 @@ def _keep_first_error(context: multiprocessing.ProcessContext) -> None:
     wrong = [i for i, process in enumerate(context.processes) if process.exitcode]
     first = min(wrong, key=moment)
     context.sentinels = {context.processes[first].sentinel: first}
-
-
-def _free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]

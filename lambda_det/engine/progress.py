@@ -10,7 +10,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
-from lambda_det.engine.step import SKIPPED
+from lambda_det.engine.trainer import SKIPPED
 
 logger = logging.getLogger(__name__)
 
@@ -19,18 +19,12 @@ KEPT = 10 * WINDOW  # values of a metric, at least
 
 
 class PeakGpuMemory(HookBase):
-    """``peak_gpu_memory_mib`` in the metrics: what this process has held on its GPU at most.
-
-    Args:
-        device: MODEL.DEVICE; on a CPU nothing is noted, whatever GPU the machine has.
-    """
-
-    def __init__(self, device: str) -> None:
-        self._device = torch.device(device)
+    """Writes ``peak_gpu_memory_mib``, the most memory that this process has held on its GPU."""
 
     def after_step(self) -> None:
-        if self._device.type == "cuda" and (self.trainer.iter + 1) % WINDOW == 0:
-            peak = torch.cuda.max_memory_allocated(self._device) / 2**20
+        device = next(self.trainer.model.parameters()).device
+        if device.type == "cuda" and (self.trainer.iter + 1) % WINDOW == 0:
+            peak = torch.cuda.max_memory_allocated(device) / 2**20
             self.trainer.storage.put_scalar("peak_gpu_memory_mib", peak, smoothing_hint=False)
 
 

@@ -1,7 +1,7 @@
-"""What a resumed run needs besides weights, optimiser and schedule, and how it takes it up.
+"""What a resumed run needs besides weights, optimiser and schedule.
 
-No generator's state is among it: an iteration's randomness follows from the run's seed and the
-iteration, an image's from the seed and its place in the order (:mod:`lambda_det.randomness`).
+No generator's state is among it: the randomness of an iteration follows from the run's seed and the
+iteration, that of an image from the seed and its place in the order (:mod:`lambda_det.randomness`).
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from detectron2.engine import TrainerBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from lambda_det.configs import changed_keys
-from lambda_det.data.loaders import TrainingLoader
+from lambda_det.configs import changed_values
 from lambda_det.engine.launch import bare
+from lambda_det.randomness import ITERATION, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -29,66 +30,137 @@ WINDOW = 20  # iterations that detectron2 takes medians over, and after which it
 _WITHOUT_EFFECT = (
     "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.COCO_FOLDER", "DATASETS.TEST",
     "MODEL.WEIGHTS", "OUTPUT_DIR", "SOLVER.CHECKPOINT_", "TEST.", "VERSION", "VIS_PERIOD",
-    "WANDB.",
+    "WANDB.", "PRETRAIN.CHECKPOINT_PERIOD", "PRETRAIN.EVAL_PERIOD",
+    "dataloader.test.", "dataloader.evaluator.", "dataloader.train.num_workers",
+    "train.checkpointer.", "train.coco_folder", "train.eval_period", "train.best_metric",
+    "train.init_checkpoint", "train.output_dir", "train.wandb.",
 )  # fmt: skip
-# The clock's: of another process they say nothing.
+# Times are this process's own.
 _TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
-# Of the run's last iteration: a longer run that goes on behind it measures them at its own end.
+# Measured in the last iteration only; a longer run measures them at its own end.
 _AT_THE_END = ("last_norm/", "embedding_rms/")
 # detectron2's dense detectors keep this running mean as a number and not as a buffer.
 _RUNNING_MEAN = "loss_normalizer"
 
-State = dict[str, object]
 
+class RunState(HookBase):
+    """Seeds every iteration, and lets a resumed run continue as if nobody had disturbed it.
 
-def run_state(trainer: TrainerBase) -> State:
-    """What :func:`restore_run_state` takes: plain types."""
-    loader = trainer.data_loader
-    is_ours = isinstance(loader, TrainingLoader)
-    storage = getattr(trainer, "storage", None)
-    return {
-        "seed": loader.seed if is_ours else None,
-        "images": loader.num_images if is_ours else None,
-        "processes": comm.get_world_size(),
-        "config": trainer.cfg.dump(),
-        "running_means": trainer.running_means or [running_means(trainer.model)],
-        "metrics": recent_metrics(storage) if storage else {},
-    }
-
-
-def restore_run_state(trainer: TrainerBase, state: State | None) -> None:
-    """Let the data of ``trainer`` go on behind ``trainer.iter``, and say what is another run's.
+    The first hook of a run, so that what the others draw depends on the iteration, too.
 
     Args:
-        trainer: its ``iter`` is the last finished iteration.
-        state: of :func:`run_state`; None of a checkpoint that another trainer has written.
+        config: the config as YAML; a resumed run warns of what has changed.
+        seed: seed for a data loader that has none; negative = none.
+        statistics_loader: PreciseBN's, which reads on at every evaluation.
+        statistics_batches: batches that it reads at an evaluation.
+        eval_period: iterations between two evaluations.
     """
-    loaders = [trainer.data_loader, *(getattr(h, "_data_loader", None) for h in trainer._hooks)]
-    ours = [loader for loader in loaders if isinstance(loader, TrainingLoader)]
-    if state is None:
-        logger.warning(
-            "not an exact resume: the checkpoint holds no seed; images come in a new order"
-        )
-    else:
-        for line in changed_keys(state["config"], trainer.cfg, ("",), _WITHOUT_EFFECT):
-            logger.warning("not the run that is resumed: %s", line)
-        now = {"processes": comm.get_world_size()} | (
-            {"images": ours[0].num_images} if ours and state["images"] is not None else {}
-        )
-        for name, count in now.items():
-            if state[name] != count:
-                logger.warning(
-                    "not the run that is resumed: %d %s instead of %d", count, name, state[name]
-                )
-        restore_running_means(trainer.model, _own(state["running_means"]))
-    for loader in ours:
-        if state is not None and state["seed"] is not None:
-            loader.seed = state["seed"]
-        loader.start = trainer.iter + 1
-        if loader is not trainer.data_loader:  # PreciseBN's, which reads at every evaluation
-            test = trainer.cfg.TEST
-            times = loader.start // test.EVAL_PERIOD if test.EVAL_PERIOD else 0
-            loader.start = times * test.PRECISE_BN.NUM_ITER
+
+    def __init__(
+        self,
+        config: str = "",
+        *,
+        seed: int = -1,
+        statistics_loader: Iterable | None = None,
+        statistics_batches: int = 0,
+        eval_period: int = 0,
+    ) -> None:
+        self._config, self._seed = config, seed
+        self._statistics_loader, self._statistics_batches = statistics_loader, statistics_batches
+        self._eval_period = eval_period
+        self._saved: Mapping | None = None
+        self._running_means: list[dict[str, float]] = []
+
+    @property
+    def _loader(self) -> Any:
+        """The training's loader, if it can start with any batch; else None."""
+        loader = self.trainer.data_loader
+        return loader if _can_start_anywhere(loader) else None
+
+    def before_train(self) -> None:
+        if not self.trainer.start_iter:
+            return
+        if self._loader is None:
+            logger.warning(
+                "not an exact resume: the loader has no 'seed' and 'start'; images come in a new "
+                "order"
+            )
+        if self._saved is None:
+            logger.warning(
+                "not an exact resume: the checkpoint holds no seed; images come in a new order"
+            )
+        else:
+            self._warn_of_changes(self._saved)
+            restore_running_means(self.trainer.model, _own(self._saved["running_means"]))
+            restore_metrics(self.trainer.storage, self._saved["metrics"])
+            if self._saved["seed"] is not None:
+                self._seed = self._saved["seed"]
+        times = self.trainer.start_iter // self._eval_period if self._eval_period else 0
+        starts = [
+            (self._loader, self.trainer.start_iter),
+            (self._statistics_loader, times * self._statistics_batches),
+        ]
+        for loader, start in starts:
+            if _can_start_anywhere(loader):
+                loader.start = start
+                if self._saved is not None and self._saved["seed"] is not None:
+                    loader.seed = self._saved["seed"]
+
+    def before_step(self) -> None:
+        seed = self._seed if self._loader is None else self._loader.seed
+        if seed >= 0:
+            # What the model draws (regions, dropped paths) depends on nothing before.
+            seed_everything(ITERATION, seed, self.trainer.iter, comm.get_rank())
+
+    def after_step(self) -> None:
+        means = running_means(self.trainer.model)
+        # Each process measures on its own images. A model without such means asks nobody.
+        self._running_means = comm.all_gather(means) if means else []
+
+    def state_dict(self) -> dict[str, object]:
+        storage = getattr(self.trainer, "storage", None)
+        seed = self._seed if self._loader is None else self._loader.seed
+        return {
+            "seed": seed if seed >= 0 else None,
+            "images": getattr(self._loader, "num_images", None),
+            "processes": comm.get_world_size(),
+            "config": self._config,
+            "running_means": self._running_means or [running_means(self.trainer.model)],
+            "metrics": recent_metrics(storage) if storage else {},
+        }
+
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        """Keep a state for the start of the training."""
+        self._saved = state_dict
+
+    def _warn_of_changes(self, saved: Mapping) -> None:
+        changes = changed_values(saved["config"], self._config, _WITHOUT_EFFECT)
+        now = {"processes": comm.get_world_size()}
+        if saved["images"] is not None and hasattr(self._loader, "num_images"):
+            now["images"] = self._loader.num_images
+        changes += [
+            f"{count} {name} instead of {saved[name]}"
+            for name, count in now.items()
+            if saved[name] != count
+        ]
+        for change in changes:
+            logger.warning("not the run that is resumed: %s", change)
+
+
+class LRScheduler(hooks.LRScheduler):
+    """detectron2's hook, with the state of any scheduler of PyTorch. detectron2's own keeps that of
+    its own schedulers only; the name of the class is the name in a checkpoint."""
+
+    def state_dict(self) -> dict:
+        return self.scheduler.state_dict() if hasattr(self.scheduler, "state_dict") else {}
+
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        if hasattr(self.scheduler, "load_state_dict"):  # fvcore's ParamScheduler has none
+            self.scheduler.load_state_dict(state_dict)
+
+
+def _can_start_anywhere(loader: object) -> bool:
+    return hasattr(loader, "seed") and hasattr(loader, "start")
 
 
 def running_means(model: nn.Module) -> dict[str, float]:
@@ -96,17 +168,8 @@ def running_means(model: nn.Module) -> dict[str, float]:
     return {
         name: float(module.__dict__[_RUNNING_MEAN])
         for name, module in bare(model).named_modules()
-        if _RUNNING_MEAN in module.__dict__
+        if isinstance(module.__dict__.get(_RUNNING_MEAN), (int, float))  # a text in keypoint heads
     }
-
-
-def running_means_of_all(model: nn.Module) -> list[dict[str, float]]:
-    """:func:`running_means` of every process, which each measures on its own images.
-
-    To be called by all of them; empty, without asking the others, where the model has none.
-    """
-    means = running_means(model)
-    return comm.all_gather(means) if means else []
 
 
 def restore_running_means(model: nn.Module, means: Mapping[str, float]) -> None:
@@ -123,7 +186,7 @@ def _own(means: Sequence[Mapping[str, float]] | Mapping[str, float]) -> Mapping[
     return means[comm.get_rank() % len(means)]
 
 
-def recent_metrics(storage: EventStorage) -> State:
+def recent_metrics(storage: EventStorage) -> dict[str, object]:
     """The last values of what was measured in the current iteration, to take medians over.
 
     Where that was left out because of its loss, the last losses are those of the one before.
@@ -158,7 +221,7 @@ def restore_metrics(storage: EventStorage, recent: Mapping[str, Mapping]) -> Non
 def cut_metrics_file(folder: str, iteration: int) -> None:
     """Remove the last lines of ``metrics.json`` that are of iterations after ``iteration``.
 
-    They are what a run wrote after the checkpoint that it now goes on from, and will write again.
+    They are what a run wrote after the checkpoint that it now continues from, and will write again.
     In place: the file may be open for more lines.
     """
     path = os.path.join(folder, METRICS_FILE)

@@ -1,63 +1,36 @@
-"""detectron2's DefaultTrainer with our data, evaluator, exact resume and checks at its start."""
+"""The trainer: one step of a training, with its precision, its parts and what is not finite."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import shlex
-import weakref
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-from detectron2.evaluation import DatasetEvaluator
+import torch
+import torch.distributed as dist
+from detectron2.engine import SimpleTrainer, TrainerBase, hooks
+from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
-from detectron2.utils.logger import setup_logger
-from torch import Tensor
+from detectron2.utils.events import EventStorage, get_event_storage
+from torch import Tensor, nn
 
-from lambda_det.checkpoint import check_frozen_weights, load_weights
-from lambda_det.data import build_test_loader, build_train_loader
-from lambda_det.data.loaders import Mapper, TrainingLoader
-from lambda_det.engine.accumulation import number_of_parts
-from lambda_det.engine.averaging import WeightAverage
-from lambda_det.engine.bad_step import write_bad_step
-from lambda_det.engine.best import BestCheckpoint
-from lambda_det.engine.branches import BranchReport
-from lambda_det.engine.checkpointing import RunCheckpointer
-from lambda_det.engine.checks import check_model
-from lambda_det.engine.evaluation_hook import EvaluationHook, inference_folder
-from lambda_det.engine.interruption import (
-    INTERRUPTED_FILE,
-    Interruption,
-    StopWhenInterrupted,
-    TrainingInterrupted,
-)
-from lambda_det.engine.launch import bare, parallel, share_buffers
-from lambda_det.engine.progress import LazyWriter, PeakGpuMemory, ProgressPrinter, ShortHistories
-from lambda_det.engine.run_state import (
-    METRICS_FILE,
-    cut_metrics_file,
-    restore_metrics,
-    restore_run_state,
-    run_state,
-    running_means_of_all,
-)
-from lambda_det.engine.sanity import largest_mapper, sanity_pass
-from lambda_det.engine.setup import precision
-from lambda_det.engine.step import TrainingStep
-from lambda_det.engine.summary import RunSummary
-from lambda_det.engine.wandb_writer import WandbWriter
-from lambda_det.errors import InputError, one_line
-from lambda_det.evaluation import CocoMetricsEvaluator
-from lambda_det.io import write_json
-from lambda_det.randomness import ITERATION, seed_everything
-from lambda_det.records import tool_words
+from lambda_det.engine.accumulation import mean_losses, measured_once, split, without_sharing
+from lambda_det.engine.interruption import TrainingInterrupted
+from lambda_det.engine.launch import bare
+from lambda_det.engine.nonfinite import any_not_finite, describe_gradients, watching
+from lambda_det.engine.run_state import RunState
+from lambda_det.errors import InputError, key
+from lambda_det.layers.precision import autocast_to
 
 logger = logging.getLogger(__name__)
 
-_STATE = "lambda_det"  # our part of the trainer's state
+SKIPPED = "skipped_steps"
+"""Metric: iterations without an update so far, where any were allowed."""
+
+LEAST_SCALE = 1.0
+"""Smallest scale of float16's gradients. An overflow of the scaled gradients lowers the scale; at
+this scale the gradients overflow by themselves, and a lower one would train nothing, silently."""
 
 
 def _is_no_input_error(record: logging.LogRecord) -> bool:
@@ -69,163 +42,59 @@ def _is_no_input_error(record: logging.LogRecord) -> bool:
 logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_input_error)
 
 
-class Trainer(DefaultTrainer):
-    """``Trainer(cfg)``; ``resume_or_load(resume)``; ``train()``, as every detectron2 trainer.
+class Trainer(SimpleTrainer):
+    """detectron2's SimpleTrainer, on a GPU or a CPU, with autocast, in parts; it stops at NaN.
 
-    A run that was killed, or ended by SIGTERM or SIGINT, and resumed is the run that nobody
-    disturbed: its checkpoints hold, with every version of detectron2, all that the next iteration
-    depends on, and what is random follows from the seed, the iteration and the image.
+    Args:
+        model: maps a batch to losses; it may be in DistributedDataParallel.
+        data_loader: gives batches.
+        optimizer: of the model.
+        precision: type of the autocast of the forward pass, ``torch.bfloat16`` or
+            ``torch.float16``; float16 scales the gradients and needs a GPU. None = no autocast.
+        accumulate: number of parts of a batch; losses and gradients are the mean over the parts.
+        max_skipped: number of iterations of a run that may have a loss or a gradient that is not
+            finite: these make no update and leave the running statistics as they were. The next
+            one ends the training.
     """
 
-    checkpointer_class: type[RunCheckpointer] = RunCheckpointer
     iter: int
 
-    def __init__(self, cfg: CfgNode) -> None:
-        # detectron2's own takes, by version, other steps and checkpoints, and no process group of
-        # CPUs; the parts and their order are the same.
-        TrainerBase.__init__(self)
-        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        parts = number_of_parts(cfg, comm.get_world_size())
-        model = self.build_model(cfg)
-        optimizer = self.build_optimizer(cfg, model)
-        self._trainer = TrainingStep(
-            parallel(model),
-            self.build_train_loader(cfg),
-            optimizer,
-            precision=precision(cfg),
-            max_skipped=cfg.SOLVER.MAX_SKIPPED_STEPS,
-            on_bad_step=self._write_bad_step,
-            accumulate=parts,
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        *,
+        precision: torch.dtype | None = None,
+        accumulate: int = 1,
+        max_skipped: int = 0,
+    ) -> None:
+        # detectron2 v0.5 begins to iterate here, before a resumed run can say where.
+        super().__init__(model, (), optimizer)
+        self.data_loader = data_loader
+        self._batches: Iterator | None = None
+        self.precision = precision
+        self.max_skipped, self.skipped = max_skipped, 0
+        self._parts = accumulate
+        self._device = next(model.parameters()).device
+        self._scaler = torch.amp.GradScaler("cuda") if precision is torch.float16 else None
+        # To go on without an iteration, all processes must know before the gradients are shared. A
+        # norm of the heads that spans processes would wait for one that has no proposals.
+        waiting = _norms_across_processes(model)
+        self._tells_others = (
+            max_skipped > 0
+            and comm.get_world_size() > 1
+            and all(name.startswith("backbone.") for name in waiting)
         )
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = self.checkpointer_class(
-            model,
-            cfg.OUTPUT_DIR,
-            keep=cfg.SOLVER.CHECKPOINT_KEEP,
-            trainer=weakref.proxy(self),
-        )
-        self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
-        self._average = WeightAverage(model, cfg.SOLVER.EMA_DECAY)
-        self._best = BestCheckpoint(cfg, self.checkpointer)
-        self._interruption = Interruption()
-        self._recent_metrics: Mapping[str, Mapping] = {}
-        self.running_means: list[dict[str, float]] = []
-        self._wandb, self._summary = WandbWriter(cfg), RunSummary(cfg.OUTPUT_DIR)
-        self.register_hooks(self.build_hooks())
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict]]:
-        return build_train_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-        return build_test_loader(cfg, dataset_name)
-
-    @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-        folder = inference_folder(cfg, dataset_name)
-        return CocoMetricsEvaluator(dataset_name, tasks=tasks, output_dir=folder)
-
-    def build_largest_mapper(self) -> Mapper:
-        return largest_mapper(self.cfg)
-
-    @property
-    def test_sets(self) -> Sequence[str]:
-        """What an evaluation judges, for :meth:`build_test_loader` and :meth:`build_evaluator`."""
-        return self.cfg.DATASETS.TEST
-
-    def build_hooks(self) -> list[HookBase]:
-        # Before the hook that writes.
-        own = [
-            PeakGpuMemory(self.cfg.MODEL.DEVICE),
-            ShortHistories(),
-            BranchReport(),
-            self._average,
-        ]
-        built = [*own, *super().build_hooks()]
-        # Behind the hook that saves, and not only after minutes of evaluation.
-        place = next(i for i, hook in enumerate(built) if isinstance(hook, hooks.EvalHook))
-        built[place : place + 1] = [
-            StopWhenInterrupted(self._interruption),
-            EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
-        ]
-        return built
-
-    def build_writers(self) -> list[EventWriter]:
-        return [
-            ProgressPrinter(self.max_iter),
-            LazyWriter(lambda: JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, METRICS_FILE))),
-            LazyWriter(lambda: TensorboardXWriter(self.cfg.OUTPUT_DIR)),
-            self._wandb,
-        ]
-
-    def resume_or_load(self, resume: bool = True) -> None:
-        """As detectron2's: the last whole checkpoint of OUTPUT_DIR, or else MODEL.WEIGHTS.
-
-        Raises:
-            InputError: no checkpoint can be read, or it is another network's; or MODEL.WEIGHTS
-                cannot be read, or fills less than MODEL.LAMBDA_RESNET.MIN_COVERAGE asks for. (What
-                is frozen but was not in it is an error too, when the training starts.)
-        """
-        weights = self.cfg.MODEL.WEIGHTS
-        if resume and (path := self.checkpointer.resume()) is not None:
-            self.start_iter = self.iter + 1
-            logger.info("resumed from %s, after iteration %d", path, self.start_iter)
-        elif weights:
-            self._summary.begin(load_weights(self.model, weights, cfg=self.cfg))
-        else:
-            self._summary.begin(None)
-            logger.info("MODEL.WEIGHTS is empty: training from random weights")
-
-    def state_dict(self) -> dict[str, object]:
-        """In the form of upstream's main version, with our part beside it."""
-        return {
-            **TrainerBase.state_dict(self),
-            "_trainer": self._trainer.state_dict(),
-            _STATE: run_state(self),
-        }
-
-    def load_state_dict(self, state_dict: Mapping) -> None:
-        """Take up a state of this class, or what a trainer of detectron2's has left of it."""
-        TrainerBase.load_state_dict(self, state_dict)
-        if "_trainer" in state_dict:
-            self._trainer.load_state_dict(state_dict["_trainer"])
-        else:
-            logger.warning("not an exact resume: the checkpoint holds no state of the optimiser")
-        state = state_dict.get(_STATE)
-        restore_run_state(self, state)
-        self._recent_metrics = state["metrics"] if state else {}
-
-    def before_train(self) -> None:
-        check_frozen_weights(self.model, self.cfg.MODEL.WEIGHTS)
-        check_model(self.cfg, self.model, comm.get_world_size())
-        if self.start_iter:
-            self._best.resume()
-        restore_metrics(self.storage, self._recent_metrics)
-        if comm.is_main_process():
-            self.checkpointer.remove_leftovers()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
-            if self.start_iter:
-                cut_metrics_file(self.cfg.OUTPUT_DIR, self.start_iter - 1)
-            self._wandb.begin(resume=self.start_iter > 0)
-        if not self.start_iter:
-            sanity_pass(self)
-        super().before_train()
-
-    def run_step(self) -> None:
-        if isinstance(self.data_loader, TrainingLoader):
-            # What the model draws (regions, dropped paths) depends on nothing before.
-            seed_everything(ITERATION, self.data_loader.seed, self.iter, comm.get_rank())
-        super().run_step()
-        self.running_means = running_means_of_all(self.model)
 
     def after_train(self) -> None:
-        self.iter = min(self.iter, self.max_iter)  # a finished run, resumed, counts one too many
-        self._trainer.report_skipped(self.iter)
+        self.iter = min(self.iter, self.max_iter)  # detectron2 adds 1 even if no step ran
+        if self.skipped:
+            logger.warning(
+                "%d of %d iterations were left out, because a loss, a gradient or a proposal was "
+                "not finite (%s %d)",
+                self.skipped, self.iter, key("SOLVER.MAX_SKIPPED_STEPS"), self.max_skipped,
+            )  # fmt: skip
         try:
             super().after_train()
         except TrainingInterrupted:  # in the last evaluation, which the writers come after
@@ -233,68 +102,216 @@ class Trainer(DefaultTrainer):
                 if isinstance(hook, hooks.PeriodicWriter):
                     hook.after_train()
             raise
-        if self.iter >= self.max_iter:
-            self._summary.finish()
 
-    def train(self) -> Mapping[str, object] | None:
-        """Train, and return the results of the last evaluation.
+    def run_step(self) -> None:
+        """Take a batch and make one update.
 
         Raises:
-            TrainingInterrupted: SIGTERM or SIGINT came; the iteration is finished and saved.
-            InputError: a checkpoint cannot be written, an image cannot be read.
+            FloatingPointError: a loss or a gradient is NaN or infinite.
         """
-        with self._interruption.installed():
-            try:
-                super().train()
-            except TrainingInterrupted as stop:
-                self._close_loader()  # before the save: its workers wait for half a minute only
-                self._save_interrupted(stop)
-                raise
-            finally:
-                self._close_loader()
-        return getattr(self, "_last_eval_results", None)
+        assert self.model.training, "the model is in eval mode"
+        start = time.perf_counter()
+        data = self._next_batch()
+        data_time = time.perf_counter() - start
+        before = _random_states(self._device)
+        statistics = self._running_statistics() if self.max_skipped else []
 
-    def resume_words(self) -> list[str]:
-        """The command that goes on with this run."""
-        path = os.path.join(self.cfg.OUTPUT_DIR, "config.yaml")
-        return [*tool_words("train_net"), "--config-file", path, "--resume"]
-
-    def _write_bad_step(
-        self,
-        images: Sequence[Mapping],
-        losses: Mapping[str, float],
-        random_states: Mapping[str, Tensor],
-    ) -> str:
-        folder = os.path.join(self.cfg.OUTPUT_DIR, f"bad_step_{self.iter:07d}")
-        if comm.get_world_size() > 1:
-            folder += f"_process{comm.get_rank()}"
         try:
-            write_bad_step(folder, self.cfg, bare(self.model), images, losses, random_states)
-        except (OSError, RuntimeError) as error:  # the disk is full: torch.save has either
-            return f"; the step cannot be written to {folder} ({one_line(error)})"
-        return f"; to look into it: {shlex.join([*tool_words('replay_step'), folder])}"
+            losses = self._backward(data)
+        except FloatingPointError as error:  # detectron2's, of proposals that are not finite
+            if comm.get_world_size() > 1 and not self._tells_others:
+                # The others wait for gradients: no going on together.
+                raise FloatingPointError(self._last_words(data, str(error), before)) from error
+            own = not isinstance(error, _OfAnotherProcess)
+            self._leave_out(data, str(error), own, before, statistics)
+            return
+        total = sum(losses.values())
+        # Behind the backward pass, so that a GPU need not wait in the middle of the iteration.
+        bad_loss, bad_gradient = self._any_bad(total)
+        if bad_loss or bad_gradient:
+            own = not bad_loss or not torch.isfinite(total)
+            if not bad_loss:
+                reason = describe_gradients(self.model)
+            elif own:
+                terms = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
+                reason = f"the loss is not finite ({terms})"
+            else:
+                reason = "the loss of another process is not finite"
+            self._leave_out(data, reason, own, before, statistics)
+            return
+        self._write_metrics(losses, data_time)
+        if self.skipped:  # in every line from the first one on, also of a run that was resumed
+            get_event_storage().put_scalar(SKIPPED, self.skipped, smoothing_hint=False)
+        if self._scaler:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+        else:
+            self.optimizer.step()
 
-    def _evaluate(self) -> Mapping[str, object]:
-        share_buffers(self.model)  # all judge the network that process 0 saves
-        with self._average.applied():
-            with self._interruption.raising(), self._summary.timing(self.model):
-                self._last_eval_results = self.test(self.cfg, self.model)
-            self._best.offer(self._last_eval_results, min(self.iter, self.max_iter - 1))
-        return self._last_eval_results
+    def _next_batch(self) -> Sequence:
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        try:
+            return next(self._batches)
+        except StopIteration:
+            raise InputError(
+                f"the loader of the training has no batch for iteration {self.iter}; it must have "
+                "one for every iteration"
+            ) from None
 
-    def _close_loader(self) -> None:
-        if isinstance(self.data_loader, TrainingLoader):
-            self.data_loader.close()
+    def state_dict(self) -> dict[str, object]:
+        # detectron2 v0.5 keeps no state of the optimiser.
+        state = TrainerBase.state_dict(self) | {
+            "optimizer": self.optimizer.state_dict(),
+            SKIPPED: self.skipped,
+        }
+        return state | ({"grad_scaler": self._scaler.state_dict()} if self._scaler else {})
 
-    def _save_interrupted(self, stop: TrainingInterrupted) -> None:
-        done = min(self.iter + 1, self.max_iter)
-        if self.iter < self.max_iter:  # else the last checkpoint is there
-            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
-        if comm.is_main_process():
-            facts = {"signal": stop.signal.name, "iteration": done, "max_iter": self.max_iter}
-            write_json(facts, os.path.join(self.cfg.OUTPUT_DIR, INTERRUPTED_FILE))
-            logger.warning(
-                "stopped by %s after iteration %d of %d, which is saved; to go on: %s",
-                stop.signal.name, done, self.max_iter, shlex.join(self.resume_words()),
-            )  # fmt: skip
-        comm.synchronize()  # none may end while process 0 still writes
+    def load_state_dict(self, state_dict: Mapping) -> None:
+        """Continue from a state of this class, of an earlier lambda_det or of DefaultTrainer."""
+        # Both of the latter have the state of the step in "_trainer"; ours had its own beside it.
+        state = {**state_dict.get("_trainer", {}), **state_dict}
+        if "lambda_det" in state:
+            state["hooks"] = state.get("hooks", {}) | {RunState.__name__: state["lambda_det"]}
+        self.skipped = state.get(SKIPPED, 0)
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            logger.warning("not an exact resume: the checkpoint holds no state of the optimiser")
+        if self._scaler and "grad_scaler" in state:
+            self._scaler.load_state_dict(state["grad_scaler"])
+        # After the optimiser, because a schedule may set its rates.
+        TrainerBase.load_state_dict(self, state)
+
+    def _backward(self, images: Sequence[Mapping]) -> dict[str, Tensor]:
+        """Leave the gradients of the images' losses, and return these.
+
+        Raises:
+            FloatingPointError: see :meth:`_forward`.
+        """
+        self.optimizer.zero_grad()
+        found = []
+        with measured_once(self._parts):
+            for number, part in enumerate(self._split(images), start=1):
+                with without_sharing(self.model, unless=number == self._parts):
+                    losses = self._forward(part)
+                    total = sum(losses.values()) / self._parts
+                    (self._scaler.scale(total) if self._scaler else total).backward()
+                found.append({name: loss.detach() for name, loss in losses.items()})
+        return mean_losses(found)
+
+    def _forward(self, images: Sequence[Mapping]) -> dict[str, Tensor]:
+        """The losses of images.
+
+        Raises:
+            FloatingPointError: detectron2's; in every process where ``_tells_others``.
+        """
+        losses, error = {}, None
+        try:
+            with autocast_to(self.precision, self._device.type):
+                losses = self.model(images)
+        except FloatingPointError as raised:
+            error = raised
+        if self._tells_others and any(comm.all_gather(error is not None)):
+            error = error or _OfAnotherProcess("the proposals of another process are not finite")
+        if error is not None:
+            raise error
+        return {"total_loss": losses} if isinstance(losses, Tensor) else losses
+
+    def _any_bad(self, total: Tensor) -> tuple[bool, bool]:
+        """Whether the loss, or a gradient, of any process is not finite: they go on, or stop,
+        together. While the scale of float16 can fall, its gradients are the scaler's business."""
+        bad = torch.zeros(2, device=total.device)
+        bad[0] = ~torch.isfinite(total.detach())
+        if not self._scaler or self._scaler.get_scale() <= LEAST_SCALE:
+            bad[1] = any_not_finite(self.model.parameters())
+        if comm.get_world_size() > 1:
+            dist.all_reduce(bad, dist.ReduceOp.MAX)
+        loss, gradient = bad.tolist()
+        return bool(loss), bool(gradient)
+
+    def _split(self, images: Sequence) -> list[Sequence]:
+        return split(images, self._parts) if self._parts > 1 else [images]
+
+    def _leave_out(
+        self,
+        data: Sequence,
+        reason: str,
+        own: bool,
+        before: Mapping[str, Tensor],
+        statistics: Iterable[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Undo the step, or end the training.
+
+        Args:
+            data: the batch.
+            reason: what is not finite.
+            own: whether that is this process's.
+            before: states of the random numbers before the step.
+            statistics: pairs of a buffer and its value before the step.
+        """
+        if self.skipped >= self.max_skipped:
+            line = self._last_words(data, reason, before) if own else ""
+            # All processes raise the same line, and only after it is complete.
+            raise FloatingPointError(next(filter(None, comm.all_gather(line))))
+        self.skipped += 1
+        self.optimizer.zero_grad()
+        for tensor, value in statistics:
+            tensor.copy_(value)
+        storage = get_event_storage()
+        logger.warning(
+            "iteration %d left out (%d of at most %d): %s on %s",
+            storage.iter, self.skipped, self.max_skipped, reason, image_names(data),
+        )  # fmt: skip
+        storage.put_scalar(SKIPPED, self.skipped, smoothing_hint=False)
+
+    def _last_words(self, data: Sequence, reason: str, before: Mapping[str, Tensor]) -> str:
+        line = f"iteration {get_event_storage().iter}: {reason} on {image_names(data)}"
+        first = self._first_module_not_finite(data, before)
+        return f"{line}; the first module whose output is not finite: {first}" if first else line
+
+    def _first_module_not_finite(self, data: Sequence, before: Mapping[str, Tensor]) -> str:
+        """Repeat the forward pass of the step, and return what :func:`watching` finds, or ""."""
+        if comm.get_world_size() > 1 and _norms_across_processes(self.model):
+            return ""  # the others may not repeat it
+        torch.set_rng_state(before["cpu"])
+        if "cuda" in before:
+            torch.cuda.set_rng_state(before["cuda"], self._device)
+        model = bare(self.model)
+        with (
+            torch.no_grad(),
+            EventStorage(),
+            contextlib.suppress(FloatingPointError),  # detectron2's, of the proposals
+            watching(model) as found,
+            autocast_to(self.precision, self._device.type),
+        ):
+            for part in self._split(data):
+                model(part)
+        return next(iter(found), "")
+
+    def _running_statistics(self) -> list[tuple[Tensor, Tensor]]:
+        return [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+
+
+class _OfAnotherProcess(FloatingPointError):
+    """Another process has raised detectron2's error."""
+
+
+def _norms_across_processes(model: nn.Module) -> list[str]:
+    """Return the names of the norms whose forward pass waits for the other processes."""
+    kinds = (nn.SyncBatchNorm, NaiveSyncBatchNorm)
+    return [name for name, m in bare(model).named_modules() if isinstance(m, kinds)]
+
+
+def image_names(data: Iterable) -> str:
+    """Return the files of a batch of detectron2's images, for a message."""
+    images = [image for image in data if isinstance(image, Mapping)]
+    names = (str(image.get("file_name", image.get("image_id", "?"))) for image in images)
+    return ", ".join(names) or "this batch"
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states

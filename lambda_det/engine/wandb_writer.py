@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 
-from detectron2.config import CfgNode
+import yaml
 from detectron2.utils.events import EventWriter, get_event_storage
 
-from lambda_det.errors import InputError, reason_of
+from lambda_det.errors import InputError, key, reason_of
 from lambda_det.io import read_text, write_bytes
 
 RUN_FILE = "wandb_run_id"
@@ -18,43 +18,45 @@ _WINDOW = 20  # iterations that a median is taken over, as in the other writers
 
 
 class WandbWriter(EventWriter):
-    """What ``metrics.json`` gets, to a run of W&B with the whole config; without ``WANDB.ENABLED``
-    it does nothing.
+    """Sends what ``metrics.json`` gets to a run of W&B, and the config when it begins.
 
     Args:
-        cfg: ``WANDB.PROJECT``, ``WANDB.NAME`` ("": the last part of OUTPUT_DIR), ``OUTPUT_DIR``.
+        project: project of W&B.
+        name: of the run; "" = the last part of ``folder``.
+        folder: OUTPUT_DIR.
+        config: the config as YAML.
 
     Raises:
-        InputError: the package is not there, or does not log in.
+        InputError: the package is not installed.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        self._cfg, self._run, self._written = cfg, None, -1
-        check_wandb(cfg)
+    def __init__(self, project: str, name: str, folder: str, config: str) -> None:
+        check_wandb()
+        self._project, self._folder, self._config = project, folder, config
+        self._name = name or os.path.basename(os.path.normpath(folder))
+        self._run, self._written = None, -1
 
     def begin(self, *, resume: bool) -> None:
-        """Open the run: a new one, or the one of the training that is resumed.
+        """Open a new run, or the one of the training that is resumed.
 
         Raises:
-            InputError: W&B refuses, as without a login.
+            InputError: W&B refuses, for example without a login.
         """
-        if not self._cfg.WANDB.ENABLED:
-            return
-        wandb, folder = importlib.import_module("wandb"), self._cfg.OUTPUT_DIR
-        path = os.path.join(folder, RUN_FILE)
+        wandb = importlib.import_module("wandb")
+        path = os.path.join(self._folder, RUN_FILE)
         number = read_text(path).strip() if resume and os.path.exists(path) else None
         try:
             self._run = wandb.init(
-                project=self._cfg.WANDB.PROJECT,
-                name=self._cfg.WANDB.NAME or os.path.basename(os.path.normpath(folder)),
-                dir=folder,
+                project=self._project,
+                name=self._name,
+                dir=self._folder,
                 id=number or None,
                 resume="allow",
-                config=_plain(self._cfg),
+                config=yaml.safe_load(self._config),
             )
-        except Exception as error:  # of its own kinds
+        except Exception as error:  # W&B's own types
             reason = reason_of(error)[:200]
-            raise InputError(f"WANDB.ENABLED: W&B cannot be reached ({reason})") from error
+            raise InputError(f"{key('WANDB.ENABLED')}: W&B cannot be reached ({reason})") from error
         write_bytes(f"{self._run.id}\n".encode(), path)
 
     def write(self) -> None:
@@ -74,22 +76,11 @@ class WandbWriter(EventWriter):
             self._run.finish()
 
 
-def check_wandb(cfg: CfgNode) -> None:
-    """Is the package there, where the config wants it?
-
-    Raises:
-        InputError: it is not.
-    """
-    if cfg.WANDB.ENABLED:
-        try:
-            importlib.import_module("wandb")
-        except ImportError as error:
-            raise InputError(
-                "WANDB.ENABLED=True: needs the package wandb (pip install wandb)"
-            ) from error
-
-
-def _plain(node: object) -> object:
-    if isinstance(node, CfgNode):
-        return {key: _plain(value) for key, value in node.items()}
-    return list(node) if isinstance(node, tuple) else node
+def check_wandb() -> None:
+    """Raise InputError if the package wandb is not installed."""
+    try:
+        importlib.import_module("wandb")
+    except ImportError as error:
+        raise InputError(
+            f"{key('WANDB.ENABLED')}=True: needs the package wandb (pip install wandb)"
+        ) from error

@@ -10,8 +10,9 @@ import contextlib
 import importlib
 import io
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -64,6 +65,7 @@ def count(
     *,
     backend: str = "auto",
     image_ids: Collection | None = None,
+    oks_sigmas: Sequence[float] = (),
 ) -> dict[str, dict]:
     """Compute COCO's metrics of every task of the detections.
 
@@ -72,11 +74,15 @@ def count(
         detections: detections that were checked against this ground truth.
         backend: one of :data:`BACKENDS`.
         image_ids: ids of the images to evaluate; None takes all.
+        oks_sigmas: standard deviation of each keypoint for the object keypoint similarity, relative
+            to the object's scale; empty takes those of COCO's 17 keypoints. Keypoints of another
+            number are not evaluated, which is a warning.
 
     Returns:
-        For each task a dict with :data:`~lambda_det.evaluation.metrics.METRICS` in percent, None
-        where there is no ground truth. Its key ``"per_class"`` holds a list of
-        ``{"id", "name", …metrics}``, one for each class.
+        For each task a dict with the metrics of
+        :func:`~lambda_det.evaluation.metrics.metric_names` in percent, None where there is no
+        ground truth. Keypoints are always evaluated by pycocotools. The key ``"per_class"`` holds a
+        list of ``{"id", "name", …metrics}``, one for each class.
 
     Raises:
         InputError: the back end is not available, see :func:`choose_backend`.
@@ -88,14 +94,26 @@ def count(
     )  # fmt: skip
     results = {}
     for task in detections.tasks:
-        evaluation = evaluation_of(backend, ground_truth.coco(task), detections.coco(task), task)
+        api = "pycocotools" if task == "keypoints" else backend
+        evaluation = evaluation_of(api, ground_truth.coco(task), detections.coco(task), task)
+        if task == "keypoints":
+            if len(oks_sigmas):
+                evaluation.params.kpt_oks_sigmas = np.array(oks_sigmas)
+            sigmas = len(evaluation.params.kpt_oks_sigmas)
+            if sigmas != ground_truth.num_keypoints:
+                logger.warning(
+                    "%d keypoints and %d OKS sigmas: keypoints are not evaluated; give one sigma "
+                    "for each in TEST.KEYPOINT_OKS_SIGMAS",
+                    ground_truth.num_keypoints, sigmas,
+                )  # fmt: skip
+                continue
         if image_ids is not None:
             evaluation.params.imgIds = [ground_truth.images[i][0] for i in image_ids]
         run(evaluation)
         counts = evaluation.eval["precision"], evaluation.eval["recall"]
-        results[task] = metrics_from_counts(*counts)
+        results[task] = metrics_from_counts(*counts, task=task)
         results[task][PER_CLASS] = [
-            {"id": category_id, "name": name, **metrics_from_counts(*counts, slice(k, k + 1))}
+            {"id": category_id, "name": name, **metrics_from_counts(*counts, slice(k, k + 1), task)}
             for k, (category_id, name) in enumerate(ground_truth.categories)
         ]
     return results
@@ -108,7 +126,7 @@ def evaluation_of(backend: str, truth: COCO, found: COCO, task: str) -> COCOeval
         backend: ``"pycocotools"`` or ``"faster-coco-eval"``.
         truth: index of the annotations.
         found: index of the detections.
-        task: ``"bbox"`` or ``"segm"``.
+        task: ``"bbox"``, ``"segm"``, or, of pycocotools, ``"keypoints"``.
     """
     if backend == "pycocotools":
         return COCOeval(truth, found, task)

@@ -41,15 +41,17 @@ class Detections:
 
     Args:
         entries: dicts with ``image_id``, ``category_id``, ``score`` (0 to 1), and ``bbox`` (x, y,
-            width, height in pixels), ``segmentation`` (polygons, RLE or compressed RLE) or both.
-            They are not changed. If they have no boxes, the boxes around the masks are taken.
+            width, height in pixels), ``segmentation`` (polygons, RLE or compressed RLE) or
+            ``keypoints`` (x, y, score of each in pixels), or several of these. They are not
+            changed. If they have no boxes, the boxes around the masks are taken.
         ground_truth: the annotations that the detections are evaluated on.
         source: name of the detections in messages, such as ``predictions P.json``.
 
     Attributes:
-        tasks: the tasks that the detections can be evaluated on: ``"bbox"``, and ``"segm"`` if
-            annotations and detections have masks. Without any detection, the tasks of the
-            annotations.
+        tasks: the tasks that the detections can be evaluated on: ``"bbox"``, ``"segm"`` if
+            annotations and detections have masks, and ``"keypoints"`` if both have keypoints.
+            Without any detection, the tasks of the annotations. Detections that have keypoints
+            only are not evaluated on ``"bbox"``.
 
     Raises:
         InputError: an entry does not have this form, names an unknown image or category, has a
@@ -66,8 +68,9 @@ class Detections:
             self._check(index, entry, categories)
         self._has_boxes = self._all_or_none("bbox")
         self._codes = self._compressed() if self._all_or_none("segmentation") else None
-        if entries and not self._has_boxes and self._codes is None:
-            raise InputError(f"{source}: entry 0 has neither bbox nor segmentation")
+        has_keypoints = self._all_or_none("keypoints")
+        if entries and not (self._has_boxes or self._codes or has_keypoints):
+            raise InputError(f"{source}: entry 0 has neither bbox, segmentation nor keypoints")
         self._boxes: list = []
         if self._has_boxes:
             self._boxes = [entry["bbox"] for entry in entries]
@@ -75,8 +78,15 @@ class Detections:
         elif self._codes:
             logger.info("%s have no bbox; the boxes around the masks are taken", source)
             self._boxes = [mask_util.toBbox(code).tolist() for code in self._codes]
+        elif has_keypoints:
+            self._boxes = [box_of_keypoints(entry["keypoints"]) for entry in entries]
         masks = ground_truth.has_masks and (self._codes is not None or not entries)
-        self.tasks = ("bbox", "segm") if masks else ("bbox",)
+        keypoints = ground_truth.num_keypoints > 0 and (has_keypoints or not entries)
+        only_keypoints = has_keypoints and not self._has_boxes and self._codes is None
+        found = {"bbox": not only_keypoints, "segm": masks, "keypoints": keypoints}
+        self.tasks = tuple(task for task, is_there in found.items() if is_there)
+        if not self.tasks:
+            raise InputError(f"{source} are keypoints only, but {ground_truth.source} has none")
         if self._codes is not None and not masks:
             logger.info("%s has no masks; the boxes alone are evaluated", ground_truth.source)
 
@@ -89,22 +99,24 @@ class Detections:
         return len({entry["image_id"] for entry in self._entries})
 
     def coco(self, task: str) -> COCO:
-        """Make pycocotools' index of the detections for ``"bbox"`` or ``"segm"``.
+        """Make pycocotools' index of the detections for ``"bbox"``, ``"segm"`` or ``"keypoints"``.
 
         COCO's size ranges need an area. It is that of the mask for ``"segm"`` and that of the box
-        for ``"bbox"``, as in detectron2's evaluator and COCO's server. If the detections have no
-        boxes, it is that of the mask for both, as in pycocotools' ``loadRes``.
+        for the others, as in detectron2's evaluator and COCO's server. If the detections have no
+        boxes, it is that of the mask for all, as in pycocotools' ``loadRes``.
         """
-        if task == "segm" or not self._has_boxes:
+        if task == "segm" or not (self._has_boxes or self._codes is None):
             # One by one, because pycocotools 2.0.11 fails on more than 255 at once with numpy 2.
             areas = [int(mask_util.area(code)) for code in self._codes or []]
         else:
             areas = [box[2] * box[3] for box in self._boxes]
-        shapes = (
-            [{"segmentation": code} for code in self._codes or []]
-            if task == "segm"
-            else [{"bbox": box} for box in self._boxes]
-        )
+        if task == "segm":
+            shapes = [{"segmentation": code} for code in self._codes or []]
+        else:
+            shapes = [{"bbox": box} for box in self._boxes]
+        if task == "keypoints":
+            for shape, entry in zip(shapes, self._entries, strict=True):
+                shape["keypoints"] = entry["keypoints"]
         return coco_index(
             self._ground_truth,
             [
@@ -143,6 +155,18 @@ class Detections:
             raise InputError(f"{where} has score {shown(entry['score'])}; 0 to 1 is allowed")
         if box := entry.get("bbox"):
             check_box(where, box)
+
+        points = entry.get("keypoints")
+        count = self._ground_truth.num_keypoints
+        if points and not (
+            isinstance(points, list)
+            and all(map(is_finite, points))
+            and len(points) == 3 * (count or len(points) // 3)
+        ):
+            raise InputError(
+                f"{where} has keypoints {shown(points)}; finite numbers x, y, score of each of the "
+                f"{count or ''} keypoints are needed"
+            )
 
     def _all_or_none(self, key: str) -> bool:
         """Whether the entries have ``key``, where an empty value counts as none.
@@ -190,3 +214,9 @@ class Detections:
                 "pixels of these images?",
                 self._source, beyond, len(self._entries),
             )  # fmt: skip
+
+
+def box_of_keypoints(keypoints: Sequence[float]) -> list[float]:
+    """Return the box (x, y, width, height) around keypoints (x, y and a third number of each)."""
+    x, y = keypoints[0::3], keypoints[1::3]
+    return [min(x), min(y), max(x) - min(x), max(y) - min(y)]

@@ -7,6 +7,7 @@ videos, lets labels cover each other and cuts them off at the edge of the image.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,13 +18,16 @@ from pycocotools.coco import COCO
 
 from lambda_det.data.rle import compress
 from lambda_det.errors import InputError
-from lambda_det.evaluation.detections import Detections, read_detections
+from lambda_det.evaluation.detections import Detections, box_of_keypoints, read_detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 
 _TILE = 400  # pixels; longer side of a drawn image
 _UNIT = 1000  # pixels; if the longer side is larger, lines and letters grow with the image
 _FAR = 10_000  # pixels; coordinates are clamped to it, because OpenCV cannot draw at huge ones
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+LEAST_KEYPOINT_SCORE = 0.05
+"""Detected keypoints with a lower score are not drawn, as in detectron2's ``Visualizer``."""
 
 
 @dataclass
@@ -35,12 +39,21 @@ class DrawnObject:
         mask: (H, W) bool, or None for an object without a mask.
         label: text that is written at the box.
         colour: B, G, R, each from 0 to 255.
+        points: (x, y) of the keypoints in pixels of the image.
     """
 
     box: tuple[float, float, float, float]
     mask: np.ndarray | None
     label: str
     colour: tuple[int, int, int]
+    points: Sequence[tuple[float, float]] = ()
+
+
+def visible_points(keypoints: Sequence[float], least: float) -> list[tuple[float, float]]:
+    """Return the keypoints (x, y) whose third number, a score or COCO's visibility, is above
+    ``least``."""
+    triples = zip(keypoints[0::3], keypoints[1::3], keypoints[2::3], strict=False)
+    return [(x, y) for x, y, certainty in triples if certainty > least]
 
 
 def draw_objects(
@@ -77,6 +90,10 @@ def draw_objects(
     for shape, (x, y, w, h) in zip(objects, boxes, strict=True):
         corners = (round(x), round(y)), (round(x + w), round(y + h))
         cv2.rectangle(canvas, *corners, shape.colour, round(2 * unit))
+        for point in shape.points:
+            at = tuple(round(min(max(value * scale, -_FAR), _FAR)) for value in point)
+            cv2.circle(canvas, at, round(3 * unit), (255, 255, 255), -1, cv2.LINE_AA)
+            cv2.circle(canvas, at, round(2 * unit), shape.colour, -1, cv2.LINE_AA)
     plates: list[tuple[int, int, int, int]] = []
     # Labels are drawn last, so that no object hides them. The last object, which has the best
     # score, chooses its place first.
@@ -158,7 +175,7 @@ def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnOb
             skip_short_polygons=True,
         )  # fmt: skip
     ending = " (crowd)" if annotation.get("iscrowd") else ""
-    return _object(coco, annotation, code, colours, ending)
+    return _object(coco, annotation, code, colours, ending, least=0.0)
 
 
 def object_of_detection(
@@ -184,15 +201,22 @@ def object_of_detection(
             raise InputError(
                 f"predictions {path}: a segmentation of image {detection['image_id']} {error}"
             ) from error
-    return _object(coco, detection, code, colours, f" {detection['score']:.2f}")
+    ending = f" {detection['score']:.2f}"
+    return _object(coco, detection, code, colours, ending, least=LEAST_KEYPOINT_SCORE)
 
 
-def _object(coco: COCO, entry: dict, code: dict | None, colours: dict, ending: str) -> DrawnObject:
+def _object(
+    coco: COCO, entry: dict, code: dict | None, colours: dict, ending: str, *, least: float
+) -> DrawnObject:
+    box, keypoints = entry.get("bbox"), entry.get("keypoints") or []
+    if not box:
+        box = box_of_keypoints(keypoints) if code is None else mask_util.toBbox(code).tolist()
     return DrawnObject(
-        box=tuple(entry.get("bbox") or mask_util.toBbox(code).tolist()),
+        box=tuple(box),
         mask=None if code is None else mask_util.decode(code).astype(bool),
         label=coco.cats[entry["category_id"]]["name"] + ending,
         colour=colours[entry["category_id"]],
+        points=visible_points(keypoints, least),
     )
 
 

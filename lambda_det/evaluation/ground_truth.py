@@ -27,6 +27,8 @@ class GroundTruth:
         categories: ``(id, name)`` pairs sorted by id.
         images: map from the json's image id to (new id, height, width).
         has_masks: whether all annotations have a mask; True if there are no annotations.
+        num_keypoints: number of keypoints of the objects; 0 if no annotation has any, or if they
+            have different numbers.
 
     Raises:
         InputError: the json is not in COCO's instances format; an id is unknown or occurs twice; a
@@ -47,6 +49,8 @@ class GroundTruth:
             )
         masked = [bool(annotation.get("segmentation")) for annotation in self._annotations]
         self.has_masks = all(masked)
+        counts = {len(a["keypoints"]) // 3 for a in self._annotations if a.get("keypoints")}
+        self.num_keypoints = counts.pop() if len(counts) == 1 else 0
         if any(masked) and not self.has_masks:
             lacking = self._annotations[masked.index(False)]["id"]
             raise InputError(
@@ -64,7 +68,10 @@ class GroundTruth:
         return cls(parse_coco_json(path), path)
 
     def coco(self, task: str) -> COCO:
-        """pycocotools' index of the annotations for ``"bbox"`` or ``"segm"``; it is made once."""
+        """pycocotools' index of the annotations for ``"bbox"``, ``"segm"`` or ``"keypoints"``; it
+        is made once."""
+        if task == "keypoints":
+            return self._keypoints
         return self._masks if task == "segm" else self._boxes
 
     @cached_property
@@ -91,6 +98,23 @@ class GroundTruth:
                 f"{self._annotations[broken]['id']} is not a complete RLE of its image"
             )
         return self._index([{"segmentation": code} for code in codes])
+
+    @cached_property
+    def _keypoints(self) -> COCO:
+        # Like an object without a visible keypoint, one without keypoints does not count.
+        none = [0] * 3 * self.num_keypoints
+        points = [annotation.get("keypoints") or none for annotation in self._annotations]
+        return self._index(
+            [
+                {
+                    "keypoints": values,
+                    "num_keypoints": annotation.get(
+                        "num_keypoints", sum(visible > 0 for visible in values[2::3])
+                    ),
+                }
+                for annotation, values in zip(self._annotations, points, strict=True)
+            ]
+        )
 
     def _index(self, extra: list[dict]) -> COCO:
         return coco_index(

@@ -1,9 +1,9 @@
-"""The twelve COCO metrics: names, computation from pycocotools' arrays, tables and JSON."""
+"""COCO's metrics: names, computation from pycocotools' arrays, tables and JSON."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from lambda_det.errors import printable
 AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AR_METRICS = ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = AP_METRICS + AR_METRICS
-"""The twelve names in the order of pycocotools' ``COCOeval.stats``."""
+"""The twelve names of boxes and masks in the order of pycocotools' ``COCOeval.stats``."""
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+"""The ten names of keypoints, likewise."""
 
 METRICS_FILE = "metrics.json"
 PER_CLASS = "per_class"
@@ -25,42 +27,54 @@ TASK_NAMES = {"bbox": "box", "segm": "mask"}
 
 # Indices of a metric in COCOeval's arrays: area range (all, small, medium, large), detections for
 # each image and class (1, 10, 100), IoU threshold (None: the mean over 0.50, 0.55 … 0.95).
-_AP_INDEX = {
+_INDEX = {
     "AP": (0, 2, None), "AP50": (0, 2, 0), "AP75": (0, 2, 5),
     "APs": (1, 2, None), "APm": (2, 2, None), "APl": (3, 2, None),
+    "AR1": (0, 0, None), "AR10": (0, 1, None), "AR100": (0, 2, None),
+    "ARs": (1, 2, None), "ARm": (2, 2, None), "ARl": (3, 2, None),
 }  # fmt: skip
-_AR_INDEX = {
-    "AR1": (0, 0), "AR10": (0, 1), "AR100": (0, 2), "ARs": (1, 2), "ARm": (2, 2), "ARl": (3, 2),
-}  # fmt: skip
+# Keypoints have no small objects, and 20 detections are the only limit.
+_KEYPOINT_INDEX = {
+    name: ({"m": 1, "l": 2}.get(name[2:], 0), 0, {"50": 0, "75": 5}.get(name[2:]))
+    for name in KEYPOINT_METRICS
+}
+
+
+def metric_names(task: str) -> tuple[str, ...]:
+    """Return the names of a task's metrics; the task is ``"bbox"``, ``"segm"``, ``"keypoints"`` or
+    one of the first two with an ending."""
+    return KEYPOINT_METRICS if task == "keypoints" else METRICS
 
 
 def metrics_from_counts(
-    precision: np.ndarray, recall: np.ndarray, classes: slice = slice(None)
+    precision: np.ndarray, recall: np.ndarray, classes: slice = slice(None), task: str = "bbox"
 ) -> dict[str, float | None]:
-    """Compute :data:`METRICS` from the arrays of a ``COCOeval``.
+    """Compute the metrics of a task from the arrays of a ``COCOeval``.
 
     Args:
         precision: ``COCOeval.eval["precision"]``, (10 IoU thresholds, 101 recalls, classes, 4 area
-            ranges, 3 detection limits); it is −1 where there are no objects.
+            ranges, 3 detection limits); it is −1 where there are no objects. Keypoints have 3 area
+            ranges and 1 limit.
         recall: ``COCOeval.eval["recall"]``, (10, classes, 4, 3) likewise.
         classes: the classes to average over.
+        task: gives the names, see :func:`metric_names`.
 
     Returns:
         Metric -> percent, None where there is no ground truth.
     """
     metrics = {}
-    for name, (area, limit, threshold) in _AP_INDEX.items():
-        values = precision[:, :, classes, area, limit]
+    index = _KEYPOINT_INDEX if task == "keypoints" else _INDEX
+    for name, (area, limit, threshold) in index.items():
+        counts = precision if name.startswith("AP") else recall
+        values = counts[..., classes, area, limit]
         metrics[name] = _mean_percent(values if threshold is None else values[threshold])
-    for name, (area, limit) in _AR_INDEX.items():
-        metrics[name] = _mean_percent(recall[:, classes, area, limit])
     return metrics
 
 
 def metrics_record(
     results: Mapping[str, Mapping[str, Any]], *, per_class: bool = True
 ) -> dict[str, dict]:
-    """Select the twelve metrics of every task, in order, for a JSON file.
+    """Select the metrics of every task, in order, for a JSON file.
 
     Args:
         results: task -> metric -> percent. Other entries are left out; NaN becomes None, which is
@@ -71,33 +85,42 @@ def metrics_record(
     for task, values in results.items():
         if "AP" not in values:  # such as detectron2's "box_proposals"
             continue
-        record[task] = {name: _number_or_none(values[name]) for name in METRICS}
+        record[task] = {name: _number_or_none(values[name]) for name in metric_names(task)}
         if per_class and PER_CLASS in values:
             record[task][PER_CLASS] = values[PER_CLASS]
     return record
 
 
-def metrics_table(
-    results: Mapping[str, Mapping[str, Any]], names: Sequence[str] = AP_METRICS
-) -> str:
-    """Format the metrics of every task as a table for a terminal; ``-`` means undefined."""
+def metrics_table(results: Mapping[str, Mapping[str, Any]], kind: str = "AP") -> str:
+    """Format the metrics of every task as a table for a terminal; ``-`` means undefined.
+
+    Args:
+        results: task -> metric -> percent.
+        kind: ``"AP"`` or ``"AR"``, with which the names of the metrics begin.
+    """
+    results = {task: values for task, values in results.items() if "AP" in values}
+    names = dict.fromkeys(
+        name for task in results for name in metric_names(task) if name.startswith(kind)
+    )
     rows = [
-        [TASK_NAMES.get(task, task), *(_number_or_none(values[name]) for name in names)]
+        [TASK_NAMES.get(task, task), *(_number_or_none(values.get(name)) for name in names)]
         for task, values in results.items()
-        if "AP" in values
     ]
     return _table(rows, ["", *names])
 
 
 def per_class_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Format AP, AP50 and AR100 of every class as a table for a terminal, tasks side by side."""
-    shown = ("AP", "AP50", "AR100")
+    """Format AP, AP50 and AR100 (AR of keypoints) of every class as a table for a terminal, tasks
+    side by side."""
+    shown = {task: ("AP", "AP50", "AR100") for task in results}
+    if "keypoints" in shown:
+        shown["keypoints"] = ("AP", "AP50", "AR")
     rows: dict[int, list] = {}
-    for values in results.values():
+    for task, values in results.items():
         for entry in values[PER_CLASS]:
             row = rows.setdefault(entry["id"], [printable(entry["name"])])
-            row.extend(entry[name] for name in shown)
-    headers = [f"{TASK_NAMES.get(task, task)} {name}" for task in results for name in shown]
+            row.extend(entry[name] for name in shown[task])
+    headers = [f"{TASK_NAMES.get(task, task)} {name}" for task in results for name in shown[task]]
     return _table(list(rows.values()), ["class", *headers])
 
 

@@ -12,10 +12,9 @@ from functools import partial
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from lambda_det.backbone import LambdaResNet
+from lambda_det.backbone import LambdaResNet, build_detector
 from lambda_det.checkpoint import load_weights
 from lambda_det.errors import InputError
 from lambda_det.export import formats
@@ -156,7 +155,7 @@ def _build(cfg: CfgNode) -> nn.Module:
     cfg.defrost()
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg).eval()
+    model = build_detector(cfg).eval()
     if cfg.MODEL.WEIGHTS:
         load_weights(model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
     return model.requires_grad_(False)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lambda_det.checkpoint.loading import number_of_classes
+from lambda_det.data.config_datasets import configure_heads
 from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
 from lambda_det.io import write_bytes, write_json
@@ -160,25 +161,8 @@ def _classes(
             f"{names.source} has {len(names)} classes, but MODEL.WEIGHTS={cfg.MODEL.WEIGHTS!r} has "
             f"{count}"
         )
-    set_classes(cfg, len(names))
+    configure_heads(cfg, len(names))
     return names, listed
-
-
-def set_classes(cfg: CfgNode, count: int | None = None) -> None:
-    """Set the number of classes of a config that is not frozen.
-
-    Args:
-        cfg: the config, which is changed.
-        count: number of classes; None means that of MODEL.WEIGHTS. If that is not known either, the
-            config stays as it is.
-
-    Raises:
-        InputError: MODEL.WEIGHTS cannot be read.
-    """
-    if count is None and cfg.MODEL.WEIGHTS:
-        count = number_of_classes(cfg.MODEL.WEIGHTS)
-    if count is not None:
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = count
 
 
 def _plan(

@@ -11,15 +11,22 @@ from detectron2.config import CfgNode
 from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from PIL import Image
 
+from lambda_det.backbone import build_detector
 from lambda_det.checkpoint import load_weights
 from lambda_det.data.augmentations import keep_one_pixel
 from lambda_det.errors import InputError
-from lambda_det.evaluation.drawn_objects import DrawnObject, colour_of_class, draw_objects
+from lambda_det.evaluation.drawn_objects import (
+    LEAST_KEYPOINT_SCORE,
+    DrawnObject,
+    colour_of_class,
+    draw_objects,
+    visible_points,
+)
 from lambda_det.predict.class_names import ClassNames
 
 Key = TypeVar("Key")
@@ -58,7 +65,7 @@ class Predictor:
     def __init__(self, cfg: CfgNode) -> None:
         need_weights(cfg)
         self.cfg = cfg.clone()
-        self.model = build_model(self.cfg).eval()
+        self.model = build_detector(self.cfg).eval()
         load_weights(self.model, cfg.MODEL.WEIGHTS, complete=True, cfg=cfg)
         self._resize = T.AugmentationList(
             keep_one_pixel(detection_utils.build_augmentation(self.cfg, is_train=False))
@@ -157,13 +164,17 @@ class Predictor:
 def coco_results(instances: Instances, image_id: int, classes: ClassNames) -> list[dict]:
     """Convert instances to the entries of a COCO results json.
 
-    Boxes become x, y, width, height in pixels, and masks become compressed RLE.
+    Boxes become x, y, width, height in pixels, masks become compressed RLE, and keypoints x, y,
+    score of each in pixels.
 
     Args:
         instances: predictions of one image, on the CPU.
         image_id: id of the image in the json.
         classes: gives the ``category_id`` of each class.
     """
+    if instances.has("pred_keypoints"):  # detectron2 subtracts half a pixel in place
+        instances = Instances(instances.image_size, **instances.get_fields())
+        instances.pred_keypoints = instances.pred_keypoints.clone()
     entries = instances_to_coco_json(instances, image_id)
     for entry in entries:
         entry["category_id"] = classes.ids[entry["category_id"]]
@@ -173,7 +184,7 @@ def coco_results(instances: Instances, image_id: int, classes: ClassNames) -> li
 def draw_instances(
     image: np.ndarray, instances: Instances, classes: ClassNames, *, same_size: bool = False
 ) -> np.ndarray:
-    """Draw boxes, masks, class names and scores on a copy of an image.
+    """Draw boxes, masks, keypoints, class names and scores on a copy of an image.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -190,12 +201,14 @@ def draw_instances(
         one = instances[index]
         x0, y0, x1, y1 = one.pred_boxes.tensor[0].tolist()
         number = int(one.pred_classes)
+        points = one.pred_keypoints.flatten().tolist() if one.has("pred_keypoints") else []
         objects.append(
             DrawnObject(
                 box=(x0, y0, x1 - x0, y1 - y0),
                 mask=one.pred_masks[0].numpy() if one.has("pred_masks") else None,
                 label=f"{classes.names[number]} {float(one.scores):.2f}",
                 colour=colour_of_class(number),
+                points=visible_points(points, LEAST_KEYPOINT_SCORE),
             )
         )
     small = max(image.shape[:2]) < _READABLE and not same_size

@@ -15,14 +15,13 @@ except ModuleNotFoundError as error:
     ) from None
 
 from lambda_det.pretrain.keys import add_pretrain_config, get_pretrain_cfg
-from lambda_det.pretrain.pretrainer import Pretrainer
-from lambda_det.pretrain.run import pretrain
+from lambda_det.pretrain.parts import pretrain, pretrain_parts
 from lambda_det.pretrain.timm_models import TimmLambdaResNet
 
 __all__ = [
-    "Pretrainer",
     "TimmLambdaResNet",
     "add_pretrain_config",
     "get_pretrain_cfg",
     "pretrain",
+    "pretrain_parts",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 from PIL import Image
 from timm.data import create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
@@ -16,6 +17,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset
 
 from lambda_det.data.image_files import eight_bits
+from lambda_det.data.loaders import finish_before_ending
 from lambda_det.errors import InputError
 from lambda_det.randomness import IMAGE, ORDER, seed_of, seeded
 
@@ -161,27 +163,60 @@ class TrainingOrder:
             yield [(index, seed_of(IMAGE, self.seed, epoch, index)) for index in batch.tolist()]
 
 
-def build_train_loader(
-    cfg: CfgNode, samples: Sequence[Sample], order: TrainingOrder, device: torch.device
-) -> PrefetchLoader:
-    """Build the loader of augmented training images.
+class TrainingImages:
+    """Batches of augmented training images of this process, until the last iteration.
+
+    Iteration starts with batch number ``start``. ``seed`` and ``start`` may be set until the first
+    batch is read, as a resumed run does.
 
     Args:
         cfg: with the node PRETRAIN.
         samples: the training split.
-        order: which images are in which batch.
-        device: where the loader puts the batches.
+        stop: number of iterations of the run.
+        device: where the batches are put.
 
-    Returns:
-        A loader of normalised images (N, 3, S, S) float32, S = PRETRAIN.IMAGE_SIZE, and classes
-        (N,) int64.
+    Yields:
+        Normalised images (N, 3, S, S) float32, S = PRETRAIN.IMAGE_SIZE, and classes (N,) int64.
 
     Raises:
         InputError: timm cannot read PRETRAIN.AUTO_AUGMENT.
     """
+
+    def __init__(
+        self, cfg: CfgNode, samples: Sequence[Sample], stop: int, device: torch.device
+    ) -> None:
+        self.seed, self.start, self.num_images = cfg.SEED, 0, len(samples)
+        self.batch_size = cfg.PRETRAIN.BATCH_SIZE // comm.get_world_size()
+        self._cfg, self._stop, self._device = cfg, stop, device
+        self._images = SeededImages(samples, _training_transform(cfg))
+        self._running: Generator | None = None
+
+    def __iter__(self) -> Generator:
+        self._running = self._batches()
+        return self._running
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._running is not None:
+            self._running.close()
+
+    def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
+        order = TrainingOrder(
+            self.num_images,
+            self._cfg.PRETRAIN.BATCH_SIZE,
+            start=self.start,
+            stop=self._stop,
+            seed=self.seed,
+            rank=comm.get_rank(),
+            num_processes=comm.get_world_size(),
+        )
+        yield from _loader(self._cfg, self._images, order, self._device)
+
+
+def _training_transform(cfg: CfgNode):
     node = cfg.PRETRAIN
     try:
-        transform = create_transform(
+        return create_transform(
             node.IMAGE_SIZE,
             is_training=True,
             scale=node.CROP_SCALE,
@@ -197,7 +232,6 @@ def build_train_loader(
             f"PRETRAIN.AUTO_AUGMENT={node.AUTO_AUGMENT!r}: timm cannot read it; expected for "
             "example 'rand-m9-n2' or 'augmix-m3'"
         ) from error
-    return _loader(cfg, SeededImages(samples, transform), order, device)
 
 
 def build_val_loader(
@@ -223,7 +257,10 @@ def _loader(cfg: CfgNode, dataset: Dataset, batches, device: torch.device) -> Pr
         batch_sampler=batches,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=fast_collate,
+        worker_init_fn=finish_before_ending,
         pin_memory=device.type == "cuda",
+        # Its own generator, so that the random numbers of the model do not change.
+        generator=torch.Generator(),
     )
     return PrefetchLoader(
         loader, mean=_unit(cfg.MODEL.PIXEL_MEAN), std=_unit(cfg.MODEL.PIXEL_STD), device=device

@@ -1,7 +1,8 @@
 """All config keys of pretraining with their defaults and meanings.
 
 MODEL.LAMBDA_RESNET describes the backbone, as in detection. Of detectron2's keys, pretraining reads
-MODEL.DEVICE, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD, DATALOADER.NUM_WORKERS, OUTPUT_DIR and SEED only.
+MODEL.DEVICE, PIXEL_MEAN and PIXEL_STD, DATALOADER.NUM_WORKERS, OUTPUT_DIR and SEED only; of
+lambda_det's, SOLVER.MAX_SKIPPED_STEPS and WANDB.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def add_pretrain_config(cfg: CfgNode) -> None:
     # Stochastic depth: probability of dropping the last residual branch. It decreases linearly
     # towards the first one.
     node.DROP_PATH_RATE = 0.0
-    # Decay of the moving average of the weights, which is then what is saved; 0 = no average.
+    # Decay of the moving average of the weights, which is then evaluated and written to
+    # model_final_ema.pth; 0 = no average.
     node.EMA_DECAY = 0.0
     node.EMA_WARMUP = False  # whether the decay starts smaller and grows to EMA_DECAY
 
@@ -65,14 +67,13 @@ def add_pretrain_config(cfg: CfgNode) -> None:
     node.TEST_CROP = 0.875
 
     node.EVAL_PERIOD = 1  # epochs between two evaluations
-    # Iterations between two checkpoints. One is written at the end of every epoch, too.
+    # Iterations between two checkpoints; 0 = an epoch's.
     node.CHECKPOINT_PERIOD = 0
-    node.LOG_PERIOD = 20  # iterations between two lines of the log
 
 
 _AT_LEAST = {
     "NUM_CLASSES": 0, "EPOCHS": 1, "BATCH_SIZE": 1, "IMAGE_SIZE": 32, "EVAL_PERIOD": 1,
-    "CHECKPOINT_PERIOD": 0, "LOG_PERIOD": 1, "LR_PER_256": 0, "WEIGHT_DECAY": 0, "MOMENTUM": 0,
+    "CHECKPOINT_PERIOD": 0, "LR_PER_256": 0, "WEIGHT_DECAY": 0, "MOMENTUM": 0,
     "WARMUP_EPOCHS": 0, "WARMUP_LR": 0, "MIN_LR": 0, "COLOR_JITTER": 0, "MIXUP": 0, "CUTMIX": 0,
 }  # fmt: skip
 _RATES = ("LABEL_SMOOTHING", "DROPOUT", "DROP_PATH_RATE", "EMA_DECAY")
@@ -121,6 +122,11 @@ def check_pretrain_config(cfg: CfgNode, num_processes: int = 1) -> None:
             f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: mixup and CutMix pair the images of a "
             "process, so each process needs an even number of images, not "
             f"{node.BATCH_SIZE // num_processes}"
+        )
+    if cfg.SOLVER.ACCUMULATE != 1:
+        raise InputError(
+            f"SOLVER.ACCUMULATE={cfg.SOLVER.ACCUMULATE}: pretraining does not divide a batch into "
+            "parts; set it to 1"
         )
     if cfg.SEED < 0:
         raise InputError(

@@ -1,7 +1,8 @@
-"""Builders of timm's optimiser, schedule, weight average, batch augmentation and loss."""
+"""Builders of timm's optimiser, schedule, batch augmentation and loss."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,6 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from lambda_det.errors import InputError
@@ -39,13 +39,34 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
+class TimmSchedule(torch.optim.lr_scheduler.LRScheduler):
+    """A schedule of timm as one of PyTorch.
+
+    Args:
+        optimizer: the optimiser of the schedule.
+        schedule: sets the rates by ``step_update(iteration)``.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, schedule: Scheduler) -> None:
+        self._schedule = schedule
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        self._schedule.step_update(self.last_epoch)
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, int]:
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: Mapping[str, int]) -> None:
+        self.last_epoch = state_dict["last_epoch"]
+        self._schedule.step_update(self.last_epoch)
+
+
 def build_scheduler(
     cfg: CfgNode, optimizer: torch.optim.Optimizer, iterations_per_epoch: int
-) -> Scheduler:
-    """Build timm's schedule PRETRAIN.SCHEDULER.
-
-    ``step_update(iteration)`` of the result sets the learning rate of an iteration.
-    """
+) -> TimmSchedule:
+    """Build timm's schedule PRETRAIN.SCHEDULER, to be stepped after every iteration."""
     node = cfg.PRETRAIN
     scheduler, _ = create_scheduler_v2(
         optimizer,
@@ -57,19 +78,7 @@ def build_scheduler(
         step_on_epochs=False,
         updates_per_epoch=iterations_per_epoch,
     )
-    return scheduler
-
-
-def build_ema(cfg: CfgNode, model: nn.Module) -> ModelEmaV3 | None:
-    """Build timm's moving average of the weights and of the norms' running statistics.
-
-    Returns:
-        None if PRETRAIN.EMA_DECAY is 0.
-    """
-    node = cfg.PRETRAIN
-    if not node.EMA_DECAY:
-        return None
-    return ModelEmaV3(model, decay=node.EMA_DECAY, use_warmup=node.EMA_WARMUP)
+    return TimmSchedule(optimizer, scheduler)
 
 
 @dataclass

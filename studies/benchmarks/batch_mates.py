@@ -9,7 +9,7 @@ import sys
 from tabulate import tabulate
 
 from lambda_det.configs import load_config
-from lambda_det.engine.setup import check_device
+from lambda_det.engine.checks import check_device
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import check_writable, write_json
 from lambda_det.records import make_record, tool_command
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, images = [], None
     for variant in variants:
         cfg = load_config(args.config_file, [*args.opts, "MODEL.LAMBDA_RESNET.VARIANT", variant])
-        check_device(cfg)
+        check_device(cfg.MODEL.DEVICE)
         if images is None:
             images = read_images(
                 args.coco, args.split, args.images, args.longest_side, cfg.INPUT.FORMAT

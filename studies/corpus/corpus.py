@@ -15,12 +15,12 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
+from unittest.mock import Mock
 
-from detectron2.data import DatasetCatalog
 from detectron2.engine import defaults
 
-from lambda_det.data import build_train_loader
-from lambda_det.engine import Trainer
+from lambda_det.commands import train_net
+from lambda_det.engine import Parts, RunOptions, yacs
 from lambda_det.errors import exit_on_input_error
 from studies.corpus.cases import CASES, PROJECT, Case
 
@@ -97,7 +97,10 @@ def _run(command: str, words: list[str]) -> int:
     before = {name: logging.getLogger(name).handlers[:] for name in names}
     with (
         mock.patch.object(defaults, "collect_env_info", str),  # it takes seconds
-        mock.patch.multiple(Trainer, __init__=_keep, resume_or_load=_keep, train=_read_images),
+        mock.patch.multiple(
+            yacs, build_detector=Mock(), build_optimizer=Mock(), build_lr_scheduler=Mock()
+        ),
+        mock.patch.multiple(train_net, run=_read_images, log_model=Mock()),
     ):
         try:
             return importlib.import_module(f"lambda_det.commands.{command}").main(words)
@@ -109,21 +112,16 @@ def _run(command: str, words: list[str]) -> int:
                 logger.handlers = before[name]
 
 
-def _keep(trainer: Trainer, cfg=None, resume: bool = False) -> None:
-    """In place of what builds and loads a model."""
-    if cfg is not None:
-        trainer.cfg = cfg
-
-
-def _read_images(trainer: Trainer) -> None:
+def _read_images(parts: Parts, options: RunOptions, *, resume: bool) -> dict:
     """In place of the training: read each image of the training set once."""
-    count = sum(len(DatasetCatalog.get(name)) for name in trainer.cfg.DATASETS.TRAIN)
-    batches = itertools.islice(build_train_loader(trainer.cfg), count)
+    loader = parts.train_loader
+    batches = itertools.islice(loader, loader.num_images)
     for image in sorted(itertools.chain.from_iterable(batches), key=lambda one: one["file_name"]):
         sides = " x ".join(map(str, image["image"].shape[1:]))
         mean = round(image["image"].double().mean().item(), -1)
         name, objects = Path(image["file_name"]).name, len(image["instances"])
         print(f"{name} read: {sides} pixels, mean {mean:.0f}, objects: {objects}")
+    return {}
 
 
 def _files(folder: Path) -> dict[Path, bytes]:

@@ -18,27 +18,29 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
+from detectron2.utils.logger import setup_logger
 
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.comparison.processes import last_line
 from lambda_det.engine.checkpointing import FINAL
-from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import leftovers, write_json
 from lambda_det.records import record_path, results_folder
 from studies.endurance.chaos_run import LOSSES_FILE
-from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
+from studies.endurance.tiny_training import (
+    PER_EPOCH,
+    PERIOD,
+    TRAININGS,
+    make_dataset,
+    record_of,
+    start_training,
+)
 from studies.tables import rows_table
 
-logger = logging.getLogger("lambda_det.chaos")  # setup_console shows this logger
+logger = logging.getLogger("lambda_det.chaos")
 
-PERIOD = 3  # iterations from one checkpoint to the next
 SLOW_S = 0.6  # seconds that the writing of a checkpoint is slowed down to
 DEADLINE_S = 300  # seconds to wait for an event of the training
-
-_TINY = (
-    f"{TINY} DATASETS.TEST () SOLVER.CHECKPOINT_PERIOD {PERIOD} SOLVER.CHECKPOINT_KEEP 3"
-).split()
 
 KINDS = ("write", "step", "write", "term", "write", "start", "damage", "step", "write", "step")
 """The kinds of kills, in turn.
@@ -54,6 +56,7 @@ class Chaos:
     """The kills of a run, and the differences between its result and the undisturbed run's."""
 
     iterations: int
+    training: str = "detection"
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(sorted(set(KINDS)), 0))
     found_half_written: int = 0
     repeated: int = 0
@@ -65,6 +68,7 @@ class Chaos:
     def row(self) -> dict[str, object]:
         """Make the row of a record."""
         return {
+            "training": self.training,
             "kills": sum(self.kills.values()),
             "kills_during_a_write": self.kills["write"],
             "kills_at_any_moment": self.kills["step"],
@@ -87,12 +91,15 @@ class Chaos:
         return self.loss_difference == self.weight_difference == 0.0
 
 
-def run_chaos(output: str, kills: int, *, iterations: int = 0, seed: int = 0) -> Chaos:
+def run_chaos(
+    output: str, kills: int, *, training: str = "detection", iterations: int = 0, seed: int = 0
+) -> Chaos:
     """Train once undisturbed and once with ``kills`` kills, and compare the results.
 
     Args:
         output: folder for both runs; it must not exist.
         kills: number of kills.
+        training: a key of :data:`TRAININGS`.
         iterations: iterations of the training; 0 takes five for each kill.
         seed: seed of the moments of the kills; the training does not depend on it.
 
@@ -105,11 +112,15 @@ def run_chaos(output: str, kills: int, *, iterations: int = 0, seed: int = 0) ->
     if kills < 1:
         raise InputError(f"--kills {kills}: at least 1 is needed")
     start = time.monotonic()
-    result = Chaos(iterations or 5 * kills)
+    iterations = iterations or 5 * kills
+    iterations = -(-iterations // PER_EPOCH) * PER_EPOCH
+    result = Chaos(iterations, training)
     data = os.path.join(output, "shapes")
     make_dataset(data)
-    calm, wild = (_Training(os.path.join(output, n), data, result.iterations)
-                  for n in ("undisturbed", "killed"))  # fmt: skip
+    calm, wild = (
+        _Training(os.path.join(output, name), data, iterations, training)
+        for name in ("undisturbed", "killed")
+    )
     calm.finish()
     logger.info("undisturbed: %d iterations", result.iterations)
     rng = random.Random(seed)
@@ -129,13 +140,10 @@ def run_chaos(output: str, kills: int, *, iterations: int = 0, seed: int = 0) ->
 class _Training:
     """A training in a process that can be killed and started again."""
 
-    def __init__(self, folder: str, data: str, iterations: int) -> None:
+    def __init__(self, folder: str, data: str, iterations: int, kind: str = "detection") -> None:
         self.folder = folder
         self._log = f"{folder}.log"
-        self._arguments = [
-            *_TINY, "SOLVER.MAX_ITER", str(iterations), "DATASETS.COCO_FOLDER", data,
-            "OUTPUT_DIR", folder,
-        ]  # fmt: skip
+        self._data, self._iterations, self._kind = data, iterations, kind
 
     def finish(self) -> None:
         """Start or resume the training, and wait until it has ended."""
@@ -201,8 +209,8 @@ class _Training:
         os.makedirs(self.folder, exist_ok=True)
         command = [
             sys.executable, "-W", "ignore", "-m", "studies.endurance.chaos_run",
-            "--config-file", CONFIG, "--resume",
-            "--slow-write", str(slow_s), *self._arguments, "DATALOADER.NUM_WORKERS", str(workers),
+            "--resume", "--training", self._kind, "--slow-write", str(slow_s),
+            *TRAININGS[self._kind](self.folder, self._data, self._iterations, workers),
         ]  # fmt: skip
         return start_training(command, self._log)
 
@@ -248,7 +256,7 @@ def _largest(differences: Iterable[float]) -> float:
 
 def _tensors(checkpoint: dict) -> dict[str, torch.Tensor]:
     """The weights, running statistics and momenta of the optimizer in a checkpoint."""
-    states = checkpoint["trainer"]["_trainer"]["optimizer"]["state"]
+    states = checkpoint["trainer"]["optimizer"]["state"]
     momenta = {
         f"optimizer {number} {name}": value
         for number, state in states.items()
@@ -260,7 +268,7 @@ def _tensors(checkpoint: dict) -> dict[str, torch.Tensor]:
 
 def remove_checkpoints(output: str) -> None:
     """Remove the files of the trainings, some hundreds of megabytes; the logs stay."""
-    for name in ("undisturbed", "killed", "shapes"):
+    for name in ("undisturbed", "killed", "shapes", "shapes_folder"):
         shutil.rmtree(os.path.join(output, name), ignore_errors=True)
 
 
@@ -268,6 +276,9 @@ def remove_checkpoints(output: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "--training", nargs="+", choices=TRAININGS, default=[*TRAININGS], help="kinds (all)"
+    )
     parser.add_argument("--kills", type=int, default=20, help="number of kills (20)")
     parser.add_argument("--iterations", type=int, default=0, help="(five for each kill)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills (0)")
@@ -275,17 +286,29 @@ def main() -> int:
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
     path = record_path(str(results_folder()), args.record) if args.record else None
-    setup_console()
-    result = run_chaos(args.output, args.kills, iterations=args.iterations, seed=args.seed)
-    name, row = args.record or "chaos", result.row()
-    record = record_of("chaos", sys.argv[1:], args.output, row, name=name, seed=args.seed)
+    setup_logger()
+    results = [
+        run_chaos(
+            os.path.join(args.output, kind),
+            args.kills,
+            training=kind,
+            iterations=args.iterations,
+            seed=args.seed,
+        )
+        for kind in args.training
+    ]
+    name, rows = args.record or "chaos", [result.row() for result in results]
+    record = record_of("chaos", sys.argv[1:], args.output, rows, name=name, seed=args.seed)
     print(rows_table(record))
     if path:
         write_json(record, path)
     if not args.keep:
-        remove_checkpoints(args.output)
-    print(f"the result is {'' if result.same else 'NOT '}the same as that of the undisturbed run")
-    return 0 if result.same else 1
+        for kind in args.training:
+            remove_checkpoints(os.path.join(args.output, kind))
+    for result in results:
+        same = "" if result.same else "NOT "
+        print(f"{result.training}: the result is {same}the same as that of the undisturbed run")
+    return 0 if all(result.same for result in results) else 1
 
 
 if __name__ == "__main__":

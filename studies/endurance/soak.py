@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Sequence
 
+from detectron2.utils.logger import setup_logger
+
 from lambda_det.comparison.processes import PROJECT, last_line
 from lambda_det.engine.run_state import METRICS_FILE
-from lambda_det.engine.setup import setup_console
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import write_json
 from lambda_det.records import record_path, results_folder
@@ -28,7 +29,7 @@ from studies.endurance.soak_figures import Sample, figures
 from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
 from studies.tables import figures_table
 
-logger = logging.getLogger("lambda_det.soak")  # setup_console shows this logger
+logger = logging.getLogger("lambda_det.soak")
 
 CHECKPOINTS, EVALUATIONS = 40, 10
 """Number of checkpoints and of evaluations of the training, at regular intervals."""
@@ -156,10 +157,10 @@ def main() -> int:
     parser.add_argument("--record", metavar="NAME", help="write results/NAME.json")
     args = parser.parse_args()
     path = record_path(str(results_folder()), args.record) if args.record else None
-    setup_console()
+    setup_logger()
     row = run_soak(args.output, args.iterations)
     name = args.record or "soak"
-    record = record_of("soak", sys.argv[1:], args.output, row, name=name, seed=1)
+    record = record_of("soak", sys.argv[1:], args.output, [row], name=name, seed=1)
     print(figures_table(record))
     if path:
         write_json(record, path)

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from lambda_det.comparison.processes import PROJECT, environment_of, tied
-from lambda_det.data import generate_shapes
+from lambda_det.data import generate_shapes, generate_shapes_folder
 from lambda_det.records import make_record, tool_command
 
 CONFIG = os.path.join(
@@ -22,9 +22,52 @@ TINY = (
 """Overrides of :data:`CONFIG` for small images, FPN and heads; the backbone is not changed."""
 
 
+PRETRAIN_CONFIG = os.path.join(PROJECT, "configs", "pretrain", "lambda_R_50_shapes_cpu.yaml")
+
+
+PERIOD = 3  # iterations from one checkpoint of a training that is killed to the next
+PER_EPOCH = 10  # iterations of an epoch of the pretraining
+
+
+def _detection(folder: str, data: str, iterations: int, workers: int) -> list[str]:
+    keys = (
+        f"{TINY} DATASETS.TEST () SOLVER.CHECKPOINT_PERIOD {PERIOD} SOLVER.CHECKPOINT_KEEP 3 "
+        f"SOLVER.MAX_ITER {iterations} DATALOADER.NUM_WORKERS {workers}"
+    )
+    where = ["DATASETS.COCO_FOLDER", data, "OUTPUT_DIR", folder]
+    return ["--config-file", CONFIG, *keys.split(), *where]
+
+
+def _lazy(folder: str, data: str, iterations: int, workers: int) -> list[str]:
+    keys = (
+        f"train.max_iter={iterations} dataloader.train.num_workers={workers} train.seed=1 "
+        f"train.checkpointer.period={PERIOD} train.checkpointer.max_to_keep=3 "
+        "dataloader.evaluator=null dataloader.train.total_batch_size=2 "
+        "dataloader.train.mapper.augmentations.augmentations.0.short_edge_length=64"
+    )
+    where = [f"train.coco_folder={data}", f"train.output_dir={folder}"]
+    return ["--config-file", CONFIG.replace(".yaml", ".py"), *keys.split(), *where]
+
+
+def _pretrain(folder: str, data: str, iterations: int, workers: int) -> list[str]:
+    keys = (
+        f"PRETRAIN.EPOCHS {iterations // PER_EPOCH} PRETRAIN.EVAL_PERIOD 1000 "
+        f"PRETRAIN.CHECKPOINT_PERIOD {PERIOD} PRETRAIN.BATCH_SIZE 2 PRETRAIN.IMAGE_SIZE 32 "
+        f"PRETRAIN.MIXUP 0.4 DATALOADER.NUM_WORKERS {workers} MODEL.LAMBDA_RESNET.DEPTH 26"
+    )
+    where = ["--data", f"{data}_folder", "--config-file", PRETRAIN_CONFIG]
+    return [*where, *keys.split(), "OUTPUT_DIR", folder]
+
+
+TRAININGS = {"detection": _detection, "lazy": _lazy, "pretrain": _pretrain}
+"""Kind of a training -> a function of its folder, data, iterations and loader processes, which
+returns its arguments."""
+
+
 def make_dataset(folder: str, *, num_val: int = 1) -> None:
-    """Generate a dataset of 12 training images."""
+    """Generate a dataset of 12 training images, and ``…_folder``, an ImageFolder of 20."""
     generate_shapes(folder, num_train=12, num_val=num_val, seed=0)
+    generate_shapes_folder(f"{folder}_folder", num_train=20, num_val=10, seed=0)
 
 
 def start_training(command: Sequence[str], log: str) -> subprocess.Popen:
@@ -37,17 +80,23 @@ def start_training(command: Sequence[str], log: str) -> subprocess.Popen:
 
 
 def record_of(
-    tool: str, arguments: Sequence[str], output: str, row: Mapping, *, name: str, seed: int
+    tool: str,
+    arguments: Sequence[str],
+    output: str,
+    rows: Sequence[Mapping],
+    *,
+    name: str,
+    seed: int,
 ) -> dict:
-    """Make the record of a tool's row. Its command names ``output/NAME`` in place of ``output``.
+    """Make the record of a tool's rows. Its command names ``output/NAME`` in place of ``output``.
 
     Args:
         tool: name of the tool without ``.py``.
         arguments: its command-line arguments.
         output: the folder that the arguments name.
-        row: the measured values.
+        rows: the measured values.
         name: name of the record.
         seed: seed of the run.
     """
     shown = [f"output/{name}" if each == output else each for each in arguments]
-    return make_record(tool_command(tool, shown), [row], seeds=[seed], with_gpu=False)
+    return make_record(tool_command(tool, shown), rows, seeds=[seed], with_gpu=False)

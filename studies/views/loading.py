@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint.loading import find_backbone
+from lambda_det.data.config_datasets import configure_heads
 from lambda_det.data.image_files import read_image
-from lambda_det.engine.setup import check_device, check_values
+from lambda_det.engine.checks import check_device
+from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError
-from lambda_det.predict.files import set_classes
 from lambda_det.predict.predictor import Predictor
 
 
@@ -38,14 +39,14 @@ def load_networks(cfg: CfgNode, beside: Sequence[tuple[str, str]] = ()) -> Netwo
         InputError: a value is not valid, weights cannot be used, or the backbone is not a ResNet.
     """
     check_values(cfg)
-    check_device(cfg)
+    check_device(cfg.MODEL.DEVICE)
     first, backbones = None, {}
     for variant, weights in [(None, cfg.MODEL.WEIGHTS), *beside]:
         one = cfg.clone()
         one.MODEL.WEIGHTS = weights
         if variant is not None:
             one.MODEL.LAMBDA_RESNET.VARIANT = variant
-        set_classes(one)
+        configure_heads(one)
         predictor = Predictor(one)
         _, backbone = find_backbone(predictor.model)
         if backbone is None:

@@ -11,9 +11,9 @@ import argparse
 import logging
 import sys
 
-from lambda_det.commands import add_model_arguments, overrides_of
+from lambda_det.commands import add_model_arguments, overrides_of, split_overrides
 from lambda_det.configs import load_config
-from lambda_det.engine.setup import split_overrides
+from lambda_det.engine.setup import import_modules
 from lambda_det.errors import InputError, exit_on_input_error
 
 
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     from studies.views.lambda_figures import FIGURE_FILE, draw_lambdas
     from studies.views.loading import load_networks, read_for
 
+    import_modules(args.modules)
     networks = load_networks(load_config(args.config_file, overrides_of(args)), args.beside)
     if args.channels < 1:
         raise InputError(f"--channels {args.channels}: at least 1 is needed")

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.commands import predict
-from lambda_det.engine.setup import split_overrides
+from lambda_det.commands import predict, split_overrides
 
 CONFIG = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
 

@@ -171,7 +171,6 @@ COMMANDS = {
     "doctor": ("--output doctor.json", None, "checks in"),
     "install_detectron2": ("--archive none.tar.gz", 1, "error: "),
     "pretrain": ("--data none --config-file lambda_R_50_shapes_cpu", 2, "--data none: no such"),
-    "replay_step": ("none", 2, "none"),
     "train_slurm": (f"--config-file {QUICK}", 2, "error: "),
 }  # fmt: skip
 EACH = """

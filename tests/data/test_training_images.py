@@ -13,7 +13,7 @@ from detectron2.data import transforms as T
 
 from lambda_det.configs import load_config
 from lambda_det.data import build_train_loader, configure_datasets, generate_shapes
-from lambda_det.data.training_images import check_images, training_images, training_resize
+from lambda_det.data.training_images import training_images, training_resize
 from lambda_det.errors import InputError
 
 
@@ -114,11 +114,9 @@ def test_shipped_configs_are_silent(images, project, tmp_path, request, log):
         generate_shapes(folder, num_train=24, num_val=1, seed=0)
     paths = shipped_configs(project)
     assert len(paths) > 10
-    records = None
     for path in paths:
         overrides = ["DATASETS.COCO_FOLDER", str(folder)]
         cfg = load_config(str(path), [*overrides, "DATASETS.TEST", "()"])
         configure_datasets(cfg)
-        records = records or training_images(cfg)
-        check_images(cfg, records)
+        training_images(cfg)
     assert not warnings(log)

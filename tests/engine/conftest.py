@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
 from tiny_detector import CONFIG, TINY
 
 from lambda_det.configs import load_config
-from lambda_det.data import configure_datasets, generate_shapes
-from lambda_det.engine import Trainer
+from lambda_det.data import generate_shapes
+from lambda_det.engine import Parts, RunOptions, parts_from_cfg, run
+from lambda_det.engine.parts import Results
 
 # For trainings by the dozen: detectron2's ResNet-50 with an eighth of its channels.
 SLIM = (
@@ -47,19 +51,27 @@ def tiny_overrides() -> tuple[str, ...]:
     return tuple(TINY)
 
 
+@dataclass
+class Training:
+    """Parts and options of a training, and the config that they are of."""
+
+    parts: Parts
+    options: RunOptions
+    cfg: CfgNode
+
+    def train(self, *, resume: bool = False, hooks: Sequence[HookBase] = ()) -> Results:
+        return run(self.parts, self.options, resume=resume, hooks=hooks)
+
+
 @pytest.fixture(scope="session")
-def make_trainer(project: Path, shapes_folder: Path) -> Callable[..., Trainer]:
-    """(OUTPUT_DIR, KEY, VALUE, …) -> a trainer of the slim detector, seeded as train_net.py's."""
+def make_training(project: Path, shapes_folder: Path) -> Callable[..., Training]:
+    """(OUTPUT_DIR, KEY, VALUE, …) -> a training of the slim detector, seeded as train_net does."""
 
-    def make(output: Path, *overrides: object, cls: type[Trainer] = Trainer) -> Trainer:
-        from detectron2.utils.env import seed_all_rng
-
+    def make(output: Path, *overrides: object, evaluate: object = None) -> Training:
         words = [*TINY, *SLIM, "DATASETS.COCO_FOLDER", shapes_folder, "OUTPUT_DIR", output]
         cfg = load_config(str(project / CONFIG), [*map(str, words), *map(str, overrides)])
-        configure_datasets(cfg, for_training=True)
-        cfg.freeze()
-        output.mkdir(parents=True, exist_ok=True)
-        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-        return cls(cfg)
+        parts, options = parts_from_cfg(cfg)
+        parts.evaluate = evaluate or parts.evaluate
+        return Training(parts, options, cfg)
 
     return make

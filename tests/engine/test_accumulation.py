@@ -7,17 +7,13 @@ import shutil
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
-from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.configs import load_config
-from lambda_det.engine import step as step_module
-from lambda_det.engine.accumulation import mean_losses, measured_once, number_of_parts, split
-from lambda_det.engine.bad_step import replay, write_bad_step
-from lambda_det.engine.step import TrainingStep
+from lambda_det.engine import trainer as trainer_module
+from lambda_det.engine.accumulation import check_accumulation, mean_losses, measured_once, split
+from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
 
 
@@ -47,7 +43,7 @@ class BatchMean(nn.Module):
 def one_step(images, **options):
     model = BatchMean()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    step = TrainingStep(model, [images], optimizer, **options)
+    step = Trainer(model, [images], optimizer, **options)
     with EventStorage(3) as storage:
         step.run_step()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
@@ -88,19 +84,19 @@ def test_images_of_the_parts_are_kept() -> None:
         assert [entry[0] for entry in storage._vis_data] == ["image"]
 
 
-def test_a_batch_that_cannot_be_shared_out_is_one_line(make_trainer, tmp_path) -> None:
-    cfg = load_config("", ["SOLVER.IMS_PER_BATCH", "12", "SOLVER.ACCUMULATE", "3"])
-    assert number_of_parts(cfg, 2) == 3
+def test_a_batch_that_cannot_be_shared_out_is_one_line(make_training, tmp_path) -> None:
+    check_accumulation(3, 12, 2)
     with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 12.* 8$"):
-        number_of_parts(cfg, 8)
-    cfg.SOLVER.ACCUMULATE = 1  # a key that nobody has set is not to blame
-    assert number_of_parts(cfg, 8) == 1
+        check_accumulation(3, 12, 8)
+    check_accumulation(1, 12, 8)  # a key that nobody has set is not to blame
     with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 2 "):
-        make_trainer(tmp_path, "SOLVER.ACCUMULATE", 3)
+        make_training(tmp_path, "SOLVER.ACCUMULATE", 3)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_resumes_exactly_and_draws_anew_for_every_part(make_trainer, tmp_path, monkeypatch) -> None:
+def test_resumes_exactly_and_draws_anew_for_every_part(
+    make_training, tmp_path, monkeypatch
+) -> None:
     states = []
 
     def split_and_look(images, parts):
@@ -108,37 +104,14 @@ def test_resumes_exactly_and_draws_anew_for_every_part(make_trainer, tmp_path, m
             states.append(torch.get_rng_state())
             yield part
 
-    monkeypatch.setattr(step_module, "split", split_and_look)
+    monkeypatch.setattr(trainer_module, "split", split_and_look)
     keys = ("SOLVER.ACCUMULATE", 2, "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0)
-    whole = make_trainer(tmp_path / "whole", *keys)
-    whole.train()
+    make_training(tmp_path / "whole", *keys).train()
     assert len(states) == 6 and not torch.equal(states[0], states[1])
     (tmp_path / "again").mkdir()
     shutil.copy(tmp_path / "whole" / "model_0000000.pth", tmp_path / "again")
     (tmp_path / "again" / "last_checkpoint").write_text("model_0000000.pth")
-    again = make_trainer(tmp_path / "again", *keys)
-    again.resume_or_load(resume=True)
-    again.train()
+    make_training(tmp_path / "again", *keys).train(resume=True)
     ends = [torch.load(tmp_path / n / "model_final.pth")["model"] for n in ("whole", "again")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert [torch.equal(a, b) for a, b in zip(states[2:6], states[6:], strict=True)] == [True] * 4
-
-
-def test_a_step_in_parts_is_replayed_in_parts(project, tiny_overrides, tmp_path):
-    """Its losses are drawn (proposals, regions) part by part."""
-    config = project / "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
-    words = ["MODEL.MASK_ON", "False", "MODEL.ROI_HEADS.NUM_CLASSES", "4", "SOLVER.ACCUMULATE", "2"]
-    cfg = load_config(str(config), [*tiny_overrides, *words])
-    instances = Instances((64, 80))
-    instances.gt_boxes = Boxes(torch.tensor([[5.0, 5.0, 40.0, 50.0]]))
-    instances.gt_classes = torch.tensor([2])
-    images = [
-        {"image": torch.randint(0, 255, (3, 64, 80), dtype=torch.uint8), "instances": instances}
-        for _ in range(2)
-    ]
-    model = build_model(cfg).train()
-    write_bad_step(str(tmp_path), cfg, model, images, {}, {"cpu": torch.get_rng_state()})
-    with EventStorage():
-        losses = mean_losses([model(images[:1]), model(images[1:])])
-    found, now, _ = replay(str(tmp_path))
-    assert now == {name: loss.item() for name, loss in losses.items()} and found == []

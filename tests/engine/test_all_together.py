@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import HookBase
+from torch import nn
 
-from lambda_det.engine import Trainer
 from lambda_det.engine.interruption import TrainingInterrupted
 
 pytestmark = [
@@ -26,23 +27,22 @@ BAD = (0, 2, 6)  # iterations whose loss is NaN: the first one, one at a checkpo
 STOPPED = 5  # in whose evaluation the signal comes
 
 
-class Disturbed(Trainer):
-    """Its results are the numbers of its weights."""
+class Disturbance(HookBase):
+    """Spoils the losses of some iterations; its evaluation gives the numbers of the weights."""
 
-    stops = False
-
-    def before_train(self) -> None:
-        super().before_train()
-        self.model.register_forward_hook(self._spoil)
+    def __init__(self, model: nn.Module, *, stops: bool = False) -> None:
+        self._stops = stops
+        model.register_forward_hook(self._spoil)
 
     def _spoil(self, model, images, losses):
-        if model.training and self.iter in BAD:
+        if model.training and self.trainer.iter in BAD:
             return {name: loss * float("nan") for name, loss in losses.items()}
 
-    def test(self, cfg, model):
-        if self.stops and self.iter == STOPPED:
+    def evaluate(self, model: nn.Module) -> dict:
+        if self._stops and self.trainer.iter == STOPPED:
             signal.raise_signal(signal.SIGTERM)
-        return {"bbox": {"AP": -self.iter + model.backbone.fpn_lateral4.weight.sum().item() / 1e3}}
+        value = model.backbone.fpn_lateral4.weight.sum().item() / 1e3
+        return {"bbox": {"AP": value - self.trainer.iter}}
 
 
 def lines(folder: Path) -> list[dict]:
@@ -51,27 +51,31 @@ def lines(folder: Path) -> list[dict]:
             for line in found]  # fmt: skip
 
 
-def test_it_resumes_exactly(make_trainer, tmp_path, log) -> None:
+def test_it_resumes_exactly(make_training, tmp_path, log) -> None:
+    def train(folder: Path, *, resume: bool = False, stops: bool = False) -> Disturbance:
+        training = make_training(folder, *KEYS)
+        disturbance = Disturbance(training.parts.model, stops=stops)
+        training.parts.evaluate = disturbance.evaluate
+        training.train(resume=resume, hooks=[disturbance])
+        return disturbance
+
     one, other = tmp_path / "one", tmp_path / "other"
-    make_trainer(one, *KEYS, cls=Disturbed).train()
+    train(one)
     end = "3 of 7 iterations were left out, because a loss, a gradient or a proposal was not finite"
     (line,) = [r.getMessage() for r in log.records if "were left out" in r.getMessage()]
     assert line == f"{end} (SOLVER.MAX_SKIPPED_STEPS 3)"
-    trainer = make_trainer(other, *KEYS, cls=Disturbed)
-    trainer.stops = True
     with pytest.raises(TrainingInterrupted):
-        trainer.train()
-    trainer = make_trainer(other, *KEYS, cls=Disturbed)
-    trainer.resume_or_load(resume=True)
-    assert trainer.start_iter == STOPPED + 1
-    trainer.train()
+        train(other, stops=True)
+    log.clear()
+    train(other, resume=True)
+    assert f"model_{STOPPED:07d}.pth, after iteration {STOPPED + 1}" in log.text
     for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
         a, b = (torch.load(folder / name) for folder in (one, other))
         assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"]), name
         assert {k: a[k] for k in ("iteration", "metric", "value") if k in a} == {
             k: b[k] for k in ("iteration", "metric", "value") if k in b
         }
-    assert torch.load(other / "model_final.pth")["trainer"]["_trainer"]["skipped_steps"] == 3
+    assert torch.load(other / "model_final.pth")["trainer"]["skipped_steps"] == 3
     assert torch.load(other / "model_best.pth")["iteration"] == 2
     # Of the evaluation that was broken off nothing is said later.
     assert lines(one)[-1] == lines(other)[-1]

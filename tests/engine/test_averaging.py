@@ -13,9 +13,9 @@ from torch import nn
 
 from lambda_det.checkpoint import load_weights
 from lambda_det.configs import load_config
-from lambda_det.engine import Trainer
 from lambda_det.engine.averaging import WeightAverage
-from lambda_det.engine.setup import check_values
+from lambda_det.engine.checkpointing import RunCheckpointer
+from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError
 
 pytestmark = [
@@ -29,11 +29,15 @@ def content(folder: Path, name: str = "model_final.pth") -> dict:
     return torch.load(folder / name, weights_only=True)
 
 
+def average_of(model: nn.Module, decay: float) -> WeightAverage:
+    return WeightAverage(model, decay, RunCheckpointer(model, ""))
+
+
 def test_numbers() -> None:
     """Against sums of powers of the decay, in float64."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5)).double()
-    average, seen = WeightAverage(model, 0.9), []
+    average, seen = average_of(model, 0.9), []
     with average.applied():  # nothing to apply yet
         assert model[0].weight.requires_grad
     for _ in range(6):
@@ -57,13 +61,13 @@ def test_numbers() -> None:
         raise KeyError
     assert torch.equal(model[0].weight, seen[-1]["0.weight"])
     with pytest.raises(ValueError, match="another network"):
-        WeightAverage(nn.Linear(3, 5), 0.9).load_state_dict(average.state_dict())
+        average_of(nn.Linear(3, 5), 0.9).load_state_dict(average.state_dict())
 
 
 def test_shared_weights_come_back() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
-    average = WeightAverage(model, 0.5)
+    average = average_of(model, 0.5)
     for value in (1.0, 2.0):
         nn.init.constant_(model[0].weight, value)
         average.update()
@@ -74,20 +78,15 @@ def test_shared_weights_come_back() -> None:
     ).all()
 
 
-class Evaluated(Trainer):
-    """Its results are the numbers of its weights."""
-
-    @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        return {"bbox": {"AP": model.backbone.fpn_lateral4.weight.double().sum().item()}}
+def evaluate(model: nn.Module) -> dict:
+    """Results are the numbers of the weights."""
+    return {"bbox": {"AP": model.backbone.fpn_lateral4.weight.double().sum().item()}}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(make_trainer, tmp_path_factory) -> Path:
+def undisturbed(make_training, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("averaged")
-    trainer = make_trainer(folder, *KEYS, "TEST.EVAL_PERIOD", 2, cls=Evaluated)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    make_training(folder, *KEYS, "TEST.EVAL_PERIOD", 2, evaluate=evaluate).train()
     return folder
 
 
@@ -95,8 +94,8 @@ def numbers(weights: dict) -> float:
     return weights["backbone.fpn_lateral4.weight"].double().sum().item()
 
 
-def test_the_training_is_the_one_without_an_average(undisturbed, make_trainer, tmp_path) -> None:
-    plain = make_trainer(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0)
+def test_the_training_is_the_one_without_an_average(undisturbed, make_training, tmp_path) -> None:
+    plain = make_training(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0)
     plain.train()
     ours, theirs = content(tmp_path)["model"], content(undisturbed)["model"]
     assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours
@@ -104,7 +103,7 @@ def test_the_training_is_the_one_without_an_average(undisturbed, make_trainer, t
     assert "WeightAverage" not in content(tmp_path)["trainer"].get("hooks", {})
 
 
-def test_it_is_evaluated_and_written(undisturbed, make_trainer, tmp_path, log) -> None:
+def test_it_is_evaluated_and_written(undisturbed, make_training, tmp_path, log) -> None:
     states = [content(undisturbed, f"model_000000{i}.pth")["model"] for i in range(3)]
     expected = 0.5625 * numbers(states[0]) + 0.1875 * numbers(states[1]) + 0.25 * numbers(states[2])
     average = content(undisturbed, "model_final_ema.pth")["model"]
@@ -113,42 +112,37 @@ def test_it_is_evaluated_and_written(undisturbed, make_trainer, tmp_path, log) -
     lines = [json.loads(line) for line in (undisturbed / "metrics.json").read_text().splitlines()]
     assert lines[-1]["bbox/AP"] == numbers(average) and lines[-1]["ema_decay"] == 0.75
     # MODEL.WEIGHTS takes either file as what its name says.
-    trainer = make_trainer(tmp_path, "SOLVER.MAX_ITER", 3)
+    training = make_training(tmp_path, "SOLVER.MAX_ITER", 3)
+    model = training.parts.model
     for name, weights in (("model_final_ema.pth", average), ("model_final.pth", states[2])):
-        load_weights(trainer.model, str(undisturbed / name), complete=True, cfg=trainer.cfg)
-        assert numbers(trainer.model.state_dict()) == numbers(weights)
+        load_weights(model, str(undisturbed / name), complete=True, cfg=training.cfg)
+        assert numbers(model.state_dict()) == numbers(weights)
 
 
 @pytest.mark.parametrize("iteration", [0, 1])
-def test_resumes_exactly(undisturbed, make_trainer, tmp_path, iteration) -> None:
+def test_resumes_exactly(undisturbed, make_training, tmp_path, iteration) -> None:
     name = f"model_{iteration:07d}.pth"
     shutil.copy(undisturbed / name, tmp_path)
     (tmp_path / "last_checkpoint").write_text(name)
-    trainer = make_trainer(tmp_path, *KEYS)
-    trainer.resume_or_load(resume=True)
-    trainer.train()
+    make_training(tmp_path, *KEYS).train(resume=True)
     for end in ("model_final.pth", "model_final_ema.pth"):
         ours, theirs = content(tmp_path, end)["model"], content(undisturbed, end)["model"]
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs), end
 
 
-def test_a_checkpoint_without_one_begins_it(make_trainer, tmp_path, log) -> None:
-    make_trainer(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0, "SOLVER.MAX_ITER", 2).train()
-    trainer = make_trainer(tmp_path, *KEYS)
-    trainer.resume_or_load(resume=True)
-    trainer.train()
+def test_a_checkpoint_without_one_begins_it(make_training, tmp_path, log) -> None:
+    make_training(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0, "SOLVER.MAX_ITER", 2).train()
+    make_training(tmp_path, *KEYS).train(resume=True)
     assert "the checkpoint holds no average of the weights, SOLVER.EMA_DECAY 0.75" in log.text
     assert "SOLVER.EMA_DECAY: 0.0 -> 0.75" in log.text
     ours = content(tmp_path, "model_final_ema.pth")["model"]
     assert numbers(ours) == numbers(content(tmp_path)["model"])
 
 
-def test_a_run_that_goes_on_without_one_is_judged_by_its_weights(make_trainer, tmp_path) -> None:
-    make_trainer(tmp_path, *KEYS, "SOLVER.MAX_ITER", 2).train()
-    keys = (*KEYS, "SOLVER.EMA_DECAY", 0.0, "DATASETS.TEST", "('coco_folder_val2017',)")
-    trainer = make_trainer(tmp_path, *keys, cls=Evaluated)
-    trainer.resume_or_load(resume=True)
-    assert trainer.train()["bbox"]["AP"] == numbers(content(tmp_path)["model"])
+def test_a_run_that_goes_on_without_one_is_judged_by_its_weights(make_training, tmp_path) -> None:
+    make_training(tmp_path, *KEYS, "SOLVER.MAX_ITER", 2).train()
+    training = make_training(tmp_path, *KEYS, "SOLVER.EMA_DECAY", 0.0, evaluate=evaluate)
+    assert training.train(resume=True)["bbox"]["AP"] == numbers(content(tmp_path)["model"])
     assert "WeightAverage" not in content(tmp_path)["trainer"].get("hooks", {})
     assert "ema_decay" not in (tmp_path / "metrics.json").read_text().splitlines()[-1]
 

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.engine.branches import SHORT, branch_figures, log_branches, warn_of_closed_branches
+from lambda_det.engine.branches import SHORT, BranchReport, branch_figures
 
 
 def network(**arguments):
     return build_lambda_resnet(26, "lambda", scope=5, **arguments)
 
 
+def report(model: nn.Module, iterations: int, iteration: int | None = None) -> EventStorage:
+    """Before the training, or after an iteration."""
+    hook = BranchReport()
+    with EventStorage() as storage:
+        hook.trainer = SimpleNamespace(
+            model=model, max_iter=iterations, iter=iteration, storage=storage
+        )
+        hook.before_train() if iteration is None else hook.after_step()
+    return storage
+
+
 def test_short_training_of_closed_branches_is_warned_of(log):
-    warn_of_closed_branches(network(), 500, "SOLVER.MAX_ITER gives")
+    report(network(), 500)
     (record,) = log.records
     assert record.levelname == "WARNING"
     assert "8 of 8 residual branches start at 0" in record.message
-    assert "SOLVER.MAX_ITER gives 500 iterations" in record.message
+    assert "the run has 500 iterations" in record.message
     assert "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL False" in record.message
 
 
 def test_branches_that_partial_weights_have_closed(log):
     model = network(zero_init_residual=False)
     nn.init.zeros_(model.res5[0].conv3.norm.weight)
-    warn_of_closed_branches(model, SHORT - 1, "PRETRAIN.EPOCHS gives")
+    report(model, SHORT - 1)
     (record,) = log.records
     assert "1 of 8" in record.message and "PARTIAL_INIT_AS_IDENTITY False" in record.message
 
@@ -43,7 +56,7 @@ def test_branches_that_partial_weights_have_closed(log):
     ],
 )
 def test_nothing_to_warn_of(arguments, iterations, log):
-    warn_of_closed_branches(network(**arguments), iterations, "")
+    report(network(**arguments), iterations)
     assert not log.records
 
 
@@ -61,25 +74,22 @@ def test_figures_are_those_of_the_weights(log):
         torch.linalg.vector_norm(embedding).item() / embedding.numel() ** 0.5, rel=1e-6
     )
     assert figures["embedding_rms"]["res5"] == 2
-    log_branches(model)
+    assert not report(model, 9, 7).histories()
+    assert report(model, 9, 8).latest()["last_norm/res3"] == (0.25, 0)
     assert "res3 0.250" in log.text and "res5 2.000" in log.text
     log.clear()
-    log_branches(nn.Linear(2, 2))
+    report(nn.Linear(2, 2), 9, 8)
     assert not log.records
 
 
-def test_run_from_zero_is_warned_once_and_measured_at_its_end(make_trainer, tmp_path, log):
+def test_run_from_zero_is_warned_once_and_measured_at_its_end(make_training, tmp_path, log):
     words = "MODEL.BACKBONE.NAME build_lambda_resnet_fpn_backbone MODEL.LAMBDA_RESNET.DEPTH 26"
     words = [*words.split(), "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL", "True"]
-    trainer = make_trainer(tmp_path / "run", *words, "SOLVER.MAX_ITER", 2)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    make_training(tmp_path / "run", *words, "SOLVER.MAX_ITER", 2).train()
     assert log.text.count("8 of 8 residual branches start at 0") == 1
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.json").read_text().splitlines()]
     assert 0 < lines[-1]["last_norm/res2"] < 0.1
     log.clear()
-    again = make_trainer(tmp_path / "run", *words, "SOLVER.MAX_ITER", 3)
-    again.resume_or_load(resume=True)
-    again.train()
+    make_training(tmp_path / "run", *words, "SOLVER.MAX_ITER", 3).train(resume=True)
     assert "start at 0" not in log.text
     assert log.text.count("mean |last norm|") == 1

@@ -18,12 +18,14 @@ from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.configs import load_config, merge_config, read_config
 from lambda_det.engine.checks import (
     Recipe,
+    check_device,
     check_norms,
     check_pixels,
-    check_settings,
     check_solver,
+    on_device,
 )
-from lambda_det.engine.setup import check_device, check_values
+from lambda_det.engine.parts import RunOptions
+from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError
 
 LSJ = "configs/COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj.yaml"
@@ -166,9 +168,19 @@ def test_a_value_that_detectron2_would_stop_at(key: str, value: str):
         check_values(load_config("", [key, value]))
 
 
-def test_a_device_that_pytorch_does_not_know():
-    with pytest.raises(InputError, match=r"^MODEL\.DEVICE='gpu': PyTorch has no such device"):
-        check_device(load_config("", ["MODEL.DEVICE", "gpu"]))
+@pytest.mark.parametrize("device", ["gpu", "mps", "xpu", "cuda:99"])
+def test_a_device_that_pytorch_cannot_use(device):
+    check_device("cpu")
+    line = rf"^MODEL\.DEVICE='{device}': PyTorch (cannot use it|sees no GPU).*cpu"
+    with pytest.raises(InputError, match=line) as caught:
+        check_device(device)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_that_a_cpu_does_not_have(log):
+    half = RunOptions(precision="float16")
+    assert on_device("cuda", half) is half and not log.records
+    assert on_device("cpu", half).precision == "float32" and "needs a GPU" in log.text
 
 
 # ---- norms ----
@@ -215,15 +227,25 @@ def test_frozen_norms_on_their_own_device_kind():
 # ---- together ----
 
 
+def check_together(layers, overrides: Sequence[str] = ()) -> None:
+    cfg = merge_config(layers, overrides)
+    solver = cfg.SOLVER
+    recipe = Recipe.of(layers, overrides)
+    assert recipe is not None
+    check_solver(
+        solver.BASE_LR, solver.IMS_PER_BATCH,
+        max_iter=solver.MAX_ITER, warmup_iters=solver.WARMUP_ITERS, recipe=recipe,
+    )  # fmt: skip
+    check_pixels(ImageFormat.from_config(cfg))
+
+
 def test_settings_of_a_config_file(project: Path, log):
     layers = read_config(str(project / LSJ))
-    overrides = ["SOLVER.IMS_PER_BATCH", "8"]
-    check_settings(merge_config(layers, overrides), Recipe.of(layers, overrides))
+    check_together(layers, ["SOLVER.IMS_PER_BATCH", "8"])
     (text,) = warnings(log)
     assert text.endswith("SOLVER.BASE_LR 0.0125")
     log.clear()
-    overrides = ["INPUT.FORMAT", "BGR"]
-    check_settings(merge_config(layers, overrides), Recipe.of(layers, overrides))
+    check_together(layers, ["INPUT.FORMAT", "BGR"])
     assert ["PIXEL_MEAN" in text or "PIXEL_STD" in text for text in warnings(log)] == [True, True]
 
 
@@ -232,10 +254,7 @@ def test_shipped_configs_are_silent(project: Path, log):
     paths = [path for f in folders for path in (project / "configs" / f).glob("*.yaml")]
     assert len(paths) > 10
     for path in paths:
-        layers = read_config(str(path))
-        recipe = Recipe.of(layers)
-        assert recipe is not None
-        check_settings(merge_config(layers), recipe)
+        check_together(read_config(str(path)))
     assert not warnings(log)
 
 

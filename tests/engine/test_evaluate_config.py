@@ -72,7 +72,7 @@ def test_an_evaluation_leaves_the_config_of_the_training(tmp_path, eval_only: bo
     config.write_text("the training's\n")
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
-    start_run(cfg, Namespace(eval_only=eval_only))
+    start_run(cfg, Namespace(eval_only=eval_only), str(tmp_path))
     assert (config.read_text() == "the training's\n") is eval_only
     if not eval_only:
         assert f"OUTPUT_DIR: {tmp_path}" in config.read_text()

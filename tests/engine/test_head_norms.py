@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lambda_det.configs import load_config
 from lambda_det.engine.launch import launch, parallel
-from lambda_det.engine.step import TrainingStep
+from lambda_det.engine.trainer import Trainer
 
 # "naiveSyncBN_N" is this norm in another mode; detectron2 v0.5 has the mode without the name.
 SMALL = (
@@ -55,7 +55,7 @@ def step(model: nn.Module, objects: int, precision: torch.dtype | None) -> dict[
     """One update; the losses."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with EventStorage() as storage:
-        TrainingStep(model, [batch(objects)], optimizer, precision=precision).run_step()
+        Trainer(model, [batch(objects)], optimizer, precision=precision).run_step()
         return {name: value for name, (value, _) in storage.latest().items() if "loss" in name}
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from lambda_det.engine.accumulation import without_sharing
 from lambda_det.engine.launch import launch, parallel
-from lambda_det.engine.step import TrainingStep, _heads_wait_for_others
+from lambda_det.engine.trainer import Trainer, _norms_across_processes
 
 
 class Proposer(nn.Module):
@@ -54,7 +54,7 @@ def in_parts(model: nn.Module, path: str) -> None:
     model.register_comm_hook(shared, note_sharing)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with EventStorage():
-        TrainingStep(model, [images], optimizer, accumulate=2).run_step()
+        Trainer(model, [images], optimizer, accumulate=2).run_step()
     with without_sharing(model, unless=False):
         model(images)["loss_a"].backward()
     torch.save({"model": model.module.state_dict(), "shared": len(shared)}, path)
@@ -73,7 +73,7 @@ def left_out(folder: str) -> None:
     rank = comm.get_rank()
     model = parallel(Proposer())
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    step = TrainingStep(model, list(batches(rank)), optimizer, max_skipped=2)
+    step = Trainer(model, list(batches(rank)), optimizer, max_skipped=2)
     with EventStorage() as storage:
         for iteration in range(5):
             step.iter = storage.iter = iteration
@@ -81,7 +81,7 @@ def left_out(folder: str) -> None:
     torch.save(model.module.state_dict(), f"{folder}/{rank}.pth")
     in_parts(model, f"{folder}/{rank}.parts.pth")
     # One more than is allowed ends all of them, with the line of the process that has it.
-    step = TrainingStep(model, [list(batches(rank))[1]], optimizer, max_skipped=1)
+    step = Trainer(model, [list(batches(rank))[1]], optimizer, max_skipped=1)
     step.skipped = 1
     with contextlib.suppress(FloatingPointError), EventStorage():
         try:
@@ -95,7 +95,7 @@ def left_out(folder: str) -> None:
 @pytest.fixture
 def imported_once(monkeypatch) -> Iterator[None]:
     """The processes are copies of one that has imported detectron2, and ends with the test."""
-    forkserver.set_forkserver_preload(["lambda_det.engine.step"])
+    forkserver.set_forkserver_preload(["lambda_det.engine.trainer"])
     start = torch.multiprocessing.start_processes
 
     def start_copies(*args, **options):
@@ -139,8 +139,7 @@ def test_left_out_by_all(tmp_path, imported_once) -> None:
 
 def test_norms_that_would_wait_for_a_process_without_proposals() -> None:
     model = Proposer()
-    assert not _heads_wait_for_others(model)
+    assert _norms_across_processes(model) == []
     model.backbone = nn.Sequential(nn.Linear(5, 4), nn.SyncBatchNorm(4))
-    assert not _heads_wait_for_others(model)
     model.head = nn.Sequential(nn.Linear(4, 3), NaiveSyncBatchNorm(3))
-    assert _heads_wait_for_others(model)
+    assert _norms_across_processes(model) == ["backbone.1", "head.1"]

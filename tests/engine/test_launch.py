@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
+import socket
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.commands import train_net
 from lambda_det.engine import launch as launch_module
+from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.engine.launch import WorkerLostError, cores, launch
-from lambda_det.engine.step import TrainingStep
+from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError, is_input_error_of_a_worker, one_line
 
 VARIABLES = {
@@ -94,6 +97,45 @@ def test_a_killed_process_ends_the_others(tmp_path, monkeypatch) -> None:
     assert not (tmp_path / "survived").exists()
 
 
+def ends_badly(folder: str) -> None:
+    atexit.register(os.abort)  # as threads of gloo do to some processes on a busy machine
+    print("done", flush=False)
+    Path(folder, f"done{comm.get_rank()}").touch()
+
+
+@pytest.mark.slow
+def test_what_ends_after_the_work_is_done_does_not_count(tmp_path, capfd) -> None:
+    launch(ends_badly, 2, device="cpu", args=(str(tmp_path),))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["done0", "done1"]
+    assert capfd.readouterr().out.count("done") == 2
+
+
+def stops_in_good_order() -> None:
+    atexit.register(os.abort)
+    raise TrainingInterrupted(signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_processes_that_a_signal_has_stopped_keep_their_status() -> None:
+    with pytest.raises(SystemExit) as stop:
+        launch(stops_in_good_order, 2, device="cpu")
+    assert stop.value.code == 130
+
+
+def meets_in(folder: str) -> None:
+    store = dist.distributed_c10d._get_default_store()
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    Path(folder, str(comm.get_rank())).write_text(type(store).__name__)
+
+
+@pytest.mark.slow
+def test_processes_of_a_machine_need_no_port(tmp_path) -> None:
+    """One that was free when it was chosen may be another training's a second later."""
+    launch(meets_in, 2, device="cpu", args=(str(tmp_path),))
+    assert {(tmp_path / str(rank)).read_text() for rank in range(2)} == {"FileStore"}
+
+
 def one_is_wrong() -> None:
     if comm.get_rank() == 1:  # so that the first one's error is of the lost connection
         raise InputError("KEY=1: expected 2")
@@ -111,16 +153,9 @@ class NanInProcess1(torch.nn.Linear):
 def one_loss_is_not_finite() -> None:
     model = NanInProcess1(1, 1)
 
-    def slowly(images, losses, random_states) -> str:
-        time.sleep(2)
-        return "; written"
-
-    step = TrainingStep(
-        model, [[{"file_name": f"{comm.get_rank()}.png"}]],
-        torch.optim.SGD(model.parameters(), lr=0.1), on_bad_step=slowly,
-    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with EventStorage():
-        step.run_step()
+        Trainer(model, [[{"file_name": f"{comm.get_rank()}.png"}]], optimizer).run_step()
 
 
 @pytest.mark.slow
@@ -132,10 +167,10 @@ def test_an_error_of_one_process_is_the_error_of_all() -> None:
 
 
 @pytest.mark.slow
-def test_a_loss_of_one_process_is_told_when_the_step_is_written(monkeypatch, capsys) -> None:
+def test_a_loss_of_one_process_ends_all_with_one_line(monkeypatch, capsys) -> None:
     with pytest.raises(ProcessRaisedException) as caught:
         launch(one_loss_is_not_finite, 2, device="cpu")
-    line = "iteration 0: the loss is not finite (total_loss nan) on 1.png; written"
+    line = "iteration 0: the loss is not finite (total_loss nan) on 1.png"
     assert one_line(caught.value) == f"FloatingPointError: {line}"
 
     def fails(*args, **kwargs) -> None:
@@ -218,7 +253,9 @@ def test_a_signal_before_the_training_can_hear_it(signals, status, line) -> None
 def test_one_of_torchrun(monkeypatch) -> None:
     for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_PORT", str(launch_module._free_port()))
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(opened.getsockname()[1]))
     threads, seen = torch.get_num_threads(), []
     try:
         launch(lambda: seen.append((dist.get_backend(), comm.get_local_rank())), device="cpu")

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import signal
-from argparse import Namespace
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.config import LazyCall as L
-from detectron2.engine import HookBase, default_argument_parser
+from detectron2.config import instantiate
+from detectron2.engine import HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling.meta_arch import RetinaNet
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from lambda_det.commands import lazyconfig_train_net
-from lambda_det.configs import find_lazy_config
+from lambda_det.commands.lazyconfig_train_net import main
+from lambda_det.configs import changed_values, find_lazy_config
+from lambda_det.engine import dry_run, parts_from_lazy, run
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
-from lambda_det.engine.lazy_settings import lazy_words, load_lazy_config, settings_of
-from lambda_det.engine.lazy_trainer import (
-    LazyTrainer,
-    build_lazy_model,
-    evaluate_lazy,
-    setup_lazy_config,
-    train_or_evaluate,
-)
-from lambda_det.engine.sanity import sanity_pass
+from lambda_det.engine.lazy import evaluate_lazy, lazy_device, options_from_lazy, take_datasets
+from lambda_det.engine.lazy_config import load_lazy_config
 from lambda_det.errors import InputError
 
 QUICK = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
@@ -37,12 +35,17 @@ LONG = (
 )  # fmt: skip
 
 
-def arguments(output: Path, folder: Path, *words: str, **flags: bool) -> Namespace:
-    args = default_argument_parser().parse_args(["--config-file", str(output.parent / "tiny.py")])
-    args.opts = [f"train.output_dir={output}", f"train.coco_folder={folder}", *words]
-    for name, value in flags.items():
-        setattr(args, name, value)
-    return args
+def arguments(output: Path, folder: Path, *words: str) -> list[str]:
+    """The arguments of a training in ``output`` on the dataset in ``folder``."""
+    config = str(output.parent / "tiny.py")
+    own = [f"train.output_dir={output}", f"train.coco_folder={folder}"]
+    flags = [word for word in words if word.startswith("--")]
+    return ["--config-file", config, *flags, *own, *(w for w in words if w not in flags)]
+
+
+def config(output: Path, folder: Path, *words: str) -> DictConfig:
+    _, path, *own = arguments(output, folder, *words)
+    return load_lazy_config(path, own)
 
 
 @pytest.fixture
@@ -85,49 +88,65 @@ def weights(path: Path) -> dict:
 def test_a_lazy_training_resumes_exactly_and_evaluates(
     output: Path, shapes_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    results = train_or_evaluate(arguments(output, shapes_folder, *LONG))
-    assert set(results) == {"bbox", "segm"}
+    assert main(arguments(output, shapes_folder, *LONG)) == 0
+    metrics = json.loads((output / "inference" / "metrics.json").read_text())
+    assert set(metrics) == {"bbox", "segm"}
     names = {path.name for path in output.iterdir()}
     assert {"model_0000001.pth", "model_final.pth", "metrics.json", "last_checkpoint"} <= names
-    assert {"model_best.pth", "model_final_ema.pth"} <= names and "inference" in names
+    assert {"model_best.pth", "model_final_ema.pth"} <= names
     assert "train.log_period, train.model_ema.enabled: nothing here" in capsys.readouterr().out
-    assert (output / "inference" / "metrics.json").is_file()
 
-    # The same run, stopped by a signal behind its third iteration and taken up again.
-    stopped = tmp_path / "stopped"
-    args = arguments(stopped, shapes_folder, *LONG)
-    lazy, cfg = setup_lazy_config(args)
-    trainer = LazyTrainer(lazy, cfg, "tiny.py", args.opts)
-
+    # The same run, stopped by a signal after its third iteration and resumed.
     class Stop(HookBase):
         def after_step(self) -> None:
             if self.trainer.iter == 2:
                 signal.raise_signal(signal.SIGTERM)
 
-    trainer._hooks.insert(0, Stop())
-    Stop.trainer = trainer
-    trainer.resume_or_load(resume=False)
-    with pytest.raises(TrainingInterrupted):
-        trainer.train()
+    stopped = tmp_path / "stopped"
+    words = arguments(stopped, shapes_folder, *LONG)
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+        patch.setattr(lazyconfig_train_net, "run", functools.partial(run, hooks=[Stop()]))
+        main(words)
     assert json.loads((stopped / INTERRUPTED_FILE).read_text())["iteration"] == 3
-    words = shlex.join(args.opts)  # without them it would be another run
-    line = f"tools/lazyconfig_train_net.py --config-file tiny.py --resume {words}\n"
+    flag, path, *own = words  # without the overrides it would be another run
+    line = f"tools/lazyconfig_train_net.py --config-file {path} --resume {shlex.join(own)}\n"
     assert line in capsys.readouterr().out
-    again = train_or_evaluate(arguments(stopped, shapes_folder, *LONG, resume=True))
-    assert again == results
+    assert main([flag, path, "--resume", *own]) == 0
+    assert json.loads((stopped / "inference" / "metrics.json").read_text()) == metrics
     for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
         one, other = (weights(folder / name) for folder in (output, stopped))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
 
-    # Evaluation of the weights alone, by the command.
+    # Evaluation of the weights alone.
     alone = tmp_path / "alone"
-    words = [f"train.init_checkpoint={stopped / 'model_final_ema.pth'}"]
-    given = arguments(alone, shapes_folder, *words, eval_only=True)
-    flags = ["--config-file", given.config_file, "--eval-only", *given.opts]
-    assert lazyconfig_train_net.main(flags) == 0
-    text = (alone / "inference" / "metrics.json").read_text()
-    assert text == (output / "inference" / "metrics.json").read_text()
+    word = f"train.init_checkpoint={stopped / 'model_final_ema.pth'}"
+    assert main(arguments(alone, shapes_folder, "--eval-only", word)) == 0
+    assert json.loads((alone / "inference" / "metrics.json").read_text()) == metrics
+
+
+@pytest.mark.slow
+def test_a_dry_run_takes_the_largest_images_and_leaves_nothing(
+    output: Path, shapes_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    sizes: list[int] = []
+
+    class Look(HookBase):
+        def before_train(self) -> None:
+            self.trainer.model.register_forward_pre_hook(self._look)
+
+        def _look(self, model, inputs) -> None:
+            if model.training:
+                sizes.extend(min(image["image"].shape[-2:]) for image in inputs[0])
+
+    monkeypatch.setattr(dry_run, "run", functools.partial(run, hooks=[Look()]))
+    words = [
+        "dataloader.train.mapper.augmentations.augmentations.0.short_edge_length=[32,80]",
+        f"+dataloader.evaluator.output_dir={output}/own",
+    ]
+    assert main(arguments(output, shapes_folder, "--dry-run", *words)) == 0
+    assert sizes == [80, 80, 80, 80] and not output.exists()
+    assert "the dry run went well: a checkpoint takes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -138,7 +157,7 @@ def test_a_lazy_training_resumes_exactly_and_evaluates(
         ("train.max_iter", "expected key=value"),
         ("MAX_ITER 10", "expected key=value"),
         ("train.max_iter=[", "train.max_iter=["),
-        ("--eval-only", "flags stand before"),
+        ("--eval-only", "options stand before"),
         ("tran=1", "no key 'tran'; near it: train"),
     ],
 )
@@ -149,36 +168,25 @@ def test_words_that_name_nothing(word: str, says: str) -> None:
 
 
 def test_words_change_the_config() -> None:
-    words = ["train.max_iter=7", "train.amp={enabled:true,precision:bfloat16}", "optimizer.lr=0.3",
+    words = ["train.max_iter=7", "train.amp={enabled:true,precision:bfloat16}",
              "model.backbone.bottom_up.scope=7", "optimizer.nesterov=true"]  # fmt: skip
     lazy = load_lazy_config(QUICK, words)
-    cfg = settings_of(lazy)
-    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.AMP.ENABLED) == (7, 0.3, True)
-    assert cfg.SOLVER.AMP.PRECISION == "bfloat16" and lazy.optimizer.nesterov is True
+    options = options_from_lazy(lazy)
+    assert (options.max_iter, options.precision) == (7, "bfloat16")
+    assert lazy.optimizer.nesterov is True
     assert lazy.model.backbone.bottom_up.scope == 7  # an argument that the file leaves out
-    lazy = load_lazy_config(QUICK, ["optimizer.weight_decay=0", "train.ema_decay=0"])
-    solver = settings_of(lazy).SOLVER
-    assert (solver.WEIGHT_DECAY, solver.EMA_DECAY) == (0, 0)
-
-
-def test_the_sanity_pass_has_the_images_of_the_config(output: Path, shapes_folder: Path) -> None:
-    words = ("dataloader.train.mapper.augmentations.augmentations.0.short_edge_length=[32,80]",)
-    args = arguments(output, shapes_folder, *words, "train.sanity_images=1")
-    trainer = LazyTrainer(*setup_lazy_config(args))
-    batches, forward = [], trainer.model.forward
-    trainer.model.forward = lambda images: batches.append(images) or forward(images)
-    sanity_pass(trainer)
-    assert [min(image["image"].shape[-2:]) for image in batches[0]] == [80, 80]
-    assert not (output / "inference").exists()
+    lazy = load_lazy_config(QUICK, ["train.ema_decay=0", "train.amp={enabled:true}"])
+    options = options_from_lazy(lazy)
+    assert options.ema_decay == 0 and options.precision == "float16"
 
 
 def test_an_evaluator_that_writes_nothing(output: Path, shapes_folder: Path) -> None:
-    lazy, cfg = setup_lazy_config(arguments(output, shapes_folder))
+    lazy = config(output, shapes_folder)
+    take_datasets(lazy)
     lazy.dataloader.evaluator = L(Counting)(first=3)
-    cfg.defrost()
-    cfg.DATASETS.TEST = ()  # as of a loader without dataset.names
-    model = build_lazy_model(lazy, cfg)
-    assert evaluate_lazy(lazy, cfg, model) == {"images": {"count": 6}}
+    model = instantiate(lazy.model)
+    assert evaluate_lazy(lazy, model) == {"images": {"count": 6}}
+    assert evaluate_lazy(lazy, model, most=2) == {"images": {"count": 5}}
 
 
 class Counting(DatasetEvaluator):
@@ -220,34 +228,54 @@ def test_other_files_are_refused(tmp_path: Path, project: Path) -> None:
 @pytest.mark.parametrize(
     "word, says",
     [
-        ("train.max_iter=0", "train.max_iter"),
+        ("train.max_iter=0", "train.max_iter=0: expected a whole number above 0"),
         ("train.device=tpu", "train.device='tpu'"),
         ("train.coco_folder=gone", "train.coco_folder"),
         ("train.max_iter=many", "train.max_iter='many'"),
+        ("train.seed=many", "train.seed='many': expected a whole number"),
+        ("train.best_metric=segm", "train.best_metric='segm'"),
+        ("train.accumulate=3", "train.accumulate=3: expected a number that dataloader.train."),
+        ("train.init_checkpoint=gone.pth", "train.init_checkpoint='gone.pth'"),
+        ("train.partial_init.min_coverage=2", "train.partial_init.min_coverage=2"),
+        ("model.backbone.bottom_up.freeze_at=2", "model.backbone.bottom_up.freeze_at freezes"),
+        ("train.wandb.enabled=true", "train.wandb.enabled"),
+        ("optimizer.lr=fast", "optimizer.lr='fast': expected a float"),
+        ("optimizer.lr=-1", "optimizer.lr=-1.0: expected a finite number, not negative"),
+        ("model.pixel_mean=[a,b,c]", "model.pixel_mean=['a', 'b', 'c']: expected a finite number"),
+        ("model.pixel_std=[0,0,0]", "model.pixel_std=[0, 0, 0]: expected a finite number above 0"),
+        ("model.input_format=XYZ", "model.input_format='XYZ': expected one of RGB"),
+        ("model.roi_heads.num_classes=abc", "model.roi_heads.num_classes='abc': expected a int"),
+        ("train.coco_folder=3", "train.coco_folder=3: expected a str"),
+        ("train.device=5", "train.device=5: expected a str"),
+        ("train.amp.enabled='false'", "train.amp.enabled='false': expected a bool"),
+        ("dataloader.train.num_workers=-1", "dataloader.train.num_workers=-1: expected a whole"),
+        ("dataloader.train.total_batch_size='4'", "total_batch_size='4': expected a int"),
+        ("lr_multiplier.warmup_length=abc", "lr_multiplier.warmup_length='abc': expected a number"),
     ],
 )
 def test_values_are_checked_in_the_words_of_the_file(
-    word: str, says: str, output: Path, shapes_folder: Path
+    word: str, says: str, output: Path, shapes_folder: Path, monkeypatch, tmp_path
 ) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    own = [word]
+    if "min_coverage" in word:
+        torch.save({"model": {"stem.conv1.weight": torch.zeros(1)}}, tmp_path / "w.pth")
+        own.append(f"train.init_checkpoint={tmp_path / 'w.pth'}")
+    lazy = config(output, shapes_folder, *own)
     with pytest.raises(InputError) as error:
-        setup_lazy_config(arguments(output, shapes_folder, word))
+        parts, options = parts_from_lazy(lazy)
+        run(parts, options)
     assert says in str(error.value)
-    assert not output.exists()
+    assert not list(output.rglob("*.pth"))
 
 
-def test_keys_are_translated() -> None:
-    line = r"^train\.max_iter=3, optimizer\.lr and MODEL\.OTHER$"
-    with pytest.raises(InputError, match=line), lazy_words():
-        raise InputError("SOLVER.MAX_ITER=3, SOLVER.BASE_LR and MODEL.OTHER")
+def test_evaluation_needs_weights(output: Path, shapes_folder: Path, capsys) -> None:
+    assert main(arguments(output, shapes_folder, "--eval-only")) == 2
+    assert "error: train.init_checkpoint is empty" in capsys.readouterr().err
 
 
-def test_evaluation_needs_weights(output: Path, shapes_folder: Path) -> None:
-    with pytest.raises(InputError, match=r"train\.init_checkpoint is empty"):
-        train_or_evaluate(arguments(output, shapes_folder, eval_only=True))
-
-
-def test_a_config_without_our_parts_has_settings_too() -> None:
-    norm = L(nn.BatchNorm2d)(num_features=3)  # what a config of ours has a name for
+def test_a_config_without_our_parts_has_options_too() -> None:
+    norm = L(nn.BatchNorm2d)(num_features=3)
     own = OmegaConf.create(
         {
             "model": L(RetinaNet)(backbone={"bottom_up": {"norm": norm}}, input_format="BGR"),
@@ -255,7 +283,22 @@ def test_a_config_without_our_parts_has_settings_too() -> None:
         },
         flags={"allow_objects": True},
     )
-    cfg = settings_of(own)
-    assert (cfg.SOLVER.MAX_ITER, cfg.INPUT.FORMAT, cfg.MODEL.MASK_ON) == (5, "BGR", False)
-    assert cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    assert cfg.MODEL.LAMBDA_RESNET.NORM == "BN"  # the default
+    options = options_from_lazy(own)
+    assert (options.max_iter, options.output_dir, options.precision) == (5, "./output", "float32")
+    assert lazy_device(own) == "cuda"
+
+
+def test_the_config_of_a_checkpoint_is_plain_yaml(output: Path, shapes_folder: Path) -> None:
+    """A resumed run compares it, and W&B shows it."""
+    parts, _ = parts_from_lazy(config(output, shapes_folder))
+    text = yaml.safe_load(parts.config)
+    assert text["train"]["max_iter"] == 4
+    assert text["model"]["_target_"].endswith(".GeneralizedRCNN")
+    assert text["dataloader"]["train"]["dataset"]["names"] == "coco_folder_train2017"
+    other, _ = parts_from_lazy(config(output, shapes_folder, "optimizer.lr=0.5", "train.seed=8"))
+    changes = changed_values(parts.config, other.config)
+    assert changes == [
+        "optimizer.lr: 0.05 -> 0.5",
+        "optimizer.params.base_lr: 0.05 -> 0.5",  # refers to the former
+        "train.seed: 1 -> 8",
+    ]

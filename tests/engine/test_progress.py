@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from detectron2.utils.events import EventStorage, EventWriter
 
 from lambda_det.engine.progress import (
@@ -15,7 +16,7 @@ from lambda_det.engine.progress import (
     ShortHistories,
     progress_line,
 )
-from lambda_det.engine.step import SKIPPED
+from lambda_det.engine.trainer import SKIPPED
 
 
 def test_a_long_training_keeps_the_last_values_only():
@@ -74,10 +75,12 @@ def test_peak_gpu_memory_is_noted_when_the_metrics_are_written(monkeypatch, devi
     peaks = {"cuda": 3 * 2**20, "cuda:1": 2**20}
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda at: peaks[str(at)])
-    hook = PeakGpuMemory(device)
+    parameter = SimpleNamespace(device=torch.device(device))
+    model = SimpleNamespace(parameters=lambda: iter([parameter]))
+    hook = PeakGpuMemory()
     with EventStorage() as storage:
         for iteration in (0, WINDOW - 1):
-            hook.trainer = SimpleNamespace(iter=iteration, storage=storage)
+            hook.trainer = SimpleNamespace(iter=iteration, storage=storage, model=model)
             hook.after_step()
             found = {name: value[0] for name, value in storage.latest().items()}
             noted = device != "cpu" and iteration == WINDOW - 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from lambda_det.engine.run_state import (
+    RunState,
     _own,
     recent_metrics,
     restore_running_means,
     running_means,
-    running_means_of_all,
 )
 
 
@@ -29,15 +31,29 @@ def test_the_running_mean_has_a_name_for_any_number_of_processes():
 
 def test_each_process_takes_up_its_own_running_mean(monkeypatch):
     model = torch.nn.Linear(1, 1)
-    assert running_means_of_all(model) == []
+    hook = RunState()
+    hook.trainer = SimpleNamespace(model=model, data_loader=[])
+    hook.after_step()  # of a model without such means nobody is asked
     model.loss_normalizer = 7.0
     monkeypatch.setattr(comm, "all_gather", lambda means: [means, {"": 9.0}])
-    saved = running_means_of_all(model)
+    hook.after_step()
+    saved = hook.state_dict()["running_means"]
     for rank, expected in enumerate((7.0, 9.0, 7.0)):  # one more process than there were
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         restore_running_means(model, _own(saved))
         assert model.loss_normalizer == expected
         assert _own({"": 3.0}) == {"": 3.0}  # a checkpoint of an earlier version
+
+
+def test_another_loader_is_seeded_by_the_run():
+    drawn = []
+    for seed in (3, 3, -1):
+        hook = RunState(seed=seed)
+        hook.trainer = SimpleNamespace(data_loader=[], iter=5)
+        torch.manual_seed(len(drawn))
+        hook.before_step()
+        drawn.append(torch.rand(()).item())
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_the_last_losses_are_kept_where_an_iteration_was_left_out():

@@ -37,7 +37,7 @@ def test_two_processes_on_a_cpu_evaluate_the_network_that_they_save(
     assert metrics[0] == metrics[1]
 
 
-def test_a_loss_that_is_not_finite_is_one_line_and_a_step_to_replay(
+def test_a_loss_that_is_not_finite_is_one_line_that_names_the_module(
     project, shapes_folder, tiny_overrides, tmp_path
 ):
     result = run_command(
@@ -46,12 +46,9 @@ def test_a_loss_that_is_not_finite_is_one_line_and_a_step_to_replay(
     )  # fmt: skip
     assert result.returncode == 1
     line = result.stderr.strip().splitlines()[-1]
-    folder = tmp_path / "run" / "bad_step_0000001"
-    assert line.startswith("error: iteration 1: ") and ".jpg" in line and str(folder) in line
+    assert line.startswith("error: iteration 1: ") and ".jpg" in line
+    assert "output is not finite: backbone.bottom_up.stem." in line
     assert "Traceback" not in result.stdout + result.stderr
-    replayed = run_command("replay_step", folder)
-    assert replayed.returncode == 0 and "input is finite and whose output is not" in replayed.stdout
-    assert "backbone.bottom_up.stem" in replayed.stdout
 
 
 def test_bfloat16_trains_on_a_cpu(project, shapes_folder, tiny_overrides, tmp_path):

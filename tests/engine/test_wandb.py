@@ -41,8 +41,8 @@ def calls(monkeypatch) -> list[dict]:
     return made
 
 
-def test_a_run_and_its_resume(make_trainer, tmp_path, calls) -> None:
-    make_trainer(tmp_path / "run", *KEYS).train()
+def test_a_run_and_its_resume(make_training, tmp_path, calls) -> None:
+    make_training(tmp_path / "run", *KEYS).train()
     (call,) = calls
     assert call["options"]["name"] == "run" and call["options"]["project"] == "shapes"
     assert call["options"]["config"]["SOLVER"]["MAX_ITER"] == 2 and call["options"]["id"] is None
@@ -50,20 +50,19 @@ def test_a_run_and_its_resume(make_trainer, tmp_path, calls) -> None:
     assert step == 1 and values["total_loss"] > 0 and "lr" in values and call["finished"] == 1
     assert all("total_loss" not in values for _, values in more)
     assert (tmp_path / "run" / RUN_FILE).read_text() == "run1\n"
-    again = make_trainer(tmp_path / "run", *KEYS, "SOLVER.MAX_ITER", 3, "WANDB.NAME", "x")
-    again.resume_or_load(resume=True)
-    again.train()
+    again = make_training(tmp_path / "run", *KEYS, "SOLVER.MAX_ITER", 3, "WANDB.NAME", "x")
+    again.train(resume=True)
     assert calls[1]["options"]["id"] == "run1" and calls[1]["options"]["name"] == "x"
     assert calls[1]["logged"][0][0] == 2
-    make_trainer(tmp_path / "run", *KEYS).train()  # anew, in the same folder
+    make_training(tmp_path / "run", *KEYS).train()  # anew, in the same folder
     assert calls[2]["options"]["id"] is None
 
 
-def test_what_is_missing_is_one_line(make_trainer, tmp_path, calls, monkeypatch) -> None:
-    trainer = make_trainer(tmp_path, *KEYS, "WANDB.PROJECT", "no login")
+def test_what_is_missing_is_one_line(make_training, tmp_path, calls, monkeypatch) -> None:
+    training = make_training(tmp_path, *KEYS, "WANDB.PROJECT", "no login")
     with pytest.raises(InputError, match=r"^WANDB\.ENABLED: .*api_key not configured \(no-tty\)"):
-        trainer.train()
+        training.train()
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"^WANDB\.ENABLED=True: .*pip install wandb"):
-        make_trainer(tmp_path, *KEYS)
-    make_trainer(tmp_path, *KEYS, "WANDB.ENABLED", False).train()
+        make_training(tmp_path, *KEYS).train()
+    make_training(tmp_path, *KEYS, "WANDB.ENABLED", False).train()

@@ -93,7 +93,10 @@ def test_true_is_no_id(content, key):
         ('{"annotations": []}', "a dict, not a list"),
         ("[3]", "entry 0 lacks one of image_id, category_id, score"),
         ('[{"image_id": 8, "category_id": 7}]', "entry 0 lacks"),
-        ('[{"image_id": 8, "category_id": 7, "score": 1}]', "neither bbox nor segmentation"),
+        (
+            '[{"image_id": 8, "category_id": 7, "score": 1}]',
+            "neither bbox, segmentation nor keypoints",
+        ),
     ],
 )
 def test_wrong_file(content, tmp_path, text, reason):

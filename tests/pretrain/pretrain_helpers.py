@@ -15,7 +15,7 @@ from PIL import Image
 CONFIG = "configs/pretrain/lambda_R_50_shapes_cpu.yaml"
 TINY = (
     # Everything random is on: 2 epochs of 4 iterations of 2 images, one image left over.
-    "PRETRAIN.IMAGE_SIZE 32 PRETRAIN.EPOCHS 2 PRETRAIN.BATCH_SIZE 2 PRETRAIN.LOG_PERIOD 2 "
+    "PRETRAIN.IMAGE_SIZE 32 PRETRAIN.EPOCHS 2 PRETRAIN.BATCH_SIZE 2 "
     "PRETRAIN.EVAL_PERIOD 2 PRETRAIN.CHECKPOINT_PERIOD 3 PRETRAIN.DROPOUT 0.2 "
     "PRETRAIN.DROP_PATH_RATE 0.2 PRETRAIN.MIXUP 0.4 PRETRAIN.CUTMIX 1.0 "
     "PRETRAIN.RANDOM_ERASING 0.5 PRETRAIN.AUTO_AUGMENT rand-m9-n2 PRETRAIN.COLOR_JITTER 0.2 "
@@ -38,12 +38,17 @@ def arguments(project: Path, data: Path, output: Path, *keys: object, resume: bo
 
 
 def start_tool(
-    project: Path, data: Path, output: Path, *keys: object, launcher: tuple[str, ...] = ()
+    project: Path,
+    data: Path,
+    output: Path,
+    *keys: object,
+    launcher: tuple[str, ...] = (),
+    flags: tuple[str, ...] = (),
 ) -> subprocess.Popen:
     """tools/pretrain.py in a process of its own, with as many threads as this one."""
     args = arguments(project, data, output, *keys)
     command = [sys.executable, "-W", "ignore", *launcher, str(project / "tools" / "pretrain.py")]
-    command += ["--data", args.data, "--config-file", args.config_file, *args.opts]
+    command += ["--data", args.data, "--config-file", args.config_file, *flags, *args.opts]
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(project)]))
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     return subprocess.Popen(

@@ -20,8 +20,8 @@ from lambda_det.errors import InputError, one_line
 from lambda_det.pretrain import get_pretrain_cfg
 from lambda_det.pretrain.image_folder import (
     SeededImages,
+    TrainingImages,
     TrainingOrder,
-    build_train_loader,
     build_val_loader,
     read_image_folder,
 )
@@ -89,8 +89,9 @@ def test_workers_change_nothing(cfg, image_folder):
     batches = []
     for workers in (0, 2):
         cfg.DATALOADER.NUM_WORKERS = workers
-        plan = TrainingOrder(9, 2, start=1, stop=5, seed=0)
-        batches.append(list(build_train_loader(cfg, data.train, plan, torch.device("cpu"))))
+        loader = TrainingImages(cfg, data.train, 5, torch.device("cpu"))
+        loader.start = 1
+        batches.append(list(loader))
     assert len(batches[0]) == 4
     for (one, targets), (other, other_targets) in zip(*batches, strict=True):
         assert one.shape == (2, 3, 32, 32) and one.dtype == torch.float32
@@ -185,7 +186,7 @@ def test_a_broken_image_is_named(content, cfg, image_folder, tmp_path):
     if content == "truncated":
         content = Path(read_image_folder(str(image_folder)).train[0][0]).read_bytes()[:900]
     path.write_bytes(content)
-    plan = TrainingOrder(1, 1, start=0, stop=1, seed=0)
+    cfg.PRETRAIN.BATCH_SIZE = 1
     with pytest.raises(InputError) as caught:
-        list(build_train_loader(cfg, [(str(path), 0)], plan, torch.device("cpu")))
+        list(TrainingImages(cfg, [(str(path), 0)], 1, torch.device("cpu")))
     assert one_line(caught.value).startswith(f"{path}: cannot be read as an image")

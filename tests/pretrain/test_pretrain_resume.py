@@ -4,58 +4,60 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("timm", reason="timm is not installed (pip install timm)")
 
 import torch
-from detectron2.utils import comm
-from pretrain_helpers import start_tool
+from pretrain_helpers import arguments, start_tool
 
+from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.errors import InputError
-from lambda_det.pretrain import get_pretrain_cfg
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """What was measured, without the clock's part."""
+    """What was measured, without the times."""
     lines = (folder / "metrics.json").read_text().splitlines()
     return [
-        {name: value for name, value in json.loads(line).items() if name != "images_per_s"}
+        {name: value for name, value in json.loads(line).items() if "time" not in name}
         for line in lines
     ]
 
 
-# A command that kills itself in the first epoch, behind the checkpoint of iteration 3. (Killed from
+# A command that kills itself in the first epoch, after the checkpoint of iteration 3. (Killed from
 # outside, it may have ended before a busy machine lets the other process look at it.)
 KILLED = """
 import os, runpy, signal, sys
-from lambda_det.pretrain.run import Pretrainer
+from lambda_det.pretrain.classifier import Classifier
 
-step = Pretrainer.step
+forward, calls = Classifier.forward, []
 
-def killed_at_five(self, *batch):
-    if self.iteration == 5:
+def killed_at_five(self, batch):
+    calls.append(1)
+    if len(calls) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
-    step(self, *batch)
+    return forward(self, batch)
 
-Pretrainer.step = killed_at_five
+Classifier.forward = killed_at_five
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+def weights(folder: Path, name: str = "model_final.pth") -> dict[str, torch.Tensor]:
+    return torch.load(folder / name, weights_only=True)["model"]
+
+
 def assert_equal_files(one: Path, other: Path) -> None:
-    first, second = (
-        torch.load(folder / "model_final.pth", weights_only=True)["model"]
-        for folder in (one, other)
-    )
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert torch.equal(tensor, second[name]), name
+    for name in ("model_final.pth", "model_final_ema.pth", "model_best.pth"):
+        first, second = (weights(folder, name) for folder in (one, other))
+        assert first.keys() == second.keys()
+        for key, tensor in first.items():
+            assert torch.equal(tensor, second[key]), key
 
 
 @pytest.mark.slow
@@ -69,104 +71,137 @@ def test_killed_and_resumed_ends_with_the_same_numbers(
     assert process.returncode == -signal.SIGKILL, printed
     assert not (output / "model_final.pth").exists()
     # A file cut off in the middle of a write: neither may disturb.
-    (output / "checkpoint.pth.tmp").write_bytes(b"half")
+    (output / "model_0000004.pth.tmp").write_bytes(b"half")
     with open(output / "metrics.json", "a") as file:
         file.write('{"iteration": 99, "loss"')
 
     run_tiny(output, resume=True)
-    resumed = re.findall(r"resumed after iteration (\d+)", (output / "log.txt").read_text())
-    assert len(resumed) == 1 and 3 <= int(resumed[0]) < 8
+    resumed = re.findall(
+        r"resumed from .*, after iteration (\d+)", (output / "log.txt").read_text()
+    )
+    assert resumed == ["3"]
     assert metrics(output) == metrics(finished)
     assert_equal_files(output, finished)
+    names = {path.name for path in output.glob("model_0*")}
+    assert names == {"model_0000002.pth", "model_0000005.pth"}
 
 
-def test_resume_in_the_middle_of_a_log_period(finished, run_tiny, work, monkeypatch):
-    """Stopped right behind the file of iteration 3: half of a mean of two is in it."""
-    from lambda_det.pretrain.pretrainer import Pretrainer
+def test_a_signal_saves_and_says_how_to_go_on(finished, run_tiny, work, monkeypatch):
+    from lambda_det.pretrain.classifier import Classifier
 
-    class StoppedError(Exception):
-        pass
+    forward, calls = Classifier.forward, []
 
-    step = Pretrainer.step
+    def stop_at_two(self, batch):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return forward(self, batch)
 
-    def stop_at_three(self, images, targets):
-        if self.iteration == 3:
-            raise StoppedError
-        step(self, images, targets)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretrainer, "step", stop_at_three)
-        with pytest.raises(StoppedError):
-            run_tiny(work / "run")
+    with monkeypatch.context() as patch, pytest.raises(TrainingInterrupted):
+        patch.setattr(Classifier, "forward", stop_at_two)
+        run_tiny(work / "run")
+    log = (work / "run" / "log.txt").read_text()
+    assert (
+        "after iteration 2 of 8, which is saved; to go on: python tools/pretrain.py --data" in log
+    )
     run_tiny(work / "run", resume=True)
-    assert metrics(work / "run") == metrics(finished)
     assert_equal_files(work / "run", finished)
 
 
 def test_a_finished_run_is_not_overwritten(finished, run_tiny):
-    before = (finished / "checkpoint.pth").stat().st_mtime_ns
+    before = (finished / "model_final.pth").stat().st_mtime_ns
     with pytest.raises(InputError, match=r"OUTPUT_DIR=.*--resume"):
         run_tiny(finished)
-    assert (finished / "checkpoint.pth").stat().st_mtime_ns == before
+    assert (finished / "model_final.pth").stat().st_mtime_ns == before
 
 
-def test_resuming_another_network_or_no_checkpoint_is_refused(finished, run_tiny, work):
-    (work / "checkpoint.pth").symlink_to(finished / "checkpoint.pth")
-    with pytest.raises(InputError, match=r"checkpoint.pth belongs to another network"):
+def test_resuming_another_network_is_refused(finished, run_tiny, work):
+    (work / "model_final.pth").symlink_to(finished / "model_final.pth")
+    (work / "last_checkpoint").write_text("model_final.pth")
+    with pytest.raises(InputError, match=r"--resume: .*model_final.pth is of another training"):
         run_tiny(work, "MODEL.LAMBDA_RESNET.VARIANT", "se", resume=True)
-    with pytest.raises(InputError, match=r"EMA_DECAY=0.0: .* with an average"):
-        run_tiny(work, "PRETRAIN.EMA_DECAY", 0.0, resume=True)
-    (work / "checkpoint.pth").unlink()
+
+
+def test_a_loss_that_is_not_finite_keeps_the_checkpoint_from_before(run_tiny, work, monkeypatch):
+    from lambda_det.pretrain.classifier import Classifier
+
+    forward, calls = Classifier.forward, []
+
+    def spoil_the_fifth(self, batch):
+        calls.append(1)
+        losses = forward(self, batch)
+        return {"loss": losses["loss"] * float("nan")} if len(calls) == 5 else losses
+
+    monkeypatch.setattr(Classifier, "forward", spoil_the_fifth)
+    line = r"^iteration 4: the loss is not finite \(loss nan\) on this batch"
+    with pytest.raises(FloatingPointError, match=line):
+        run_tiny(work)
+    assert (work / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert all(tensor.isfinite().all() for tensor in weights(work, "model_0000002.pth").values())
+
+
+def as_before_the_engine(path: Path) -> dict:
+    """The content of ``checkpoint.pth`` as earlier versions wrote it, of the same run."""
+    content = torch.load(path, weights_only=True)
+    trainer = content["trainer"]
+    average = trainer["hooks"]["WeightAverage"]["average"]
+    state = trainer["hooks"]["RunState"]
+    for group in trainer["optimizer"]["param_groups"]:
+        group["lr"] = 123.0  # of the iteration before: the rate was set when an iteration began
+    training = {
+        "iteration": content["iteration"] + 1,
+        "images": state["images"],
+        "processes": state["processes"],
+        "model": content["model"],
+        "ema": average,
+        "optimizer": trainer["optimizer"],
+        "loss_sum": 2.5,
+        "loss_count": 1,
+    }
+    metadata = content["metadata"] | {"config": state["config"], "iteration": 6, "averaged": True}
+    return {"model": average, "metadata": metadata, "training": training}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued(finished, run_tiny, work):
+    torch.save(as_before_the_engine(finished / "model_0000005.pth"), work / "checkpoint.pth")
+    with pytest.raises(InputError, match=r"OUTPUT_DIR=.*--resume"):
+        run_tiny(work)
+    run_tiny(work, resume=True)
+    assert "after iteration 6" in (work / "log.txt").read_text()
+    assert_equal_files(work, finished)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_other_classes_are_refused(finished, image_folder, project, work, earlier):
+    from lambda_det.pretrain import pretrain
+
+    data = shutil.copytree(image_folder, work / "data")
+    for split in ("train", "val"):
+        (data / split / "bee").rename(data / split / "zebra")
+    output = work / "run"
+    output.mkdir()
+    if earlier:
+        torch.save(as_before_the_engine(finished / "model_0000005.pth"), output / "checkpoint.pth")
+    else:
+        shutil.copy(finished / "model_0000005.pth", output)
+        (output / "last_checkpoint").write_text("model_0000005.pth")
+    line = r"^--resume: .* is of another training \(3 classes, first 'ape'; .* 3, first 'zebra'\)$"
+    with pytest.raises(InputError, match=line):
+        pretrain(arguments(project, data, output, resume=True))
+
+
+def test_what_is_no_checkpoint_is_refused(run_tiny, work):
     (work / "checkpoint.pth").write_text("<html>404</html>")
     with pytest.raises(InputError, match=r"--resume: .*checkpoint.pth is not a checkpoint"):
         run_tiny(work, resume=True)
 
 
-@pytest.mark.parametrize("spoilt", ["the loss is nan", "weights are not finite"])
-def test_a_diverged_run_keeps_the_checkpoint_from_before(spoilt, run_tiny, work, monkeypatch):
-    """Spoilt in iteration 4, the epoch's last, which writes a file and no line of the log."""
-    from lambda_det.pretrain.pretrainer import Pretrainer
-
-    step = Pretrainer.step
-
-    def spoil_the_fourth(self, images, targets):
-        step(self, images, targets)
-        if self.iteration == 4 and "loss" in spoilt:
-            self._loss_sum.fill_(float("nan"))
-        elif self.iteration == 4:
-            self.bare_model.linear.bias.data[0] = float("inf")
-
-    monkeypatch.setattr(Pretrainer, "step", spoil_the_fourth)
-    with pytest.raises(InputError, match=rf"^{spoilt} around iteration 4: .*LR_PER_256"):
-        run_tiny(work, "PRETRAIN.LOG_PERIOD", 100)
-    content = torch.load(work / "checkpoint.pth", weights_only=True)
-    assert content["training"]["iteration"] == 3
-
-
-def test_every_process_gets_its_part_of_the_loss(tmp_path, monkeypatch):
-    """The first of two processes saves: its losses add up to 3, the other's to 5."""
-    from lambda_det.pretrain import pretrainer as module
-
-    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(module, "sum_over_processes", lambda values: values.add_(5))
-    cfg = get_pretrain_cfg()
-    cfg.OUTPUT_DIR, cfg.PRETRAIN.CHECKPOINT_PERIOD = str(tmp_path), 1
-    trainer = module.Pretrainer.__new__(module.Pretrainer)
-    trainer.cfg, trainer.ema, trainer.bare_model = cfg, None, torch.nn.Linear(2, 3)
-    trainer.data = SimpleNamespace(train=[None] * 9, classes=["ape"])
-    trainer.optimizer = torch.optim.SGD(trainer.bare_model.parameters(), lr=0.1)
-    trainer.iteration, trainer.per_epoch, trainer.max_iter = 1, 10, 20
-    trainer._loss_sum, trainer._loss_count = torch.tensor(3.0), 1
-    trainer._after_step()
-    state = torch.load(tmp_path / "checkpoint.pth", weights_only=True)["training"]
-    assert (state["loss_sum"], state["loss_count"], state["processes"]) == (4, 1, 2)
-    assert trainer._loss_sum.item() == 3  # it goes on with its own
-
-
 def test_another_number_of_processes_is_said(finished, run_tiny, work):
-    content = torch.load(finished / "checkpoint.pth", weights_only=True)
-    assert content["training"]["processes"] == 1
-    content["training"]["processes"] = 2
-    torch.save(content, work / "checkpoint.pth")
+    content = torch.load(finished / "model_0000005.pth", weights_only=True)
+    state = content["trainer"]["hooks"]["RunState"]
+    assert state["processes"] == 1
+    state["processes"] = 2
+    torch.save(content, work / "model_0000005.pth")
+    (work / "last_checkpoint").write_text("model_0000005.pth")
     run_tiny(work, resume=True)
     assert "1 processes instead of 2" in (work / "log.txt").read_text()

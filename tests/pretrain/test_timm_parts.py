@@ -17,9 +17,9 @@ from lambda_det.backbone import build_classifier
 from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.pretrain import get_pretrain_cfg
-from lambda_det.pretrain.image_folder import TrainingOrder, build_train_loader
+from lambda_det.pretrain.image_folder import TrainingImages
 from lambda_det.pretrain.keys import check_pretrain_config
-from lambda_det.pretrain.timm_parts import build_ema, build_mixing, build_optimizer, build_scheduler
+from lambda_det.pretrain.timm_parts import build_mixing, build_optimizer, build_scheduler
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "pretrain").glob("*.yaml"))
 
@@ -49,8 +49,7 @@ def test_shipped_config(path):
         model = build_classifier(cfg, 1000, dropout=cfg.PRETRAIN.DROPOUT)
     build_optimizer(cfg, model)
     # The transform is what reads AUTO_AUGMENT.
-    plan = TrainingOrder(4, 2, start=0, stop=1, seed=0)
-    build_train_loader(cfg, [("none.png", 0)], plan, torch.device("cpu"))
+    TrainingImages(cfg, [("none.png", 0)], 1, torch.device("cpu"))
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     if path.stem in PUBLISHED:
         assert round(millions, 1) == PUBLISHED[path.stem]
@@ -80,13 +79,15 @@ def test_learning_rate_of_every_iteration(project):
     optimizer = build_optimizer(cfg, nn.Conv2d(1, 1, 1))
     scheduler = build_scheduler(cfg, optimizer, iterations_per_epoch=7)
     for iteration in range(70):
-        scheduler.step_update(iteration)
         if iteration < 14:
             expected = 0.2 * iteration / 14
         else:
             expected = 0.2 * (1 + math.cos(math.pi * iteration / 70)) / 2
         for group in optimizer.param_groups:
             assert group["lr"] == pytest.approx(expected, abs=1e-12), iteration
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.state_dict() == {"last_epoch": 70}
 
 
 def test_weight_decay_spares_norms_and_biases(project):
@@ -101,29 +102,6 @@ def test_weight_decay_spares_norms_and_biases(project):
     assert set(decay.values()) == {0.0} and len(decay) == 3
     assert isinstance(optimizer, torch.optim.SGD)
     assert all(g["momentum"] == 0.8 and not g["nesterov"] for g in optimizer.param_groups)
-
-
-def test_average_of_the_weights(project):
-    """Against the definition, in float64; statistics are averaged, counters are copied."""
-    cfg = config("PRETRAIN.EMA_DECAY", 0.9, "PRETRAIN.EMA_WARMUP", False, project=project)
-    model = nn.BatchNorm1d(3).double()
-    ema = build_ema(cfg, model)
-    expected = {}
-    for step in range(1, 6):
-        with torch.no_grad():
-            model(torch.randn(4, 3, dtype=torch.float64))
-            model.weight.add_(torch.randn(3, dtype=torch.float64))
-        ema.update(model, step=step)
-        for name in ("weight", "running_mean"):
-            value = model.state_dict()[name].clone()
-            # timm's first update copies.
-            old = expected.get(name, value)
-            expected[name] = value if step == 1 else 0.9 * old + 0.1 * value
-    for name, value in expected.items():
-        assert torch.allclose(ema.module.state_dict()[name], value, rtol=1e-12), name
-    assert ema.module.num_batches_tracked == 5
-    cfg.PRETRAIN.EMA_DECAY = 0.0
-    assert build_ema(cfg, model) is None
 
 
 def test_loss_with_label_smoothing(project):
@@ -185,9 +163,8 @@ def test_names_that_timm_does_not_know(project):
     with pytest.raises(InputError, match=r"PRETRAIN.OPTIMIZER='sgdd'.*'momentum'"):
         build_optimizer(config("PRETRAIN.OPTIMIZER", "sgdd", project=project), nn.Linear(1, 1))
     cfg = config("PRETRAIN.AUTO_AUGMENT", "rnd-m9", project=project)
-    plan = TrainingOrder(4, 2, start=0, stop=1, seed=0)
     with pytest.raises(InputError, match=r"PRETRAIN.AUTO_AUGMENT='rnd-m9'.*rand-m9-n2"):
-        build_train_loader(cfg, [], plan, torch.device("cpu"))
+        TrainingImages(cfg, [], 1, torch.device("cpu"))
 
 
 def test_the_backbone_is_the_detectors(project):

@@ -35,6 +35,7 @@ def run_tool(project, monkeypatch, capfd):
         (["PRETRAIN.EPOCS", 4], ["PRETRAIN.EPOCS"]),
         (["PRETRAIN.EPOCHS", "many"], ["PRETRAIN.EPOCHS", "many"]),
         (["MODEL.LAMBDA_RESNET.STEM", "v2"], ["MODEL.LAMBDA_RESNET.STEM='v2'", "'rs'"]),
+        (["SOLVER.ACCUMULATE", 2], ["SOLVER.ACCUMULATE=2", "set it to 1"]),
         (["PRETRAIN.EPOCHS"], ["PRETRAIN.EPOCHS", "odd"]),
     ],
 )

@@ -12,9 +12,9 @@ from detectron2.engine import DefaultPredictor, DefaultTrainer
 from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
 
-from lambda_det.backbone import LambdaResNet
+from lambda_det.backbone import LambdaResNet, build_detector
 from lambda_det.data import configure_datasets
-from lambda_det.engine import Trainer
+from lambda_det.engine import parts_from_cfg, run
 
 # The versions of detectron2 warn of PyTorch's calls.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -74,11 +74,14 @@ def test_default_trainer_trains_checkpoints_and_evaluates(cfg, trained) -> None:
     assert "total_loss" in text and (trained / "coco_instances_results.json").is_file()
 
 
-def test_each_trainer_goes_on_from_the_others_checkpoint(cfg, trained, tmp_path) -> None:
+def test_each_trainer_goes_on_from_the_others_checkpoint(cfg, trained, tmp_path, log) -> None:
     no_test = {"DATASETS.TEST": "()"}
     shutil.copytree(trained, tmp_path / "run")
-    ours = train(Trainer, cfg, tmp_path / "run", 3, resume=True, **no_test)
-    assert ours.start_iter == 2
+    own = cfg.clone()
+    own.merge_from_list(["OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_ITER", 3])
+    own.merge_from_list(["DATASETS.TEST", "()"])
+    run(*parts_from_cfg(own), resume=True)
+    assert "after iteration 2" in log.text
     theirs = train(StockTrainer, cfg, tmp_path / "run", 4, resume=True, **no_test)
     assert theirs.start_iter == 3
     after = weights(tmp_path / "run" / "model_final.pth")
@@ -113,3 +116,18 @@ def test_default_predictor_gives_the_models_detections(cfg, trained, pixels: np.
         expected = model([{"image": image, "height": 64, "width": 80}])[0]["instances"]
     torch.testing.assert_close(instances.scores, expected.scores)
     torch.testing.assert_close(instances.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_keys_that_a_stock_trainer_does_not_read_are_said(cfg, log) -> None:
+    build_model(cfg)
+    assert not [r for r in log.records if "does not read" in r.getMessage()]
+    assert "backbone: depth 26, variant 'lambda', stem 'rs', lambda layers in res4 " in log.text
+    log.clear()
+    cfg = cfg.clone()
+    cfg.merge_from_list(["SOLVER.EMA_DECAY", 0.5, "INPUT.LSJ.ENABLED", True])
+    build_model(cfg)
+    (line,) = [r.getMessage() for r in log.records if "does not read" in r.getMessage()]
+    assert "INPUT.LSJ.ENABLED=True, SOLVER.EMA_DECAY=0.5: use parts_from_cfg" in line
+    log.clear()
+    build_detector(cfg)  # as the commands of lambda_det do
+    assert "does not read" not in log.text

@@ -15,8 +15,8 @@ import pytest
 
 from lambda_det.commands import train_net, train_slurm
 from lambda_det.engine.interruption import TrainingInterrupted
-from lambda_det.engine.slurm import TrainingJob, minutes_of, submit
 from lambda_det.errors import InputError
+from lambda_det.slurm import TrainingJob, minutes_of, submit
 
 submitit = pytest.importorskip("submitit")
 QUICK = "configs/quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"

@@ -1,0 +1,296 @@
+"""The datasets of a run: found, checked and registered."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.file_io import PathManager
+
+from lambda_det.data.coco_folder import (
+    ENVIRONMENT_VARIABLE,
+    KEYPOINTS,
+    PREFIX,
+    absolute,
+    folder_splits,
+    json_of,
+    locate_split,
+    register_coco_folder,
+)
+from lambda_det.data.coco_json import CocoSummary, read_coco_json
+from lambda_det.errors import InputError, key
+
+logger = logging.getLogger(__name__)
+
+# Splits of the folder that replace the datasets named in detectron2's own configs.
+STOCK_SPLITS = {
+    "coco_2017_train": "train2017",
+    "coco_2017_val": "val2017",
+    "keypoints_coco_2017_train": f"{KEYPOINTS}train2017",
+    "keypoints_coco_2017_val": f"{KEYPOINTS}val2017",
+}
+
+# Training keeps every object's mask, and its IoU with each of about 200 000 anchors, in memory.
+_MAX_OBJECTS = 10_000
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The datasets of a run, in detectron2's ``DatasetCatalog``.
+
+    Attributes:
+        train, test: their names.
+        folder: absolute path of the folder in COCO layout; "" = none is used.
+        classes: names of the classes, in the order of the contiguous ids; empty if not known.
+        keypoints: names of the keypoints; empty if the model needs none, or if they are not known.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    folder: str
+    classes: tuple[str, ...]
+    keypoints: tuple[str, ...] = ()
+
+
+def resolve_datasets(
+    train: Sequence[str],
+    test: Sequence[str],
+    folder: str = "",
+    *,
+    masks: bool,
+    keypoints: bool = False,
+    for_training: bool = True,
+) -> Datasets:
+    """Find, check and register the datasets of a run.
+
+    If a folder is given (``folder``, else ``LAMBDA_DET_COCO_FOLDER``), the names
+    ``coco_2017_train`` and ``coco_2017_val`` mean its splits ``train2017`` and ``val2017``, and the
+    name ``coco_folder_<split>``, or ``<split>`` if detectron2 has no dataset of that name, means
+    that split. ``keypoints_coco_2017_train`` and ``_val`` mean ``person_keypoints_train2017`` and
+    ``_val2017``. Without a folder, the names are detectron2's own datasets
+    (``DETECTRON2_DATASETS``).
+
+    Args:
+        train, test: names of datasets.
+        folder: a folder in COCO layout; "" takes the environment variable.
+        masks: whether the model needs masks.
+        keypoints: whether the model needs keypoints.
+        for_training: False for an evaluation: the training sets are not read and need not exist.
+
+    Returns:
+        The datasets, in which the splits of the folder are called ``coco_folder_<split>``. A second
+        call with these names returns the same.
+
+    Raises:
+        InputError: a dataset is unknown, missing or fails a check; it has no masks or keypoints
+            but the model needs them; or training and test sets have different categories or
+            keypoints.
+    """
+    folder = folder or os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if folder:
+        folder = absolute(folder)
+        if not os.path.isdir(folder):
+            raise InputError(f"{key('DATASETS.COCO_FOLDER')} {folder} is not a directory")
+    renamed: dict[str, str] = {}
+    categories: dict[str, list] = {}
+    for name in dict.fromkeys((*train, *test) if for_training else test):
+        split = _split_of(name, folder)
+        if split is None:
+            renamed[name], summary = name, _check_registered(name, folder)
+        else:
+            renamed[name] = register_coco_folder(folder, split)
+            summary = read_coco_json(*locate_split(folder, split))
+        if summary is not None:
+            if name in train and for_training:
+                check_trainable(summary, masks)
+            if name in test:
+                check_evaluable(summary, masks)
+            if keypoints:
+                _check_keypoints(summary)
+        categories[renamed[name]] = _categories_of(renamed[name])
+    for name in train if not for_training else ():
+        with contextlib.suppress(InputError):
+            split = _split_of(name, folder)
+            renamed[name] = name if split is None else PREFIX + split
+    _check_same_categories(categories)
+    known = next((pairs for pairs in categories.values() if pairs), [])
+    points = _common_keypoints(categories) if keypoints else ()
+    return Datasets(
+        train=tuple(renamed.get(name, name) for name in train),
+        test=tuple(renamed.get(name, name) for name in test),
+        folder=folder,
+        classes=tuple(name for _, name in known),
+        keypoints=points,
+    )
+
+
+def _split_of(name: str, folder: str) -> str | None:
+    """The split of ``folder`` that a dataset name means; None for a name in ``DatasetCatalog``."""
+    if name.startswith(PREFIX):
+        if not folder:
+            raise InputError(
+                f"dataset {name!r} needs a folder: set {key('DATASETS.COCO_FOLDER')} or the "
+                f"environment variable {ENVIRONMENT_VARIABLE}"
+            )
+        return name.removeprefix(PREFIX)
+    if folder and name in STOCK_SPLITS:
+        return STOCK_SPLITS[name]
+    if name in DatasetCatalog:
+        return None
+    if folder and json_of(folder, name):
+        return name
+    known = [n for n in DatasetCatalog if MetadataCatalog.get(n).get("evaluator_type") == "coco"]
+    name_of_folder = key("DATASETS.COCO_FOLDER")
+    hint = f"a split of a folder named by {name_of_folder}"
+    if folder:
+        splits = ", ".join(folder_splits(folder)) or "none"
+        hint = f"a split of {name_of_folder} {folder} ({splits})"
+    raise InputError(
+        f"unknown dataset {name!r}; allowed: {hint}, or one of {', '.join(sorted(known))}"
+    )
+
+
+def _check_registered(name: str, folder: str) -> CocoSummary | None:
+    """Check a dataset of detectron2's ``DatasetCatalog``.
+
+    The two stock COCO datasets, and COCO datasets registered without classes, are read in full. Of
+    all others (LVIS, keypoints, detectron2's "minival" jsons, which contain invalid annotations)
+    only the existence of the json is checked.
+
+    Returns:
+        The summary of the json; None if it was not read.
+    """
+    metadata = MetadataCatalog.get(name)
+    json_file = metadata.get("json_file")
+    if json_file is None:
+        return None
+    if not PathManager.isfile(json_file):
+        where = f" (the folder {folder} is used for coco_2017_train and coco_2017_val only)"
+        raise InputError(
+            f"dataset {name!r}: annotation file {json_file} does not exist; set the environment "
+            f"variable DETECTRON2_DATASETS to the folder that holds coco/, or "
+            f"{key('DATASETS.COCO_FOLDER')} "
+            f"to a COCO-layout folder{where if folder else ''}"
+        )
+    known = metadata.get("thing_classes")
+    if metadata.get("evaluator_type") != "coco" or (known and name not in STOCK_SPLITS):
+        return None
+    summary = read_coco_json(PathManager.get_local_path(json_file), metadata.image_root)
+    if known is None:
+        metadata.thing_classes = summary.class_names
+        metadata.thing_dataset_id_to_contiguous_id = summary.contiguous_ids
+        for field, value in summary.keypoint_metadata.items():
+            if metadata.get(field) is None:
+                metadata.set(**{field: value})
+    elif known != summary.class_names:
+        raise InputError(
+            f"dataset {name!r}: {json_file} has {len(summary.class_names)} categories that are not "
+            f"COCO's {len(known)}; set {key('DATASETS.COCO_FOLDER')} to its folder instead"
+        )
+    return summary
+
+
+def _categories_of(name: str) -> list:
+    """``(json's category id or None, class name)`` pairs in the order of the contiguous ids."""
+    metadata = MetadataCatalog.get(name)
+    names = metadata.get("thing_classes") or []
+    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    ids = {contiguous: dataset_id for dataset_id, contiguous in to_contiguous.items()}
+    return [(ids.get(index), name) for index, name in enumerate(names)]
+
+
+def _check_same_categories(categories: dict[str, list]) -> None:
+    names = [name for name, pairs in categories.items() if pairs]
+    for first, other in ((names[0], other) for other in names[1:]):
+        mine, theirs = categories[first], categories[other]
+        if None in (mine[0][0], theirs[0][0]):  # registered without ids
+            mine, theirs = ([(None, name) for _, name in pairs] for pairs in (mine, theirs))
+        if mine == theirs:
+            continue
+        both = enumerate(zip(mine, theirs, strict=False))
+        at = next((i for i, (a, b) in both if a != b), None)
+        detail = (
+            f"{len(mine)} and {len(theirs)} of them"
+            if at is None
+            else f"class {at} has (id, name) {mine[at]} and {theirs[at]}"
+        )
+        raise InputError(f"datasets {first!r} and {other!r} have different categories: {detail}")
+
+
+def _common_keypoints(names: Iterable[str]) -> tuple[str, ...]:
+    """The keypoints of the datasets' metadata, which must be the same."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        points = tuple(metadata.get("keypoint_names") or ())
+        if not points or metadata.get("keypoint_flip_map") is None:
+            raise InputError(
+                f"dataset {name!r} has no keypoint_names and keypoint_flip_map in its metadata, "
+                f"but {key('MODEL.KEYPOINT_ON')} is True"
+            )
+        found[name] = points
+    (first, points), *others = found.items() if found else [("", ())]
+    for other, theirs in others:
+        if theirs != points:
+            raise InputError(f"datasets {first!r} and {other!r} have different keypoints")
+    return points
+
+
+def check_trainable(summary: CocoSummary, masks: bool) -> None:
+    """Check that the model can be trained on a dataset.
+
+    Raises:
+        InputError: the dataset has no objects, or too many in one image, or it has no masks but
+            the model needs them.
+    """
+    if summary.num_objects == 0:
+        raise InputError(f"annotation file {summary.json_file} has no annotations to train on")
+    most, file_name = summary.most_objects
+    if most > _MAX_OBJECTS:
+        raise InputError(
+            f"annotation file {summary.json_file}: {file_name} has {most} objects; more than "
+            f"{_MAX_OBJECTS} in one image do not fit into memory, cut the image into tiles"
+        )
+    _check_masks(summary, masks)
+
+
+def check_evaluable(summary: CocoSummary, masks: bool) -> None:
+    """Check before the training that pycocotools can evaluate predictions on a dataset.
+
+    Raises:
+        InputError: an annotation has no ``area`` or ``iscrowd``, or no mask but the model predicts
+            masks.
+    """
+    if summary.unevaluable is not None:
+        raise InputError(
+            f"annotation file {summary.json_file}: annotation id {summary.unevaluable} has no "
+            "number 'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
+        )
+    _check_masks(summary, masks)
+
+
+def _check_masks(summary: CocoSummary, masks: bool) -> None:
+    if masks and summary.unmasked is not None:
+        raise InputError(
+            f"annotation file {summary.json_file}: an annotation of {summary.unmasked} has no "
+            "segmentation, but the model predicts masks; for boxes only, set MODEL.MASK_ON False "
+            "(in a LazyConfig model.roi_heads.mask_in_features=null)"
+        )
+
+
+def _check_keypoints(summary: CocoSummary) -> None:
+    file, name = f"annotation file {summary.json_file}", key("MODEL.KEYPOINT_ON")
+    if not summary.keypoints:
+        raise InputError(
+            f"{file}: no category has a list 'keypoints' of names, or two have different ones, but "
+            f"{name} is True"
+        )
+    if summary.misfit is not None:
+        raise InputError(
+            f"{file}: annotation id {summary.misfit} has not three numbers for each of the "
+            f"{len(summary.keypoints)} keypoints, but {name} is True"
+        )

@@ -1,0 +1,304 @@
+"""From a LazyConfig to the parts and options of a training.
+
+The network, the data and the optimiser are built by the LazyConfig itself. What else a training
+needs is in ``train``, under detectron2's names where detectron2 has it.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from detectron2.config import instantiate
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from lambda_det.backbone import build_lambda_resnet
+from lambda_det.checkpoint import load_weights
+from lambda_det.checkpoint.architecture import NOT_IN_SHAPES
+from lambda_det.checkpoint.coverage import Coverage
+from lambda_det.checkpoint.image_format import ImageFormat
+from lambda_det.checkpoint.rules import MIN_COVERAGE_KEY, LoadingRules, check_share
+from lambda_det.data import resolve_datasets
+from lambda_det.data.loaders import FirstBatches, TrainingLoader
+from lambda_det.data.object_statistics import TrainingResize
+from lambda_det.data.training_images import check_images
+from lambda_det.engine.accumulation import check_accumulation
+from lambda_det.engine.best import check_best_metric
+from lambda_det.engine.checks import check_device, check_pixels, check_solver, on_device
+from lambda_det.engine.lazy_config import (
+    BACKBONE,
+    LAZY_NAMES,
+    MAPPER,
+    check_lazy_values,
+    select,
+)
+from lambda_det.engine.parts import OPTION_KEYS, Parts, Results, RunOptions
+from lambda_det.errors import InputError, keys_named
+
+
+def parts_from_lazy(lazy: DictConfig) -> tuple[Parts, RunOptions]:
+    """Build the parts and options of the training that a LazyConfig describes.
+
+    A resumed run is the run that nobody disturbed if ``dataloader.train`` is our
+    ``training_loader``; with another loader the images come in a new order, which is logged.
+
+    Args:
+        lazy: ``model``, ``dataloader.{train,test,evaluator}``, ``optimizer``, ``lr_multiplier`` and
+            ``train``. It is not changed.
+
+    Raises:
+        InputError: a value is not allowed, or a dataset cannot be used.
+    """
+    lazy = copy.deepcopy(lazy)
+    with keys_named(LAZY_NAMES):
+        options = options_from_lazy(lazy)
+        check_lazy_values(lazy)
+        device = lazy_device(lazy)
+        check_device(device)
+        options = on_device(device, options)
+        take_datasets(lazy)
+        _check(lazy, options)
+        if options.seed >= 0:
+            seed_all_rng(options.seed + comm.get_rank())
+        model = instantiate(lazy.model).to(device)
+        optimizer = _build_optimizer(lazy, model)
+        multiplier = instantiate(lazy.lr_multiplier)
+        parts = Parts(
+            model=model,
+            optimizer=optimizer,
+            train_loader=_build_train_loader(lazy, options.seed),
+            scheduler=LRMultiplier(optimizer, multiplier, options.max_iter),
+            evaluate=functools.partial(evaluate_lazy, lazy, folder=options.output_dir)
+            if _is_evaluated(lazy)
+            else None,
+            config=_as_yaml(lazy),
+            load_weights=functools.partial(load_lazy_weights, lazy),
+        )
+    return parts, options
+
+
+def options_from_lazy(lazy: DictConfig) -> RunOptions:
+    """Read the options of the training that a LazyConfig describes.
+
+    Raises:
+        InputError: a value is not allowed.
+    """
+    values = {
+        option: value
+        for option, name in OPTION_KEYS.items()
+        if (value := select(lazy, LAZY_NAMES.get(name, ""))) is not None
+    }
+    if not select(lazy, "train.amp.enabled"):
+        values["precision"] = "float32"
+    elif "precision" not in values:
+        values["precision"] = "float16"
+    if not select(lazy, "train.wandb.enabled"):
+        values["wandb"] = ""
+    return RunOptions(**values, key_names=LAZY_NAMES)
+
+
+def lazy_device(lazy: DictConfig) -> str:
+    """Return the device that a LazyConfig names."""
+    return select(lazy, "train.device") or "cuda"
+
+
+def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
+    """Write the datasets and the number of classes that are found for a LazyConfig into it.
+
+    Raises:
+        InputError: as :func:`~lambda_det.data.resolve_datasets`.
+    """
+    splits = {split: _names(lazy, split) for split in ("train", "test")}
+    found = resolve_datasets(
+        splits["train"],
+        splits["test"],
+        select(lazy, "train.coco_folder") or "",
+        masks=_has_head(lazy, "mask_head"),
+        keypoints=_has_head(lazy, "keypoint_head"),
+        for_training=for_training,
+    )
+    for split, names in (("train", found.train), ("test", found.test)):
+        if splits[split]:
+            lazy.dataloader[split].dataset.names = names[0] if len(names) == 1 else list(names)
+    for node in (select(lazy, "model.roi_heads"), lazy.model):
+        if found.classes and isinstance(node, DictConfig) and "num_classes" in node:
+            node.num_classes = len(found.classes)
+
+
+def load_lazy_weights(
+    lazy: DictConfig, model: nn.Module, path: str, *, complete: bool = False
+) -> Coverage:
+    """Load weights into the model of a LazyConfig, as :func:`~lambda_det.checkpoint.load_weights`
+    does for a YAML config."""
+    init = select(lazy, "train.partial_init") or {}
+    rules = LoadingRules(
+        init.get("enabled", False), init.get("as_identity", False), init.get("min_coverage", 1.0)
+    )
+    check_share(MIN_COVERAGE_KEY, rules.min_coverage)
+    node = select(lazy, BACKBONE) or {}
+    signature = inspect.signature(build_lambda_resnet).parameters
+    architecture = {name: node.get(name, signature[name].default) for name in NOT_IN_SHAPES}
+    images = _image_format(lazy)
+    return load_weights(
+        model, path, complete=complete, rules=rules, images=images, architecture=architecture
+    )
+
+
+def evaluate_lazy(
+    lazy: DictConfig, model: nn.Module, *, most: int | None = None, folder: str | None = None
+) -> Results:
+    """Return the metrics of ``dataloader.evaluator`` on ``dataloader.test``; {} without one.
+
+    The evaluator's ``output_dir``, if it takes one, is ``inference`` in a folder.
+
+    Args:
+        lazy: the config.
+        model: the model, on its device.
+        most: number of batches that a process takes at most; None = all.
+        folder: that folder, also in place of an ``output_dir`` of the config; None = the config's
+            ``output_dir``, or else ``train.output_dir``.
+    """
+    if not _is_evaluated(lazy):
+        return {}
+    node = copy.deepcopy(lazy.dataloader.evaluator)
+    target = locate(node._target_) if isinstance(node._target_, str) else node._target_
+    takes_folder = "output_dir" in inspect.signature(target).parameters
+    if takes_folder and (folder is not None or "output_dir" not in node):
+        folder = folder or select(lazy, "train.output_dir") or "./output"
+        node.output_dir = os.path.join(folder, "inference")
+    loader = instantiate(lazy.dataloader.test)
+    loader = loader if most is None else FirstBatches(loader, most)
+    results = inference_on_dataset(model, loader, instantiate(node))
+    if comm.is_main_process():
+        print_csv_format(results)
+    return results
+
+
+def _check(lazy: DictConfig, options: RunOptions) -> None:
+    heads = {"segm": "mask_head", "keypoints": "keypoint_head"}
+    tasks = [task for task, head in heads.items() if _has_head(lazy, head)]
+    check_best_metric(options.best_metric, _names(lazy, "test"), ["bbox", *tasks])
+    base_lr = select(lazy, "optimizer.lr")
+    batch = select(lazy, "dataloader.train.total_batch_size")
+    if isinstance(batch, int):
+        warm_up = select(lazy, "lr_multiplier.warmup_length") or 0
+        if not isinstance(warm_up, (int, float)):
+            raise InputError(f"lr_multiplier.warmup_length={warm_up!r}: expected a number")
+        if isinstance(base_lr, (int, float)):
+            check_solver(
+                base_lr,
+                batch,
+                max_iter=options.max_iter,
+                warmup_iters=round(warm_up * options.max_iter),
+            )
+        check_accumulation(options.accumulate, batch, comm.get_world_size())
+    if images := _image_format(lazy):
+        check_pixels(images)
+
+
+def _image_format(lazy: DictConfig) -> ImageFormat | None:
+    mean, std = (select(lazy, f"model.{name}") for name in ("pixel_mean", "pixel_std"))
+    order = select(lazy, "model.input_format")
+    if order is None or not OmegaConf.is_list(mean) or not OmegaConf.is_list(std):
+        return None
+    return ImageFormat(order, tuple(mean), tuple(std))
+
+
+def _has_head(lazy: DictConfig, name: str) -> bool:
+    features = f"{name.removesuffix('head')}in_features"  # None turns a head off
+    heads = select(lazy, "model.roi_heads") or {}
+    return heads.get(name) is not None and heads.get(features, name) is not None
+
+
+def _names(lazy: DictConfig, split: str) -> tuple[str, ...]:
+    names = select(lazy, f"dataloader.{split}.dataset.names") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _build_optimizer(lazy: DictConfig, model: nn.Module) -> Optimizer:
+    lazy.optimizer.params.model = model  # as detectron2 has it
+    try:
+        return instantiate(lazy.optimizer)
+    finally:  # a config with a model in it can neither be copied nor saved
+        del lazy.optimizer.params["model"]
+
+
+def _build_train_loader(lazy: DictConfig, seed: int) -> Iterable:
+    node = lazy.dataloader.train
+    parts = {name: instantiate(value) for name, value in node.items() if name != "_target_"}
+    if isinstance(images := parts.get("dataset"), list) and images:
+        classes = [select(lazy, f"model.{name}num_classes") for name in ("roi_heads.", "")]
+        places = ("model.proposal_generator.anchor_generator", "model.anchor_generator")
+        sizes: Sequence = next((s for place in places if (s := select(lazy, f"{place}.sizes"))), [])
+        check_images(
+            images,
+            _names(lazy, "train"),
+            resize=_resize(lazy),
+            num_classes=next((count for count in classes if isinstance(count, int)), None),
+            anchor_sizes=[side for level in sizes for side in level],
+        )
+    loader = node._target_(**parts) if callable(node._target_) else instantiate(node)
+    if isinstance(loader, TrainingLoader) and seed >= 0 and "seed" not in node:
+        loader.seed = seed
+    return loader
+
+
+def _resize(lazy: DictConfig) -> TrainingResize:
+    scale, size = (select(lazy, f"{MAPPER}.augmentations.{name}") for name in ("scale", "size"))
+    if scale is not None and size is not None:
+        return TrainingResize(fit=(tuple(scale), tuple(size)))
+    for node in resizes(lazy, "train"):
+        sides = node.short_edge_length
+        sides = tuple(sides) if OmegaConf.is_list(sides) else (sides,)
+        return TrainingResize(short_sides=sides, longest=node.get("max_size", 1333))
+    return TrainingResize(short_sides=(800,), longest=1333)
+
+
+def resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
+    """Return the ``ResizeShortestEdge`` of a split's augmentations."""
+    node = select(lazy, f"dataloader.{split}.mapper.augmentations")
+    if isinstance(node, Mapping):  # keep_one_pixel(augmentations=[…])
+        node = node.get("augmentations")
+    entries = node if isinstance(node, Sequence) else []
+    return [e for e in entries if isinstance(e, Mapping) and "short_edge_length" in e]
+
+
+def set_largest_size(lazy: DictConfig) -> None:
+    """Let the training resize all images to the largest of its sizes."""
+    for node in resizes(lazy, "train"):
+        sides = node.short_edge_length
+        largest = max(sides) if OmegaConf.is_list(sides) else sides
+        node.update(short_edge_length=largest, sample_style="choice")
+
+
+def _is_evaluated(lazy: DictConfig) -> bool:
+    return select(lazy, "dataloader.evaluator") is not None
+
+
+def _as_yaml(lazy: DictConfig) -> str:
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): plain(item) for name, item in value.items()}
+        if OmegaConf.is_list(value) or isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, (str, int, float, bool, type(None))):
+            return value
+        named = callable(value) and hasattr(value, "__qualname__")  # a class or a function
+        if named:
+            return f"{value.__module__}.{value.__qualname__}"
+        return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # another one in every process
+
+    return yaml.safe_dump(plain(lazy), sort_keys=False)

@@ -1,0 +1,257 @@
+"""Runs a training: its parts, its options, and the hooks in their order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shlex
+import weakref
+from collections.abc import Sequence
+
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+
+from lambda_det.checkpoint import check_frozen_weights, load_weights
+from lambda_det.engine.averaging import WeightAverage
+from lambda_det.engine.best import BestWeights
+from lambda_det.engine.branches import BranchReport
+from lambda_det.engine.checkpointing import RunCheckpointer
+from lambda_det.engine.checks import check_norms
+from lambda_det.engine.evaluation import Evaluation
+from lambda_det.engine.interruption import (
+    INTERRUPTED_FILE,
+    Interruption,
+    StopWhenInterrupted,
+    TrainingInterrupted,
+)
+from lambda_det.engine.launch import parallel
+from lambda_det.engine.parts import PRECISIONS, Parts, Results, RunOptions
+from lambda_det.engine.progress import LazyWriter, PeakGpuMemory, ProgressPrinter, ShortHistories
+from lambda_det.engine.run_state import (
+    METRICS_FILE,
+    WINDOW,
+    LRScheduler,
+    RunState,
+    cut_metrics_file,
+)
+from lambda_det.engine.summary import RunSummary
+from lambda_det.engine.trainer import Trainer
+from lambda_det.engine.wandb_writer import WandbWriter
+from lambda_det.errors import InputError, key, keys_named
+from lambda_det.io import write_json
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    parts: Parts,
+    options: RunOptions,
+    *,
+    resume: bool = False,
+    hooks: Sequence[HookBase] = (),
+) -> Results:
+    """Train, and return the results of the last evaluation.
+
+    Every process of a training calls this function. A run that was killed, or ended by SIGTERM or
+    SIGINT, and resumed is the run that nobody disturbed: its checkpoints contain all that the next
+    iteration depends on, and what is random follows from the seed, the iteration and the image.
+
+    Args:
+        parts: the objects of the training.
+        options: its values.
+        resume: continue from the last whole checkpoint in ``options.output_dir``, if it has one.
+        hooks: hooks of detectron2 that act after an iteration's update and before its checkpoint.
+            The checkpoint contains the state of one that has ``state_dict``, under its class name.
+
+    Raises:
+        InputError: weights, an image or a checkpoint cannot be read, a file cannot be written, or
+            a check of the model fails.
+        FloatingPointError: a loss or a gradient is not finite.
+        TrainingInterrupted: SIGTERM or SIGINT came; the iteration is finished and saved.
+    """
+    with keys_named(options.key_names or {}):
+        return _Run(parts, options, hooks).train(resume)
+
+
+class _Run:
+    """The objects that live as long as a run."""
+
+    def __init__(self, parts: Parts, options: RunOptions, own_hooks: Sequence[HookBase]) -> None:
+        self.parts, self.options = parts, options
+        make_output_dir(options.output_dir)
+        _check_states(own_hooks)
+        self.trainer = Trainer(
+            parallel(parts.model),
+            parts.train_loader,
+            parts.optimizer,
+            precision=PRECISIONS[options.precision],
+            accumulate=options.accumulate,
+            max_skipped=options.max_skipped,
+        )
+        self.checkpointer = RunCheckpointer(
+            parts.model,
+            options.output_dir,
+            keep=options.keep,
+            metadata=parts.metadata,
+            trainer=weakref.proxy(self.trainer),
+        )
+        self.interruption = Interruption()
+        self.summary = RunSummary(options.output_dir)
+        self.wandb = (
+            WandbWriter(options.wandb, options.wandb_name, options.output_dir, parts.config)
+            if options.wandb
+            else None
+        )
+        average = WeightAverage(
+            self.trainer.model,
+            options.ema_decay,
+            self.checkpointer,
+            warmup=options.ema_warmup,
+        )
+        self.evaluation = Evaluation(
+            options.eval_period,
+            parts.evaluate,
+            average=average,
+            best=BestWeights(options.best_metric, self.checkpointer),
+            interruption=self.interruption,
+            summary=self.summary,
+        )
+        is_main = comm.is_main_process()
+        self.trainer.register_hooks(
+            [
+                RunState(
+                    parts.config,
+                    seed=options.seed,
+                    statistics_loader=parts.statistics_loader,
+                    statistics_batches=options.precise_bn,
+                    eval_period=options.eval_period,
+                ),
+                PeakGpuMemory(),
+                ShortHistories(),
+                BranchReport(),
+                average,
+                hooks.IterationTimer(),
+                self._scheduler(),
+                self._precise_bn(),
+                *own_hooks,
+                hooks.PeriodicCheckpointer(self.checkpointer, options.checkpoint_period)
+                if is_main
+                else None,
+                # After the checkpoint, so that it need not be written twice, and before an
+                # evaluation, which takes minutes.
+                StopWhenInterrupted(self.interruption),
+                self.evaluation,
+                # Last, so that the metrics of all others are written.
+                hooks.PeriodicWriter(self._writers(), period=WINDOW) if is_main else None,
+            ]
+        )
+
+    def train(self, resume: bool) -> Results:
+        with self.interruption.installed():
+            start = self._start(resume)
+            try:
+                self.trainer.train(start, self.options.max_iter)
+            except TrainingInterrupted as stop:
+                self._close_loader()  # before the save: its workers wait for half a minute only
+                self._save_interrupted(stop)
+                raise
+            finally:
+                self._close_loader()
+        self.summary.finish()
+        return self.evaluation.results
+
+    def _scheduler(self) -> HookBase | None:
+        if self.parts.scheduler is None:
+            return None
+        return LRScheduler(self.parts.optimizer, self.parts.scheduler)
+
+    def _precise_bn(self) -> HookBase | None:
+        loader, batches = self.parts.statistics_loader, self.options.precise_bn
+        if loader is None or not batches:
+            return None
+        return hooks.PreciseBN(self.options.eval_period, self.trainer.model, loader, batches)
+
+    def _writers(self) -> list[EventWriter]:
+        folder = self.options.output_dir
+        writers: list[EventWriter] = [
+            ProgressPrinter(self.options.max_iter),
+            LazyWriter(lambda: JSONWriter(os.path.join(folder, METRICS_FILE))),
+            LazyWriter(lambda: TensorboardXWriter(folder)),
+        ]
+        return writers if self.wandb is None else [*writers, self.wandb]
+
+    def _start(self, resume: bool) -> int:
+        """Load a checkpoint or the initial weights; return the first iteration."""
+        start, model, weights = 0, self.parts.model, self.options.weights
+        if resume and (path := self.checkpointer.resume()) is not None:
+            start = self.trainer.iter + 1
+            logger.info("resumed from %s, after iteration %d", path, start)
+        elif weights:
+            self.summary.begin((self.parts.load_weights or load_weights)(model, weights))
+        else:
+            self.summary.begin(None)
+            logger.info("%s is empty: training from random weights", key("MODEL.WEIGHTS"))
+        check_frozen_weights(model, weights)
+        batch = getattr(self.parts.train_loader, "batch_size", None)
+        images = batch // self.options.accumulate if isinstance(batch, int) else None
+        check_norms(model, images, comm.get_world_size())
+        if comm.is_main_process():
+            folder = self.options.output_dir
+            self.checkpointer.remove_leftovers()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, INTERRUPTED_FILE))
+            if start:
+                cut_metrics_file(folder, start - 1)
+            if self.wandb is not None:
+                self.wandb.begin(resume=start > 0)
+        return start
+
+    def _close_loader(self) -> None:
+        close = getattr(self.parts.train_loader, "close", None)  # ends its worker processes
+        if close is not None:
+            close()
+
+    def _save_interrupted(self, stop: TrainingInterrupted) -> None:
+        iteration, last = self.trainer.iter, self.options.max_iter
+        done = min(iteration + 1, last)
+        if iteration < last:  # else the last checkpoint is there
+            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        if comm.is_main_process():
+            facts = {"signal": stop.signal.name, "iteration": done, "max_iter": last}
+            write_json(facts, os.path.join(self.options.output_dir, INTERRUPTED_FILE))
+            command = self.parts.resume_command
+            logger.warning(
+                "stopped by %s after iteration %d of %d, which is saved; to go on: %s",
+                stop.signal.name, done, last,
+                shlex.join(command) if command else "run(parts, options, resume=True)",
+            )  # fmt: skip
+        comm.synchronize()  # none may end while process 0 still writes
+
+
+def make_output_dir(folder: str) -> None:
+    """Make OUTPUT_DIR if it does not exist.
+
+    Raises:
+        InputError: it is a file or cannot be made.
+    """
+    name = f"{key('OUTPUT_DIR')}={folder!r}"
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise InputError(f"{name}: is a file, not a folder")
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be written ({error.strerror or error})") from error
+
+
+def _check_states(own_hooks: Sequence[HookBase]) -> None:
+    """Raise InputError if a checkpoint could not keep the states of two hooks apart."""
+    kinds = [type(hook) for hook in own_hooks if type(hook).state_dict is not HookBase.state_dict]
+    for kind in kinds:
+        if kinds.count(kind) > 1:
+            raise InputError(
+                f"hooks: {kinds.count(kind)} are of class {kind.__qualname__}, which has a "
+                "state_dict; a checkpoint keeps one state for each class, so derive a class for "
+                "each of them"
+            )
