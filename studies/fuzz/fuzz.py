@@ -20,6 +20,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import check_writable, write_json
 from lambda_det.records import make_record
@@ -130,7 +132,7 @@ def _probe(name: str, steps: list[Step], seed: int, number: int) -> str:
     ours, theirs = _FORK.Pipe(duplex=False)
 
     def run() -> None:
-        _limit_memory()
+        _limit_process()
         logging.disable()
         with tempfile.TemporaryDirectory() as folder:
             theirs.send(verdict_of(name, steps, seed, number, Path(folder))[0])
@@ -149,7 +151,7 @@ def _probe(name: str, steps: list[Step], seed: int, number: int) -> str:
 
 def _work(connection, seed: int, number: int, cases: int | None) -> None:
     """Run cases from ``number`` on in a worker process, until it is killed."""
-    _limit_memory()
+    _limit_process()
     warnings.simplefilter("ignore")
     logging.disable()
     with tempfile.TemporaryDirectory() as folder:
@@ -185,7 +187,10 @@ def _folder(folder: str, name: str) -> Path:
     return path
 
 
-def _limit_memory() -> None:
+def _limit_process() -> None:
+    """Limit the memory of this process, and its threads: those of the process that it is a copy of
+    do not exist here, and PyTorch would wait for them."""
+    torch.set_num_threads(1)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + _MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))

@@ -9,6 +9,7 @@ import signal
 
 import pycocotools.mask as mask_util
 import pytest
+import torch
 
 from studies.fuzz import fuzz as fuzzing
 from studies.fuzz import targets
@@ -31,6 +32,13 @@ def test_nothing_is_found_in_some_hundred_cases() -> None:
     assert found["findings"] == 0, rows
     assert found["cases"] == 240 == found["accepted"] + found["refused"]
     assert min(row["accepted"] for row in rows) > 0 and min(row["refused"] for row in rows) > 0
+
+
+def test_a_process_with_threads_can_be_fuzzed() -> None:
+    """A copy of it has none of them."""
+    torch.set_num_threads(2)
+    torch.rand(1 << 20).sum()  # starts the threads
+    assert totals(fuzz(HANG_S, seed=3, cases=240))["cases"] == 240
 
 
 def test_a_case_is_decided_by_its_number() -> None:
