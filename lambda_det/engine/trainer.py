@@ -160,16 +160,15 @@ class Trainer(SimpleTrainer):
             ) from None
 
     def state_dict(self) -> dict[str, object]:
-        # detectron2 v0.5 keeps no state of the optimiser.
-        state = TrainerBase.state_dict(self) | {
-            "optimizer": self.optimizer.state_dict(),
-            SKIPPED: self.skipped,
-        }
-        return state | ({"grad_scaler": self._scaler.state_dict()} if self._scaler else {})
+        # In the form of DefaultTrainer's, which can continue from it; v0.5 keeps no optimiser.
+        step = {"iteration": self.iter, "optimizer": self.optimizer.state_dict()}
+        if self._scaler:
+            step["grad_scaler"] = self._scaler.state_dict()
+        return TrainerBase.state_dict(self) | {"_trainer": step, SKIPPED: self.skipped}
 
     def load_state_dict(self, state_dict: Mapping) -> None:
         """Continue from a state of this class, of an earlier lambda_det or of DefaultTrainer."""
-        # Both of the latter have the state of the step in "_trainer"; ours had its own beside it.
+        # The earlier one has "lambda_det" in place of a hook's state.
         state = {**state_dict.get("_trainer", {}), **state_dict}
         if "lambda_det" in state:
             state["hooks"] = state.get("hooks", {}) | {RunState.__name__: state["lambda_det"]}

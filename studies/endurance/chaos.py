@@ -32,6 +32,7 @@ from studies.endurance.tiny_training import (
     PERIOD,
     TRAININGS,
     make_dataset,
+    make_image_folder,
     record_of,
     start_training,
 )
@@ -117,6 +118,8 @@ def run_chaos(
     result = Chaos(iterations, training)
     data = os.path.join(output, "shapes")
     make_dataset(data)
+    if training == "pretrain":
+        make_image_folder(f"{data}_folder")
     calm, wild = (
         _Training(os.path.join(output, name), data, iterations, training)
         for name in ("undisturbed", "killed")
@@ -256,7 +259,7 @@ def _largest(differences: Iterable[float]) -> float:
 
 def _tensors(checkpoint: dict) -> dict[str, torch.Tensor]:
     """The weights, running statistics and momenta of the optimizer in a checkpoint."""
-    states = checkpoint["trainer"]["optimizer"]["state"]
+    states = checkpoint["trainer"]["_trainer"]["optimizer"]["state"]
     momenta = {
         f"optimizer {number} {name}": value
         for number, state in states.items()

@@ -65,9 +65,13 @@ returns its arguments."""
 
 
 def make_dataset(folder: str, *, num_val: int = 1) -> None:
-    """Generate a dataset of 12 training images, and ``…_folder``, an ImageFolder of 20."""
+    """Generate a dataset of 12 training images."""
     generate_shapes(folder, num_train=12, num_val=num_val, seed=0)
-    generate_shapes_folder(f"{folder}_folder", num_train=20, num_val=10, seed=0)
+
+
+def make_image_folder(folder: str) -> None:
+    """Generate an ImageFolder of 20 training images."""
+    generate_shapes_folder(folder, num_train=20, num_val=10, seed=0)
 
 
 def start_training(command: Sequence[str], log: str) -> subprocess.Popen:

@@ -85,7 +85,7 @@ def test_from_any_iteration(undisturbed, taken_up, iteration, workers):
     assert [step for _, step in losses(folder)] == list(range(ITERATIONS))
     # weights, running statistics, momentum, learning rates, seed, recent metrics
     assert ignoring_folder(differences(content(folder), content(undisturbed))) == []
-    momentum = content(folder)["trainer"]["optimizer"]["state"][0]["momentum_buffer"]
+    momentum = content(folder)["trainer"]["_trainer"]["optimizer"]["state"][0]["momentum_buffer"]
     assert momentum.abs().max() > 0
     lines = (folder / "metrics.json").read_text().splitlines()
     assert json.loads(lines[0]) == {"iteration": iteration}
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_an_earlier_version(undisturbed, make_training, tmp_path
     old = content(undisturbed, "model_0000002.pth")
     state = old["trainer"]
     own = state["hooks"].pop("RunState")
-    step = {"iteration": 0} | {name: state.pop(name) for name in ("optimizer", "skipped_steps")}
+    step = state.pop("_trainer") | {"skipped_steps": state.pop("skipped_steps")}
     old["trainer"] = state | {"_trainer": step, "lambda_det": own}
     torch.save(old, tmp_path / "model_0000002.pth")
     (tmp_path / "last_checkpoint").write_text("model_0000002.pth")

@@ -146,7 +146,7 @@ def as_before_the_engine(path: Path) -> dict:
     trainer = content["trainer"]
     average = trainer["hooks"]["WeightAverage"]["average"]
     state = trainer["hooks"]["RunState"]
-    for group in trainer["optimizer"]["param_groups"]:
+    for group in trainer["_trainer"]["optimizer"]["param_groups"]:
         group["lr"] = 123.0  # of the iteration before: the rate was set when an iteration began
     training = {
         "iteration": content["iteration"] + 1,
@@ -154,7 +154,7 @@ def as_before_the_engine(path: Path) -> dict:
         "processes": state["processes"],
         "model": content["model"],
         "ema": average,
-        "optimizer": trainer["optimizer"],
+        "optimizer": trainer["_trainer"]["optimizer"],
         "loss_sum": 2.5,
         "loss_count": 1,
     }

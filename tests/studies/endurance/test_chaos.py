@@ -27,7 +27,7 @@ def trained(tmp_path):
         lines = [json.dumps({"iteration": i, "loss": loss}) for i, loss in losses]
         (folder / "losses.jsonl").write_text("\n".join([*lines, '{"iterat']))
         buffer = {"momentum_buffer": torch.tensor([momentum, 1.0])}
-        state = {"optimizer": {"state": {0: buffer}}}
+        state = {"_trainer": {"optimizer": {"state": {0: buffer}}}}
         content = {"model": {"w": torch.tensor([weight])}, "trainer": state}
         torch.save(content, folder / "model_final.pth")
         return _Training(str(folder), "data", 3)
@@ -100,6 +100,7 @@ def test_an_output_that_is_there_is_left_alone(tmp_path: Path):
 def test_other_trainings_have_losses_and_weights_to_compare(tmp_path, kind):
     data = str(tmp_path / "shapes")
     tiny_training.make_dataset(data)
+    tiny_training.make_image_folder(f"{data}_folder")
     one, other = (_Training(str(tmp_path / name), data, 10, kind) for name in ("one", "other"))
     for training in (one, other):
         training.finish()
