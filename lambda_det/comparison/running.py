@@ -20,7 +20,14 @@ from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.comparison.objects_found import found_by
 from lambda_det.comparison.preparing import prepare
-from lambda_det.comparison.processes import end_session, last_line, locked, signal_session, start
+from lambda_det.comparison.processes import (
+    PROJECT,
+    end_session,
+    last_line,
+    locked,
+    signal_session,
+    start,
+)
 from lambda_det.comparison.results import keep, zeroed_metrics, zeroed_missing
 from lambda_det.comparison.run import (
     Command,
@@ -283,4 +290,7 @@ def _why_unfinished(run: Run, status: int, log_path: str) -> str:
 
 def _record(run: Run) -> dict[str, object]:
     with_gpu = run.settings.get("MODEL.DEVICE") != "cpu"
-    return make_record(" ".join(run.arguments), [], seeds=[run.seed], with_gpu=with_gpu)
+    # Where the folders are on this machine is no fact of the run.
+    output = run.folder.removesuffix(os.path.join("runs", run.key)).rstrip(os.sep)
+    command = " ".join(run.arguments).replace(output, "{output}").replace(f"{PROJECT}{os.sep}", "")
+    return make_record(command, [], seeds=[run.seed], with_gpu=with_gpu)

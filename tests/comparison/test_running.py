@@ -168,6 +168,14 @@ def test_a_run_that_a_signal_ended_is_not_finished(read, train, content, output)
     assert started(output) == ["lambda 1", "plain 1", "plain 1"]
 
 
+def test_what_is_kept_of_a_run_names_no_folder_of_this_machine(read, train, content, output):
+    content["seeds"] = [1]
+    assert set(train(read()).values()) == {FINISHED}
+    facts = json.loads((output / "runs/plain/seed1/finished.json").read_text())
+    assert str(output) not in json.dumps(facts["record"])
+    assert "OUTPUT_DIR {output}/runs/plain/seed1" in facts["record"]["command"]
+
+
 def test_each_job_has_a_device_of_its_own(read, train):
     code = "import os, sys; sys.exit(os.environ['CUDA_VISIBLE_DEVICES'])"
     suite = read()
