@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from argparse import Namespace
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from lambda_det.engine.yacs import AUGMENTED, evaluate_model, inference_folder
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import METRICS_FILE
 from lambda_det.evaluation.run_folder import zeroed_folder
+from lambda_det.io import read_json
 
 
 def evaluate_weights(
@@ -90,11 +90,8 @@ def evaluate_config(
                 f"DATASETS.TEST: {name!r} has no annotations to judge by; the detections are in "
                 f"{folder}"
             )
-        with open(path, encoding="utf-8") as file:
-            results[name] = json.load(file)
+        results[name] = read_json(path)
         if cfg.TEST.AUG.ENABLED:
-            path = os.path.join(inference_folder(cfg, name, AUGMENTED), METRICS_FILE)
-            with open(path, encoding="utf-8") as file:
-                augmented = json.load(file)
+            augmented = read_json(inference_folder(cfg, name, AUGMENTED), METRICS_FILE)
             results[name].update({f"{task}{AUGMENTED}": v for task, v in augmented.items()})
     return results

@@ -39,7 +39,7 @@ from lambda_det.engine.run_state import (
 from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.trainer import Trainer
 from lambda_det.engine.wandb_writer import WandbWriter
-from lambda_det.errors import InputError, key, keys_named
+from lambda_det.errors import InputError, key, keys_named, writing
 from lambda_det.io import write_json
 
 logger = logging.getLogger(__name__)
@@ -239,10 +239,8 @@ def make_output_dir(folder: str) -> None:
     name = f"{key('OUTPUT_DIR')}={folder!r}"
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"{name}: is a file, not a folder")
-    try:
+    with writing(name):
         os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{name}: cannot be written ({error.strerror or error})") from error
 
 
 def _check_states(own_hooks: Sequence[HookBase]) -> None:

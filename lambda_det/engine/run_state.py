@@ -77,6 +77,10 @@ class RunState(HookBase):
         loader = self.trainer.data_loader
         return loader if _can_start_anywhere(loader) else None
 
+    @property
+    def _seed_now(self) -> int:
+        return self._seed if self._loader is None else self._loader.seed
+
     def before_train(self) -> None:
         if not self.trainer.start_iter:
             return
@@ -107,7 +111,7 @@ class RunState(HookBase):
                     loader.seed = self._saved["seed"]
 
     def before_step(self) -> None:
-        seed = self._seed if self._loader is None else self._loader.seed
+        seed = self._seed_now
         if seed >= 0:
             # What the model draws (regions, dropped paths) depends on nothing before.
             seed_everything(ITERATION, seed, self.trainer.iter, comm.get_rank())
@@ -119,7 +123,7 @@ class RunState(HookBase):
 
     def state_dict(self) -> dict[str, object]:
         storage = getattr(self.trainer, "storage", None)
-        seed = self._seed if self._loader is None else self._loader.seed
+        seed = self._seed_now
         return {
             "seed": seed if seed >= 0 else None,
             "images": getattr(self._loader, "num_images", None),

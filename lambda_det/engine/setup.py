@@ -22,7 +22,7 @@ from lambda_det.data.config_datasets import configure_heads
 from lambda_det.engine.checks import check_device
 from lambda_det.engine.run import make_output_dir
 from lambda_det.engine.values import check_values
-from lambda_det.errors import InputError, key, reason_of
+from lambda_det.errors import InputError, key, reason_of, writing
 from lambda_det.io import write_bytes
 
 
@@ -126,11 +126,11 @@ def start_run(cfg: object, args: Namespace, folder: str) -> None:
     for handler in before:  # default_setup adds another one
         logger.removeHandler(handler)
     try:
-        with _kept(folder if getattr(args, "eval_only", False) else None):
+        with (
+            writing(f"{key('OUTPUT_DIR')}={folder!r}"),
+            _kept(folder if getattr(args, "eval_only", False) else None),
+        ):
             default_setup(cfg, args)
-    except OSError as error:
-        name = f"{key('OUTPUT_DIR')}={folder!r}"
-        raise InputError(f"{name}: cannot be written ({error.strerror or error})") from error
     finally:
         if not _screens(logger):  # it does so once for a folder
             logger.handlers += before

@@ -9,9 +9,7 @@ import os
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import inference_on_dataset, print_csv_format
-from detectron2.modeling import (
-    GeneralizedRCNNWithTTA,
-)
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
