@@ -222,25 +222,28 @@ def finish_before_ending(worker: int) -> None:
     """``worker_init_fn`` of a ``DataLoader``: keep a worker alive for a while after a signal.
 
     A terminal's Ctrl-C and a scheduler's SIGTERM reach the workers too, but the training still
-    needs them to finish its iteration. The worker ignores SIGINT; after a SIGTERM it continues for
-    :data:`GRACE_S` seconds, or until the training process itself sends one.
+    needs them to finish its iteration. The worker ignores SIGINT, and continues for
+    :data:`GRACE_S` seconds after a SIGTERM.
 
     Args:
         worker: number of the worker (not used).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_in_time, args=(os.getppid(),), daemon=True).start()
+    # A mask would cover this thread only, and PyTorch has started others by now. A handler covers
+    # all; since this thread may be busy in C code, where no Python handler runs, a thread reads
+    # the number of the signal from a pipe.
+    numbers, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    threading.Thread(target=_end_in_time, args=(numbers,), daemon=True).start()
 
 
-def _end_in_time(training: int) -> None:
-    """Wait for SIGTERM; end at once if the process ``training`` sent it, else after GRACE_S."""
-    sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
-    end = time.monotonic() + GRACE_S
-    while sender != training and (left := end - time.monotonic()) > 0:
-        again = signal.sigtimedwait({signal.SIGTERM}, left)
-        sender = sender if again is None else again.si_pid
+def _end_in_time(numbers: int) -> None:
+    """Wait until the pipe has the number of SIGTERM, and end the process GRACE_S later."""
+    while os.read(numbers, 1) != bytes([signal.SIGTERM]):
+        pass
+    time.sleep(GRACE_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
