@@ -82,7 +82,7 @@ def _write_split(root: str, split: str, name: str, drawn: Iterable[Scene]) -> No
         images.append({"id": number, "file_name": file_name, "height": height, "width": width})
         for box, kind in zip(scene.boxes.tolist(), scene.kinds.tolist(), strict=True):
             annotations.append(_annotation(len(annotations) + 1, number, box, kind))
-    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS[name], start=1)]
+    categories = [{"id": number, "name": kind} for number, kind in enumerate(KINDS, start=1)]
     content = {
         "info": {"description": f"row_mates, {name}, {split}"},
         "images": images,

@@ -129,12 +129,10 @@ class _Canvas:
             return round(self.layout.side * self.rng.uniform(0.86, 0.93))
         return square_x + sign * self.layout.distance
 
-    def marker(self, x: int, row: int, colour: tuple, *, hollow: bool = False) -> tuple[int, int]:
-        """Draw a disc, or a ring if ``hollow``; return its middle (x, y)."""
+    def marker(self, x: int, row: int, colour: tuple) -> tuple[int, int]:
+        """Draw a disc; return its middle (x, y)."""
         y, radius = self.height_in(row), int(self.rng.integers(*_MARKER, endpoint=True))
         cv2.circle(self.image, (x, y), radius, colour, -1)
-        if hollow:
-            cv2.circle(self.image, (x, y), radius - 3, (127, 127, 127), -1)
         return x, y
 
     def bar(self, row: int, place: int, *, upright: bool) -> None:
@@ -217,25 +215,19 @@ def _offsets(canvas: _Canvas) -> Scene:
 
 
 def _matches(canvas: _Canvas) -> Scene:
-    """The kind is the form, disc or ring, of the marker that has the same hue as the square.
+    """The kind is the colour of the marker that is as bright as the square.
 
-    All squares have different hues, and the marker may be in any row.
+    All squares of a scene differ in brightness, and the marker may be in any row.
     """
     rows = canvas.layout.rows
-    hues = [_of_hue(180 * number // rows) for number in canvas.rng.permutation(rows)]
+    brightness = canvas.rng.permutation(np.linspace(0.2, 1, rows))
     order = canvas.rng.permutation(rows)  # row of a square -> row of its marker
-    places: dict[int, tuple[int, int]] = {}
-    for row in range(rows):
-        x = canvas.square(row, hues[row])
-        hollow = bool(canvas.kinds[row])
-        marker_row = int(order[row])
-        places[row] = canvas.marker(canvas.marker_x(x), marker_row, hues[row], hollow=hollow)
-    return canvas.scene(canvas.kinds, [places[row] for row in range(rows)])
-
-
-def _of_hue(hue: int) -> tuple[int, int, int]:
-    """A bright BGR colour of one of OpenCV's 180 hues."""
-    return tuple(cv2.cvtColor(np.uint8([[[hue, 210, 220]]]), cv2.COLOR_HSV2BGR)[0, 0].tolist())
+    places = []
+    for row, colour in enumerate(_colours(canvas.kinds)):
+        x = canvas.square(row, tuple(brightness[row] * np.array((240, 240, 240))))
+        shown = tuple(brightness[row] * np.array(colour))
+        places.append(canvas.marker(canvas.marker_x(x), int(order[row]), shown))
+    return canvas.scene(canvas.kinds, places)
 
 
 SETS: dict[str, Callable[[_Canvas], Scene]] = {
@@ -243,8 +235,8 @@ SETS: dict[str, Callable[[_Canvas], Scene]] = {
 }  # fmt: skip
 """Name of a set -> function that draws its scenes; the functions' docstrings explain the sets."""
 
-KINDS = {name: ("red", "blue") for name in SETS} | {"matches": ("disc", "ring")}
-"""Name of a set -> names of its two kinds."""
+KINDS = ("red", "blue")
+"""Names of the two kinds of objects."""
 
 
 def _mirrored(scene: Scene) -> Scene:

@@ -95,7 +95,13 @@ Batch = tuple[Tensor, Sequence[Tensor], Tensor]
 
 
 def train(
-    net: TrueBoxes, batches: Iterable[Batch], cfg: CfgNode, iterations: int, *, every: int = 50
+    net: TrueBoxes,
+    batches: Iterable[Batch],
+    cfg: CfgNode,
+    iterations: int,
+    *,
+    bfloat16: bool = False,
+    every: int = 50,
 ) -> Curve:
     """Train by SGD with the learning rate, warm-up and decay that ``cfg.SOLVER`` describes.
 
@@ -106,6 +112,7 @@ def train(
         batches: at least ``iterations`` batches.
         cfg: the config whose SOLVER is read; ``iterations`` replaces its MAX_ITER.
         iterations: number of iterations.
+        bfloat16: whether the network runs on a CPU under PyTorch's autocast to bfloat16.
         every: number of iterations between two lines of the log.
 
     Raises:
@@ -123,7 +130,8 @@ def train(
     curve, start = Curve(), time.process_time()
     net.train()
     for iteration, (images, boxes, kinds) in zip(range(1, iterations + 1), batches, strict=False):
-        logits = net(images, boxes)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = net(images, boxes).float()
         loss = nn.functional.cross_entropy(logits, kinds)
         optimizer.zero_grad()
         loss.backward()

@@ -10,13 +10,14 @@ study is a plan of runs. Each run writes one small JSON file; a run whose file e
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +57,13 @@ def do(run: Run) -> dict:
     net = build_network(run.network)
     before = windows(net)
     stream = np.random.default_rng((run.seed, _TRAINING))
-    curve = train(net, _batches(run, stream, cfg, run.images), cfg, run.iterations)
+    curve = train(net, _batches(run, stream, cfg), cfg, run.iterations, bfloat16=True)
     after = windows(net)
     accuracy, (height, width) = _measure(net, run, cfg)
     return {
         **asdict(run),
         "base_lr": cfg.SOLVER.BASE_LR,
+        "precision": "bf16",
         "kind_accuracy_percent": round(accuracy, 3),
         "curve": [
             round(100 * float(np.mean(curve.right[start : start + EVERY])), 2)
@@ -75,25 +77,30 @@ def do(run: Run) -> dict:
     }
 
 
-def _batches(run: Run, stream: np.random.Generator, cfg: CfgNode, images: int) -> Iterator[Batch]:
-    """Yield endless batches of new scenes."""
-    while True:
-        scenes = [draw_scene(stream, run.set, run.layout) for _ in range(images)]
+def _batches(run: Run, stream: np.random.Generator, cfg: CfgNode) -> Iterator[Batch]:
+    """Yield endless batches of new scenes, the first of them of the set ``rows``."""
+    for number in itertools.count():
+        name = "rows" if number < run.rows_first else run.set
+        scenes = [draw_scene(stream, name, run.layout) for _ in range(run.images)]
         yield (
-            normalised(np.stack([scene.image for scene in scenes]), cfg),
+            normalised(np.stack([scene.image for scene in scenes]), cfg).to(
+                memory_format=torch.channels_last
+            ),
             [torch.as_tensor(scene.boxes, dtype=torch.float32) for scene in scenes],
             torch.as_tensor(np.concatenate([scene.kinds for scene in scenes])),
         )
 
 
 @torch.no_grad()
+@torch.autocast("cpu", torch.bfloat16)
 def _measure(net: TrueBoxes, run: Run, cfg: CfgNode) -> tuple[float, tuple[int, int]]:
     """Percentage of correct kinds on validation scenes, and (height, width) of these scenes."""
     net.eval()
-    images = min(IMAGES, run.validation)
+    shown = replace(run, rows_first=0, images=min(IMAGES, run.validation))
     right = count = 0
-    batches = _batches(run, np.random.default_rng((0, _VALIDATION)), cfg, images)
-    for _, (pixels, boxes, kinds) in zip(range(run.validation // images), batches, strict=False):
+    batches = _batches(shown, np.random.default_rng((0, _VALIDATION)), cfg)
+    numbers = range(run.validation // shown.images)
+    for _, (pixels, boxes, kinds) in zip(numbers, batches, strict=False):
         right += int((net(pixels, boxes).argmax(1) == kinds).sum())
         count += len(kinds)
     return 100 * right / count, tuple(pixels.shape[-2:])

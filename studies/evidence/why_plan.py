@@ -21,7 +21,8 @@ CONFIG = _HERE / "row_mates_detector.yaml"
 IMAGES = 8  # scenes in a batch
 VALIDATION = 512  # validation scenes, the same for all runs of a set and layout
 EVERY = 25  # iterations between two points of a curve
-_ITERATIONS = {"rows": 250, "sides": 400, "offsets": 400, "matches": 400}
+_ITERATIONS = {"rows": 250, "sides": 400, "offsets": 400, "matches": 600}
+_ROWS_FIRST = {"offsets": 150, "matches": 150}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class Run:
         network: key of :data:`studies.evidence.networks.NETWORKS`.
         seed: seed of the weights and of the training scenes.
         iterations: number of iterations.
+        rows_first: number of the first iterations whose scenes are of the set ``rows``. Who learns
+            the markers of one row first may go on to learn which row counts; all at once, no
+            network learned anything.
         images: number of scenes in a batch.
         validation: number of scenes on which the trained network is evaluated.
     """
@@ -45,6 +49,7 @@ class Run:
     network: str
     seed: int
     iterations: int
+    rows_first: int = 0
     images: int = IMAGES
     validation: int = VALIDATION
 
@@ -81,7 +86,11 @@ _DISTANCES = (28, 40, 52, 64, 76)  # in pixels; all fit into an image 128 pixels
 PARTS = {
     "reach": Part([("rows", Layout())], dict.fromkeys(NETWORKS, (1, 2, 3))),
     "ask": Part(
-        [("sides", Layout(distance=72)), ("offsets", Layout()), ("matches", Layout())],
+        [
+            ("sides", Layout(distance=72)),
+            ("offsets", Layout(distance=40)),
+            ("matches", Layout(distance=40)),
+        ],
         dict.fromkeys(("lambda", "frozen_layer", "depthwise"), (1, 2, 3))
         | dict.fromkeys(("content", "resnet", "resnet_50"), (1, 2)),
     ),
@@ -119,7 +128,15 @@ def plan(
     if iterations is not None and iterations < 1:
         raise InputError(f"--iterations {iterations}: at least 1 is needed")
     runs = [
-        Run(part, name, layout, network, seed, iterations or _ITERATIONS[name])
+        Run(
+            part,
+            name,
+            layout,
+            network,
+            seed,
+            iterations or _ITERATIONS[name],
+            _ROWS_FIRST.get(name, 0),
+        )
         for part in PARTS
         if part in set(parts)
         for name, layout in PARTS[part].scenes

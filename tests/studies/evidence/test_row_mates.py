@@ -69,7 +69,7 @@ def test_command_line(tmp_path, capsys):
     assert main(["--output", str(tmp_path / "m"), *words]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "m")
     content = read(tmp_path / "m", "train2017")
-    assert [c["name"] for c in content["categories"]] == ["disc", "ring"]
+    assert [c["name"] for c in content["categories"]] == ["red", "blue"]
     assert len(content["annotations"]) == 12 and content["images"][0]["height"] == 160
 
 

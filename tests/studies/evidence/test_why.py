@@ -11,7 +11,7 @@ import torch
 from lambda_det.errors import InputError
 from studies.evidence import why
 from studies.evidence.networks import NETWORKS
-from studies.evidence.scenes import Layout
+from studies.evidence.scenes import Layout, draw_scene
 from studies.evidence.why import do, do_all, main
 from studies.evidence.why_plan import PARTS, Run, plan, stored
 
@@ -43,7 +43,9 @@ def test_the_plan_has_everything_with_one_seed_before_anything_with_the_next():
     first = {run.part for run in runs if run.seed == 1}
     assert first == set(PARTS) and {run.network for run in plan(["reach"])} == set(NETWORKS)
     assert {run.iterations for run in runs if run.set == "rows"} == {250}
-    assert {run.iterations for run in runs if run.set != "rows"} == {400}
+    assert {run.set: run.rows_first for run in runs if run.rows_first} == {
+        "offsets": 150, "matches": 150
+    }  # fmt: skip
     sides = [run.layout.side for run in plan(["rows"], ["lambda"], [1])]
     assert sides == [160, 160, 160]
 
@@ -102,6 +104,18 @@ def test_networks_with_one_seed_see_the_same_scenes_and_all_runs_the_same_valida
     assert training[0][0][2] == (2, 3, 96, 96)
 
 
+def test_a_run_may_begin_with_scenes_of_rows_and_is_judged_without_them(monkeypatch):
+    drawn = []
+
+    def note(stream, name, layout):
+        drawn.append(name)
+        return draw_scene(stream, name, layout)
+
+    monkeypatch.setattr(why, "draw_scene", note)
+    assert do(replace(TINY, set="offsets", iterations=3, rows_first=2))["rows_first"] == 2
+    assert drawn == 2 * 2 * ["rows"] + 2 * ["offsets"] + 4 * ["offsets"]
+
+
 def test_a_run_leaves_one_json_and_is_not_done_again(tmp_path, capsys, monkeypatch):
     store = str(tmp_path / "store")
     do_all([TINY], store)
@@ -151,7 +165,8 @@ def test_command_line(done, tmp_path, capsys):
     words = ["--part", "ask", "--only", "depthwise", "--seeds", "3", "--store", str(tmp_path)]
     assert main([*words, "--plan"]) == 0 and not done
     assert capsys.readouterr().out.split() == [
-        f"ask/{name}/depthwise_seed3.json" for name in ("sides_distance72", "offsets", "matches")
+        f"ask/{name}/depthwise_seed3.json"
+        for name in ("sides_distance72", "offsets_distance40", "matches_distance40")
     ]
     assert main(words) == 0
     assert [run.set for run in done] == ["sides", "offsets", "matches"]
