@@ -21,7 +21,6 @@ CHANNELS = 64
 """Number of channels of each level of the FPN."""
 
 _LARGEST = (192, 192)  # largest image, in pixels, that the global scope covers
-_HIDDEN = 4  # index of the hidden layer in the classifier of TrueBoxes
 _SIDE = 23  # side of the depthwise convolution's kernel: the scope of the paper
 
 
@@ -121,11 +120,7 @@ def build_network(name: str, kinds: int = 2) -> TrueBoxes:
         elif network.frozen == "layer":
             block.lambda_layer.requires_grad_(False)
     fpn = FPN(backbone, list(STAGES), CHANNELS, norm="BN", top_block=None)
-    net = TrueBoxes(fpn, CHANNELS, kinds)
-    # Without it, all hidden units of the classifier died in some runs, whatever their features. The
-    # pretraining of the detectors, with 16 images in a batch, has none, as when it was recorded.
-    net.head.insert(_HIDDEN + 1, nn.LayerNorm(net.head[_HIDDEN].out_features))
-    return net.to(memory_format=torch.channels_last)
+    return TrueBoxes(fpn, CHANNELS, kinds).to(memory_format=torch.channels_last)
 
 
 def windows(net: TrueBoxes) -> dict[str, Tensor]:

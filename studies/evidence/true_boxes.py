@@ -51,9 +51,11 @@ class TrueBoxes(nn.Module):
     def __init__(self, fpn: nn.Module, channels: int, classes: int) -> None:
         super().__init__()
         self.fpn = fpn
+        # Without the LayerNorm all hidden units died in some runs, whatever their features.
         self.head = nn.Sequential(
             nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.GroupNorm(32, 64), nn.ReLU(),
-            nn.Flatten(), nn.Linear(64 * _POOLED**2, 128), nn.ReLU(), nn.Linear(128, classes),
+            nn.Flatten(), nn.Linear(64 * _POOLED**2, 128), nn.LayerNorm(128), nn.ReLU(),
+            nn.Linear(128, classes),
         )  # fmt: skip
 
     def forward(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
@@ -95,15 +97,9 @@ Batch = tuple[Tensor, Sequence[Tensor], Tensor]
 
 
 def train(
-    net: TrueBoxes,
-    batches: Iterable[Batch],
-    cfg: CfgNode,
-    iterations: int,
-    *,
-    bfloat16: bool = False,
-    every: int = 50,
+    net: TrueBoxes, batches: Iterable[Batch], cfg: CfgNode, iterations: int, *, every: int = 50
 ) -> Curve:
-    """Train by SGD with the learning rate, warm-up and decay that ``cfg.SOLVER`` describes.
+    """Train by SGD with the rate, warm-up, decay and precision that ``cfg.SOLVER`` describes.
 
     Parameters that do not require a gradient are not changed.
 
@@ -112,7 +108,6 @@ def train(
         batches: at least ``iterations`` batches.
         cfg: the config whose SOLVER is read; ``iterations`` replaces its MAX_ITER.
         iterations: number of iterations.
-        bfloat16: whether the network runs on a CPU under PyTorch's autocast to bfloat16.
         every: number of iterations between two lines of the log.
 
     Raises:
@@ -130,7 +125,7 @@ def train(
     curve, start = Curve(), time.process_time()
     net.train()
     for iteration, (images, boxes, kinds) in zip(range(1, iterations + 1), batches, strict=False):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=solver.AMP.ENABLED):
             logits = net(images, boxes).float()
         loss = nn.functional.cross_entropy(logits, kinds)
         optimizer.zero_grad()

@@ -57,13 +57,13 @@ def do(run: Run) -> dict:
     net = build_network(run.network)
     before = windows(net)
     stream = np.random.default_rng((run.seed, _TRAINING))
-    curve = train(net, _batches(run, stream, cfg), cfg, run.iterations, bfloat16=True)
+    curve = train(net, _batches(run, stream, cfg), cfg, run.iterations)
     after = windows(net)
     accuracy, (height, width) = _measure(net, run, cfg)
     return {
         **asdict(run),
         "base_lr": cfg.SOLVER.BASE_LR,
-        "precision": "bf16",
+        "precision": cfg.SOLVER.AMP.PRECISION,
         "kind_accuracy_percent": round(accuracy, 3),
         "curve": [
             round(100 * float(np.mean(curve.right[start : start + EVERY])), 2)

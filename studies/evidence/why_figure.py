@@ -36,8 +36,8 @@ _PANELS: Sequence[tuple[str, str, str, Sequence[str]]] = (
     ("reach", "rows", "rows: the marker of the own row counts", _OTHERS),
     ("reach", "rows", "rows: forms of the lambda network", _FORMS),
     ("ask", "sides_distance72", "sides: a bar says whether left or right counts", _OTHERS),
-    ("ask", "offsets", "offsets: a bar says which row counts", _OTHERS),
-    ("ask", "matches", "matches: the marker of the same hue counts", _OTHERS),
+    ("ask", "offsets_distance40", "offsets: a bar says which row counts", _OTHERS),
+    ("ask", "matches_distance40", "matches: the equally bright marker counts", _OTHERS),
 )
 _PLACES = (0, 1, 3, 4, 5)  # places of the panels in a grid of 2 x 3; place 2 has the distances
 _LEAST, _MOST = 45, 101  # limits of the y axis in percent

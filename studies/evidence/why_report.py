@@ -18,7 +18,7 @@ from lambda_det.records import make_record
 from studies.evidence.networks import build_network
 from studies.evidence.scenes import draw_scene
 from studies.evidence.true_boxes import normalised
-from studies.evidence.why_plan import CONFIG, IMAGES, Run, scenes_name, stored
+from studies.evidence.why_plan import CONFIG, EVERY, IMAGES, Run, scenes_name, stored
 from studies.views.receptive_field import radius_holding, receptive_field
 
 SUBJECT = "lambda"
@@ -97,6 +97,7 @@ def _row(seeds: Mapping[int, dict], subject: Mapping[int, dict]) -> dict:
         **{name: first[name] for name in ("part", "set", "layout", "network", "iterations")},
         "seeds": [*seeds],
         "kind_accuracy_percent": with_interval([*accuracy.values()]),
+        "iterations_to_90_percent": [_iterations_to(90, left) for left in seeds.values()],
         "train_cpu_s": spread([left["train_cpu_s"] for left in seeds.values()]),
         **{name: first[name] for name in ("parameters", "multiply_adds")},
     }
@@ -109,6 +110,18 @@ def _row(seeds: Mapping[int, dict], subject: Mapping[int, dict]) -> dict:
         of_subject = {seed: left["kind_accuracy_percent"] for seed, left in subject.items()}
         row["lambda_leads_by_percent"] = paired_difference(of_subject, accuracy)
     return row
+
+
+def _iterations_to(percent: float, left: Mapping) -> int | None:
+    """Iterations after which a point of the training curve first has an accuracy of ``percent``.
+
+    Iterations with scenes of ``rows`` that a run begins with do not count. None if no point has it.
+    """
+    skipped = left["rows_first"] // EVERY
+    for number, right in enumerate(left["curve"][skipped:], start=1):
+        if right >= percent:
+            return number * EVERY
+    return None
 
 
 def with_interval(values: Sequence[float]) -> dict[str, object] | None:

@@ -55,6 +55,9 @@ def test_a_row_over_the_seeds_and_the_lead_of_lambda(tmp_path):
     assert resnet["half_radius_px"] == pytest.approx(40.2, abs=0.1) and resnet["parameters"] == 7
     assert rows["se"]["seeds"] == [1, 3], "of a run that is missing nothing is made up"
     assert rows["se"]["lambda_leads_by_percent"]["values"] == [40, 35]
+    # From 50 to 100, 98 and 99 % in ten points: the ninth and the tenth are the first above 90.
+    assert rows["lambda"]["iterations_to_90_percent"] == [225, 225, 225]
+    assert resnet["iterations_to_90_percent"] == [None] * 3
     assert rows["lambda"]["moved"] == {"res4.1": 0.5} and "moved" not in resnet
     assert "lambda_leads_by_percent" not in rows["lambda"]
     assert record["hardware"]["gpu"] is None and len(record["runs"]["commits"]) == 1
@@ -62,10 +65,12 @@ def test_a_row_over_the_seeds_and_the_lead_of_lambda(tmp_path):
     assert "51.00 ± 2.65" in rows_table(record)
     text = why_tables(json.loads(json.dumps(record)))
     assert "**The colour of the marker in the own row**" in text and "distance" not in text
-    assert "| rows | resnet | 3 | 51.0 (" in text and "| +48.0 [+39.4, +56.6] | 0.0 |" in text
-    assert re.search(
-        r"\| rows \| lambda \| 3 \| 99.0 \([\d., ]+\) \|  \| 0.0 \| 0.00 \| 50.0–50.0 \|", text
+    assert (
+        "| rows | resnet | 3 | 51.0 (" in text
+        and "| +48.0 [+39.4, +56.6] | –, –, – | 0.0 |" in text
     )
+    line = r"\| rows \| lambda \| 3 \| 99.0 \([\d., ]+\) \|  \| 225, 225, 225 \| 0.0 \| 0.00 \|"
+    assert re.search(line + r" 50.0–50.0 \|", text)
     assert "1 of 9 planned runs are missing." in text
 
 
