@@ -120,7 +120,8 @@ def build_network(name: str, kinds: int = 2) -> TrueBoxes:
         elif network.frozen == "layer":
             block.lambda_layer.requires_grad_(False)
     fpn = FPN(backbone, list(STAGES), CHANNELS, norm="BN", top_block=None)
-    return TrueBoxes(fpn, CHANNELS, kinds).to(memory_format=torch.channels_last)
+    net = TrueBoxes(fpn, CHANNELS, kinds, layer_norm=True)
+    return net.to(memory_format=torch.channels_last)
 
 
 def windows(net: TrueBoxes) -> dict[str, Tensor]:

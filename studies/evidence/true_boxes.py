@@ -46,16 +46,19 @@ class TrueBoxes(nn.Module):
         fpn: maps images (N, 3, H, W) to a dict of levels.
         channels: number of channels of a level.
         classes: number of kinds of objects.
+        layer_norm: whether a LayerNorm follows the hidden layer of the classifier. Without it, and
+            with 8 images in a batch, all hidden units died in some runs, whatever their features.
     """
 
-    def __init__(self, fpn: nn.Module, channels: int, classes: int) -> None:
+    def __init__(
+        self, fpn: nn.Module, channels: int, classes: int, *, layer_norm: bool = False
+    ) -> None:
         super().__init__()
         self.fpn = fpn
-        # Without the LayerNorm all hidden units died in some runs, whatever their features.
         self.head = nn.Sequential(
             nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.GroupNorm(32, 64), nn.ReLU(),
-            nn.Flatten(), nn.Linear(64 * _POOLED**2, 128), nn.LayerNorm(128), nn.ReLU(),
-            nn.Linear(128, classes),
+            nn.Flatten(), nn.Linear(64 * _POOLED**2, 128),
+            nn.LayerNorm(128) if layer_norm else nn.Identity(), nn.ReLU(), nn.Linear(128, classes),
         )  # fmt: skip
 
     def forward(self, images: Tensor, boxes: Sequence[Tensor]) -> Tensor:
@@ -147,7 +150,9 @@ def train(
     return curve
 
 
-def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -> dict[str, Tensor]:
+def pretrain(
+    cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES, *, layer_norm: bool = False
+) -> dict[str, Tensor]:
     """Train the backbone and FPN of a detector on the true boxes of its training set.
 
     Args:
@@ -155,6 +160,7 @@ def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -
             MAX_ITER and IMS_PER_BATCH, are used.
         iterations: number of iterations.
         images: number of images in an iteration.
+        layer_norm: see :class:`TrueBoxes`.
 
     Returns:
         The weights under the detector's names (``backbone.…``).
@@ -173,7 +179,10 @@ def pretrain(cfg: CfgNode, iterations: int = ITERATIONS, images: int = IMAGES) -
     levels = model.backbone.output_shape()
     if _LEVEL not in levels:
         raise InputError(f"true boxes: a backbone with the FPN level {_LEVEL} is needed")
-    net = TrueBoxes(model.backbone, levels[_LEVEL].channels, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    net = TrueBoxes(
+        model.backbone, levels[_LEVEL].channels, cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        layer_norm=layer_norm,
+    )  # fmt: skip
     net.to(model.device)
     loader = build_train_loader(cfg, seed=cfg.SEED)
 
@@ -202,6 +211,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--iterations", type=int, default=ITERATIONS, metavar="N")
     parser.add_argument("--images", type=int, default=IMAGES, metavar="N", help="in a batch")
+    parser.add_argument(
+        "--layer-norm", action="store_true", help="have a LayerNorm in the classifier"
+    )
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
@@ -210,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     configure_datasets(cfg)
     with writing(args.output):
         os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
-    weights = pretrain(cfg, args.iterations, args.images)
+    weights = pretrain(cfg, args.iterations, args.images, layer_norm=args.layer_norm)
     write_atomically(
         args.output,
         lambda file: torch.save({"model": weights}, file),

@@ -46,13 +46,16 @@ PROJECT = Path(__file__).resolve().parents[2]
 RECORD = "row_mates_why"
 """Name of the record in ``results/``."""
 
+BFLOAT16 = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.PRECISION", "bfloat16"]
+"""Config keys that the study adds: it takes less than half the time of float32."""
+
 _TRAINING, _VALIDATION = 1, 2  # second part of the seeds of two streams of scenes
 
 
 def do(run: Run) -> dict:
     """Train and evaluate a run; return the results for its JSON file."""
     torch.set_num_threads(1)
-    cfg = load_config(str(CONFIG))
+    cfg = load_config(str(CONFIG), BFLOAT16)
     seed_everything(run.seed)
     net = build_network(run.network)
     before = windows(net)

@@ -91,6 +91,16 @@ def solver(project: Path, **keys: object) -> CfgNode:
     return cfg
 
 
+def test_hidden_units_come_to_life_again_with_a_layer_norm():
+    """As after too large a step: a bias so far below 0 that ReLU passes nothing, and no gradient."""
+    images, boxes = torch.rand(1, 3, 64, 64), [torch.tensor([[8.0, 8, 40, 40]])]
+    for layer_norm in (False, True):
+        net = TrueBoxes(Level(), 3, 2, layer_norm=layer_norm)
+        nn.init.constant_(net.head[4].bias, -100)
+        net(images, boxes).sum().backward()
+        assert net.head[4].weight.grad.any() == layer_norm
+
+
 def test_a_training_learns_by_the_schedule_and_leaves_what_is_frozen(project, monkeypatch):
     rates = []
     step = torch.optim.SGD.step
