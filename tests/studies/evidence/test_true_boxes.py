@@ -92,7 +92,7 @@ def solver(project: Path, **keys: object) -> CfgNode:
 
 
 def test_hidden_units_come_to_life_again_with_a_layer_norm():
-    """As after too large a step: a bias so far below 0 that ReLU passes nothing, and no gradient."""
+    """As after too large a step: biases so low that ReLU passes nothing, and no gradient."""
     images, boxes = torch.rand(1, 3, 64, 64), [torch.tensor([[8.0, 8, 40, 40]])]
     for layer_norm in (False, True):
         net = TrueBoxes(Level(), 3, 2, layer_norm=layer_norm)
