@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -37,8 +37,12 @@ from lambda_det.engine.parts import (
 from lambda_det.errors import InputError, key
 
 
-def options_from_cfg(cfg: CfgNode) -> RunOptions:
+def options_from_cfg(cfg: CfgNode, key_names: Mapping[str, str] | None = None) -> RunOptions:
     """Read the options of the training that a config describes.
+
+    Args:
+        cfg: the config.
+        key_names: the user's names of the keys, see :class:`RunOptions`; None = the keys.
 
     Raises:
         InputError: a value is not allowed.
@@ -55,7 +59,7 @@ def options_from_cfg(cfg: CfgNode) -> RunOptions:
         values["precise_bn"] = 0
     if not cfg.WANDB.ENABLED:
         values["wandb"] = ""
-    return RunOptions(**values, key_names={})
+    return RunOptions(**values, key_names=key_names or {})
 
 
 def _is_colour(values: Sequence) -> bool:

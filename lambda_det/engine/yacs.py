@@ -56,17 +56,9 @@ def parts_from_cfg(cfg: CfgNode, *, recipe: Recipe | None = None) -> tuple[Parts
     configure_datasets(cfg)
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
     options = on_device(cfg.MODEL.DEVICE, options_from_cfg(cfg))
-    solver = cfg.SOLVER
     check_best_metric(options.best_metric, cfg.DATASETS.TEST, tasks_of(cfg))
-    check_solver(
-        solver.BASE_LR,
-        solver.IMS_PER_BATCH,
-        max_iter=options.max_iter,
-        warmup_iters=solver.WARMUP_ITERS,
-        recipe=recipe,
-    )
+    check_schedule(cfg, options, recipe)
     check_pixels(ImageFormat.from_config(cfg))
-    check_accumulation(options.accumulate, solver.IMS_PER_BATCH, comm.get_world_size())
     if frozen:
         cfg.freeze()
 
@@ -90,6 +82,23 @@ def parts_from_cfg(cfg: CfgNode, *, recipe: Recipe | None = None) -> tuple[Parts
         own.DATALOADER.NUM_WORKERS = 0  # it is read at evaluations only
         parts.statistics_loader = build_train_loader(own)
     return parts, options
+
+
+def check_schedule(cfg: CfgNode, options: RunOptions, recipe: Recipe | None = None) -> None:
+    """Check the learning rate, the warm-up and the parts of a batch against its size.
+
+    Raises:
+        InputError: a batch cannot be divided.
+    """
+    solver = cfg.SOLVER
+    check_solver(
+        solver.BASE_LR,
+        solver.IMS_PER_BATCH,
+        max_iter=options.max_iter,
+        warmup_iters=solver.WARMUP_ITERS,
+        recipe=recipe,
+    )
+    check_accumulation(options.accumulate, solver.IMS_PER_BATCH, comm.get_world_size())
 
 
 def evaluate_model(
