@@ -7,8 +7,7 @@ from collections.abc import Callable
 
 from torch.multiprocessing import ProcessRaisedException
 
-from lambda_det.engine.interruption import TrainingInterrupted
-from lambda_det.engine.launch import end_process, is_of_torchrun, launch
+from lambda_det.engine.launch import end_after, is_of_torchrun, launch
 from lambda_det.errors import InputError, RunFailedError, is_input_error_of_a_worker, one_line
 
 _NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
@@ -26,7 +25,8 @@ def launch_command(run: Callable[[Namespace], None], args: Namespace, device: st
         InputError: of this process or of one that it has started.
         RunFailedError: a loss was not finite, or a process was killed.
     """
-    try:
+
+    def start() -> None:
         launch(
             run,
             args.num_gpus,
@@ -36,12 +36,11 @@ def launch_command(run: Callable[[Namespace], None], args: Namespace, device: st
             dist_url=args.dist_url,
             args=(args,),
         )
+
+    try:
         if is_of_torchrun():
-            end_process()
-    except TrainingInterrupted as stop:
-        if is_of_torchrun():
-            end_process(int(stop.code or 0))
-        raise
+            end_after(start)
+        start()
     except FloatingPointError as error:
         raise RunFailedError(str(error)) from error
     except ProcessRaisedException as error:

@@ -20,12 +20,7 @@ from lambda_det.engine.branches import BranchReport
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_norms
 from lambda_det.engine.evaluation import Evaluation
-from lambda_det.engine.interruption import (
-    INTERRUPTED_FILE,
-    Interruption,
-    StopWhenInterrupted,
-    TrainingInterrupted,
-)
+from lambda_det.engine.interruption import INTERRUPTED_FILE, Interruption, TrainingInterrupted
 from lambda_det.engine.launch import parallel
 from lambda_det.engine.parts import PRECISIONS, Parts, Results, RunOptions
 from lambda_det.engine.progress import LazyWriter, PeakGpuMemory, ProgressPrinter, ShortHistories
@@ -141,7 +136,7 @@ class _Run:
                 else None,
                 # After the checkpoint, so that it need not be written twice, and before an
                 # evaluation, which takes minutes.
-                StopWhenInterrupted(self.interruption),
+                self.interruption,
                 self.evaluation,
                 # Last, so that the metrics of all others are written.
                 hooks.PeriodicWriter(self._writers(), period=WINDOW) if is_main else None,
