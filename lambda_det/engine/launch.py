@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import active_children, connection
 from typing import NoReturn
@@ -20,18 +21,17 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.layers import NaiveSyncBatchNorm
-from detectron2.utils import comm
-from torch import Tensor, multiprocessing, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import multiprocessing
+from torch.multiprocessing import ProcessRaisedException
 
 from lambda_det.compat import make_local_group
 from lambda_det.engine.interruption import STATUS, TrainingInterrupted, handling
-from lambda_det.errors import InputError, RunFailedError
+from lambda_det.errors import InputError, RunFailedError, is_input_error_of_a_worker, one_line
 
 GRACE_S = 20
 """Seconds that processes have to end by themselves after one of them has failed."""
 
+_NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -116,54 +116,43 @@ def launch(
         _wait(context, noted)
 
 
-def parallel(model: nn.Module) -> nn.Module:
-    """The model in ``DistributedDataParallel`` where there are several processes.
+def launch_command(run: Callable[[Namespace], None], args: Namespace, device: str) -> None:
+    """``run(args)`` in every process that detectron2's flags ask for.
+
+    Args:
+        run: picklable.
+        args: of detectron2's ``default_argument_parser``.
+        device: that the training is on.
 
     Raises:
-        InputError: the processes share a CPU and a norm is one that works on GPUs only.
+        InputError: of this process or of one that it has started.
+        RunFailedError: a loss was not finite, or a process was killed.
     """
-    if comm.get_world_size() == 1:
-        return model
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if on_cpu and any(type(module) is nn.SyncBatchNorm for module in model.modules()):
-        raise InputError(
-            "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'naiveSyncBN', "
-            "'GN' or 'BN'"
+
+    def start() -> None:
+        launch(
+            run,
+            args.num_gpus,
+            device=device,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
         )
-    measure_in_float32(model)
-    return DistributedDataParallel(
-        model, device_ids=None if on_cpu else [comm.get_local_rank()], broadcast_buffers=False
-    )
 
-
-def measure_in_float32(model: nn.Module) -> None:
-    """Let the norms of ``model`` that span processes measure bfloat16 as they do float16."""
-    for module in model.modules():
-        if type(module) is NaiveSyncBatchNorm:
-            module.__class__ = _MeasuredInFloat32
-
-
-class _MeasuredInFloat32(NaiveSyncBatchNorm):
-    """detectron2's, with bfloat16 as it is with float16: it takes the variance as mean(x^2) -
-    mean(x)^2, of which bfloat16 leaves next to nothing, or less than nothing, where the mean is
-    large."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.dtype is not torch.bfloat16:
-            return super().forward(input)
-        return super().forward(input.float()).to(input.dtype)
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """What :func:`parallel` was given: its names do not depend on the number of processes."""
-    return getattr(model, "module", model)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the running statistics of process 0; each has measured its own images'."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
+    try:
+        if is_of_torchrun():
+            end_after(start)
+        start()
+    except FloatingPointError as error:
+        raise RunFailedError(str(error)) from error
+    except ProcessRaisedException as error:
+        line = one_line(error)
+        if is_input_error_of_a_worker(error):
+            raise InputError(line) from error
+        if line.startswith(_NOT_FINITE):
+            raise RunFailedError(line.removeprefix(_NOT_FINITE)) from error
+        raise
 
 
 def _check_devices(device: str, on_machine: int, in_all: int, flag: str) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
-from detectron2.config import CfgNode, instantiate
+from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
@@ -34,8 +34,8 @@ from lambda_det.data import resolve_datasets
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
 from lambda_det.data.object_statistics import TrainingResize
 from lambda_det.data.training_images import check_images
-from lambda_det.engine.best import check_best_metric
 from lambda_det.engine.checks import check_device, check_pixels, on_device
+from lambda_det.engine.evaluation import check_best_metric
 from lambda_det.engine.lazy_config import LAZY_NAMES, MAPPER, config_of, has_head, select
 from lambda_det.engine.parts import Parts, Results, RunOptions
 from lambda_det.engine.values import check_values, options_from_cfg
@@ -58,30 +58,48 @@ def parts_from_lazy(lazy: DictConfig) -> tuple[Parts, RunOptions]:
     """
     lazy = copy.deepcopy(lazy)
     with keys_named(LAZY_NAMES):
-        cfg = config_of(lazy)
-        options = options_from_cfg(cfg, LAZY_NAMES)
-        check_values(cfg)
-        device = lazy_device(lazy)
-        check_device(device)
-        options = on_device(device, options)
-        take_datasets(lazy)
-        _check(lazy, cfg, options)
-        if options.seed >= 0:
-            seed_all_rng(options.seed + comm.get_rank())
-        model = instantiate(lazy.model).to(device)
-        optimizer = _build_optimizer(lazy, model)
-        multiplier = instantiate(lazy.lr_multiplier)
-        parts = Parts(
-            model=model,
-            optimizer=optimizer,
-            train_loader=_build_train_loader(lazy, options.seed),
-            scheduler=LRMultiplier(optimizer, multiplier, options.max_iter),
-            evaluate=functools.partial(evaluate_lazy, lazy, folder=options.output_dir)
-            if _is_evaluated(lazy)
-            else None,
-            config=_as_yaml(lazy),
-            load_weights=functools.partial(load_lazy_weights, lazy),
-        )
+        return build_lazy_parts(lazy, prepare_lazy(lazy))
+
+
+def prepare_lazy(lazy: DictConfig, *, for_training: bool = True) -> RunOptions:
+    """Check the values and the device of a LazyConfig, and write the datasets that are found, and
+    the number of classes, into it.
+
+    Returns:
+        The options.
+
+    Raises:
+        InputError: a value is not allowed, or a dataset cannot be used.
+    """
+    options = options_from_lazy(lazy)
+    check_values(config_of(lazy))
+    check_device(lazy_device(lazy))
+    take_datasets(lazy, for_training=for_training)
+    return options
+
+
+def build_lazy_parts(lazy: DictConfig, options: RunOptions) -> tuple[Parts, RunOptions]:
+    """Build what :func:`parts_from_lazy` does, from a config that :func:`prepare_lazy` has passed
+    and its options."""
+    device = lazy_device(lazy)
+    options = on_device(device, options)
+    _check(lazy, options)
+    if options.seed >= 0:
+        seed_all_rng(options.seed + comm.get_rank())
+    model = instantiate(lazy.model).to(device)
+    optimizer = _build_optimizer(lazy, model)
+    multiplier = instantiate(lazy.lr_multiplier)
+    parts = Parts(
+        model=model,
+        optimizer=optimizer,
+        train_loader=_build_train_loader(lazy, options.seed),
+        scheduler=LRMultiplier(optimizer, multiplier, options.max_iter),
+        evaluate=functools.partial(evaluate_lazy, lazy, folder=options.output_dir)
+        if _is_evaluated(lazy)
+        else None,
+        config=_as_yaml(lazy),
+        load_weights=functools.partial(load_lazy_weights, lazy),
+    )
     return parts, options
 
 
@@ -168,7 +186,8 @@ def evaluate_lazy(
     return results
 
 
-def _check(lazy: DictConfig, cfg: CfgNode, options: RunOptions) -> None:
+def _check(lazy: DictConfig, options: RunOptions) -> None:
+    cfg = config_of(lazy)
     check_best_metric(options.best_metric, _names(lazy, "test"), tasks_of(cfg))
     if isinstance(select(lazy, LAZY_NAMES["SOLVER.IMS_PER_BATCH"]), int):
         check_schedule(cfg, options)
@@ -221,16 +240,16 @@ def _resize(lazy: DictConfig) -> TrainingResize:
     scale, size = (select(lazy, f"{MAPPER}.augmentations.{name}") for name in ("scale", "size"))
     if scale is not None and size is not None:
         return TrainingResize(fit=(tuple(scale), tuple(size)))
-    for node in resizes(lazy, "train"):
+    for node in _resizes(lazy):
         sides = node.short_edge_length
         sides = tuple(sides) if OmegaConf.is_list(sides) else (sides,)
         return TrainingResize(short_sides=sides, longest=node.get("max_size", 1333))
     return TrainingResize(short_sides=(800,), longest=1333)
 
 
-def resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
-    """Return the ``ResizeShortestEdge`` of a split's augmentations."""
-    node = select(lazy, f"dataloader.{split}.mapper.augmentations")
+def _resizes(lazy: DictConfig) -> list[DictConfig]:
+    """Return the ``ResizeShortestEdge`` of the training's augmentations."""
+    node = select(lazy, f"{MAPPER}.augmentations")
     if isinstance(node, Mapping):  # keep_one_pixel(augmentations=[…])
         node = node.get("augmentations")
     entries = node if isinstance(node, Sequence) else []
@@ -239,7 +258,7 @@ def resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
 
 def set_largest_size(lazy: DictConfig) -> None:
     """Let the training resize all images to the largest of its sizes."""
-    for node in resizes(lazy, "train"):
+    for node in _resizes(lazy):
         sides = node.short_edge_length
         largest = max(sides) if OmegaConf.is_list(sides) else sides
         node.update(short_edge_length=largest, sample_style="choice")

@@ -18,7 +18,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lambda_det.configs import changed_values
-from lambda_det.engine.launch import bare
+from lambda_det.engine.parallel import bare
 from lambda_det.randomness import ITERATION, seed_everything
 
 logger = logging.getLogger(__name__)

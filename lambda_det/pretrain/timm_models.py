@@ -123,10 +123,6 @@ class TimmLambdaResNet(nn.Module):
         """Return regular expressions for the stem and the stages (``coarse``) or blocks."""
         return {"stem": r"^stem", "blocks": r"^res(\d+)" if coarse else r"^res(\d+)\.(\d+)"}
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the parameters without weight decay beside biases and norms: there are none."""
-        return set()
-
     def _stage(self, name: str, x: Tensor) -> Tensor:
         stage = getattr(self, name)
         if self.grad_checkpointing and torch.is_grad_enabled():
