@@ -109,13 +109,7 @@ class _Run:
         is_main = comm.is_main_process()
         self.trainer.register_hooks(
             [
-                RunState(
-                    parts.config,
-                    seed=options.seed,
-                    statistics_loader=parts.statistics_loader,
-                    statistics_batches=options.precise_bn,
-                    eval_period=options.eval_period,
-                ),
+                RunState(parts, options),
                 PeakGpuMemory(),
                 ShortHistories(),
                 BranchReport(),

@@ -70,12 +70,12 @@ def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
 
 
 def _read_split(folder: str) -> tuple[list[Sample], list[str]]:
-    if not os.path.isdir(folder):
-        raise InputError(f"--data: {folder} does not exist; expected one folder per class in it")
-    with os.scandir(folder) as entries:
-        names = {entry.name for entry in entries if entry.is_dir()}
+    entries = os.scandir(folder) if os.path.isdir(folder) else ()
+    names = {entry.name for entry in entries if entry.is_dir()}
     if not names:
-        raise InputError(f"--data: {folder} contains no folders; expected one folder per class")
+        raise InputError(
+            f"--data: {folder} does not exist or contains no folders; expected one folder per class"
+        )
     samples, numbers = find_images_and_targets(folder)
     if empty := sorted(names - numbers.keys()):
         raise InputError(
