@@ -18,7 +18,7 @@ from recipe_facts import RECIPES, as_json, facts, knows_norm, on_meta, recorded
 from lambda_det.backbone import LambdaResNet
 from lambda_det.config import flat
 from lambda_det.configs import load_config
-from lambda_det.engine.setup import check_values
+from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

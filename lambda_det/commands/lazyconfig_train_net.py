@@ -19,16 +19,15 @@ from omegaconf import DictConfig
 from lambda_det.commands import add_import, command_parser
 from lambda_det.configs import find_lazy_config
 from lambda_det.engine import parts_from_lazy, run
-from lambda_det.engine.checks import check_device
-from lambda_det.engine.command import launch_command
 from lambda_det.engine.dry_run import add_dry_run, check_dry_run, dry_run
+from lambda_det.engine.launch import launch_command
 from lambda_det.engine.lazy import (
+    build_lazy_parts,
     evaluate_lazy,
     lazy_device,
     load_lazy_weights,
-    options_from_lazy,
+    prepare_lazy,
     set_largest_size,
-    take_datasets,
 )
 from lambda_det.engine.lazy_config import (
     LAZY_NAMES,
@@ -55,15 +54,13 @@ def train_or_evaluate(args: Namespace) -> None:
         dry_run(*parts_from_lazy(lazy))
         return
     with keys_named(LAZY_NAMES):
-        options = options_from_lazy(lazy)
-        check_device(lazy_device(lazy))
-        take_datasets(lazy, for_training=not args.eval_only)
+        options = prepare_lazy(lazy, for_training=not args.eval_only)
         start_run(lazy, args, options.output_dir)
         if args.eval_only:
             results = _evaluate(lazy, options.weights)
         else:
             warn_of_keys_without_effect(lazy)
-            parts, options = parts_from_lazy(lazy)
+            parts, options = build_lazy_parts(lazy, options)
             log_model(parts.model)
             command = [*tool_words("lazyconfig_train_net"), "--config-file", args.config_file]
             command += import_words(args.modules)

@@ -11,7 +11,7 @@ from detectron2.utils import comm
 
 from lambda_det.commands import command_parser
 from lambda_det.configs import load_config
-from lambda_det.engine.command import launch_command
+from lambda_det.engine.launch import launch_command
 from lambda_det.errors import InputError, exit_on_input_error
 
 

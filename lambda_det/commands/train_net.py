@@ -18,11 +18,12 @@ from detectron2.utils import comm
 
 from lambda_det.commands import add_import, command_parser
 from lambda_det.configs import load_config, read_config
-from lambda_det.engine import evaluate_weights, parts_from_cfg, run, setup_config
+from lambda_det.engine import evaluate_weights, run, setup_config
 from lambda_det.engine.checks import Recipe
-from lambda_det.engine.command import launch_command
 from lambda_det.engine.dry_run import add_dry_run, check_dry_run, dry_run
+from lambda_det.engine.launch import launch_command
 from lambda_det.engine.setup import import_words, log_model
+from lambda_det.engine.yacs import build_parts
 from lambda_det.errors import exit_on_input_error
 from lambda_det.evaluation import metrics_table
 from lambda_det.records import tool_words
@@ -39,7 +40,7 @@ def train_or_evaluate(args: Namespace) -> None:
             verify_results(cfg, results)
     else:
         recipe = Recipe.of(read_config(args.config_file), args.opts)
-        parts, options = parts_from_cfg(cfg, recipe=recipe)
+        parts, options = build_parts(cfg, recipe)
         if args.dry_run:
             dry_run(parts, options)
             return

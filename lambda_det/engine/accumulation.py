@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 
 from detectron2.utils.events import EventStorage, get_event_storage
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from lambda_det.errors import InputError, key
 
@@ -38,24 +36,14 @@ def split(images: Sequence, parts: int) -> list[Sequence]:
     Raises:
         InputError: they cannot be, as those of another loader than ours.
     """
+    if parts == 1:  # a batch of any kind
+        return [images]
     size, more = divmod(len(images), parts)
     if more or not size:
         raise InputError(
             f"{key('SOLVER.ACCUMULATE')}={parts}: is no divisor of a batch of {len(images)}"
         )
     return [images[start : start + size] for start in range(0, size * parts, size)]
-
-
-def without_sharing(model: nn.Module, unless: bool) -> AbstractContextManager:
-    """Forward and backward passes in which processes do not wait for each other's gradients.
-
-    Args:
-        model: in DistributedDataParallel or not.
-        unless: the last part, behind which the sums are shared.
-    """
-    if unless or not isinstance(model, DistributedDataParallel):
-        return contextlib.nullcontext()
-    return model.no_sync()
 
 
 def mean_losses(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

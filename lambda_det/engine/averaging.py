@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lambda_det.engine.checkpointing import RunCheckpointer
-from lambda_det.engine.launch import bare, share_buffers
+from lambda_det.engine.parallel import bare, share_buffers
 from lambda_det.errors import key
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
@@ -106,8 +106,12 @@ class RunCheckpointer(DetectionCheckpointer):
         return found
 
     def _last_whole(self) -> str:
-        damaged: list[str] = []
-        for name in self._candidates():
+        """The file that is pointed to, or the newest before it that is whole."""
+        pointed, numbers = self._pointed(), self._numbers()
+        match = _NUMBERED.fullmatch(pointed)
+        earlier = [n for n in sorted(numbers, reverse=True) if match is None or n < int(match[1])]
+        reason = ""
+        for name in [*filter(None, [pointed]), *(numbers[n] for n in earlier)]:
             path = os.path.join(self.save_dir, name)
             try:
                 content = read_file(path).data
@@ -115,33 +119,20 @@ class RunCheckpointer(DetectionCheckpointer):
                 if not isinstance(content, dict) or not {"model", "trainer"} <= content.keys():
                     raise InputError(f"{path}: holds no training's state")
             except InputError as error:
-                damaged.append(str(error).removeprefix(f"{path}: "))
+                reason = reason or f" ({str(error).removeprefix(f'{path}: ')})"
                 logger.debug("%s", error)
                 continue
-            if damaged:
+            if reason:
                 logger.warning(
-                    "--resume: %s cannot be read (%s); going on from %s, the last whole checkpoint",
-                    self._pointed() or POINTER, damaged[0], name,
+                    "--resume: %s cannot be read%s; going on from %s, the last whole checkpoint",
+                    pointed or POINTER, reason, name,
                 )  # fmt: skip
             return path
-        names = self._pointed() or POINTER
-        reason = f" ({damaged[0]})" if damaged else ""
         raise InputError(
-            f"--resume: the last checkpoint {os.path.join(self.save_dir, names)} cannot be read"
-            f"{reason}, and there is no whole one before it; remove "
+            f"--resume: the last checkpoint {os.path.join(self.save_dir, pointed or POINTER)} "
+            f"cannot be read{reason}, and there is no whole one before it; remove "
             f"{os.path.join(self.save_dir, POINTER)} to start anew"
         )
-
-    def _candidates(self) -> Iterator[str]:
-        """Names of files to resume from: the one that is pointed to, then earlier ones."""
-        pointed = self._pointed()
-        if pointed:
-            yield pointed
-        numbers = self._numbers()
-        match = _NUMBERED.fullmatch(pointed)
-        for number in sorted(numbers, reverse=True):
-            if match is None or number < int(match[1]):
-                yield numbers[number]
 
     def _pointed(self) -> str:
         """The name in ``last_checkpoint``; "" where a power cut left nothing of it."""

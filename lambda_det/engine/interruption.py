@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import threading
-from collections.abc import Iterator
-from multiprocessing import active_children
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
 
 from detectron2.engine import HookBase
 from detectron2.utils import comm
@@ -37,25 +37,33 @@ class TrainingInterrupted(SystemExit):
         self.signal = signal.Signals(signum)
 
 
-class Interruption:
-    """Notes the first SIGTERM or SIGINT while it is installed; a second SIGINT ends at once."""
+@contextlib.contextmanager
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Handle the signals inside of the block, as far as this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python takes handlers from the main thread only
+        return
+    earlier = {signum: signal.signal(signum, handler) for signum in STATUS}
+    try:
+        yield
+    finally:
+        for signum, before in earlier.items():
+            signal.signal(signum, before)
+
+
+class Interruption(HookBase):
+    """Notes the first SIGTERM or SIGINT while it is installed; a second SIGINT ends at once.
+
+    As a hook it ends the training behind the iteration in which a signal came, except the last one.
+    """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._raises = False
 
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handle the signals inside of the block, as far as this is the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python takes handlers from the main thread only
-            return
-        earlier = {signum: signal.signal(signum, self._note) for signum in STATUS}
-        try:
-            yield
-        finally:
-            for signum, handler in earlier.items():
-                signal.signal(signum, handler)
+    def installed(self) -> AbstractContextManager[None]:
+        """Handle the signals inside of the ``with`` block."""
+        return handling(self._note)
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
@@ -70,6 +78,11 @@ class Interruption:
             yield
         finally:
             self._raises = False
+
+    def after_step(self) -> None:
+        signum = self.agreed()
+        if signum is not None and self.trainer.iter + 1 < self.trainer.max_iter:
+            raise TrainingInterrupted(signum)
 
     def agreed(self) -> int | None:
         """The signal that one of the processes has noted, the same in all of them."""
@@ -90,43 +103,3 @@ class Interruption:
             )
         if self._raises:
             raise TrainingInterrupted(self.signum)
-
-
-class StopWhenInterrupted(HookBase):
-    """Ends the training behind an iteration in which a signal came, except the last one."""
-
-    def __init__(self, interruption: Interruption) -> None:
-        self._interruption = interruption
-
-    def after_step(self) -> None:
-        signum = self._interruption.agreed()
-        if signum is not None and self.trainer.iter + 1 < self.trainer.max_iter:
-            raise TrainingInterrupted(signum)
-
-
-@contextlib.contextmanager
-def passed_on() -> Iterator[list[int]]:
-    """In the process that starts trainings and waits for them: hand its signals on to them.
-
-    Gives the list of those that came, as they come.
-
-    Raises:
-        TrainingInterrupted: after the block, if there was such a signal.
-    """
-    noted: list[int] = []
-
-    def hand_on(signum: int, frame: object) -> None:
-        noted.append(signum)
-        for child in active_children():
-            # Never SIGINT: a terminal has sent it to all of them, and a second one ends at once.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGTERM)
-
-    earlier = {signum: signal.signal(signum, hand_on) for signum in STATUS}
-    try:
-        yield noted
-    finally:
-        for signum, handler in earlier.items():
-            signal.signal(signum, handler)
-    if noted:
-        raise TrainingInterrupted(noted[0])

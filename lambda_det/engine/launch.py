@@ -6,31 +6,32 @@ wait for one that was killed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from multiprocessing import connection
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import active_children, connection
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from detectron2.engine.launch import DEFAULT_TIMEOUT
-from detectron2.layers import NaiveSyncBatchNorm
-from detectron2.utils import comm
-from torch import Tensor, multiprocessing, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import multiprocessing
+from torch.multiprocessing import ProcessRaisedException
 
 from lambda_det.compat import make_local_group
-from lambda_det.engine.interruption import passed_on
-from lambda_det.errors import InputError, RunFailedError
+from lambda_det.engine.interruption import STATUS, TrainingInterrupted, handling
+from lambda_det.errors import InputError, RunFailedError, is_input_error_of_a_worker, one_line
 
 GRACE_S = 20
 """Seconds that processes have to end by themselves after one of them has failed."""
 
-_INTERRUPTED = 130  # what a training ends with that Ctrl-C has stopped in good order
+_NOT_FINITE = f"{FloatingPointError.__name__}: "  # how the traceback of a process ends
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -74,7 +75,6 @@ def launch(
         torch.multiprocessing.ProcessRaisedException: ``main`` failed in a spawned process; the
             error is that of the first one which failed.
     """
-    on_cpu = device == "cpu"
     if num_machines < 1 or not 0 <= machine_rank < num_machines:
         raise InputError(
             f"--num-machines {num_machines}, --machine-rank {machine_rank}: expected 1 or more "
@@ -87,28 +87,28 @@ def launch(
                 "processes; leave these out"
             )
         local, on_machine = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        _check_device(device, int(os.environ["WORLD_SIZE"]))
-        _check_gpus(on_machine, on_cpu, "torchrun --nproc-per-node")
-        _join_group(local, on_machine, on_cpu, "env://")
+        _check_devices(
+            device, on_machine, int(os.environ["WORLD_SIZE"]), "torchrun --nproc-per-node"
+        )
+        _join_group(local, on_machine, device, "env://")
         _call(main, args)
         return
     if processes < 0:
         raise InputError(f"--num-gpus {processes}: expected 0 or more processes")
     processes = max(1, processes)  # "no GPU" is a process on the CPU
-    _check_device(device, processes * num_machines)
-    _check_gpus(processes, on_cpu, "--num-gpus")
-    if processes * num_machines == 1:
+    world = processes * num_machines
+    _check_devices(device, processes, world, "--num-gpus")
+    if world == 1:
         main(*args)
         return
     if dist_url == "auto" and num_machines > 1:
         raise InputError("--dist-url auto: is for one machine; give tcp://HOST:PORT of the first")
-    world = (num_machines * processes, machine_rank * processes)
-    with passed_on() as noted, tempfile.TemporaryDirectory(prefix="lambda_det_") as folder:
+    with signals_handed_on() as noted, tempfile.TemporaryDirectory(prefix="lambda_det_") as folder:
         if dist_url == "auto":  # a file: a port that is free now may be another's a second later
             dist_url = f"file://{folder}/rendezvous"
         context = multiprocessing.start_processes(
             _worker,
-            args=(main, args, processes, on_cpu, dist_url, world),
+            args=(main, args, processes, device, dist_url, world, machine_rank * processes),
             nprocs=processes,
             join=False,
             start_method="spawn",
@@ -116,71 +116,57 @@ def launch(
         _wait(context, noted)
 
 
-def parallel(model: nn.Module) -> nn.Module:
-    """The model in ``DistributedDataParallel`` where there are several processes.
+def launch_command(run: Callable[[Namespace], None], args: Namespace, device: str) -> None:
+    """``run(args)`` in every process that detectron2's flags ask for.
+
+    Args:
+        run: picklable.
+        args: of detectron2's ``default_argument_parser``.
+        device: that the training is on.
 
     Raises:
-        InputError: the processes share a CPU and a norm is one that works on GPUs only.
+        InputError: of this process or of one that it has started.
+        RunFailedError: a loss was not finite, or a process was killed.
     """
-    if comm.get_world_size() == 1:
-        return model
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if on_cpu and any(type(module) is nn.SyncBatchNorm for module in model.modules()):
-        raise InputError(
-            "a NORM is 'SyncBN', which needs GPUs: several processes on a CPU take 'naiveSyncBN', "
-            "'GN' or 'BN'"
-        )
-    measure_in_float32(model)
-    return DistributedDataParallel(
-        model, device_ids=None if on_cpu else [comm.get_local_rank()], broadcast_buffers=False
-    )
 
-
-def measure_in_float32(model: nn.Module) -> None:
-    """Let the norms of ``model`` that span processes measure bfloat16 as they do float16."""
-    for module in model.modules():
-        if type(module) is NaiveSyncBatchNorm:
-            module.__class__ = _MeasuredInFloat32
-
-
-class _MeasuredInFloat32(NaiveSyncBatchNorm):
-    """detectron2's, with bfloat16 as it is with float16: it takes the variance as mean(x^2) -
-    mean(x)^2, of which bfloat16 leaves next to nothing, or less than nothing, where the mean is
-    large."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.dtype is not torch.bfloat16:
-            return super().forward(input)
-        return super().forward(input.float()).to(input.dtype)
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """What :func:`parallel` was given: its names do not depend on the number of processes."""
-    return getattr(model, "module", model)
-
-
-def share_buffers(model: nn.Module) -> None:
-    """Give all processes the running statistics of process 0; each has measured its own images'."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            dist.broadcast(buffer, 0)
-
-
-def _check_gpus(processes: int, on_cpu: bool, flag: str) -> None:
-    there = torch.cuda.device_count()
-    if processes > 1 and not on_cpu and processes > there:
-        raise InputError(
-            f"{flag} {processes}: PyTorch sees {there} GPUs here; MODEL.DEVICE cpu runs as many "
-            "processes on the CPU"
+    def start() -> None:
+        launch(
+            run,
+            args.num_gpus,
+            device=device,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
         )
 
+    try:
+        if is_of_torchrun():
+            end_after(start)
+        start()
+    except FloatingPointError as error:
+        raise RunFailedError(str(error)) from error
+    except ProcessRaisedException as error:
+        line = one_line(error)
+        if is_input_error_of_a_worker(error):
+            raise InputError(line) from error
+        if line.startswith(_NOT_FINITE):
+            raise RunFailedError(line.removeprefix(_NOT_FINITE)) from error
+        raise
 
-def _check_device(device: str, processes: int) -> None:
+
+def _check_devices(device: str, on_machine: int, in_all: int, flag: str) -> None:
     kind, _, number = device.partition(":")
-    if processes > 1 and number:
+    if in_all > 1 and number:
         raise InputError(
-            f"MODEL.DEVICE={device!r}: is one device for {processes} processes; take {kind}, and "
+            f"MODEL.DEVICE={device!r}: is one device for {in_all} processes; take {kind}, and "
             "each has its own"
+        )
+    there = torch.cuda.device_count()
+    if on_machine > 1 and device != "cpu" and on_machine > there:
+        raise InputError(
+            f"{flag} {on_machine}: PyTorch sees {there} GPUs here; MODEL.DEVICE cpu runs as many "
+            "processes on the CPU"
         )
 
 
@@ -188,28 +174,23 @@ def _worker(
     local: int,
     main: Callable[..., None],
     args: Sequence[object],
-    processes: int,
-    on_cpu: bool,
+    on_machine: int,
+    device: str,
     dist_url: str,
-    world: tuple[int, int],
+    world: int,
+    first: int,
 ) -> None:
-    size, first = world
-    _join_group(local, processes, on_cpu, dist_url, world_size=size, rank=first + local)
-    status = 0
-    try:
-        _call(main, args)
-    except SystemExit as stop:  # a training that a signal has ended in good order
-        status = int(stop.code or 0)
-    end_process(status)
+    _join_group(local, on_machine, device, dist_url, world_size=world, rank=first + local)
+    end_after(lambda: _call(main, args))
 
 
-def _join_group(local: int, on_machine: int, on_cpu: bool, url: str, **rank: int) -> None:
-    if on_cpu:
+def _join_group(local: int, on_machine: int, device: str, url: str, **rank: int) -> None:
+    if device == "cpu":
         _share_cores(on_machine)
     else:
         torch.cuda.set_device(local)
     dist.init_process_group(
-        "gloo" if on_cpu else "nccl", init_method=url, timeout=DEFAULT_TIMEOUT, **rank
+        "gloo" if device == "cpu" else "nccl", init_method=url, timeout=DEFAULT_TIMEOUT, **rank
     )
     make_local_group(on_machine)
     dist.barrier()
@@ -223,11 +204,16 @@ def _share_cores(processes: int) -> None:
         torch.set_num_threads(max(1, cores() // processes))
 
 
-def end_process(status: int = 0) -> None:
-    """End this process of several, because its work is done.
+def end_after(work: Callable[[], None]) -> NoReturn:
+    """Do the work of a process of several, and end the process with the status of the work.
 
     Python is not shut down: threads of gloo that are still there then abort some processes.
     """
+    status = 0
+    try:
+        work()
+    except SystemExit as stop:  # a training that a signal has ended in good order
+        status = int(stop.code or 0)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -245,6 +231,29 @@ def _call(main: Callable[..., None], args: Sequence[object]) -> None:
     dist.destroy_process_group()
 
 
+@contextlib.contextmanager
+def signals_handed_on() -> Iterator[list[int]]:
+    """Hand the signals of this process, which waits for trainings, on to them.
+
+    Gives the list of those that came, as they come.
+
+    Raises:
+        TrainingInterrupted: after the block, if there was such a signal.
+    """
+    noted: list[int] = []
+
+    def hand_on(signum: int, frame: object) -> None:
+        noted.append(signum)
+        for child in active_children():
+            # Never SIGINT: a terminal has sent it to all of them, and a second one ends at once.
+            child.terminate()
+
+    with handling(hand_on):
+        yield noted
+    if noted:
+        raise TrainingInterrupted(noted[0])
+
+
 def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) -> None:
     """Wait for all processes; end them if one fails, for they wait for it.
 
@@ -252,25 +261,24 @@ def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) 
         context: the processes.
         signals: those that were handed on to them so far, as they come.
     """
-    running = list(context.processes)
+    processes = context.processes
+    running = list(processes)
     failed: list[int] = []
     while running and not failed:
         connection.wait([process.sentinel for process in running])
         running = [process for process in running if process.exitcode is None]
-        failed = [i for i, process in enumerate(context.processes) if process.exitcode]
+        failed = [i for i, process in enumerate(processes) if process.exitcode]
     end = time.monotonic() + GRACE_S
-    while running and time.monotonic() < end:
-        connection.wait([process.sentinel for process in running], timeout=1)
-        running = [process for process in running if process.exitcode is None]
-    # Of those only that failed first: PyTorch aborts a process that has lost another one.
-    killed = [
-        (i, -context.processes[i].exitcode) for i in failed if context.processes[i].exitcode < 0
-    ]
     for process in running:
-        process.kill()  # it may wait in a collective operation, where it hears nothing else
-        process.join()
-    if killed:
-        index, number = killed[0]
+        process.join(max(0.0, end - time.monotonic()))
+        if process.exitcode is None:
+            process.kill()  # it may wait in a collective operation, where it hears nothing else
+            process.join()
+    # Of those only that failed first: PyTorch aborts a process that has lost another one.
+    for index in failed:
+        number = -processes[index].exitcode
+        if number < 0:
+            continue
         if signals and number == signal.SIGTERM:  # a training would have finished its iteration
             raise WorkerLostError(
                 f"stopped by {signal.Signals(signals[0]).name} before the first iteration or "
@@ -281,23 +289,18 @@ def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) 
             f"process {index} was killed ({signal.Signals(number).name}), the others have been "
             "ended; --resume goes on from the last checkpoint"
         )
-    if {process.exitcode for process in context.processes} == {_INTERRUPTED}:
-        raise SystemExit(_INTERRUPTED)
-    if failed:
-        _keep_first_error(context)
+    interrupted = STATUS[signal.SIGINT]
+    if {process.exitcode for process in processes} == {interrupted}:
+        raise SystemExit(interrupted)
+    if failed:  # let join raise the first error: the others are of the lost connection to it
+
+        def moment(index: int) -> float:
+            try:
+                return os.stat(context.error_files[index]).st_mtime_ns
+            except (OSError, AttributeError):  # it has not raised, or PyTorch keeps no files yet
+                return float("inf")
+
+        first = min((i for i, process in enumerate(processes) if process.exitcode), key=moment)
+        context.sentinels = {processes[first].sentinel: first}
     while not context.join():  # raises what a process raised
         pass
-
-
-def _keep_first_error(context: multiprocessing.ProcessContext) -> None:
-    """Let ``context.join`` raise the first error: the others are of the lost connection to it."""
-
-    def moment(index: int) -> float:
-        try:
-            return os.stat(context.error_files[index]).st_mtime_ns
-        except (OSError, AttributeError):  # it has not raised, or PyTorch keeps no files yet
-            return float("inf")
-
-    wrong = [i for i, process in enumerate(context.processes) if process.exitcode]
-    first = min(wrong, key=moment)
-    context.sentinels = {context.processes[first].sentinel: first}

@@ -25,28 +25,22 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
-from lambda_det.backbone import build_lambda_resnet
+from lambda_det.backbone import lambda_resnet_arguments
 from lambda_det.checkpoint import load_weights
-from lambda_det.checkpoint.architecture import NOT_IN_SHAPES
 from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.image_format import ImageFormat
-from lambda_det.checkpoint.rules import MIN_COVERAGE_KEY, LoadingRules, check_share
+from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.data import resolve_datasets
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
 from lambda_det.data.object_statistics import TrainingResize
 from lambda_det.data.training_images import check_images
-from lambda_det.engine.accumulation import check_accumulation
-from lambda_det.engine.best import check_best_metric
-from lambda_det.engine.checks import check_device, check_pixels, check_solver, on_device
-from lambda_det.engine.lazy_config import (
-    BACKBONE,
-    LAZY_NAMES,
-    MAPPER,
-    check_lazy_values,
-    select,
-)
-from lambda_det.engine.parts import OPTION_KEYS, Parts, Results, RunOptions
-from lambda_det.errors import InputError, keys_named
+from lambda_det.engine.checks import check_device, check_pixels, on_device
+from lambda_det.engine.evaluation import check_best_metric
+from lambda_det.engine.lazy_config import LAZY_NAMES, MAPPER, config_of, has_head, select
+from lambda_det.engine.parts import Parts, Results, RunOptions
+from lambda_det.engine.values import check_values, options_from_cfg
+from lambda_det.engine.yacs import check_schedule, tasks_of
+from lambda_det.errors import keys_named
 
 
 def parts_from_lazy(lazy: DictConfig) -> tuple[Parts, RunOptions]:
@@ -64,29 +58,48 @@ def parts_from_lazy(lazy: DictConfig) -> tuple[Parts, RunOptions]:
     """
     lazy = copy.deepcopy(lazy)
     with keys_named(LAZY_NAMES):
-        options = options_from_lazy(lazy)
-        check_lazy_values(lazy)
-        device = lazy_device(lazy)
-        check_device(device)
-        options = on_device(device, options)
-        take_datasets(lazy)
-        _check(lazy, options)
-        if options.seed >= 0:
-            seed_all_rng(options.seed + comm.get_rank())
-        model = instantiate(lazy.model).to(device)
-        optimizer = _build_optimizer(lazy, model)
-        multiplier = instantiate(lazy.lr_multiplier)
-        parts = Parts(
-            model=model,
-            optimizer=optimizer,
-            train_loader=_build_train_loader(lazy, options.seed),
-            scheduler=LRMultiplier(optimizer, multiplier, options.max_iter),
-            evaluate=functools.partial(evaluate_lazy, lazy, folder=options.output_dir)
-            if _is_evaluated(lazy)
-            else None,
-            config=_as_yaml(lazy),
-            load_weights=functools.partial(load_lazy_weights, lazy),
-        )
+        return build_lazy_parts(lazy, prepare_lazy(lazy))
+
+
+def prepare_lazy(lazy: DictConfig, *, for_training: bool = True) -> RunOptions:
+    """Check the values and the device of a LazyConfig, and write the datasets that are found, and
+    the number of classes, into it.
+
+    Returns:
+        The options.
+
+    Raises:
+        InputError: a value is not allowed, or a dataset cannot be used.
+    """
+    options = options_from_lazy(lazy)
+    check_values(config_of(lazy))
+    check_device(lazy_device(lazy))
+    take_datasets(lazy, for_training=for_training)
+    return options
+
+
+def build_lazy_parts(lazy: DictConfig, options: RunOptions) -> tuple[Parts, RunOptions]:
+    """Build what :func:`parts_from_lazy` does, from a config that :func:`prepare_lazy` has passed
+    and its options."""
+    device = lazy_device(lazy)
+    options = on_device(device, options)
+    _check(lazy, options)
+    if options.seed >= 0:
+        seed_all_rng(options.seed + comm.get_rank())
+    model = instantiate(lazy.model).to(device)
+    optimizer = _build_optimizer(lazy, model)
+    multiplier = instantiate(lazy.lr_multiplier)
+    parts = Parts(
+        model=model,
+        optimizer=optimizer,
+        train_loader=_build_train_loader(lazy, options.seed),
+        scheduler=LRMultiplier(optimizer, multiplier, options.max_iter),
+        evaluate=functools.partial(evaluate_lazy, lazy, folder=options.output_dir)
+        if _is_evaluated(lazy)
+        else None,
+        config=_as_yaml(lazy),
+        load_weights=functools.partial(load_lazy_weights, lazy),
+    )
     return parts, options
 
 
@@ -96,18 +109,7 @@ def options_from_lazy(lazy: DictConfig) -> RunOptions:
     Raises:
         InputError: a value is not allowed.
     """
-    values = {
-        option: value
-        for option, name in OPTION_KEYS.items()
-        if (value := select(lazy, LAZY_NAMES.get(name, ""))) is not None
-    }
-    if not select(lazy, "train.amp.enabled"):
-        values["precision"] = "float32"
-    elif "precision" not in values:
-        values["precision"] = "float16"
-    if not select(lazy, "train.wandb.enabled"):
-        values["wandb"] = ""
-    return RunOptions(**values, key_names=LAZY_NAMES)
+    return options_from_cfg(config_of(lazy), LAZY_NAMES)
 
 
 def lazy_device(lazy: DictConfig) -> str:
@@ -126,8 +128,8 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         splits["train"],
         splits["test"],
         select(lazy, "train.coco_folder") or "",
-        masks=_has_head(lazy, "mask_head"),
-        keypoints=_has_head(lazy, "keypoint_head"),
+        masks=has_head(lazy, "mask_head"),
+        keypoints=has_head(lazy, "keypoint_head"),
         for_training=for_training,
     )
     for split, names in (("train", found.train), ("test", found.test)):
@@ -143,17 +145,14 @@ def load_lazy_weights(
 ) -> Coverage:
     """Load weights into the model of a LazyConfig, as :func:`~lambda_det.checkpoint.load_weights`
     does for a YAML config."""
-    init = select(lazy, "train.partial_init") or {}
-    rules = LoadingRules(
-        init.get("enabled", False), init.get("as_identity", False), init.get("min_coverage", 1.0)
-    )
-    check_share(MIN_COVERAGE_KEY, rules.min_coverage)
-    node = select(lazy, BACKBONE) or {}
-    signature = inspect.signature(build_lambda_resnet).parameters
-    architecture = {name: node.get(name, signature[name].default) for name in NOT_IN_SHAPES}
-    images = _image_format(lazy)
+    cfg = config_of(lazy)
     return load_weights(
-        model, path, complete=complete, rules=rules, images=images, architecture=architecture
+        model,
+        path,
+        complete=complete,
+        rules=LoadingRules.from_config(cfg),
+        images=_image_format(lazy),
+        architecture=lambda_resnet_arguments(cfg),
     )
 
 
@@ -188,23 +187,10 @@ def evaluate_lazy(
 
 
 def _check(lazy: DictConfig, options: RunOptions) -> None:
-    heads = {"segm": "mask_head", "keypoints": "keypoint_head"}
-    tasks = [task for task, head in heads.items() if _has_head(lazy, head)]
-    check_best_metric(options.best_metric, _names(lazy, "test"), ["bbox", *tasks])
-    base_lr = select(lazy, "optimizer.lr")
-    batch = select(lazy, "dataloader.train.total_batch_size")
-    if isinstance(batch, int):
-        warm_up = select(lazy, "lr_multiplier.warmup_length") or 0
-        if not isinstance(warm_up, (int, float)):
-            raise InputError(f"lr_multiplier.warmup_length={warm_up!r}: expected a number")
-        if isinstance(base_lr, (int, float)):
-            check_solver(
-                base_lr,
-                batch,
-                max_iter=options.max_iter,
-                warmup_iters=round(warm_up * options.max_iter),
-            )
-        check_accumulation(options.accumulate, batch, comm.get_world_size())
+    cfg = config_of(lazy)
+    check_best_metric(options.best_metric, _names(lazy, "test"), tasks_of(cfg))
+    if isinstance(select(lazy, LAZY_NAMES["SOLVER.IMS_PER_BATCH"]), int):
+        check_schedule(cfg, options)
     if images := _image_format(lazy):
         check_pixels(images)
 
@@ -215,12 +201,6 @@ def _image_format(lazy: DictConfig) -> ImageFormat | None:
     if order is None or not OmegaConf.is_list(mean) or not OmegaConf.is_list(std):
         return None
     return ImageFormat(order, tuple(mean), tuple(std))
-
-
-def _has_head(lazy: DictConfig, name: str) -> bool:
-    features = f"{name.removesuffix('head')}in_features"  # None turns a head off
-    heads = select(lazy, "model.roi_heads") or {}
-    return heads.get(name) is not None and heads.get(features, name) is not None
 
 
 def _names(lazy: DictConfig, split: str) -> tuple[str, ...]:
@@ -260,16 +240,16 @@ def _resize(lazy: DictConfig) -> TrainingResize:
     scale, size = (select(lazy, f"{MAPPER}.augmentations.{name}") for name in ("scale", "size"))
     if scale is not None and size is not None:
         return TrainingResize(fit=(tuple(scale), tuple(size)))
-    for node in resizes(lazy, "train"):
+    for node in _resizes(lazy):
         sides = node.short_edge_length
         sides = tuple(sides) if OmegaConf.is_list(sides) else (sides,)
         return TrainingResize(short_sides=sides, longest=node.get("max_size", 1333))
     return TrainingResize(short_sides=(800,), longest=1333)
 
 
-def resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
-    """Return the ``ResizeShortestEdge`` of a split's augmentations."""
-    node = select(lazy, f"dataloader.{split}.mapper.augmentations")
+def _resizes(lazy: DictConfig) -> list[DictConfig]:
+    """Return the ``ResizeShortestEdge`` of the training's augmentations."""
+    node = select(lazy, f"{MAPPER}.augmentations")
     if isinstance(node, Mapping):  # keep_one_pixel(augmentations=[…])
         node = node.get("augmentations")
     entries = node if isinstance(node, Sequence) else []
@@ -278,7 +258,7 @@ def resizes(lazy: DictConfig, split: str) -> list[DictConfig]:
 
 def set_largest_size(lazy: DictConfig) -> None:
     """Let the training resize all images to the largest of its sizes."""
-    for node in resizes(lazy, "train"):
+    for node in _resizes(lazy):
         sides = node.short_edge_length
         largest = max(sides) if OmegaConf.is_list(sides) else sides
         node.update(short_edge_length=largest, sample_style="choice")

@@ -9,14 +9,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from detectron2.config import LazyConfig
+from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lambda_det.checkpoint.rules import MIN_COVERAGE_KEY
 from lambda_det.config import get_cfg
 from lambda_det.configs import find_lazy_config
-from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError, reason_of
 
 logger = logging.getLogger(__name__)
@@ -126,19 +125,22 @@ def select(lazy: DictConfig, place: str) -> Any:
         return None
 
 
-def check_lazy_values(lazy: DictConfig) -> None:
-    """Check the values that have a key of the same meaning in a YAML config by its rules.
+def config_of(lazy: DictConfig) -> CfgNode:
+    """Return the YAML config of the values of a LazyConfig that have a key of the same meaning.
+
+    Its checks and its options are those of the LazyConfig, too. What a LazyConfig does not say, or
+    says by a call, such as a class of norms, has its default here.
 
     Raises:
-        InputError: a value is not allowed.
+        InputError: a value is of another type than the key's.
     """
     cfg = get_cfg()
     for name, place in LAZY_NAMES.items():
         value = select(lazy, place)
         if OmegaConf.is_list(value):
             value = OmegaConf.to_container(value)
-        if not isinstance(value, (str, int, float, list)):
-            continue  # nothing, or a call, such as a class of norms
+        if not isinstance(value, (str, int, float, list)) or name == "MODEL.KEYPOINT_ON":
+            continue  # a head is there or not, see below
         default = functools.reduce(getattr, name.split("."), cfg)
         if name in ("DATASETS.TRAIN", "DATASETS.TEST"):
             value = [value] if isinstance(value, str) else value
@@ -146,11 +148,24 @@ def check_lazy_values(lazy: DictConfig) -> None:
             value = float(value)
         try:
             if isinstance(value, str) != isinstance(default, str):  # yacs would read the text
-                raise TypeError(f"expected a {type(default).__name__}")
+                raise TypeError(f"expected {type(default).__name__}")
             cfg.merge_from_list([name, value])
         except (TypeError, ValueError) as error:
             raise InputError(f"{place}={value!r}: {reason_of(error)}") from error
-    check_values(cfg)
+    cfg.MODEL.MASK_ON = has_head(lazy, "mask_head")
+    cfg.MODEL.KEYPOINT_ON = has_head(lazy, "keypoint_head")
+    warm_up = select(lazy, "lr_multiplier.warmup_length") or 0
+    if not isinstance(warm_up, (int, float)):
+        raise InputError(f"lr_multiplier.warmup_length={warm_up!r}: expected a number")
+    cfg.SOLVER.WARMUP_ITERS = round(warm_up * cfg.SOLVER.MAX_ITER)
+    return cfg
+
+
+def has_head(lazy: DictConfig, name: str) -> bool:
+    """Return whether a model has ``mask_head`` or ``keypoint_head``."""
+    features = f"{name.removesuffix('head')}in_features"  # None turns a head off
+    heads = select(lazy, "model.roi_heads") or {}
+    return heads.get(name) is not None and heads.get(features, name) is not None
 
 
 def warn_of_keys_without_effect(lazy: DictConfig) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lambda_det.checkpoint.coverage import Coverage
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key, keys_named
 
 Results = Mapping[str, Any]
 """Task -> metric -> value; dataset -> task -> metric -> value of several datasets."""
@@ -38,6 +38,13 @@ def one_of(names: Iterable[str]) -> Rule:
     """The rule that a value is one of these."""
     names = tuple(names)
     return f"one of {', '.join(names)}", lambda value: value in names
+
+
+def check(name: str, value: Any, rule: Rule) -> None:
+    """Raise InputError if a rule does not allow the value of a config key."""
+    allowed, is_allowed = rule
+    if not is_allowed(value):
+        raise InputError(f"{key(name)}={value!r}: expected {allowed}")
 
 
 POSITIVE: Rule = ("a whole number above 0", lambda value: is_count(value, 1))
@@ -148,20 +155,15 @@ class RunOptions:
         if names is None:
             names = {f.metadata["key"]: f.name for f in fields(self) if f.metadata}
             object.__setattr__(self, "key_names", names)
-        for option in fields(self):
-            if not option.metadata:
-                continue
-            value = getattr(self, option.name)
-            rule = option.metadata["rule"] or _OF_TYPE[type(option.default)]
-            if not rule[1](value):
-                name = option.metadata["key"]
-                raise InputError(f"{names.get(name, name)}={value!r}: expected {rule[0]}")
-        if self.ema_decay and self.precise_bn:
-            name = "SOLVER.EMA_DECAY"
-            raise InputError(
-                f"{names.get(name, name)}={self.ema_decay}: expected 0, because PreciseBN measures "
-                "statistics of the last weights, not of their average"
-            )
+        with keys_named(names):
+            for option in (each for each in fields(self) if each.metadata):
+                rule = option.metadata["rule"] or _OF_TYPE[type(option.default)]
+                check(option.metadata["key"], getattr(self, option.name), rule)
+            if self.ema_decay and self.precise_bn:
+                raise InputError(
+                    f"{key('SOLVER.EMA_DECAY')}={self.ema_decay}: expected 0, because PreciseBN "
+                    "measures statistics of the last weights, not of their average"
+                )
 
 
 OPTION_KEYS = {f.name: f.metadata["key"] for f in fields(RunOptions) if f.metadata}

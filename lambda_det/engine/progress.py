@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable
 
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
+from lambda_det.engine.run_state import WINDOW
 from lambda_det.engine.trainer import SKIPPED
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 20  # iterations that a median is taken over, as in detectron2
 KEPT = 10 * WINDOW  # values of a metric, at least
 
 
@@ -38,27 +38,20 @@ class ShortHistories(HookBase):
                 del history.values()[:-KEPT]
 
 
-class LazyWriter(EventWriter):
-    """A writer that is made when there is something to write: a training that ends before its first
-    iteration leaves no empty file, with any version of detectron2.
+class Writers(hooks.PeriodicWriter):
+    """detectron2's hook, with writers that are made when the training begins: one that ends before
+    leaves no empty file.
 
     Args:
-        make: makes the writer.
+        make: makes the writers.
     """
 
-    def __init__(self, make: Callable[[], EventWriter]) -> None:
+    def __init__(self, make: Callable[[], list[EventWriter]]) -> None:
+        super().__init__([], period=WINDOW)
         self._make = make
-        self._made: EventWriter | None = None
 
-    def write(self) -> None:
-        if self._made is None and get_event_storage().histories():
-            self._made = self._make()
-        if self._made is not None:
-            self._made.write()
-
-    def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
+    def before_train(self) -> None:
+        self._writers = self._make()
 
 
 class ProgressPrinter(EventWriter):

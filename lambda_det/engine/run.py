@@ -15,23 +15,16 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.engine.averaging import WeightAverage
-from lambda_det.engine.best import BestWeights
 from lambda_det.engine.branches import BranchReport
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_norms
-from lambda_det.engine.evaluation import Evaluation
-from lambda_det.engine.interruption import (
-    INTERRUPTED_FILE,
-    Interruption,
-    StopWhenInterrupted,
-    TrainingInterrupted,
-)
-from lambda_det.engine.launch import parallel
+from lambda_det.engine.evaluation import BestWeights, Evaluation
+from lambda_det.engine.interruption import INTERRUPTED_FILE, Interruption, TrainingInterrupted
+from lambda_det.engine.parallel import parallel
 from lambda_det.engine.parts import PRECISIONS, Parts, Results, RunOptions
-from lambda_det.engine.progress import LazyWriter, PeakGpuMemory, ProgressPrinter, ShortHistories
+from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter, ShortHistories, Writers
 from lambda_det.engine.run_state import (
     METRICS_FILE,
-    WINDOW,
     LRScheduler,
     RunState,
     cut_metrics_file,
@@ -99,11 +92,6 @@ class _Run:
         )
         self.interruption = Interruption()
         self.summary = RunSummary(options.output_dir)
-        self.wandb = (
-            WandbWriter(options.wandb, options.wandb_name, options.output_dir, parts.config)
-            if options.wandb
-            else None
-        )
         average = WeightAverage(
             self.trainer.model,
             options.ema_decay,
@@ -121,30 +109,33 @@ class _Run:
         is_main = comm.is_main_process()
         self.trainer.register_hooks(
             [
-                RunState(
-                    parts.config,
-                    seed=options.seed,
-                    statistics_loader=parts.statistics_loader,
-                    statistics_batches=options.precise_bn,
-                    eval_period=options.eval_period,
-                ),
+                RunState(parts, options),
                 PeakGpuMemory(),
                 ShortHistories(),
                 BranchReport(),
                 average,
                 hooks.IterationTimer(),
-                self._scheduler(),
-                self._precise_bn(),
+                LRScheduler(parts.optimizer, parts.scheduler)
+                if parts.scheduler is not None
+                else None,
+                hooks.PreciseBN(
+                    options.eval_period,
+                    self.trainer.model,
+                    parts.statistics_loader,
+                    options.precise_bn,
+                )
+                if parts.statistics_loader is not None and options.precise_bn
+                else None,
                 *own_hooks,
                 hooks.PeriodicCheckpointer(self.checkpointer, options.checkpoint_period)
                 if is_main
                 else None,
                 # After the checkpoint, so that it need not be written twice, and before an
                 # evaluation, which takes minutes.
-                StopWhenInterrupted(self.interruption),
+                self.interruption,
                 self.evaluation,
                 # Last, so that the metrics of all others are written.
-                hooks.PeriodicWriter(self._writers(), period=WINDOW) if is_main else None,
+                Writers(self._writers) if is_main else None,
             ]
         )
 
@@ -162,25 +153,21 @@ class _Run:
         self.summary.finish()
         return self.evaluation.results
 
-    def _scheduler(self) -> HookBase | None:
-        if self.parts.scheduler is None:
-            return None
-        return LRScheduler(self.parts.optimizer, self.parts.scheduler)
-
-    def _precise_bn(self) -> HookBase | None:
-        loader, batches = self.parts.statistics_loader, self.options.precise_bn
-        if loader is None or not batches:
-            return None
-        return hooks.PreciseBN(self.options.eval_period, self.trainer.model, loader, batches)
-
     def _writers(self) -> list[EventWriter]:
-        folder = self.options.output_dir
+        options, folder = self.options, self.options.output_dir
         writers: list[EventWriter] = [
-            ProgressPrinter(self.options.max_iter),
-            LazyWriter(lambda: JSONWriter(os.path.join(folder, METRICS_FILE))),
-            LazyWriter(lambda: TensorboardXWriter(folder)),
+            ProgressPrinter(options.max_iter),
+            JSONWriter(os.path.join(folder, METRICS_FILE)),
+            TensorboardXWriter(folder),
         ]
-        return writers if self.wandb is None else [*writers, self.wandb]
+        if options.wandb:
+            resume = self.trainer.start_iter > 0
+            writers.append(
+                WandbWriter(
+                    options.wandb, options.wandb_name, folder, self.parts.config, resume=resume
+                )
+            )
+        return writers
 
     def _start(self, resume: bool) -> int:
         """Load a checkpoint or the initial weights; return the first iteration."""
@@ -204,8 +191,6 @@ class _Run:
                 os.unlink(os.path.join(folder, INTERRUPTED_FILE))
             if start:
                 cut_metrics_file(folder, start - 1)
-            if self.wandb is not None:
-                self.wandb.begin(resume=start > 0)
         return start
 
     def _close_loader(self) -> None:

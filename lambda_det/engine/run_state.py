@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.engine import HookBase, hooks
@@ -18,7 +18,8 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lambda_det.configs import changed_values
-from lambda_det.engine.launch import bare
+from lambda_det.engine.parallel import bare
+from lambda_det.engine.parts import Parts, RunOptions
 from lambda_det.randomness import ITERATION, seed_everything
 
 logger = logging.getLogger(__name__)
@@ -49,25 +50,12 @@ class RunState(HookBase):
     The first hook of a run, so that what the others draw depends on the iteration, too.
 
     Args:
-        config: the config as YAML; a resumed run warns of what has changed.
-        seed: seed for a data loader that has none; negative = none.
-        statistics_loader: PreciseBN's, which reads on at every evaluation.
-        statistics_batches: batches that it reads at an evaluation.
-        eval_period: iterations between two evaluations.
+        parts: of the run; its config and the loader of its PreciseBN.
+        options: of the run.
     """
 
-    def __init__(
-        self,
-        config: str = "",
-        *,
-        seed: int = -1,
-        statistics_loader: Iterable | None = None,
-        statistics_batches: int = 0,
-        eval_period: int = 0,
-    ) -> None:
-        self._config, self._seed = config, seed
-        self._statistics_loader, self._statistics_batches = statistics_loader, statistics_batches
-        self._eval_period = eval_period
+    def __init__(self, parts: Parts, options: RunOptions) -> None:
+        self._parts, self._options, self._seed = parts, options, options.seed
         self._saved: Mapping | None = None
         self._running_means: list[dict[str, float]] = []
 
@@ -99,10 +87,12 @@ class RunState(HookBase):
             restore_metrics(self.trainer.storage, self._saved["metrics"])
             if self._saved["seed"] is not None:
                 self._seed = self._saved["seed"]
-        times = self.trainer.start_iter // self._eval_period if self._eval_period else 0
+        period = self._options.eval_period
+        times = self.trainer.start_iter // period if period else 0
         starts = [
             (self._loader, self.trainer.start_iter),
-            (self._statistics_loader, times * self._statistics_batches),
+            # PreciseBN reads on at every evaluation.
+            (self._parts.statistics_loader, times * self._options.precise_bn),
         ]
         for loader, start in starts:
             if _can_start_anywhere(loader):
@@ -128,7 +118,7 @@ class RunState(HookBase):
             "seed": seed if seed >= 0 else None,
             "images": getattr(self._loader, "num_images", None),
             "processes": comm.get_world_size(),
-            "config": self._config,
+            "config": self._parts.config,
             "running_means": self._running_means or [running_means(self.trainer.model)],
             "metrics": recent_metrics(storage) if storage else {},
         }
@@ -138,7 +128,7 @@ class RunState(HookBase):
         self._saved = state_dict
 
     def _warn_of_changes(self, saved: Mapping) -> None:
-        changes = changed_values(saved["config"], self._config, _WITHOUT_EFFECT)
+        changes = changed_values(saved["config"], self._parts.config, _WITHOUT_EFFECT)
         now = {"processes": comm.get_world_size()}
         if saved["images"] is not None and hasattr(self._loader, "num_images"):
             now["images"] = self._loader.num_images

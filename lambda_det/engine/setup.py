@@ -17,11 +17,9 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from lambda_det.configs import find_config, load_config
-from lambda_det.data import configure_datasets
 from lambda_det.data.config_datasets import configure_heads
-from lambda_det.engine.checks import check_device
 from lambda_det.engine.run import make_output_dir
-from lambda_det.engine.values import check_values
+from lambda_det.engine.yacs import prepare
 from lambda_det.errors import InputError, key, reason_of, writing
 from lambda_det.io import write_bytes
 
@@ -93,9 +91,7 @@ def setup_config(args: Namespace) -> CfgNode:
     import_modules(getattr(args, "modules", ()))
     args = Namespace(**{**vars(args), "config_file": find_config(args.config_file)})
     cfg = load_config(args.config_file, args.opts)
-    check_values(cfg)
-    check_device(cfg.MODEL.DEVICE)
-    configure_datasets(cfg, for_training=not args.eval_only)
+    prepare(cfg, for_training=not args.eval_only)
     is_dry = getattr(args, "dry_run", False)
     if is_dry:
         cfg.INPUT.MIN_SIZE_TRAIN = (max(cfg.INPUT.MIN_SIZE_TRAIN),)

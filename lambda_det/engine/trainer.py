@@ -15,10 +15,10 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, get_event_storage
 from torch import Tensor, nn
 
-from lambda_det.engine.accumulation import mean_losses, measured_once, split, without_sharing
+from lambda_det.engine.accumulation import mean_losses, measured_once, split
 from lambda_det.engine.interruption import TrainingInterrupted
-from lambda_det.engine.launch import bare
 from lambda_det.engine.nonfinite import any_not_finite, describe_gradients, watching
+from lambda_det.engine.parallel import bare, without_sharing
 from lambda_det.engine.run_state import RunState
 from lambda_det.errors import InputError, key
 from lambda_det.layers.precision import autocast_to
@@ -191,7 +191,7 @@ class Trainer(SimpleTrainer):
         self.optimizer.zero_grad()
         found = []
         with measured_once(self._parts):
-            for number, part in enumerate(self._split(images), start=1):
+            for number, part in enumerate(split(images, self._parts), start=1):
                 with without_sharing(self.model, unless=number == self._parts):
                     losses = self._forward(part)
                     total = sum(losses.values()) / self._parts
@@ -228,9 +228,6 @@ class Trainer(SimpleTrainer):
             dist.all_reduce(bad, dist.ReduceOp.MAX)
         loss, gradient = bad.tolist()
         return bool(loss), bool(gradient)
-
-    def _split(self, images: Sequence) -> list[Sequence]:
-        return split(images, self._parts) if self._parts > 1 else [images]
 
     def _leave_out(
         self,
@@ -284,7 +281,7 @@ class Trainer(SimpleTrainer):
             watching(model) as found,
             autocast_to(self.precision, self._device.type),
         ):
-            for part in self._split(data):
+            for part in split(data, self._parts):
                 model(part)
         return next(iter(found), "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -30,15 +30,20 @@ from lambda_det.engine.parts import (
     POSITIVE,
     Rule,
     RunOptions,
+    check,
     is_count,
     is_number,
     one_of,
 )
-from lambda_det.errors import InputError, key
+from lambda_det.errors import InputError
 
 
-def options_from_cfg(cfg: CfgNode) -> RunOptions:
+def options_from_cfg(cfg: CfgNode, key_names: Mapping[str, str] | None = None) -> RunOptions:
     """Read the options of the training that a config describes.
+
+    Args:
+        cfg: the config.
+        key_names: the user's names of the keys, see :class:`RunOptions`; None = the keys.
 
     Raises:
         InputError: a value is not allowed.
@@ -48,14 +53,14 @@ def options_from_cfg(cfg: CfgNode) -> RunOptions:
         for option, name in OPTION_KEYS.items()
         if name.partition(".")[0] in cfg and not name.startswith("PRETRAIN.")
     }
-    _check("SOLVER.AMP.PRECISION", values["precision"], one_of(("float16", "bfloat16")))
+    check("SOLVER.AMP.PRECISION", values["precision"], one_of(("float16", "bfloat16")))
     if not cfg.SOLVER.AMP.ENABLED:
         values["precision"] = "float32"
     if not cfg.TEST.PRECISE_BN.ENABLED:
         values["precise_bn"] = 0
     if not cfg.WANDB.ENABLED:
         values["wandb"] = ""
-    return RunOptions(**values, key_names={})
+    return RunOptions(**values, key_names=key_names or {})
 
 
 def _is_colour(values: Sequence) -> bool:
@@ -127,7 +132,7 @@ def check_values(cfg: CfgNode) -> None:
     detectron2 unpickles what it names.
     """
     for name, rule in _RULES.items():
-        _check(name, _get(cfg, name), rule)
+        check(name, _get(cfg, name), rule)
     for name, (registry, more) in _REGISTRIES.items():
         if (value := _get(cfg, name)) not in registry and value not in more:
             known = sorted(one for one, _ in registry)
@@ -160,12 +165,6 @@ def _check_augmented(cfg: CfgNode) -> None:
             f"for GeneralizedRCNN without keypoints; MODEL.META_ARCHITECTURE={name!r}, "
             f"MODEL.KEYPOINT_ON={cfg.MODEL.KEYPOINT_ON}"
         )
-
-
-def _check(name: str, value: object, rule: Rule) -> None:
-    allowed, is_allowed = rule
-    if not is_allowed(value):
-        raise InputError(f"{key(name)}={value!r}: expected {allowed}")
 
 
 def _get(cfg: CfgNode, name: str) -> Any:

@@ -8,13 +8,12 @@ import os
 import yaml
 from detectron2.utils.events import EventWriter, get_event_storage
 
+from lambda_det.engine.run_state import WINDOW
 from lambda_det.errors import InputError, key, reason_of
 from lambda_det.io import read_text, write_bytes
 
 RUN_FILE = "wandb_run_id"
 """In OUTPUT_DIR: the run that a resumed training goes on in."""
-
-_WINDOW = 20  # iterations that a median is taken over, as in the other writers
 
 
 class WandbWriter(EventWriter):
@@ -25,45 +24,39 @@ class WandbWriter(EventWriter):
         name: of the run; "" = the last part of ``folder``.
         folder: OUTPUT_DIR.
         config: the config as YAML.
+        resume: whether the run that is in the folder goes on.
 
     Raises:
-        InputError: the package is not installed.
+        InputError: the package is not installed, or W&B refuses, for example without a login.
     """
 
-    def __init__(self, project: str, name: str, folder: str, config: str) -> None:
-        check_wandb()
-        self._project, self._folder, self._config = project, folder, config
-        self._name = name or os.path.basename(os.path.normpath(folder))
-        self._run, self._written = None, -1
-
-    def begin(self, *, resume: bool) -> None:
-        """Open a new run, or the one of the training that is resumed.
-
-        Raises:
-            InputError: W&B refuses, for example without a login.
-        """
-        wandb = importlib.import_module("wandb")
-        path = os.path.join(self._folder, RUN_FILE)
+    def __init__(self, project: str, name: str, folder: str, config: str, *, resume: bool) -> None:
+        try:
+            wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise InputError(
+                f"{key('WANDB.ENABLED')}=True: needs the package wandb (pip install wandb)"
+            ) from error
+        path = os.path.join(folder, RUN_FILE)
         number = read_text(path).strip() if resume and os.path.exists(path) else None
         try:
             self._run = wandb.init(
-                project=self._project,
-                name=self._name,
-                dir=self._folder,
+                project=project,
+                name=name or os.path.basename(os.path.normpath(folder)),
+                dir=folder,
                 id=number or None,
                 resume="allow",
-                config=yaml.safe_load(self._config),
+                config=yaml.safe_load(config),
             )
         except Exception as error:  # W&B's own types
             reason = reason_of(error)[:200]
             raise InputError(f"{key('WANDB.ENABLED')}: W&B cannot be reached ({reason})") from error
         write_bytes(f"{self._run.id}\n".encode(), path)
+        self._written = -1
 
     def write(self) -> None:
-        if self._run is None:
-            return
         storage = get_event_storage()
-        latest = storage.latest_with_smoothing_hint(_WINDOW)
+        latest = storage.latest_with_smoothing_hint(WINDOW)
         new = {name: value for name, (value, step) in latest.items() if step > self._written}
         if new:
             # A step that W&B has already, of a training that was killed behind its checkpoint, is
@@ -72,15 +65,4 @@ class WandbWriter(EventWriter):
             self._written = max(step for _, step in latest.values())
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
-
-
-def check_wandb() -> None:
-    """Raise InputError if the package wandb is not installed."""
-    try:
-        importlib.import_module("wandb")
-    except ImportError as error:
-        raise InputError(
-            f"{key('WANDB.ENABLED')}=True: needs the package wandb (pip install wandb)"
-        ) from error
+        self._run.finish()

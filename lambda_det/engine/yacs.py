@@ -22,8 +22,8 @@ from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.data import build_test_loader, build_train_loader, configure_datasets
 from lambda_det.data.loaders import FirstBatches
 from lambda_det.engine.accumulation import check_accumulation
-from lambda_det.engine.best import check_best_metric
 from lambda_det.engine.checks import Recipe, check_device, check_pixels, check_solver, on_device
+from lambda_det.engine.evaluation import check_best_metric
 from lambda_det.engine.parts import Parts, RunOptions
 from lambda_det.engine.values import check_values, options_from_cfg
 from lambda_det.evaluation import CocoMetricsEvaluator
@@ -34,7 +34,22 @@ AUGMENTED = "_TTA"
 """Ending of the tasks, and of the folder, of an evaluation with test-time augmentation."""
 
 
-def parts_from_cfg(cfg: CfgNode, *, recipe: Recipe | None = None) -> tuple[Parts, RunOptions]:
+def prepare(cfg: CfgNode, *, for_training: bool = True) -> None:
+    """Check the values and the device of a config, and write the datasets that are found into it.
+
+    Args:
+        cfg: an unfrozen config with the keys of lambda_det. It is changed in place.
+        for_training: False for an evaluation.
+
+    Raises:
+        InputError: a value is not allowed, or a dataset cannot be used.
+    """
+    check_values(cfg)
+    check_device(cfg.MODEL.DEVICE)
+    configure_datasets(cfg, for_training=for_training)
+
+
+def parts_from_cfg(cfg: CfgNode) -> tuple[Parts, RunOptions]:
     """Build the parts and options of the training that a config describes.
 
     The datasets of ``DATASETS.TRAIN`` and ``TEST`` are registered, as
@@ -43,7 +58,6 @@ def parts_from_cfg(cfg: CfgNode, *, recipe: Recipe | None = None) -> tuple[Parts
 
     Args:
         cfg: the config, with the keys of lambda_det.
-        recipe: the learning rate and the batch that it was chosen for; None = not known.
 
     Raises:
         InputError: a value is not allowed, a dataset cannot be used, or the keys contradict each
@@ -51,24 +65,24 @@ def parts_from_cfg(cfg: CfgNode, *, recipe: Recipe | None = None) -> tuple[Parts
     """
     frozen, cfg = cfg.is_frozen(), cfg.clone()
     cfg.defrost()
-    check_values(cfg)
-    check_device(cfg.MODEL.DEVICE)
-    configure_datasets(cfg)
-    cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-    options = on_device(cfg.MODEL.DEVICE, options_from_cfg(cfg))
-    solver = cfg.SOLVER
-    check_best_metric(options.best_metric, cfg.DATASETS.TEST, tasks_of(cfg))
-    check_solver(
-        solver.BASE_LR,
-        solver.IMS_PER_BATCH,
-        max_iter=options.max_iter,
-        warmup_iters=solver.WARMUP_ITERS,
-        recipe=recipe,
-    )
-    check_pixels(ImageFormat.from_config(cfg))
-    check_accumulation(options.accumulate, solver.IMS_PER_BATCH, comm.get_world_size())
+    prepare(cfg)
     if frozen:
         cfg.freeze()
+    return build_parts(cfg)
+
+
+def build_parts(cfg: CfgNode, recipe: Recipe | None = None) -> tuple[Parts, RunOptions]:
+    """Build what :func:`parts_from_cfg` does, from a config that :func:`prepare` has passed.
+
+    Args:
+        cfg: the config.
+        recipe: the learning rate and the batch that it was chosen for; None = not known.
+    """
+    cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+    options = on_device(cfg.MODEL.DEVICE, options_from_cfg(cfg))
+    check_best_metric(options.best_metric, cfg.DATASETS.TEST, tasks_of(cfg))
+    check_schedule(cfg, options, recipe)
+    check_pixels(ImageFormat.from_config(cfg))
 
     if options.seed >= 0:
         seed_all_rng(options.seed + comm.get_rank())
@@ -90,6 +104,23 @@ def parts_from_cfg(cfg: CfgNode, *, recipe: Recipe | None = None) -> tuple[Parts
         own.DATALOADER.NUM_WORKERS = 0  # it is read at evaluations only
         parts.statistics_loader = build_train_loader(own)
     return parts, options
+
+
+def check_schedule(cfg: CfgNode, options: RunOptions, recipe: Recipe | None = None) -> None:
+    """Check the learning rate, the warm-up and the parts of a batch against its size.
+
+    Raises:
+        InputError: a batch cannot be divided.
+    """
+    solver = cfg.SOLVER
+    check_solver(
+        solver.BASE_LR,
+        solver.IMS_PER_BATCH,
+        max_iter=options.max_iter,
+        warmup_iters=solver.WARMUP_ITERS,
+        recipe=recipe,
+    )
+    check_accumulation(options.accumulate, solver.IMS_PER_BATCH, comm.get_world_size())
 
 
 def evaluate_model(

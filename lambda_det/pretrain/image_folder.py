@@ -70,12 +70,12 @@ def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
 
 
 def _read_split(folder: str) -> tuple[list[Sample], list[str]]:
-    if not os.path.isdir(folder):
-        raise InputError(f"--data: {folder} does not exist; expected one folder per class in it")
-    with os.scandir(folder) as entries:
-        names = {entry.name for entry in entries if entry.is_dir()}
+    entries = os.scandir(folder) if os.path.isdir(folder) else ()
+    names = {entry.name for entry in entries if entry.is_dir()}
     if not names:
-        raise InputError(f"--data: {folder} contains no folders; expected one folder per class")
+        raise InputError(
+            f"--data: {folder} does not exist or contains no folders; expected one folder per class"
+        )
     samples, numbers = find_images_and_targets(folder)
     if empty := sorted(names - numbers.keys()):
         raise InputError(
@@ -116,8 +116,17 @@ class SeededImages(Dataset):
             return self.transform(image), target
 
 
-class TrainingOrder:
-    """A batch sampler: batches of (index, seed) of one process, for a range of iterations.
+def training_order(
+    num_images: int,
+    batch_size: int,
+    *,
+    start: int,
+    stop: int,
+    seed: int,
+    rank: int = 0,
+    num_processes: int = 1,
+) -> Iterator[list[tuple[int, int]]]:
+    """Give the batches of (index, seed) of one process for a range of iterations.
 
     Every epoch has its own permutation of the images, which is cut into batches. The images after
     the last full batch are not used in that epoch. The processes get disjoint shares of a batch.
@@ -131,36 +140,16 @@ class TrainingOrder:
         rank: number of this process.
         num_processes: number of processes.
     """
-
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        *,
-        start: int,
-        stop: int,
-        seed: int,
-        rank: int = 0,
-        num_processes: int = 1,
-    ) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.start, self.stop = start, stop
-        share = batch_size // num_processes
-        self._mine = slice(rank * share, (rank + 1) * share)
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_epoch = self.num_images // self.batch_size
-        order, order_epoch = np.empty(0, dtype=int), None
-        for iteration in range(self.start, self.stop):
-            epoch, step = divmod(iteration, per_epoch)
-            if epoch != order_epoch:
-                rng = np.random.default_rng([ORDER, self.seed, epoch])
-                order, order_epoch = rng.permutation(self.num_images), epoch
-            batch = order[step * self.batch_size : (step + 1) * self.batch_size][self._mine]
-            yield [(index, seed_of(IMAGE, self.seed, epoch, index)) for index in batch.tolist()]
+    per_epoch, share = num_images // batch_size, batch_size // num_processes
+    order, order_epoch = np.empty(0, dtype=int), None
+    for iteration in range(start, stop):
+        epoch, step = divmod(iteration, per_epoch)
+        if epoch != order_epoch:
+            rng = np.random.default_rng([ORDER, seed, epoch])
+            order, order_epoch = rng.permutation(num_images), epoch
+        first = step * batch_size + rank * share
+        mine = order[first : first + share].tolist()
+        yield [(index, seed_of(IMAGE, seed, epoch, index)) for index in mine]
 
 
 class TrainingImages:
@@ -201,7 +190,7 @@ class TrainingImages:
             self._running.close()
 
     def _batches(self) -> Generator[tuple[torch.Tensor, torch.Tensor], None, None]:
-        order = TrainingOrder(
+        order = training_order(
             self.num_images,
             self._cfg.PRETRAIN.BATCH_SIZE,
             start=self.start,

@@ -10,9 +10,8 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 
 from lambda_det.config import get_cfg
+from lambda_det.engine.parts import NOT_NEGATIVE, POSITIVE, Rule, check, is_number, one_of
 from lambda_det.errors import InputError
-
-SCHEDULERS = ("cosine", "tanh", "constant")
 
 
 def get_pretrain_cfg() -> CfgNode:
@@ -71,13 +70,39 @@ def add_pretrain_config(cfg: CfgNode) -> None:
     node.CHECKPOINT_PERIOD = 0
 
 
-_AT_LEAST = {
-    "NUM_CLASSES": 0, "EPOCHS": 1, "BATCH_SIZE": 1, "IMAGE_SIZE": 32, "EVAL_PERIOD": 1,
-    "CHECKPOINT_PERIOD": 0, "LR_PER_256": 0, "WEIGHT_DECAY": 0, "MOMENTUM": 0,
-    "WARMUP_EPOCHS": 0, "WARMUP_LR": 0, "MIN_LR": 0, "COLOR_JITTER": 0, "MIXUP": 0, "CUTMIX": 0,
-}  # fmt: skip
-_RATES = ("LABEL_SMOOTHING", "DROPOUT", "DROP_PATH_RATE", "EMA_DECAY")
-_PROBABILITIES = ("FLIP", "RANDOM_ERASING")
+_NOT_BELOW_0: Rule = ("a number, not negative", lambda value: is_number(value) and value >= 0)
+_RATE: Rule = ("a number from 0 to below 1", lambda value: 0 <= value < 1)
+_PROBABILITY: Rule = ("a number from 0 to 1", lambda value: 0 <= value <= 1)
+_RULES: dict[str, Rule] = {
+    "NUM_CLASSES": NOT_NEGATIVE,
+    "IMAGE_SIZE": ("at least 32", lambda value: value >= 32),
+    "EPOCHS": POSITIVE,
+    "BATCH_SIZE": POSITIVE,
+    "MOMENTUM": _NOT_BELOW_0,
+    "LR_PER_256": _NOT_BELOW_0,
+    "WEIGHT_DECAY": _NOT_BELOW_0,
+    "SCHEDULER": one_of(("cosine", "tanh", "constant")),
+    "WARMUP_EPOCHS": _NOT_BELOW_0,
+    "WARMUP_LR": _NOT_BELOW_0,
+    "MIN_LR": _NOT_BELOW_0,
+    "LABEL_SMOOTHING": _RATE,
+    "DROPOUT": _RATE,
+    "DROP_PATH_RATE": _RATE,
+    "EMA_DECAY": _RATE,
+    "CROP_SCALE": (
+        "two numbers with 0 < smallest <= largest <= 1",
+        lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= 1,
+    ),
+    "FLIP": _PROBABILITY,
+    "COLOR_JITTER": _NOT_BELOW_0,
+    "RANDOM_ERASING": _PROBABILITY,
+    "MIXUP": _NOT_BELOW_0,
+    "CUTMIX": _NOT_BELOW_0,
+    "INTERPOLATION": one_of(("bilinear", "bicubic")),
+    "TEST_CROP": ("a number above 0, up to 1", lambda value: 0 < value <= 1),
+    "EVAL_PERIOD": POSITIVE,
+    "CHECKPOINT_PERIOD": NOT_NEGATIVE,
+}
 
 
 def check_pretrain_config(cfg: CfgNode, num_processes: int = 1) -> None:
@@ -88,30 +113,8 @@ def check_pretrain_config(cfg: CfgNode, num_processes: int = 1) -> None:
         num_processes: number of processes, among which BATCH_SIZE is divided.
     """
     node = cfg.PRETRAIN
-    for key, least in _AT_LEAST.items():
-        if node[key] < least:
-            raise InputError(f"PRETRAIN.{key}={node[key]!r}: expected at least {least}")
-    for key in _RATES:
-        if not 0 <= node[key] < 1:
-            raise InputError(f"PRETRAIN.{key}={node[key]!r}: expected a number from 0 to below 1")
-    for key in _PROBABILITIES:
-        if not 0 <= node[key] <= 1:
-            raise InputError(f"PRETRAIN.{key}={node[key]!r}: expected a number from 0 to 1")
-    if len(node.CROP_SCALE) != 2 or not 0 < node.CROP_SCALE[0] <= node.CROP_SCALE[1] <= 1:
-        raise InputError(
-            f"PRETRAIN.CROP_SCALE={node.CROP_SCALE!r}: expected two numbers with "
-            "0 < smallest <= largest <= 1"
-        )
-    if not 0 < node.TEST_CROP <= 1:
-        raise InputError(
-            f"PRETRAIN.TEST_CROP={node.TEST_CROP!r}: expected a number above 0, up to 1"
-        )
-    if node.SCHEDULER not in SCHEDULERS:
-        raise InputError(f"PRETRAIN.SCHEDULER={node.SCHEDULER!r}: expected one of {SCHEDULERS}")
-    if node.INTERPOLATION not in ("bilinear", "bicubic"):
-        raise InputError(
-            f"PRETRAIN.INTERPOLATION={node.INTERPOLATION!r}: expected 'bilinear' or 'bicubic'"
-        )
+    for name, rule in _RULES.items():
+        check(f"PRETRAIN.{name}", node[name], rule)
     if node.BATCH_SIZE % num_processes:
         raise InputError(
             f"PRETRAIN.BATCH_SIZE={node.BATCH_SIZE}: expected a multiple of the {num_processes} "

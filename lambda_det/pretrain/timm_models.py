@@ -12,7 +12,6 @@ from functools import partial
 
 import torch
 from timm.models import build_model_with_cfg, checkpoint_seq, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from lambda_det.backbone import build_lambda_resnet
@@ -124,10 +123,6 @@ class TimmLambdaResNet(nn.Module):
         """Return regular expressions for the stem and the stages (``coarse``) or blocks."""
         return {"stem": r"^stem", "blocks": r"^res(\d+)" if coarse else r"^res(\d+)\.(\d+)"}
 
-    def no_weight_decay(self) -> set[str]:
-        """Return the parameters without weight decay beside biases and norms: there are none."""
-        return set()
-
     def _stage(self, name: str, x: Tensor) -> Tensor:
         stage = getattr(self, name)
         if self.grad_checkpointing and torch.is_grad_enabled():
@@ -151,60 +146,6 @@ class TimmLambdaResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute the logits (N, num_classes) of images (N, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Compute intermediate features, with the interface of timm.
-
-        Args:
-            x: images (N, in_chans, H, W).
-            indices: which of the five outputs (stem, res2 to res5) are returned; an integer n = the
-                last n, None = all.
-            norm: ignored, because there is no final norm.
-            stop_early: whether to skip the stages after the last output that is needed.
-            output_fmt: ``"NCHW"``.
-            intermediates_only: whether to return the intermediate features only.
-
-        Returns:
-            (last feature map, list of intermediate ones), or with ``intermediates_only`` the list.
-
-        Raises:
-            InputError: ``output_fmt`` is not ``"NCHW"``.
-        """
-        if output_fmt != "NCHW":
-            raise InputError(f"output_fmt={output_fmt!r}: expected 'NCHW'")
-        wanted, last = feature_take_indices(len(STAGES) + 1, indices)
-        x = self.stem(x)
-        outputs = [x] if 0 in wanted else []
-        for number, name in enumerate(STAGES[:last] if stop_early else STAGES, start=1):
-            x = self._stage(name, x)
-            if number in wanted:
-                outputs.append(x)
-        return outputs if intermediates_only else (x, outputs)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the stages that are not needed for the outputs ``indices``.
-
-        Returns:
-            The numbers of these outputs (0 = the stem, 1 to 4 = res2 to res5).
-        """
-        wanted, last = feature_take_indices(len(STAGES) + 1, indices)
-        for name in STAGES[last:]:
-            setattr(self, name, nn.Sequential())
-        if last < len(STAGES):
-            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if prune_head or last < len(STAGES):
-            self.reset_classifier(0, "")
-        return wanted
 
 
 def _default_cfg(depth: int) -> dict[str, object]:

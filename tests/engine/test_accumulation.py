@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -11,7 +9,6 @@ from detectron2.utils.events import EventStorage, get_event_storage
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.engine import trainer as trainer_module
 from lambda_det.engine.accumulation import check_accumulation, mean_losses, measured_once, split
 from lambda_det.engine.trainer import Trainer
 from lambda_det.errors import InputError
@@ -91,27 +88,3 @@ def test_a_batch_that_cannot_be_shared_out_is_one_line(make_training, tmp_path) 
     check_accumulation(1, 12, 8)  # a key that nobody has set is not to blame
     with pytest.raises(InputError, match=r"^SOLVER\.ACCUMULATE=3: .*IMS_PER_BATCH 2 "):
         make_training(tmp_path, "SOLVER.ACCUMULATE", 3)
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_resumes_exactly_and_draws_anew_for_every_part(
-    make_training, tmp_path, monkeypatch
-) -> None:
-    states = []
-
-    def split_and_look(images, parts):
-        for part in split(images, parts):
-            states.append(torch.get_rng_state())
-            yield part
-
-    monkeypatch.setattr(trainer_module, "split", split_and_look)
-    keys = ("SOLVER.ACCUMULATE", 2, "SOLVER.MAX_ITER", 3, "DATALOADER.NUM_WORKERS", 0)
-    make_training(tmp_path / "whole", *keys).train()
-    assert len(states) == 6 and not torch.equal(states[0], states[1])
-    (tmp_path / "again").mkdir()
-    shutil.copy(tmp_path / "whole" / "model_0000000.pth", tmp_path / "again")
-    (tmp_path / "again" / "last_checkpoint").write_text("model_0000000.pth")
-    make_training(tmp_path / "again", *keys).train(resume=True)
-    ends = [torch.load(tmp_path / n / "model_final.pth")["model"] for n in ("whole", "again")]
-    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
-    assert [torch.equal(a, b) for a, b in zip(states[2:6], states[6:], strict=True)] == [True] * 4

@@ -10,8 +10,8 @@ import torch
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from lambda_det.engine.best import BestWeights, check_best_metric
 from lambda_det.engine.checkpointing import RunCheckpointer
+from lambda_det.engine.evaluation import BestWeights, check_best_metric
 from lambda_det.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

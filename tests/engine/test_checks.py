@@ -28,7 +28,6 @@ from lambda_det.engine.parts import RunOptions
 from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError
 
-LSJ = "configs/COCO-InstanceSegmentation/mask_rcnn_lambda_R_101_FPN_lsj.yaml"
 RGB_MEAN, RGB_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
@@ -227,26 +226,15 @@ def test_frozen_norms_on_their_own_device_kind():
 # ---- together ----
 
 
-def check_together(layers, overrides: Sequence[str] = ()) -> None:
-    cfg = merge_config(layers, overrides)
-    solver = cfg.SOLVER
-    recipe = Recipe.of(layers, overrides)
+def check_together(layers) -> None:
+    cfg = merge_config(layers, ())
+    recipe = Recipe.of(layers)
     assert recipe is not None
     check_solver(
-        solver.BASE_LR, solver.IMS_PER_BATCH,
-        max_iter=solver.MAX_ITER, warmup_iters=solver.WARMUP_ITERS, recipe=recipe,
+        cfg.SOLVER.BASE_LR, cfg.SOLVER.IMS_PER_BATCH,
+        max_iter=cfg.SOLVER.MAX_ITER, warmup_iters=cfg.SOLVER.WARMUP_ITERS, recipe=recipe,
     )  # fmt: skip
     check_pixels(ImageFormat.from_config(cfg))
-
-
-def test_settings_of_a_config_file(project: Path, log):
-    layers = read_config(str(project / LSJ))
-    check_together(layers, ["SOLVER.IMS_PER_BATCH", "8"])
-    (text,) = warnings(log)
-    assert text.endswith("SOLVER.BASE_LR 0.0125")
-    log.clear()
-    check_together(layers, ["INPUT.FORMAT", "BGR"])
-    assert ["PIXEL_MEAN" in text or "PIXEL_STD" in text for text in warnings(log)] == [True, True]
 
 
 def test_shipped_configs_are_silent(project: Path, log):

@@ -15,7 +15,8 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from lambda_det.configs import load_config
-from lambda_det.engine.launch import launch, parallel
+from lambda_det.engine.launch import launch
+from lambda_det.engine.parallel import parallel
 from lambda_det.engine.trainer import Trainer
 
 # "naiveSyncBN_N" is this norm in another mode; detectron2 v0.5 has the mode without the name.

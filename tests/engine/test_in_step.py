@@ -15,8 +15,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from lambda_det.engine.accumulation import without_sharing
-from lambda_det.engine.launch import launch, parallel
+from lambda_det.engine.launch import launch
+from lambda_det.engine.parallel import parallel, without_sharing
 from lambda_det.engine.trainer import Trainer, _norms_across_processes
 
 

@@ -13,7 +13,8 @@ import pytest
 
 from lambda_det.data import loaders
 from lambda_det.data.loaders import TrainingLoader
-from lambda_det.engine.interruption import Interruption, TrainingInterrupted, passed_on
+from lambda_det.engine.interruption import Interruption, TrainingInterrupted
+from lambda_det.engine.launch import signals_handed_on
 
 HANG_S = 600
 """Only what hangs waits for so long, on however busy a machine."""
@@ -72,7 +73,7 @@ def test_the_process_that_waits_hands_signals_on():
     ready = context.Event()
     process = context.Process(target=_train, args=(ready,))
     process.start()
-    with pytest.raises(TrainingInterrupted) as stop, passed_on():
+    with pytest.raises(TrainingInterrupted) as stop, signals_handed_on():
         assert ready.wait(HANG_S)
         signal.raise_signal(signal.SIGINT)
         process.join(HANG_S)

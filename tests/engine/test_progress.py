@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.utils.events import EventStorage, EventWriter
+from detectron2.utils.events import EventStorage
 
 from lambda_det.engine.progress import (
     KEPT,
     WINDOW,
-    LazyWriter,
     PeakGpuMemory,
     ShortHistories,
     progress_line,
@@ -42,31 +41,6 @@ def test_what_was_left_out_is_in_the_line_from_then_on():
         storage.put_scalar(SKIPPED, 2, smoothing_hint=False)
         storage.step()
         assert progress_line(storage, 5).endswith(" | lr 0.1 | left out 2")
-
-
-class Counting(EventWriter):
-    def __init__(self) -> None:
-        self.done = ["made"]
-
-    def write(self) -> None:
-        self.done.append("write")
-
-    def close(self) -> None:
-        self.done.append("close")
-
-
-def test_a_lazy_writer_is_made_to_write():
-    made = []
-    writer = LazyWriter(lambda: made.append(Counting()) or made[0])
-    writer.close()
-    with EventStorage() as storage:
-        writer.write()  # of nothing, as when a training ends before its first iteration
-        assert made == []
-        storage.put_scalar("lr", 1.0)
-        for _ in range(2):
-            writer.write()
-    writer.close()
-    assert [one.done for one in made] == [["made", "write", "write", "close"]]
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "cpu"])

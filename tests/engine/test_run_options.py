@@ -42,6 +42,12 @@ def test_a_folder_that_is_a_file(make_training, tmp_path):
     assert path.read_text() == "mine"
 
 
+def test_a_training_that_does_not_begin_leaves_no_file(make_training, tmp_path):
+    with pytest.raises(InputError, match=r"gone\.pth"):
+        make_training(tmp_path, "MODEL.WEIGHTS", tmp_path / "gone.pth").train()
+    assert list(tmp_path.iterdir()) == []
+
+
 class Counted(HookBase):
     def state_dict(self) -> dict:
         return {"number": 1}

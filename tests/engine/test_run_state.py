@@ -8,6 +8,7 @@ import torch
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from lambda_det.engine.parts import RunOptions
 from lambda_det.engine.run_state import (
     RunState,
     _own,
@@ -15,6 +16,10 @@ from lambda_det.engine.run_state import (
     restore_running_means,
     running_means,
 )
+
+
+def run_state(**options) -> RunState:
+    return RunState(SimpleNamespace(config=""), RunOptions(**options))
 
 
 def test_the_running_mean_has_a_name_for_any_number_of_processes():
@@ -31,7 +36,7 @@ def test_the_running_mean_has_a_name_for_any_number_of_processes():
 
 def test_each_process_takes_up_its_own_running_mean(monkeypatch):
     model = torch.nn.Linear(1, 1)
-    hook = RunState()
+    hook = run_state()
     hook.trainer = SimpleNamespace(model=model, data_loader=[])
     hook.after_step()  # of a model without such means nobody is asked
     model.loss_normalizer = 7.0
@@ -48,7 +53,7 @@ def test_each_process_takes_up_its_own_running_mean(monkeypatch):
 def test_another_loader_is_seeded_by_the_run():
     drawn = []
     for seed in (3, 3, -1):
-        hook = RunState(seed=seed)
+        hook = run_state(seed=seed)
         hook.trainer = SimpleNamespace(data_loader=[], iter=5)
         torch.manual_seed(len(drawn))
         hook.before_step()

@@ -21,16 +21,16 @@ from lambda_det.pretrain import get_pretrain_cfg
 from lambda_det.pretrain.image_folder import (
     SeededImages,
     TrainingImages,
-    TrainingOrder,
     build_val_loader,
     read_image_folder,
+    training_order,
 )
 from lambda_det.randomness import seeded
 
 
 def order(num_images: int = 23, batch_size: int = 4, **changes) -> list[list[tuple[int, int]]]:
     return list(
-        TrainingOrder(num_images, batch_size, **{"start": 0, "stop": 10, "seed": 3} | changes)
+        training_order(num_images, batch_size, **{"start": 0, "stop": 10, "seed": 3} | changes)
     )
 
 

@@ -81,18 +81,9 @@ def test_features(small, image):
     assert model.feature_info.reduction() == [4, 16, 32]
     with torch.no_grad():
         features = model.eval()(image)
-        last, every = small.forward_intermediates(image)
-        chosen = small.forward_intermediates(
-            image, [1, 3], stop_early=True, intermediates_only=True
-        )
-        stem = small.forward_intermediates(image, [0], stop_early=True, intermediates_only=True)
-    assert [tuple(x.shape[2:]) for x in every] == [(17, 13), (17, 13), (9, 7), (5, 4), (3, 2)]
-    assert torch.equal(last, every[4]) and torch.equal(stem[0], every[0]) and len(stem) == 1
-    for one, other in zip(features, (every[1], every[3], every[4]), strict=True):
-        assert torch.equal(one, other)
-    assert len(chosen) == 2 and torch.equal(chosen[1], every[3])
-    with pytest.raises(InputError, match="NCHW"):
-        small.forward_intermediates(image, output_fmt="NHWC")
+        res5 = small.forward_features(image)
+    assert [tuple(x.shape[2:]) for x in features] == [(17, 13), (5, 4), (3, 2)]
+    assert torch.equal(features[2], res5)
 
 
 def test_head(image):
@@ -112,15 +103,6 @@ def test_head(image):
         timm.create_model("lambda_resnet50", global_pool="max")
     bare = timm.create_model("lambda_resnet50", num_classes=0, scope=7)
     assert not any(name.startswith("linear") for name in bare.state_dict())
-
-
-def test_pruned_to_a_stage(image):
-    model = timm.create_model("lambda_resnet50", num_classes=5, scope=7).eval()
-    with torch.no_grad():
-        expected = model.forward_intermediates(image, [2], intermediates_only=True)[0]
-        assert model.prune_intermediate_layers([2]) == [2]
-        assert torch.equal(model(image), expected) and model.num_features == 512
-    assert not any(name.startswith(("res4", "res5")) for name in model.state_dict())
 
 
 def test_what_timms_training_script_asks_for(small, image):

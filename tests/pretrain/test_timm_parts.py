@@ -137,7 +137,7 @@ def test_random_erasing_erases(project):
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ("PRETRAIN.EPOCHS 0", ["PRETRAIN.EPOCHS=0", "1"]),
+        ("PRETRAIN.EPOCHS 0", ["PRETRAIN.EPOCHS=0", "above 0"]),
         ("PRETRAIN.DROPOUT 1.0", ["PRETRAIN.DROPOUT=1.0", "below 1"]),
         ("PRETRAIN.FLIP 2.0", ["PRETRAIN.FLIP=2.0", "0 to 1"]),
         ("PRETRAIN.CROP_SCALE [0.5,0.2]", ["PRETRAIN.CROP_SCALE", "0.2"]),
