@@ -20,8 +20,12 @@ from torch import Tensor, nn
 from lambda_det.analysis.flops import count_flops, total_flops
 from lambda_det.analysis.latency import measure_latency
 from lambda_det.analysis.memory import activation_bytes
-from lambda_det.analysis.parameters import classifier_form_parameters, count_parameters
-from lambda_det.analysis.parts import BOTTOM_UP_PARTS, PARTS
+from lambda_det.analysis.parameters import (
+    BOTTOM_UP_PARTS,
+    PARTS,
+    classifier_form_parameters,
+    count_parameters,
+)
 from lambda_det.backbone import LambdaResNet, build_detector
 from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
