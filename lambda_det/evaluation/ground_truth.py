@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from pycocotools.coco import COCO
@@ -81,22 +82,15 @@ class GroundTruth:
     @cached_property
     def _masks(self) -> COCO:
         # Polygons are rasterised once here; an evaluation would do it again each time.
-        codes = []
-        for annotation in self._annotations:
-            _, height, width = self.images[annotation["image_id"]]
-            segmentation = annotation["segmentation"]
-            try:
-                codes.append(compress(segmentation, height, width, skip_short_polygons=True))
-            except ValueError as error:
-                raise InputError(
-                    f"annotation file {self.source}: the segmentation of annotation id "
-                    f"{annotation['id']} {error}"
-                ) from error
-        if (broken := first_broken(codes)) is not None:
-            raise InputError(
+        codes = compressed_masks(
+            self._annotations,
+            self.images,
+            lambda _, annotation: (
                 f"annotation file {self.source}: the segmentation of annotation id "
-                f"{self._annotations[broken]['id']} is not a complete RLE of its image"
-            )
+                f"{annotation['id']}"
+            ),
+            skip_short_polygons=True,
+        )
         return self._index([{"segmentation": code} for code in codes])
 
     @cached_property
@@ -134,6 +128,41 @@ class GroundTruth:
                 )
             ],
         )
+
+
+def compressed_masks(
+    entries: Sequence[dict],
+    images: Mapping[object, tuple[int, int, int]],
+    name_of: Callable[[int, dict], str],
+    *,
+    hint: str = "",
+    skip_short_polygons: bool = False,
+) -> list[dict]:
+    """Convert the masks of annotations or detections to compressed RLE.
+
+    Args:
+        entries: dicts with ``image_id`` and ``segmentation``.
+        images: as :attr:`GroundTruth.images`.
+        name_of: returns the name of a segmentation for messages, from its index and its entry.
+        hint: end of the message about a mask that does not fit its image.
+        skip_short_polygons: whether polygons of fewer than three points are left out.
+
+    Raises:
+        InputError: a mask is damaged or of another size than its image.
+    """
+    codes = []
+    for index, entry in enumerate(entries):
+        _, height, width = images[entry["image_id"]]
+        try:
+            code = compress(
+                entry["segmentation"], height, width, skip_short_polygons=skip_short_polygons
+            )
+        except ValueError as error:
+            raise InputError(f"{name_of(index, entry)} {error}{hint}") from error
+        codes.append(code)
+    if (broken := first_broken(codes)) is not None:
+        raise InputError(f"{name_of(broken, entries[broken])} is not a complete RLE of its image")
+    return codes
 
 
 def coco_index(ground_truth: GroundTruth, annotations: list[dict]) -> COCO:
