@@ -27,7 +27,6 @@ from lambda_det.analysis.parameters import (
     count_parameters,
 )
 from lambda_det.backbone import LambdaResNet, build_detector
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
 from lambda_det.records import hardware
 
@@ -73,7 +72,7 @@ def analyze_config(
     cfg.MODEL.DEVICE = "meta"
     cfg.DATASETS.COCO_FOLDER = ""  # no data are read, so the warning of an unread folder misleads
     try:
-        with shapes_only():
+        with torch.device("meta"):
             model = build_detector(cfg)
     except KeyError as error:  # detectron2's heads raise it for a feature that does not exist
         raise InputError(

@@ -23,8 +23,6 @@ from fvcore.nn.jit_handles import (
     matmul_flop_jit,
 )
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambda_det.layers import LambdaLayer
@@ -63,7 +61,6 @@ def count_flops(model: nn.Module, *inputs: object) -> dict[str, Counter[str]]:
         recorded_sizes(model) as sizes,
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
-        _SkipNorms(),
     ):
         model(*inputs)
     # FlopCounterMode counts two FLOPs per multiply-add and puts the model's class before every
@@ -79,15 +76,6 @@ def count_flops(model: nn.Module, *inputs: object) -> dict[str, Counter[str]]:
     counts.setdefault("", Counter())
     _count_lambda_layers(model, counts, sizes)
     return counts
-
-
-class _SkipNorms(TorchFunctionMode):
-    """Skips BatchNorm on the meta device, where it takes a third of the time and is not counted."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is functional.batch_norm and args[0].is_meta:
-            return args[0]
-        return function(*args, **(kwargs or {}))
 
 
 class LambdaFlopCountAnalysis(FlopCountAnalysis):

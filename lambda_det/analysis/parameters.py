@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import torch
 from detectron2.config import CfgNode
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.architectures import STAGES
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.backbone.shapes_only import shapes_only
 
 NUM_CLASSES = 1000
 """Number of ImageNet's classes, for which papers state the parameters of a backbone."""
@@ -68,5 +68,5 @@ def classifier_form_parameters(cfg: CfgNode) -> int:
         "num_classes": NUM_CLASSES,
         "in_channels": len(cfg.MODEL.PIXEL_MEAN),
     }
-    with shapes_only():
+    with torch.device("meta"):
         return sum(count_parameters(build_lambda_resnet(**arguments)).values())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from tabulate import tabulate
 
 from lambda_det.analysis.parameters import NUM_CLASSES, count_parameters
 from lambda_det.analysis.published import PublishedTable, lambda_blocks_of
 from lambda_det.backbone import LambdaResNet, build_lambda_resnet
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
 from studies.paper.flop_reading import search_content_table, search_scope_table
 from studies.paper.flop_rules import PAPER, PLAIN, FlopRule, totals_by_rule
@@ -65,7 +65,7 @@ def comparison_text(rows: Sequence[Mapping], tables: Mapping[str, PublishedTable
 def network(model: Mapping[str, object]) -> LambdaResNet:
     """Build the network of a published row as a classifier, on the meta device."""
     arguments = {"num_classes": NUM_CLASSES, "out_features": ("linear",)} | dict(model)
-    with shapes_only():
+    with torch.device("meta"):
         return build_lambda_resnet(**arguments).eval()
 
 

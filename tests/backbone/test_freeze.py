@@ -161,11 +161,3 @@ def test_warning_at_the_first_training_forward(small: nn.Module, caplog) -> None
     twin.train()(x)
     twin(x)
     assert len(warnings(caplog)) == 2
-
-
-def test_no_warning_with_weights(small: nn.Module, caplog) -> None:
-    nn.ModuleDict({"backbone": small}).load_state_dict(
-        {f"backbone.{name}": tensor for name, tensor in small.state_dict().items()}
-    )
-    small.train()(image(2, 3, 32, 32))
-    assert warnings(caplog) == []
