@@ -109,30 +109,18 @@ class Detections:
             areas = [int(mask_util.area(code)) for code in self._codes or []]
         else:
             areas = [box[2] * box[3] for box in self._boxes]
-        if task == "segm":
-            shapes = [{"segmentation": code} for code in self._codes or []]
-        else:
-            shapes = [{"bbox": box} for box in self._boxes]
-        if task == "keypoints":
-            for shape, entry in zip(shapes, self._entries, strict=True):
-                shape["keypoints"] = entry["keypoints"]
-        return coco_index(
-            self._ground_truth,
-            [
-                {
-                    "id": number,
-                    "image_id": self._ground_truth.images[entry["image_id"]][0],
-                    "category_id": entry["category_id"],
-                    "score": entry["score"],
-                    "area": area,
-                    "iscrowd": 0,
-                    **shape,
-                }
-                for number, (entry, area, shape) in enumerate(
-                    zip(self._entries, areas, shapes, strict=True), start=1
-                )
-            ],
-        )
+        parts: list[dict] = [
+            {"score": entry["score"], "area": area, "iscrowd": 0}
+            for entry, area in zip(self._entries, areas, strict=True)
+        ]
+        for index, part in enumerate(parts):
+            if task == "segm":
+                part["segmentation"] = (self._codes or [])[index]
+            else:
+                part["bbox"] = self._boxes[index]
+            if task == "keypoints":
+                part["keypoints"] = self._entries[index]["keypoints"]
+        return coco_index(self._ground_truth, self._entries, parts)
 
     def _check(self, index: int, entry: object, categories: set[int]) -> None:
         where = f"{self._source}: entry {index}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 
 from pycocotools.coco import COCO
 
@@ -43,6 +42,7 @@ class GroundTruth:
         self.categories = summary.categories
         self.images = _numbered_images(content["images"])
         self._annotations = content["annotations"]
+        self._indices: dict[str, COCO] = {}
         if summary.unevaluable is not None:
             raise InputError(
                 f"annotation file {source}: annotation id {summary.unevaluable} has no number "
@@ -71,18 +71,22 @@ class GroundTruth:
     def coco(self, task: str) -> COCO:
         """pycocotools' index of the annotations for ``"bbox"``, ``"segm"`` or ``"keypoints"``; it
         is made once."""
-        if task == "keypoints":
-            return self._keypoints
-        return self._masks if task == "segm" else self._boxes
+        if task not in self._indices:
+            of_task: list[dict] = [{} for _ in self._annotations]
+            if task == "segm":
+                of_task = [{"segmentation": code} for code in self._masks()]
+            elif task == "keypoints":
+                of_task = [self._keypoints_of(annotation) for annotation in self._annotations]
+            parts = [
+                {key: annotation[key] for key in ("bbox", "area", "iscrowd")} | more
+                for annotation, more in zip(self._annotations, of_task, strict=True)
+            ]
+            self._indices[task] = coco_index(self, self._annotations, parts)
+        return self._indices[task]
 
-    @cached_property
-    def _boxes(self) -> COCO:
-        return self._index([{} for _ in self._annotations])
-
-    @cached_property
-    def _masks(self) -> COCO:
+    def _masks(self) -> list[dict]:
         # Polygons are rasterised once here; an evaluation would do it again each time.
-        codes = compressed_masks(
+        return compressed_masks(
             self._annotations,
             self.images,
             lambda _, annotation: (
@@ -91,43 +95,12 @@ class GroundTruth:
             ),
             skip_short_polygons=True,
         )
-        return self._index([{"segmentation": code} for code in codes])
 
-    @cached_property
-    def _keypoints(self) -> COCO:
+    def _keypoints_of(self, annotation: dict) -> dict:
         # Like an object without a visible keypoint, one without keypoints does not count.
-        none = [0] * 3 * self.num_keypoints
-        points = [annotation.get("keypoints") or none for annotation in self._annotations]
-        return self._index(
-            [
-                {
-                    "keypoints": values,
-                    "num_keypoints": annotation.get(
-                        "num_keypoints", sum(visible > 0 for visible in values[2::3])
-                    ),
-                }
-                for annotation, values in zip(self._annotations, points, strict=True)
-            ]
-        )
-
-    def _index(self, extra: list[dict]) -> COCO:
-        return coco_index(
-            self,
-            [
-                {
-                    "id": number,
-                    "image_id": self.images[annotation["image_id"]][0],
-                    "category_id": annotation["category_id"],
-                    "bbox": annotation["bbox"],
-                    "area": annotation["area"],
-                    "iscrowd": annotation["iscrowd"],
-                    **more,
-                }
-                for number, (annotation, more) in enumerate(
-                    zip(self._annotations, extra, strict=True), start=1
-                )
-            ],
-        )
+        values = annotation.get("keypoints") or [0] * 3 * self.num_keypoints
+        visible = sum(number > 0 for number in values[2::3])
+        return {"keypoints": values, "num_keypoints": annotation.get("num_keypoints", visible)}
 
 
 def compressed_masks(
@@ -165,13 +138,23 @@ def compressed_masks(
     return codes
 
 
-def coco_index(ground_truth: GroundTruth, annotations: list[dict]) -> COCO:
+def coco_index(ground_truth: GroundTruth, entries: Sequence[dict], parts: Sequence[dict]) -> COCO:
     """Make pycocotools' ``COCO`` index of annotations or detections, without its printed output.
 
     Args:
         ground_truth: gives the images and categories.
-        annotations: annotations or detections as pycocotools takes them, with the new image ids.
+        entries: annotations or detections, of which ``image_id`` and ``category_id`` are taken.
+        parts: what else pycocotools needs of each entry.
     """
+    annotations = [
+        {
+            "id": number,
+            "image_id": ground_truth.images[entry["image_id"]][0],
+            "category_id": entry["category_id"],
+            **part,
+        }
+        for number, (entry, part) in enumerate(zip(entries, parts, strict=True), start=1)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
         index.dataset = {
