@@ -60,18 +60,6 @@ def test_not_a_number_in_the_padding_stays_out() -> None:
         assert torch.equal(layer(x, mask), layer(broken, mask))
 
 
-def test_gradients_know_nothing_of_the_padding() -> None:
-    layer, mask, x = make_layer(intra_depth=2), corner_mask(*MASK), image(2, 8, *SIZE)
-    weight = image(2, 8, *SIZE, seed=4) * (~mask)[:, None]
-    gradients = []
-    for content in (x, torch.where(mask[:, None], -1e6, x)):
-        content = content.clone().requires_grad_()
-        inputs = (content, *layer.parameters())
-        gradients.append(torch.autograd.grad((layer(content, mask) * weight).sum(), inputs))
-    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
-    assert not gradients[0][0][~inside(mask, x)].any()
-
-
 @pytest.mark.parametrize(
     "arguments",
     [{}, {"scope": 9, "intra_depth": 2}, {"scope": "global", "max_size": SIZE}],
@@ -84,12 +72,6 @@ def test_masked_image_equals_the_image_alone(arguments: dict) -> None:
     for n, (height, width) in enumerate([(3, 5), (4, 2)]):
         alone = layer(x[n : n + 1, :, :height, :width])
         torch.testing.assert_close(output[n : n + 1, :, :height, :width], alone)
-
-
-def test_empty_mask_is_no_mask() -> None:
-    layer, x = make_layer(), image(2, 8, 3, 4)
-    mask = torch.zeros(2, 3, 4, dtype=torch.bool)
-    torch.testing.assert_close(layer(x, mask), layer(x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("key_normalizer", ["softmax", "l2", None])
