@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, check_choice
 from lambda_det.layers.banded import banded
 from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.lambda_first import conv, reference
@@ -62,9 +62,7 @@ def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: s
         (N, h, v, H, W) in the common dtype of query and value, but at least float32.
     """
     _check_shapes(query, value, embedding)
-    if backend not in BACKEND_NAMES:
-        allowed = ", ".join(repr(name) for name in BACKEND_NAMES)
-        raise InputError(f"backend={backend!r}: expected one of {allowed}")
+    check_choice("backend", backend, BACKEND_NAMES)
     if plain_operators():
         # The window is not cropped, which would read a size; values outside the image are zero.
         backend = "conv"
