@@ -8,7 +8,7 @@ import functools
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -100,6 +100,12 @@ def first_line_of(error: BaseException) -> str:
 def is_input_error_of_a_worker(error: BaseException) -> bool:
     """Return whether the text of ``error`` is another process's traceback of an InputError."""
     return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)
+
+
+def check_choice(name: str, value: object, allowed: Collection[object]) -> None:
+    """Raise InputError, naming the argument ``name``, if ``value`` is not among ``allowed``."""
+    if value not in allowed:
+        raise InputError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")
 
 
 @contextlib.contextmanager

@@ -1,15 +1,16 @@
 """FLOPs of a network, with its lambda layers counted by formulas.
 
-Convolutions, linear layers, matrix products and the sums of lambda layers are counted. Norms (which
-can be folded into convolutions for inference), activations, pooling and additions are not.
+As in fvcore, a multiply-add is one FLOP, and a position of a convolution or a position lambda is
+charged the whole window, also where that extends beyond the feature map. Convolutions, linear
+layers, matrix products and the sums of lambda layers are counted. Norms (which can be folded into
+convolutions for inference), activations, pooling and additions are not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from fvcore.nn import FlopCountAnalysis
@@ -22,12 +23,8 @@ from fvcore.nn.jit_handles import (
     matmul_flop_jit,
 )
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from lambda_det.analysis.flop_rules import PLAIN, FlopRule, LambdaShape
-from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
 
 _MULTIPLY_ADDS = {
@@ -47,9 +44,7 @@ _NOT_COUNTED = (
 Sizes = dict[str, list[tuple[int, ...]]]
 
 
-def count_flops(
-    model: nn.Module, *inputs: object, rule: FlopRule = PLAIN
-) -> dict[str, Counter[str]]:
+def count_flops(model: nn.Module, *inputs: object) -> dict[str, Counter[str]]:
     """Count the FLOPs of one forward pass by module and operator.
 
     The model may be on the meta device, so that nothing is computed. The counts are those of
@@ -58,32 +53,14 @@ def count_flops(
     Args:
         model: any network.
         inputs: the model's inputs, on its device.
-        rule: convention for counting lambda layers and multiply-adds.
 
     Returns:
         Module name (``""`` = the whole model) -> operator -> FLOPs.
-
-    Raises:
-        InputError: PyTorch is older than 2.4.
     """
-    return count_flops_by_rule(model, *inputs, rules=(rule,))[rule]
-
-
-def count_flops_by_rule(
-    model: nn.Module, *inputs: object, rules: Iterable[FlopRule]
-) -> dict[FlopRule, dict[str, Counter[str]]]:
-    """Count as :func:`count_flops` does, by several rules from one forward pass.
-
-    Returns:
-        Rule -> what :func:`count_flops` returns for it.
-    """
-    if importlib.util.find_spec("torch.utils.module_tracker") is None:
-        raise InputError(f"PyTorch {torch.__version__}: counting FLOPs needs PyTorch 2.4 or later")
     with (
         recorded_sizes(model) as sizes,
         torch.no_grad(),
         FlopCounterMode(display=False) as counter,
-        _SkipNorms(),
     ):
         model(*inputs)
     # FlopCounterMode counts two FLOPs per multiply-add and puts the model's class before every
@@ -97,19 +74,8 @@ def count_flops_by_rule(
         if name == "Global" or "." in name
     }
     counts.setdefault("", Counter())
-    by_rule = {rule: {name: Counter(ops) for name, ops in counts.items()} for rule in rules}
-    for rule, counted in by_rule.items():
-        _count_lambda_layers(model, counted, sizes, rule)
-    return by_rule
-
-
-class _SkipNorms(TorchFunctionMode):
-    """Skips BatchNorm on the meta device, where it takes a third of the time and is not counted."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is functional.batch_norm and args[0].is_meta:
-            return args[0]
-        return function(*args, **(kwargs or {}))
+    _count_lambda_layers(model, counts, sizes)
+    return counts
 
 
 class LambdaFlopCountAnalysis(FlopCountAnalysis):
@@ -122,17 +88,10 @@ class LambdaFlopCountAnalysis(FlopCountAnalysis):
     Args:
         model: any network.
         inputs: the model's input, or a tuple of its inputs.
-        rule: convention for counting lambda layers and multiply-adds.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        inputs: Tensor | tuple[Tensor, ...],
-        rule: FlopRule = PLAIN,
-    ) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor | tuple[Tensor, ...]) -> None:
         super().__init__(model, inputs)
-        self._rule = rule
         # fvcore's default handles also count norms, and set_op_handle(None) does not remove them.
         self.clear_op_handles()
         self.set_op_handle(**_MULTIPLY_ADDS)
@@ -142,7 +101,7 @@ class LambdaFlopCountAnalysis(FlopCountAnalysis):
         if self._stats is None:
             with recorded_sizes(self._model) as sizes:
                 stats = super()._analyze()
-            _count_lambda_layers(self._model, stats.counts, sizes, self._rule)
+            _count_lambda_layers(self._model, stats.counts, sizes)
         return self._stats
 
 
@@ -178,10 +137,37 @@ def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
             handle.remove()
 
 
-def _count_lambda_layers(
-    model: nn.Module, counts: dict[str, Counter[str]], sizes: Sizes, rule: FlopRule
-) -> None:
-    """Replace the counted operators of the lambda sums by the formula, then apply the rule.
+def lambda_sums(layer: LambdaLayer, height: int, width: int) -> Counter[str]:
+    """Count the multiply-adds of the lambdas of one image and of applying them to the queries.
+
+    These are the sums of LambdaNetworks (arXiv:2102.08602, section 3) as they are written there,
+    whatever back end computes them.
+
+    Args:
+        layer: the lambda layer; its projections are not counted here.
+        height, width: of the feature map, in positions.
+
+    Returns:
+        Counts under ``content_lambda``, ``position_lambda`` and ``position_bias``, as far as the
+        layer has these parts.
+    """
+    positions, queries = height * width, layer.num_heads * layer.query_depth
+    value = layer.out_channels // layer.num_heads
+    one_lambda = layer.intra_depth * layer.query_depth * value
+    apply = positions * queries * value
+    counts: Counter[str] = Counter()
+    if layer.content:
+        counts["content_lambda"] = positions * one_lambda + apply
+    if layer.position:
+        window = positions if layer.scope == "global" else layer.embedding[0, 0].numel()
+        counts["position_lambda"] = positions * window * one_lambda + apply
+    if layer.position_bias is not None:
+        counts["position_bias"] = positions * queries
+    return counts
+
+
+def _count_lambda_layers(model: nn.Module, counts: dict[str, Counter[str]], sizes: Sizes) -> None:
+    """Replace the counted operators of the lambda sums by the formula.
 
     The operators of the sums are those of a lambda layer that do not belong to its child modules
     (the projections). They are replaced in the layer and in every module that contains it.
@@ -190,7 +176,6 @@ def _count_lambda_layers(
         model: the network.
         counts: module name -> operator -> multiply-adds; changed in place.
         sizes: what :func:`recorded_sizes` recorded.
-        rule: convention for counting.
     """
     for name, layer in lambda_layers(model).items():
         if name not in sizes:
@@ -200,16 +185,14 @@ def _count_lambda_layers(
             own.subtract(counts.get(".".join(filter(None, (name, child))), {}))
         formula: Counter[str] = Counter()
         for batch, _, height, width in sizes[name]:
-            sums = LambdaShape.of(layer).sums(height, width, rule)
+            sums = lambda_sums(layer, height, width)
             formula.update({op: batch * count for op, count in sums.items()})
         for module in _with_parents(name):
             total = counts.setdefault(module, Counter())
             total.subtract(own)
             total.update(formula)
     for module, ops in counts.items():
-        counts[module] = Counter(
-            {op: int(count) * rule.per_multiply_add for op, count in ops.items() if count}
-        )
+        counts[module] = Counter({op: int(count) for op, count in ops.items() if count})
 
 
 def _with_parents(name: str) -> list[str]:

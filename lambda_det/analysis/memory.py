@@ -7,7 +7,7 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from lambda_det.analysis.parts import part_of
+from lambda_det.analysis.parameters import part_of
 
 
 def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Counter[str]:
@@ -24,7 +24,7 @@ def activation_bytes(model: nn.Module, *inputs: object, prefix: str = "") -> Cou
         prefix: name of the model in its detector, such as ``"backbone"``.
 
     Returns:
-        Part (see :func:`lambda_det.analysis.parts.part_of`) -> bytes.
+        Part (see :func:`lambda_det.analysis.parameters.part_of`) -> bytes.
     """
     # PyTorch gives out one Python object for a storage as long as that object lives, so its id is
     # a key where data_ptr() is none: that is 0 for every meta tensor.

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional as F
 
-from lambda_det.errors import InputError
+from lambda_det.errors import check_choice
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -23,7 +23,5 @@ def activation_function(name: str) -> Activation:
     Raises:
         InputError: ``name`` is not a key of :data:`ACTIVATIONS`.
     """
-    if name not in ACTIVATIONS:
-        allowed = ", ".join(map(repr, ACTIVATIONS))
-        raise InputError(f"activation={name!r}: expected one of {allowed}")
+    check_choice("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, check_choice
 
 STAGES = ("res2", "res3", "res4", "res5")
 
@@ -63,18 +63,6 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def check_depth(depth: int) -> None:
-    """Raise InputError if ``depth`` is not a key of :data:`BLOCKS_PER_STAGE`."""
-    if depth not in BLOCKS_PER_STAGE:
-        raise InputError(f"depth={depth!r}: expected one of {_listing(BLOCKS_PER_STAGE)}")
-
-
-def check_variant(variant: str) -> None:
-    """Raise InputError if ``variant`` is not a key of :data:`VARIANTS`."""
-    if variant not in VARIANTS:
-        raise InputError(f"variant={variant!r}: expected one of {_listing(VARIANTS)}")
-
-
 def lambda_block_flags(
     depth: int, variant: str, overrides: Mapping[str, BlockChoice | None] | None = None
 ) -> dict[str, list[bool]]:
@@ -93,8 +81,8 @@ def lambda_block_flags(
     Raises:
         InputError: the depth, the variant or a stage is unknown, or a block number is out of range.
     """
-    check_depth(depth)
-    check_variant(variant)
+    check_choice("depth", depth, BLOCKS_PER_STAGE)
+    check_choice("variant", variant, VARIANTS)
     overrides = {} if overrides is None else overrides
     if not isinstance(overrides, Mapping):
         raise InputError(f"lambda_blocks={overrides!r}: expected stage -> block numbers")
@@ -114,7 +102,7 @@ def se_stages_of(variant: str, override: Collection[str] | None = None) -> tuple
     Raises:
         InputError: the variant or a stage is unknown.
     """
-    check_variant(variant)
+    check_choice("variant", variant, VARIANTS)
     if override is None:
         return VARIANTS[variant].se_stages
     check_stages("se_stages", override)
@@ -132,7 +120,8 @@ def check_stages(name: str, stages: Collection[str]) -> None:
         raise InputError(f"{name}={stages!r}: expected a list of stages")
     for stage in stages:
         if stage not in STAGES:
-            raise InputError(f"{name}: unknown stage {stage!r}, expected one of {_listing(STAGES)}")
+            allowed = ", ".join(map(repr, STAGES))
+            raise InputError(f"{name}: unknown stage {stage!r}, expected one of {allowed}")
 
 
 def _variant_choice(depth: int, variant: Variant, stage: str) -> BlockChoice:
@@ -153,7 +142,3 @@ def _flags(stage: str, num_blocks: int, choice: BlockChoice) -> list[bool]:
                 f"1 to {num_blocks}"
             )
     return [block in choice for block in range(1, num_blocks + 1)]
-
-
-def _listing(names: Collection[object]) -> str:
-    return ", ".join(repr(name) for name in names)

@@ -11,8 +11,9 @@ from torchvision.ops import StochasticDepth
 
 from lambda_det.backbone.activations import activation_function
 from lambda_det.backbone.masking import average_pool, fill_padding_, strided_mask
-from lambda_det.backbone.norms import BackboneNorm, backbone_norm
+from lambda_det.backbone.norms import backbone_norm
 from lambda_det.layers import LambdaLayer
+from lambda_det.layers.norm import Norm
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 
 
@@ -53,11 +54,11 @@ class LambdaBottleneck(BottleneckBlock):
         *,
         bottleneck_channels: int,
         stride: int = 1,
-        norm: BackboneNorm = "BN",
+        norm: Norm = "BN",
         stride_in_1x1: bool = False,
         pool_shortcut: bool = False,
         lambda_layer: Mapping[str, object] | None = None,
-        lambda_norm_qv: BackboneNorm | None = None,
+        lambda_norm_qv: Norm | None = None,
         se_ratio: float = 0.0,
         activation: str = "relu",
         lambda_pool: int = 3,

@@ -22,11 +22,12 @@ from lambda_det.backbone.architectures import (
 )
 from lambda_det.backbone.blocks import LambdaBottleneck
 from lambda_det.backbone.network import LambdaResNet
-from lambda_det.backbone.norms import BackboneNorm, check_norm
+from lambda_det.backbone.norms import check_norm
 from lambda_det.backbone.padding import watch_for_models
 from lambda_det.backbone.stems import STEM_CHANNELS, build_stem
 from lambda_det.errors import InputError
 from lambda_det.layers.lambda_layer import LambdaLayer, is_size, new_embedding
+from lambda_det.layers.norm import Norm
 
 RES2_CHANNELS = 256
 
@@ -37,7 +38,7 @@ def build_lambda_resnet(
     *,
     stem: str = "rs",
     in_channels: int = 3,
-    norm: BackboneNorm = "BN",
+    norm: Norm = "BN",
     out_features: Sequence[str] = STAGES,
     lambda_blocks: Mapping[str, BlockChoice | None] | None = None,
     se_stages: Sequence[str] | None = None,
@@ -52,7 +53,7 @@ def build_lambda_resnet(
     zero_init_residual: bool = True,
     idle_stages: Sequence[str] = (),
     shared_embeddings: bool = False,
-    lambda_norm_qv: BackboneNorm | None = None,
+    lambda_norm_qv: Norm | None = None,
     mask_padding: bool = False,
     block_class: type[CNNBlockBase] = LambdaBottleneck,
     activation_checkpointing: Sequence[str] = (),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from detectron2.layers import get_norm
 from torch import nn
 
 from lambda_det.errors import InputError
-from lambda_det.layers.norm import group_norm
-
-BackboneNorm = str | Callable[[int], nn.Module | None]
+from lambda_det.layers.norm import Norm, group_norm
 
 
-def backbone_norm(norm: BackboneNorm, channels: int) -> nn.Module | None:
+def backbone_norm(norm: Norm, channels: int) -> nn.Module | None:
     """:func:`detectron2.layers.get_norm`, but ``"GN"`` also works for few channels.
 
     ``"GN"`` has gcd(32, channels) groups; detectron2's always has 32. For every convolution of the
@@ -27,7 +23,7 @@ def backbone_norm(norm: BackboneNorm, channels: int) -> nn.Module | None:
     return get_norm(norm, channels)
 
 
-def check_norm(name: str, norm: BackboneNorm | None) -> None:
+def check_norm(name: str, norm: Norm | None) -> None:
     """Raise InputError, naming the argument ``name``, if detectron2 does not know ``norm``."""
     try:
         backbone_norm(norm, 32)

@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from lambda_det.backbone.activations import activation_function
 from lambda_det.backbone.masking import fill_padding_, strided_mask
-from lambda_det.backbone.norms import BackboneNorm, backbone_norm
-from lambda_det.errors import InputError
+from lambda_det.backbone.norms import backbone_norm
+from lambda_det.errors import check_choice
+from lambda_det.layers.norm import Norm
 
 STEM_CHANNELS = 64
 
@@ -23,9 +24,7 @@ class ResNetRSStem(CNNBlockBase):
     activation; the stride of the stem is 4.
     """
 
-    def __init__(
-        self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
-    ) -> None:
+    def __init__(self, in_channels: int = 3, norm: Norm = "BN", activation: str = "relu") -> None:
         super().__init__(in_channels, STEM_CHANNELS, stride=4)
         self.activation = activation_function(activation)
         half = STEM_CHANNELS // 2
@@ -53,9 +52,7 @@ class TieredStem(CNNBlockBase):
     stride of the stem is 4.
     """
 
-    def __init__(
-        self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
-    ) -> None:
+    def __init__(self, in_channels: int = 3, norm: Norm = "BN", activation: str = "relu") -> None:
         super().__init__(in_channels, STEM_CHANNELS, stride=4)
         self.activation = activation_function(activation)
         widths = (3 * STEM_CHANNELS // 8, STEM_CHANNELS // 2, STEM_CHANNELS)
@@ -80,9 +77,7 @@ class V1Stem(BasicStem):
     It is a 7x7 convolution with stride 2 and 64 channels and a 3x3 max-pooling with stride 2.
     """
 
-    def __init__(
-        self, in_channels: int = 3, norm: BackboneNorm = "BN", activation: str = "relu"
-    ) -> None:
+    def __init__(self, in_channels: int = 3, norm: Norm = "BN", activation: str = "relu") -> None:
         super().__init__(in_channels, STEM_CHANNELS, norm)
         self.activation = activation_function(activation)
 
@@ -101,7 +96,7 @@ def _max_pool(x: Tensor, padding_mask: Tensor | None) -> Tensor:
     return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
-def _conv3x3(in_channels: int, out_channels: int, *, stride: int, norm: BackboneNorm) -> Conv2d:
+def _conv3x3(in_channels: int, out_channels: int, *, stride: int, norm: Norm) -> Conv2d:
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -118,16 +113,12 @@ def _conv3x3(in_channels: int, out_channels: int, *, stride: int, norm: Backbone
 _STEMS = {"rs": ResNetRSStem, "v1": V1Stem, "tiered": TieredStem}
 
 
-def build_stem(
-    stem: str, in_channels: int, norm: BackboneNorm, activation: str = "relu"
-) -> CNNBlockBase:
+def build_stem(stem: str, in_channels: int, norm: Norm, activation: str = "relu") -> CNNBlockBase:
     """Build the stem called ``stem``.
 
     Raises:
         InputError: ``stem`` is none of ``"rs"``, ``"v1"``, ``"tiered"``, or the activation is
             unknown.
     """
-    if stem not in _STEMS:
-        allowed = ", ".join(map(repr, _STEMS))
-        raise InputError(f"stem={stem!r}: expected one of {allowed}")
+    check_choice("stem", stem, _STEMS)
     return _STEMS[stem](in_channels, norm, activation)

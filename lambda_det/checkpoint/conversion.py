@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
 from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
@@ -145,7 +144,7 @@ def convert(
 
 def _shapes_of(architecture: Architecture) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Return the shapes of the network's tensors and the names of its parameters."""
-    with shapes_only():
+    with torch.device("meta"):
         backbone = build_lambda_resnet(**architecture)
     shapes = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     return shapes, [name for name, _ in backbone.named_parameters()]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 
 from lambda_det.analysis.detector import analysis_report, analyze_config
 from lambda_det.commands import add_import, command_parser
 from lambda_det.engine.setup import model_config
-from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.io import write_json
+from lambda_det.errors import exit_on_input_error, writing
+from lambda_det.io import check_writable, write_json
 from lambda_det.records import make_record, tool_command
 
 
@@ -27,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", metavar="O.json", help="also write the numbers to this file")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = add_import(parser).parse_args(arguments)
-    if args.output and Path(args.output).is_dir():
-        raise InputError(f"--output {args.output}: is a folder, expected the name of a file")
+    if args.output:
+        check_writable(args.output)
     for name in ("fvcore", "lambda_det.backbone"):  # hide warnings: counting needs no weights
         logging.getLogger(name).setLevel(logging.ERROR)
     cfg = model_config(args.config_file, args.opts, modules=args.modules, from_weights=False)
@@ -36,9 +35,5 @@ def main(argv: list[str] | None = None) -> None:
     rows = [{"config": args.config_file, "changes": args.opts, **row}]
     print(analysis_report(row))
     if args.output:
-        try:
+        with writing(f"--output {args.output}"):
             write_json(make_record(tool_command("analyze_model", arguments), rows), args.output)
-        except OSError as error:
-            raise InputError(
-                f"--output {args.output}: cannot be written ({error.strerror or error})"
-            ) from error

@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         print("no object is detected in the test images: compared with SCORE_THRESH_TEST 0 first")
     for difference in result.differences:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in difference.shapes.items())
-        print(f"{difference.where}: largest difference {difference.largest:.2g} in {shapes}")
+        size = f"{difference.height} x {difference.width}"
+        print(f"{size}: largest difference {difference.largest:.2g} in {shapes}")
     if not result.written:
         print(f"not written: {result.largest:.2g} is above {TOLERANCE:.0e}")
         return 1

@@ -21,11 +21,9 @@ from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.counting import evaluation_of
 from lambda_det.evaluation.detections import Detections, read_detections
 from lambda_det.evaluation.drawn_objects import (
-    class_colours,
     detections_per_image,
     draw_objects,
-    object_of_annotation,
-    object_of_detection,
+    object_of,
 )
 from lambda_det.evaluation.ground_truth import GroundTruth
 
@@ -89,17 +87,16 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
     found = {model: found_per_image(truth, path) for model, path in paths.items()}
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(annotations)
-    colours = class_colours(coco)
     detections = {model: detections_per_image(path, coco) for model, path in paths.items()}
     examples = []
     for image_id, reason in choose(suite, found).items():
         name = coco.imgs[image_id]["file_name"]
         image = read_image(os.path.join(images, name))
-        objects = [object_of_annotation(coco, a, colours) for a in coco.imgToAnns[image_id]]
+        objects = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         tiles = [("ground truth", _jpeg(draw_objects(image, objects)))]
-        for model, path in paths.items():
+        for model in paths:
             objects = [
-                object_of_detection(coco, detection, image.shape[:2], colours, path)
+                object_of(coco, detection, detected=True)
                 for detection in detections[model].get(image_id, [])
                 if detection["score"] >= SCORE
             ]

@@ -9,10 +9,9 @@ import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 
 from lambda_det.data.annotation_checks import check_box
-from lambda_det.data.rle import compress, first_broken
 from lambda_det.data.values import is_finite, is_in, shown
 from lambda_det.errors import InputError
-from lambda_det.evaluation.ground_truth import GroundTruth, coco_index
+from lambda_det.evaluation.ground_truth import GroundTruth, coco_index, compressed_masks
 from lambda_det.io import read_json
 
 logger = logging.getLogger(__name__)
@@ -110,30 +109,18 @@ class Detections:
             areas = [int(mask_util.area(code)) for code in self._codes or []]
         else:
             areas = [box[2] * box[3] for box in self._boxes]
-        if task == "segm":
-            shapes = [{"segmentation": code} for code in self._codes or []]
-        else:
-            shapes = [{"bbox": box} for box in self._boxes]
-        if task == "keypoints":
-            for shape, entry in zip(shapes, self._entries, strict=True):
-                shape["keypoints"] = entry["keypoints"]
-        return coco_index(
-            self._ground_truth,
-            [
-                {
-                    "id": number,
-                    "image_id": self._ground_truth.images[entry["image_id"]][0],
-                    "category_id": entry["category_id"],
-                    "score": entry["score"],
-                    "area": area,
-                    "iscrowd": 0,
-                    **shape,
-                }
-                for number, (entry, area, shape) in enumerate(
-                    zip(self._entries, areas, shapes, strict=True), start=1
-                )
-            ],
-        )
+        parts: list[dict] = [
+            {"score": entry["score"], "area": area, "iscrowd": 0}
+            for entry, area in zip(self._entries, areas, strict=True)
+        ]
+        for index, part in enumerate(parts):
+            if task == "segm":
+                part["segmentation"] = (self._codes or [])[index]
+            else:
+                part["bbox"] = self._boxes[index]
+            if task == "keypoints":
+                part["keypoints"] = self._entries[index]["keypoints"]
+        return coco_index(self._ground_truth, self._entries, parts)
 
     def _check(self, index: int, entry: object, categories: set[int]) -> None:
         where = f"{self._source}: entry {index}"
@@ -184,22 +171,12 @@ class Detections:
 
     def _compressed(self) -> list[dict]:
         """Convert the masks of all entries to compressed RLE."""
-        codes = []
-        for index, entry in enumerate(self._entries):
-            _, height, width = self._ground_truth.images[entry["image_id"]]
-            try:
-                codes.append(compress(entry["segmentation"], height, width))
-            except ValueError as error:
-                where = f"{self._source}: the segmentation of entry {index}"
-                raise InputError(
-                    f"{where} {error}; are the predictions of another dataset?"
-                ) from error
-        if (broken := first_broken(codes)) is not None:
-            raise InputError(
-                f"{self._source}: the segmentation of entry {broken} is not a complete RLE "
-                "of its image"
-            )
-        return codes
+        return compressed_masks(
+            self._entries,
+            self._ground_truth.images,
+            lambda index, _: f"{self._source}: the segmentation of entry {index}",
+            hint="; are the predictions of another dataset?",
+        )
 
     def _warn_of_corners(self) -> None:
         """Warn of boxes that seem to be two corners, or of larger images: their AP would be 0."""

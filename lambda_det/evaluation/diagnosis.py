@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -67,30 +67,26 @@ def diagnose_zero(ground_truth: GroundTruth, detections: Detections) -> str:
     num_objects = sum(len(image.objects) for image in images)
     if not num_objects:
         return "no image has an object that is not a crowd region"
-    seen = _Overlaps()
-    for image in images:
-        seen.add(image, image.found)
+    hits, right, confused = _overlaps(images, lambda image: image.found)
     figures = (
         f"{len(detections)} detections on {detections.num_images} of {len(ground_truth.images)} "
         f"images, highest score {max(image.best_score for image in images):.2g}"
     )
     names = dict(ground_truth.categories)
-    any_class, same_class = (
-        f"{100 * hits / num_objects:.0f} %" for hits in (seen.any_class, seen.same_class)
-    )
+    any_class, same_class = (f"{100 * count / num_objects:.0f} %" for count in (hits, right))
     figures += f"; {any_class} of the objects have an overlapping detection (IoU >= {_IOU})"
-    if seen.any_class >= _CLEAR * num_objects and seen.same_class < 0.1 * seen.any_class:
-        (found, true), count = seen.confused.most_common(1)[0]
+    if hits >= _CLEAR * num_objects and right < 0.1 * hits:
+        (found, true), count = confused.most_common(1)[0]
         return (
             f"{figures}, but only {same_class} have one of their class; most often "
             f"{names[true]!r} is detected as {names[found]!r} ({count} times). Check that the "
             "order of the classes (categories of the json, sorted by id) is the one of the training"
         )
-    reading, hits = _best_reading(images)
-    if hits >= max(_CLEAR * num_objects, 5 * seen.any_class):
+    reading, more_hits = _best_reading(images)
+    if more_hits >= max(_CLEAR * num_objects, 5 * hits):
         return (
-            f"{figures}, but {100 * hits / num_objects:.0f} % do if the boxes are {reading}: boxes "
-            "must be x, y, width, height in pixels of the stored image"
+            f"{figures}, but {100 * more_hits / num_objects:.0f} % do if the boxes are {reading}: "
+            "boxes must be x, y, width, height in pixels of the stored image"
         )
     return (
         f"{figures}, and {same_class} have one of their class: the model was not trained for long "
@@ -119,33 +115,34 @@ class _Image:
     best_score: float
 
 
-@dataclass
-class _Overlaps:
-    """Counts the objects that overlap with a detection.
+def _overlaps(
+    images: list[_Image], boxes_of: Callable[[_Image], np.ndarray]
+) -> tuple[int, int, Counter]:
+    """Count the objects that overlap with a detection.
 
-    Attributes:
-        any_class: number of objects that overlap with a detection of any class.
-        same_class: number of objects that overlap with a detection of their class.
-        confused: (class of the detection, class of the object) -> number of such overlaps.
+    Args:
+        images: the images.
+        boxes_of: returns the boxes (m, 4) of an image's detections.
+
+    Returns:
+        The number of objects that overlap with a detection of any class, the number of those that
+        overlap with one of their class, and (class of the detection, class of the object) -> number
+        of objects whose best detection is of another class.
     """
-
-    any_class: int = 0
-    same_class: int = 0
-    confused: Counter = field(default_factory=Counter)
-
-    def add(self, image: _Image, boxes: np.ndarray) -> None:
-        """Count the objects of an image that overlap with ``boxes`` (m, 4), read as its detections'
-        boxes."""
-        if not len(image.objects) or not len(boxes):
-            return
-        iou = _iou(boxes, image.objects)
+    any_class = same_class = 0
+    confused: Counter[tuple[int, int]] = Counter()
+    for image in images:
+        if not len(image.found):
+            continue
+        crowd = np.zeros(len(image.objects), dtype=np.uint8)
+        iou = mask_util.iou(boxes_of(image), image.objects, crowd)
         same = image.found_classes[:, None] == image.classes[None]
-        self.any_class += int((iou.max(axis=0) >= _IOU).sum())
-        self.same_class += int((np.where(same, iou, 0).max(axis=0) >= _IOU).sum())
+        any_class += int((iou.max(axis=0) >= _IOU).sum())
+        same_class += int((np.where(same, iou, 0).max(axis=0) >= _IOU).sum())
         for index, best in enumerate(iou.argmax(axis=0)):
             if iou[best, index] >= _IOU and not same[best, index]:
-                pair = int(image.found_classes[best]), int(image.classes[index])
-                self.confused[pair] += 1
+                confused[int(image.found_classes[best]), int(image.classes[index])] += 1
+    return any_class, same_class, confused
 
 
 def _images(ground_truth: GroundTruth, detections: Detections) -> Iterator[_Image]:
@@ -176,12 +173,7 @@ def _best_reading(images: list[_Image]) -> tuple[str, int]:
     factor = _common_factor(images)
     if factor is not None:
         readings[f"divided by {factor:.3g}"] = lambda image: image.found / factor
-    hits = {}
-    for name, reading in readings.items():
-        overlaps = _Overlaps()
-        for image in images:
-            overlaps.add(image, reading(image))
-        hits[name] = overlaps.any_class
+    hits = {name: _overlaps(images, reading)[0] for name, reading in readings.items()}
     best = max(hits, key=lambda name: hits[name])
     return best, hits[best]
 
@@ -219,7 +211,3 @@ def _common_factor(images: list[_Image]) -> float | None:
 
 def _boxes(entries: list[dict]) -> np.ndarray:
     return np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-
-
-def _iou(found: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    return mask_util.iou(found, objects, np.zeros(len(objects), dtype=np.uint8))

@@ -14,11 +14,9 @@ from lambda_det.data.coco_json import parse_coco_json, summarize_coco
 from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
-    class_colours,
     detections_per_image,
     draw_objects,
-    object_of_annotation,
-    object_of_detection,
+    object_of,
 )
 from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.io import read_json, write_bytes
@@ -71,13 +69,12 @@ def draw_predictions(
         coco.createIndex()
     detections = detections_per_image(predictions, coco)
     chosen = choose_images(coco, num_images)
-    colours = class_colours(coco)
     pairs = []
     for image_id in chosen:
         image = read_image(os.path.join(images, coco.imgs[image_id]["file_name"]))
-        truth = [object_of_annotation(coco, a, colours) for a in coco.imgToAnns[image_id]]
+        truth = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         found = [
-            object_of_detection(coco, d, image.shape[:2], colours, predictions)
+            object_of(coco, d, detected=True)
             for d in detections.get(image_id, [])
             if d["score"] >= score_threshold
         ]

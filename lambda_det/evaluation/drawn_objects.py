@@ -17,7 +17,6 @@ from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
 from lambda_det.data.rle import compress
-from lambda_det.errors import InputError
 from lambda_det.evaluation.detections import Detections, box_of_keypoints, read_detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 
@@ -140,83 +139,42 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def class_colours(coco: COCO) -> dict[int, tuple[int, int, int]]:
-    """Category id -> B, G, R: detectron2's colours without the dark ones.
-
-    The colour of a class depends on its place among the sorted category ids, so it is the same in
-    every image.
-    """
-    return {
-        category_id: colour_of_class(index) for index, category_id in enumerate(sorted(coco.cats))
-    }
-
-
 def colour_of_class(index: int) -> tuple[int, int, int]:
-    """B, G, R of the class with the contiguous id ``index`` (0, 1, …)."""
+    """B, G, R of the class with the contiguous id ``index`` (0, 1, …): detectron2's colours without
+    the dark ones."""
     table = [colour for colour in colormap(rgb=False, maximum=255) if colour.max() > 150]
     return tuple(int(v) for v in table[(7 * index) % len(table)])
 
 
-def object_of_annotation(coco: COCO, annotation: dict, colours: dict) -> DrawnObject:
-    """The drawn object of an annotation; its label is the name of its class.
+def object_of(coco: COCO, entry: dict, *, detected: bool) -> DrawnObject:
+    """The drawn object of an annotation or of a detection.
 
     Args:
-        coco: the annotations' index.
-        annotation: one of its annotations.
-        colours: the dict that :func:`class_colours` returns.
+        coco: the annotations' index. The colour of a class depends on its place among the sorted
+            category ids, so it is the same in every image.
+        entry: an annotation, whose label is the name of its class, or a detection of
+            :func:`detections_per_image`, whose label has the score, too.
+        detected: whether it is a detection.
     """
-    image = coco.imgs[annotation["image_id"]]
-    code = None
-    # Only polygons of two points raise here, and such an object has no mask: parse_coco_json and
-    # summarize_coco have checked everything else.
+    image, code = coco.imgs[entry["image_id"]], None
+    # Of what was checked when the files were read, only an annotation's polygons of two points
+    # raise here, and such an object has no mask.
     with contextlib.suppress(ValueError):
         code = compress(
-            annotation.get("segmentation"), image["height"], image["width"],
-            skip_short_polygons=True,
-        )  # fmt: skip
-    ending = " (crowd)" if annotation.get("iscrowd") else ""
-    return _object(coco, annotation, code, colours, ending, least=0.0)
-
-
-def object_of_detection(
-    coco: COCO, detection: dict, height_width: tuple[int, int], colours: dict, path: str
-) -> DrawnObject:
-    """The drawn object of a detection; its label is the name of its class and its score.
-
-    Args:
-        coco: the annotations' index, which has the names of the classes.
-        detection: an entry of what :func:`detections_per_image` returns.
-        height_width: size of the image as it was read, in pixels.
-        colours: the dict that :func:`class_colours` returns.
-        path: path of the predictions, for error messages.
-
-    Raises:
-        InputError: the mask has another size than the image.
-    """
-    code = None
-    if detection.get("segmentation"):
-        try:
-            code = compress(detection["segmentation"], *height_width)
-        except ValueError as error:
-            raise InputError(
-                f"predictions {path}: a segmentation of image {detection['image_id']} {error}"
-            ) from error
-    ending = f" {detection['score']:.2f}"
-    return _object(coco, detection, code, colours, ending, least=LEAST_KEYPOINT_SCORE)
-
-
-def _object(
-    coco: COCO, entry: dict, code: dict | None, colours: dict, ending: str, *, least: float
-) -> DrawnObject:
+            entry.get("segmentation"), image["height"], image["width"], skip_short_polygons=True
+        )
     box, keypoints = entry.get("bbox"), entry.get("keypoints") or []
     if not box:
         box = box_of_keypoints(keypoints) if code is None else mask_util.toBbox(code).tolist()
+    ending = " (crowd)" if entry.get("iscrowd") else ""
+    if detected:
+        ending = f" {entry['score']:.2f}"
     return DrawnObject(
         box=tuple(box),
         mask=None if code is None else mask_util.decode(code).astype(bool),
         label=coco.cats[entry["category_id"]]["name"] + ending,
-        colour=colours[entry["category_id"]],
-        points=visible_points(keypoints, least),
+        colour=colour_of_class(sorted(coco.cats).index(entry["category_id"])),
+        points=visible_points(keypoints, LEAST_KEYPOINT_SCORE if detected else 0.0),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
 
 from pycocotools.coco import COCO
 
@@ -42,6 +42,7 @@ class GroundTruth:
         self.categories = summary.categories
         self.images = _numbered_images(content["images"])
         self._annotations = content["annotations"]
+        self._indices: dict[str, COCO] = {}
         if summary.unevaluable is not None:
             raise InputError(
                 f"annotation file {source}: annotation id {summary.unevaluable} has no number "
@@ -70,79 +71,90 @@ class GroundTruth:
     def coco(self, task: str) -> COCO:
         """pycocotools' index of the annotations for ``"bbox"``, ``"segm"`` or ``"keypoints"``; it
         is made once."""
-        if task == "keypoints":
-            return self._keypoints
-        return self._masks if task == "segm" else self._boxes
-
-    @cached_property
-    def _boxes(self) -> COCO:
-        return self._index([{} for _ in self._annotations])
-
-    @cached_property
-    def _masks(self) -> COCO:
-        # Polygons are rasterised once here; an evaluation would do it again each time.
-        codes = []
-        for annotation in self._annotations:
-            _, height, width = self.images[annotation["image_id"]]
-            segmentation = annotation["segmentation"]
-            try:
-                codes.append(compress(segmentation, height, width, skip_short_polygons=True))
-            except ValueError as error:
-                raise InputError(
-                    f"annotation file {self.source}: the segmentation of annotation id "
-                    f"{annotation['id']} {error}"
-                ) from error
-        if (broken := first_broken(codes)) is not None:
-            raise InputError(
-                f"annotation file {self.source}: the segmentation of annotation id "
-                f"{self._annotations[broken]['id']} is not a complete RLE of its image"
-            )
-        return self._index([{"segmentation": code} for code in codes])
-
-    @cached_property
-    def _keypoints(self) -> COCO:
-        # Like an object without a visible keypoint, one without keypoints does not count.
-        none = [0] * 3 * self.num_keypoints
-        points = [annotation.get("keypoints") or none for annotation in self._annotations]
-        return self._index(
-            [
-                {
-                    "keypoints": values,
-                    "num_keypoints": annotation.get(
-                        "num_keypoints", sum(visible > 0 for visible in values[2::3])
-                    ),
-                }
-                for annotation, values in zip(self._annotations, points, strict=True)
+        if task not in self._indices:
+            of_task: list[dict] = [{} for _ in self._annotations]
+            if task == "segm":
+                of_task = [{"segmentation": code} for code in self._masks()]
+            elif task == "keypoints":
+                of_task = [self._keypoints_of(annotation) for annotation in self._annotations]
+            parts = [
+                {key: annotation[key] for key in ("bbox", "area", "iscrowd")} | more
+                for annotation, more in zip(self._annotations, of_task, strict=True)
             ]
+            self._indices[task] = coco_index(self, self._annotations, parts)
+        return self._indices[task]
+
+    def _masks(self) -> list[dict]:
+        # Polygons are rasterised once here; an evaluation would do it again each time.
+        return compressed_masks(
+            self._annotations,
+            self.images,
+            lambda _, annotation: (
+                f"annotation file {self.source}: the segmentation of annotation id "
+                f"{annotation['id']}"
+            ),
+            skip_short_polygons=True,
         )
 
-    def _index(self, extra: list[dict]) -> COCO:
-        return coco_index(
-            self,
-            [
-                {
-                    "id": number,
-                    "image_id": self.images[annotation["image_id"]][0],
-                    "category_id": annotation["category_id"],
-                    "bbox": annotation["bbox"],
-                    "area": annotation["area"],
-                    "iscrowd": annotation["iscrowd"],
-                    **more,
-                }
-                for number, (annotation, more) in enumerate(
-                    zip(self._annotations, extra, strict=True), start=1
-                )
-            ],
-        )
+    def _keypoints_of(self, annotation: dict) -> dict:
+        # Like an object without a visible keypoint, one without keypoints does not count.
+        values = annotation.get("keypoints") or [0] * 3 * self.num_keypoints
+        visible = sum(number > 0 for number in values[2::3])
+        return {"keypoints": values, "num_keypoints": annotation.get("num_keypoints", visible)}
 
 
-def coco_index(ground_truth: GroundTruth, annotations: list[dict]) -> COCO:
+def compressed_masks(
+    entries: Sequence[dict],
+    images: Mapping[object, tuple[int, int, int]],
+    name_of: Callable[[int, dict], str],
+    *,
+    hint: str = "",
+    skip_short_polygons: bool = False,
+) -> list[dict]:
+    """Convert the masks of annotations or detections to compressed RLE.
+
+    Args:
+        entries: dicts with ``image_id`` and ``segmentation``.
+        images: as :attr:`GroundTruth.images`.
+        name_of: returns the name of a segmentation for messages, from its index and its entry.
+        hint: end of the message about a mask that does not fit its image.
+        skip_short_polygons: whether polygons of fewer than three points are left out.
+
+    Raises:
+        InputError: a mask is damaged or of another size than its image.
+    """
+    codes = []
+    for index, entry in enumerate(entries):
+        _, height, width = images[entry["image_id"]]
+        try:
+            code = compress(
+                entry["segmentation"], height, width, skip_short_polygons=skip_short_polygons
+            )
+        except ValueError as error:
+            raise InputError(f"{name_of(index, entry)} {error}{hint}") from error
+        codes.append(code)
+    if (broken := first_broken(codes)) is not None:
+        raise InputError(f"{name_of(broken, entries[broken])} is not a complete RLE of its image")
+    return codes
+
+
+def coco_index(ground_truth: GroundTruth, entries: Sequence[dict], parts: Sequence[dict]) -> COCO:
     """Make pycocotools' ``COCO`` index of annotations or detections, without its printed output.
 
     Args:
         ground_truth: gives the images and categories.
-        annotations: annotations or detections as pycocotools takes them, with the new image ids.
+        entries: annotations or detections, of which ``image_id`` and ``category_id`` are taken.
+        parts: what else pycocotools needs of each entry.
     """
+    annotations = [
+        {
+            "id": number,
+            "image_id": ground_truth.images[entry["image_id"]][0],
+            "category_id": entry["category_id"],
+            **part,
+        }
+        for number, (entry, part) in enumerate(zip(entries, parts, strict=True), start=1)
+    ]
     with contextlib.redirect_stdout(io.StringIO()):
         index = COCO()
         index.dataset = {

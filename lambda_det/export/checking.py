@@ -30,11 +30,6 @@ class Difference:
     shapes: dict[str, tuple[int, ...]]
     largest: float
 
-    @property
-    def where(self) -> str:
-        """``height x width``, for messages."""
-        return f"{self.height} x {self.width}"
-
 
 def largest_difference(
     network: Function, exported: Function, inputs: Iterable[Tensor]

@@ -103,7 +103,7 @@ def export_config(
     # The larger one, because torch.export makes an axis of size 1, in a feature map, a constant.
     example = max(inputs, key=Tensor.numel)
     if what == "backbone":
-        network = BackboneForm(model.backbone).by_name
+        network = model.backbone
         made = partial(BackboneForm, model.backbone)
     else:
         check_detector(model)

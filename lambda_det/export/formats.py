@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,15 +44,47 @@ def write(
     Raises:
         InputError: the format cannot hold the model.
     """
-    writer = _WRITERS.get((format, what))
-    if writer is None:
+    if format == "torch_export" and what == "detector":
         raise InputError(
             f"--format {format} --what {what}: torch.export cannot record detectron2's code, where "
             "the number of boxes depends on the image; use --format torchscript or onnx, or --what "
             "backbone"
         )
     with naming(format, what), torch.no_grad():
-        writer(form, example, path, multiple, largest)
+        if format == "torchscript":
+            torch.jit.save(torch.jit.trace(form, (example,), check_trace=False), path)
+        elif what == "detector":
+            # The older exporter (dynamo=False), for which torchvision defines NMS and RoIAlign.
+            torch.onnx.export(
+                form,
+                (example,),
+                path,
+                dynamo=False,
+                opset_version=OPSET[what],
+                input_names=["image"],
+                output_names=list(form.names),
+                dynamic_axes={"image": {1: "height", 2: "width"}}
+                | {name: {0: "detections"} for name in form.names},
+            )
+            form.eval()
+        else:
+            program = torch.export.export(
+                form, (example,), dynamic_shapes=(_sides(multiple, largest),), strict=False
+            )
+            if format == "torch_export":
+                torch.export.save(program, path)
+                return
+            torch.onnx.export(
+                program,
+                (),
+                path,
+                dynamo=True,
+                external_data=False,
+                opset_version=OPSET[what],
+                input_names=["image"],
+                output_names=list(form.names),
+                verbose=False,
+            )
 
 
 @contextlib.contextmanager
@@ -90,9 +122,14 @@ def read(path: str, format: str, names: Sequence[str]) -> Function:
         format: one of :data:`FORMATS`.
         names: names of the outputs, in order.
     """
+    if format == "onnx":
+        return _onnx_session(path, names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns that TorchScript is deprecated
-        return _READERS[format](path, names)
+        loaded = (
+            torch.jit.load(path) if format == "torchscript" else torch.export.load(path).module()
+        )
+    return lambda x: dict(zip(names, loaded(x), strict=True))
 
 
 def need(format: str) -> None:
@@ -103,20 +140,13 @@ def need(format: str) -> None:
     """
     if format != "onnx":
         return
-    missing = [n for n in ("onnx", "onnxruntime", "onnxscript") if not _is_installed(n)]
+    names = ("onnx", "onnxruntime", "onnxscript")
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
             f"--format onnx needs {', '.join(missing)}: pip install onnx onnxruntime onnxscript, "
             "or lambda_det[export]"
         )
-
-
-def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
-
-
-def _torchscript(form: nn.Module, example: Tensor, path: str, *_sizes: object) -> None:
-    torch.jit.save(torch.jit.trace(form, (example,), check_trace=False), path)
 
 
 def _sides(multiple: int, largest: tuple[int, int] | None) -> dict[int, object]:
@@ -131,59 +161,7 @@ def _sides(multiple: int, largest: tuple[int, int] | None) -> dict[int, object]:
     return dimensions
 
 
-def _torch_export(
-    form: nn.Module, example: Tensor, path: str, multiple: int, largest: tuple[int, int] | None
-) -> None:
-    program = torch.export.export(
-        form, (example,), dynamic_shapes=(_sides(multiple, largest),), strict=False
-    )
-    torch.export.save(program, path)
-
-
-def _onnx_of_backbone(
-    form: nn.Module, example: Tensor, path: str, multiple: int, largest: tuple[int, int] | None
-) -> None:
-    program = torch.export.export(
-        form, (example,), dynamic_shapes=(_sides(multiple, largest),), strict=False
-    )
-    torch.onnx.export(
-        program,
-        (),
-        path,
-        dynamo=True,
-        external_data=False,
-        opset_version=OPSET["backbone"],
-        input_names=["image"],
-        output_names=list(form.names),
-        verbose=False,
-    )
-
-
-def _onnx_of_detector(form: nn.Module, example: Tensor, path: str, *_sizes: object) -> None:
-    # The older exporter (dynamo=False), for which torchvision defines NMS and RoIAlign.
-    torch.onnx.export(
-        form,
-        (example,),
-        path,
-        dynamo=False,
-        opset_version=OPSET["detector"],
-        input_names=["image"],
-        output_names=list(form.names),
-        dynamic_axes={"image": {1: "height", 2: "width"}}
-        | {name: {0: "detections"} for name in form.names},
-    )
-    form.eval()
-
-
-def _run_torchscript(path: str, names: Sequence[str]) -> Function:
-    return _named(torch.jit.load(path), names)
-
-
-def _run_torch_export(path: str, names: Sequence[str]) -> Function:
-    return _named(torch.export.load(path).module(), names)
-
-
-def _run_onnx(path: str, names: Sequence[str]) -> Function:
+def _onnx_session(path: str, names: Sequence[str]) -> Function:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -196,21 +174,3 @@ def _run_onnx(path: str, names: Sequence[str]) -> Function:
         return {n: torch.from_numpy(array) for n, array in zip(names, outputs, strict=True)}
 
     return run
-
-
-def _named(function: Callable, names: Sequence[str]) -> Function:
-    return lambda x: dict(zip(names, function(x), strict=True))
-
-
-_WRITERS = {
-    ("torchscript", "backbone"): _torchscript,
-    ("torchscript", "detector"): _torchscript,
-    ("torch_export", "backbone"): _torch_export,
-    ("onnx", "backbone"): _onnx_of_backbone,
-    ("onnx", "detector"): _onnx_of_detector,
-}
-_READERS = {
-    "torchscript": _run_torchscript,
-    "torch_export": _run_torch_export,
-    "onnx": _run_onnx,
-}

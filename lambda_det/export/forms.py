@@ -35,10 +35,6 @@ class BackboneForm(nn.Module):
         features = self.backbone(x)
         return tuple(features[name] for name in self.names)
 
-    def by_name(self, x: Tensor) -> dict[str, Tensor]:
-        """The features as a dict, as the backbone returns them."""
-        return self.backbone(x)
-
 
 def detector_form(model: nn.Module, example: Tensor) -> nn.Module:
     """Make a module that maps one image (3, H, W) to the detections :data:`FIELDS` in it.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,14 +17,11 @@ class Tile:
     """Neighbouring columns of an image, and where their window starts.
 
     Attributes:
-        start: first column of the tile.
-        columns: number of its columns inside the image; only the last tile may have fewer than
-            :attr:`Tiling.width`.
+        start: first column of the tile. The last tile may reach beyond the image.
         left: column of the image where its window starts.
     """
 
     start: int
-    columns: int
     left: int
 
 
@@ -50,14 +49,10 @@ class Group:
         """Runs of tiles with the same ``start - left``: their indices in the group, and that
         distance in columns."""
         begin = 0
-        for place in range(1, len(self.tiles) + 1):
-            shift = self.tiles[begin].start - self.tiles[begin].left
-            if (
-                place == len(self.tiles)
-                or self.tiles[place].start - self.tiles[place].left != shift
-            ):
-                yield slice(begin, place), shift
-                begin = place
+        for shift, run in itertools.groupby(self.tiles, lambda tile: tile.start - tile.left):
+            end = begin + len(list(run))
+            yield slice(begin, end), shift
+            begin = end
 
 
 @dataclass(frozen=True)
@@ -76,6 +71,11 @@ class Tiling:
     def tiles(self) -> list[Tile]:
         """The tiles in the order in which the groups hold them."""
         return [tile for group in self.groups for tile in group.tiles]
+
+    @property
+    def order(self) -> list[int]:
+        """The index in :attr:`tiles` -> the index among the tiles from left to right."""
+        return [tile.start // self.width for tile in self.tiles]
 
 
 @lru_cache(maxsize=256)
@@ -97,8 +97,7 @@ def cut(width: int, taps: int, widest: int) -> Tiling:
         # The last window may end beyond the image: it is then as wide as the first one, which
         # begins at the image's edge, and both are in one group.
         window = max(taps, min(right, -(-width // columns) * columns) - left)
-        tile = Tile(start, min(columns, width - start), left)
-        by_window.setdefault(window, []).append(tile)
+        by_window.setdefault(window, []).append(Tile(start, left))
     groups: list[Group] = []
     first = 0
     for window, tiles in by_window.items():
@@ -117,49 +116,17 @@ def gather_tiles(x: Tensor, tiling: Tiling, order: tuple[int, ...], dtype: torch
             column).
         dtype: dtype of the result.
     """
-    tiles = tiling.tiles
-    shape = (len(tiles), *x.shape[:-1], tiling.width)
-    make = torch.empty if x.shape[-1] == len(tiles) * tiling.width else torch.zeros
-    gathered = make([shape[axis] for axis in order], dtype=dtype, device=x.device)
-    for inside, columns in _tile_views(gathered, x, tiling, order):
-        inside.copy_(columns)
-    return gathered
+    x = F.pad(x, (0, -x.shape[-1] % tiling.width)).unflatten(-1, (-1, tiling.width))
+    gathered = x.movedim(-2, 0)[tiling.order].permute(order)
+    return gathered.to(dtype).contiguous()
 
 
 def scatter_tiles(tiles: Tensor, tiling: Tiling, order: tuple[int, ...], into: Tensor) -> None:
     """Write ``tiles``, laid out as :func:`gather_tiles` does, into ``into`` (N, h, c, H, W)."""
-    for inside, columns in _tile_views(tiles, into, tiling, order):
-        columns.copy_(inside)
-
-
-def _tile_views(
-    gathered: Tensor, x: Tensor, tiling: Tiling, order: tuple[int, ...]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of views, of the gathered tiles and of the image, that stand for the same columns.
-
-    Neighbouring tiles share one pair, so that few copies are made.
-    """
-    gathered = gathered.permute([order.index(axis) for axis in range(len(order))])
-    tiles = tiling.tiles
-    begin = 0
-    for place in range(1, len(tiles) + 1):
-        if place < len(tiles) and tiles[place].start == tiles[place - 1].start + tiling.width:
-            continue
-        yield from _run_views(gathered[begin:place], x, tiles[begin:place], tiling.width)
-        begin = place
-
-
-def _run_views(
-    gathered: Tensor, x: Tensor, tiles: list[Tile], width: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    whole = [tile for tile in tiles if tile.columns == width]
-    if whole:
-        columns = x[..., whole[0].start : whole[-1].start + width]
-        columns = columns.unflatten(-1, (len(whole), width)).movedim(-2, 0)
-        yield gathered[: len(whole)], columns
-    if len(whole) < len(tiles):
-        last = tiles[-1]
-        yield gathered[-1, ..., : last.columns], x[..., last.start :]
+    tiles = tiles.permute([order.index(axis) for axis in range(len(order))])
+    from_left = torch.empty_like(tiles)
+    from_left[tiling.order] = tiles
+    into.copy_(from_left.movedim(0, -2).flatten(-2)[..., : into.shape[-1]])
 
 
 def gather_windows(value: Tensor, group: Group, dtype: torch.dtype) -> Tensor:

@@ -22,25 +22,23 @@ faster at more of the sizes, so inference uses the convolution.
 """
 
 
-def choose_backend(query: Tensor, value: Tensor, embedding: Tensor, available: set[str]) -> str:
+def choose_backend(query: Tensor, value: Tensor, embedding: Tensor) -> str:
     """Choose the back end for these arguments.
 
     On a CPU the choice is ``"banded"`` if a gradient is needed and the convolution has at least
     :data:`LEAST_PRODUCTS` multiply-adds, and ``"conv"`` otherwise. A graph that is compiled for
-    dynamic sizes always gets ``"banded"`` on a CPU. On a GPU, and where ``"banded"`` is not
-    available, the choice is ``"conv"``.
+    dynamic sizes always gets ``"banded"`` on a CPU. On a GPU the choice is ``"conv"``.
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`, the embedding
             cropped to the image.
-        available: names of the back ends that can run.
 
     Returns:
         ``"banded"`` or ``"conv"``.
     """
     # "triton" is tested with Triton's interpreter but has not been timed
     # (tools/benchmark.py layers --device cuda), so "auto" uses the convolution on a GPU.
-    if query.is_cuda or "banded" not in available:
+    if query.is_cuda:
         return "conv"
     if not all(is_fixed(query.shape[axis]) for axis in (0, 3, 4)):
         return "banded"

@@ -7,7 +7,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, check_choice
 from lambda_det.layers.content_lambda import content_lambda
 from lambda_det.layers.memory_layout import guard_gradient
 from lambda_det.layers.norm import Norm, make_norm
@@ -122,9 +122,9 @@ class LambdaLayer(nn.Module):
                 raise InputError(f"{name}={number}: expected a positive integer")
         if out_channels % num_heads:
             raise InputError(f"num_heads={num_heads}: must divide out_channels={out_channels}")
-        _check_choice("key_normalizer", key_normalizer, KEY_NORMALIZERS)
-        _check_choice("query_normalizer", query_normalizer, QUERY_NORMALIZERS)
-        _check_choice("backend", backend, BACKEND_NAMES)
+        check_choice("key_normalizer", key_normalizer, KEY_NORMALIZERS)
+        check_choice("query_normalizer", query_normalizer, QUERY_NORMALIZERS)
+        check_choice("backend", backend, BACKEND_NAMES)
         if not (content or position):
             raise InputError("content=False and position=False: at least one must be True")
         self.in_channels = in_channels
@@ -255,8 +255,3 @@ class LambdaLayer(nn.Module):
             f"heads={self.num_heads}, query_depth={self.query_depth}, "
             f"intra_depth={self.intra_depth}, scope={self.scope!r}, backend={self.backend!r}"
         )
-
-
-def _check_choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value!r}: expected one of {', '.join(map(repr, allowed))}")

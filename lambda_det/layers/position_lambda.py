@@ -13,11 +13,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, check_choice
+from lambda_det.layers.banded import banded
 from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.lambda_first import conv, reference
 from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
 from lambda_det.layers.recording import is_known, plain_operators
+from lambda_det.layers.triton_lambda import log_fallback, triton_lambda, unsupported
 
 
 def position_lambda(
@@ -34,8 +36,7 @@ def position_lambda(
 
             - ``"reference"``: the sum as written;
             - ``"conv"``: one conv2d;
-            - ``"banded"``: query x embedding first; saves only its inputs for the backward pass and
-              needs PyTorch 2.4 or later;
+            - ``"banded"``: query x embedding first; saves only its inputs for the backward pass;
             - ``"triton"``: the same order as CUDA kernels; where they cannot run, ``"conv"`` is
               used and the reason is logged once;
             - ``"auto"``: chooses one, see :func:`lambda_det.layers.choice.choose_backend`.
@@ -49,7 +50,6 @@ def position_lambda(
 
     Raises:
         InputError: the shapes do not fit together, rh or rw is even, or the back end is unknown.
-        NotImplementedError: the installed PyTorch is too old for the back end.
     """
     output = position_sums(query, value, embedding, backend=backend)
     return output.to(common_dtype(query, value))
@@ -62,30 +62,22 @@ def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: s
         (N, h, v, H, W) in the common dtype of query and value, but at least float32.
     """
     _check_shapes(query, value, embedding)
-    if backend not in BACKEND_NAMES:
-        allowed = ", ".join(repr(name) for name in BACKEND_NAMES)
-        raise InputError(f"backend={backend!r}: expected one of {allowed}")
-    if plain_operators() and BACKENDS[backend if backend != "auto" else "conv"] is not None:
+    check_choice("backend", backend, BACKEND_NAMES)
+    if plain_operators():
         # The window is not cropped, which would read a size; values outside the image are zero.
         backend = "conv"
     else:
         embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
     if backend == "auto":
-        available = {name for name, function in BACKENDS.items() if function is not None}
-        backend = choose_backend(query, value, embedding, available)
-    if backend == "triton" and BACKENDS[backend] is not None:
-        reason = unsupported(query, value, embedding)
-        if reason is not None:
-            # On the meta device nothing is computed, so there is nothing to warn of; in a compiled
-            # function a log call would break the graph.
-            if not (query.is_meta or torch.compiler.is_compiling()):
-                log_fallback(reason, "conv")
-            backend = "conv"
-    implementation = BACKENDS[backend]
-    if implementation is None:
-        raise NotImplementedError(f"backend {backend!r} needs PyTorch 2.4 or later")
+        backend = choose_backend(query, value, embedding)
+    if backend == "triton" and (reason := unsupported(query, value, embedding)) is not None:
+        # On the meta device nothing is computed, so there is nothing to warn of; in a compiled
+        # function a log call would break the graph.
+        if not (query.is_meta or torch.compiler.is_compiling()):
+            log_fallback(reason, "conv")
+        backend = "conv"
     with without_autocast(query):
-        output = implementation(query, value, embedding)
+        output = BACKENDS[backend](query, value, embedding)
     return output.to(at_least_float32(common_dtype(query, value)))
 
 
@@ -115,20 +107,12 @@ def _crop_to_image(embedding: Tensor, *, height: int, width: int) -> Tensor:
     return embedding[..., cut_y : rows - cut_y, cut_x : columns - cut_x]
 
 
-_Backend = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-BACKENDS: dict[str, _Backend | None] = {
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "reference": reference,
     "conv": conv,
-    "banded": None,
-    "triton": None,
+    "banded": banded,
+    "triton": triton_lambda,
 }
-"""Back end name -> implementation; None if the installed PyTorch is too old for it."""
-
-if hasattr(torch.library, "custom_op"):  # new in PyTorch 2.4
-    from lambda_det.layers.banded import banded
-    from lambda_det.layers.triton_lambda import log_fallback, triton_lambda, unsupported
-
-    BACKENDS |= {"banded": banded, "triton": triton_lambda}
+"""Back end name -> implementation."""
 
 BACKEND_NAMES = ("auto", *BACKENDS)

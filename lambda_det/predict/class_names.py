@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -53,33 +53,44 @@ def classes_of_file(path: str) -> ClassNames:
     Raises:
         InputError: the file cannot be read, or it has none of these forms.
     """
-    if not path.lower().endswith(".json"):
+    if path.lower().endswith(".json"):
+        named = _names_by_id(read_json(path), path)
+    else:
         try:
             with open(path, encoding="utf-8-sig") as file:
-                names = [line.strip() for line in file if line.strip()]
+                named = dict(enumerate(line.strip() for line in file if line.strip()))
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "is not UTF-8 text"
             raise InputError(f"--classes {path}: {reason}") from error
-        return _checked(dict(enumerate(names)), path)
-    content = read_json(path)
+    for number, name in named.items():
+        if type(number) is not int or not isinstance(name, str) or not name:
+            raise InputError(
+                f"--classes {path}: class {number!r} is named {name!r:.60}; ids are whole numbers, "
+                "names are text"
+            )
+    if not named:
+        raise InputError(f"--classes {path}: the file has no class names")
+    ids = sorted(named)
+    return ClassNames(tuple(named[number] for number in ids), tuple(ids), path)
+
+
+def _names_by_id(content: Any, path: str) -> dict:
+    """The names in one of the forms that a json file may have, not checked themselves."""
     if isinstance(content, dict) and isinstance(content.get("categories"), list):
         content = content["categories"]
-    if isinstance(content, list) and content and isinstance(content[0], Mapping):
-        try:
-            named = {entry["id"]: entry["name"] for entry in content}
-        except (KeyError, TypeError) as error:
-            raise InputError(f"--classes {path}: a category has no id or name") from error
-        return _checked(named, path)
-    if isinstance(content, list):
-        return _checked(dict(enumerate(content)), path)
-    if isinstance(content, dict):
-        try:
-            return _checked({int(key): name for key, name in content.items()}, path)
-        except ValueError as error:
-            raise InputError(
-                f"--classes {path}: its keys must be ids, which are whole numbers"
-            ) from error
-    raise InputError(f"--classes {path}: expected a list of names, or names by id")
+    try:
+        if isinstance(content, dict):
+            return {int(key): name for key, name in content.items()}
+        if isinstance(content, list) and content and isinstance(content[0], dict):
+            return {entry["id"]: entry["name"] for entry in content}
+        if isinstance(content, list):
+            return dict(enumerate(content))
+    except (KeyError, TypeError, ValueError):
+        pass
+    raise InputError(
+        f"--classes {path}: expected a list of names, an object with names by id (whole numbers), "
+        "or categories with id and name"
+    )
 
 
 def classes_of_annotations(path: str) -> tuple[ClassNames, list[dict]]:
@@ -135,17 +146,3 @@ def _registered(name: str) -> ClassNames | None:
     return ClassNames(
         tuple(names), tuple(ids.get(index, index) for index in range(len(names))), name
     )
-
-
-def _checked(names: Mapping[object, object], path: str) -> ClassNames:
-    """Check names by id, and return them sorted by id."""
-    for number, name in names.items():
-        if type(number) is not int or not isinstance(name, str) or not name:
-            raise InputError(
-                f"--classes {path}: class {number!r} is named {name!r:.60}; ids are whole numbers, "
-                "names are text"
-            )
-    if not names:
-        raise InputError(f"--classes {path}: the file has no class names")
-    ids = sorted(names)
-    return ClassNames(tuple(names[number] for number in ids), tuple(ids), path)

@@ -25,7 +25,7 @@ from lambda_det.predict.class_names import (
     classes_of_file,
     numbered,
 )
-from lambda_det.predict.inputs import InputFile, ListedImages, OutputNames, find_inputs
+from lambda_det.predict.inputs import InputFile, find_inputs, listed_images, output_names
 from lambda_det.predict.predictor import Predictor, coco_results, draw_instances, need_weights
 from lambda_det.predict.video import VIDEO_ENDING, predict_video
 
@@ -50,16 +50,6 @@ class Predicted:
     videos: list[str] = field(default_factory=list)
     num_objects: int = 0
     failed: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """An image to predict on."""
-
-    file: InputFile
-    image_id: int
-    drawn: str | None  # name of the drawn copy
-    size: tuple[int, int] | None  # (width, height) in the annotations
 
 
 def predict_files(
@@ -109,15 +99,28 @@ def predict_files(
     need_weights(cfg)
     files = find_inputs(named, recursive=recursive)
     names, listed = _classes(cfg, classes, annotations)
-    jobs, videos = _plan(files, output, draw, listed, classes, annotations)
+    read = [path for path in (classes, annotations) if path]
+    endings = [_endings(file, draw) for file in files]
+    chosen = output_names(files, output, endings, taken=(PREDICTIONS_FILE, IMAGES_FILE), read=read)
+    outputs = dict(zip(files, chosen, strict=True))
+    images = [file for file in files if not file.is_video]
+    if listed is None:
+        entries = [{"id": number} for number in range(1, len(images) + 1)]
+    else:
+        entries = listed_images([file.path for file in images], listed, str(annotations))
     with writing(f"--output {output}"):
         os.makedirs(output, exist_ok=True)
     predictor = Predictor(cfg)
     done = Predicted()
     with logging_redirect_tqdm():
-        if jobs:
+        if images:
+            jobs = [
+                (file.path, next(iter(outputs[file]), None), entry)
+                for file, entry in zip(images, entries, strict=True)
+            ]
             _predict_images(predictor, jobs, names, done, output, score_threshold, batch_size)
-        for file, (json_name, *video_name) in videos:
+        for file in (file for file in files if file.is_video):
+            json_name, *video_name = outputs[file]
             try:
                 done.num_objects += predict_video(
                     predictor,
@@ -130,8 +133,16 @@ def predict_files(
                 )
                 done.videos.append(json_name)
             except InputError as error:
-                _note(done, file.path, str(error))
+                _note(done, file.path, error)
     return done
+
+
+def _endings(file: InputFile, draw: bool) -> list[str]:
+    """The endings of the files that are written for an input file."""
+    ending = os.path.splitext(file.path)[1].lower()
+    if file.is_video:
+        return [".json", VIDEO_ENDING.get(ending, ".mp4")][: 1 + draw]
+    return [".jpg" if ending in (".jpg", ".jpeg") else ".png"][:draw]
 
 
 def _classes(
@@ -165,80 +176,49 @@ def _classes(
     return names, listed
 
 
-def _plan(
-    files: Sequence[InputFile],
-    output: str,
-    draw: bool,
-    listed: list[dict] | None,
-    classes: str | None,
-    annotations: str | None,
-) -> tuple[list[_Job], list[tuple[InputFile, list[str]]]]:
-    """Choose the ids of the images and the names of all files that will be written."""
-    read = [path for path in (classes, annotations) if path]
-    names = OutputNames(output, files, (PREDICTIONS_FILE, IMAGES_FILE), read)
-    jobs, videos, by_id = [], [], {}
-    entries = None if listed is None else ListedImages(listed, annotations)
-    for file in files:
-        if file.is_video:
-            endings = [".json", VIDEO_ENDING.get(os.path.splitext(file.path)[1].lower(), ".mp4")]
-            videos.append((file, names.of(file, *endings[: 1 + draw])))
-            continue
-        is_jpeg = file.path.lower().endswith((".jpg", ".jpeg"))
-        drawn = names.of(file, ".jpg" if is_jpeg else ".png")[0] if draw else None
-        image_id, size = len(jobs) + 1, None
-        if entries is not None:
-            image_id, size = entries.of(file.path)
-            other = by_id.setdefault(image_id, file.path)
-            if other != file.path:
-                raise InputError(
-                    f"--input {file.path} is image {image_id} of --annotations {annotations}, and "
-                    f"so is {other}"
-                )
-        jobs.append(_Job(file, image_id, drawn, size))
-    return jobs, videos
-
-
 def _predict_images(
     predictor: Predictor,
-    jobs: Sequence[_Job],
+    jobs: Sequence[tuple[str, str | None, dict]],
     classes: ClassNames,
     done: Predicted,
     output: str,
     threshold: float,
     batch_size: int,
 ) -> None:
-    images: dict[int, np.ndarray] = {}  # images that wait to be drawn
-    results: dict[int, list[dict]] = {}
+    """Predict on images, given as path, name of the drawn copy (None draws none), and the entry of
+    the annotations, of which only the id need be known."""
     rows: dict[int, dict] = {}
+    results: dict[int, list[dict]] = {}
 
-    def readable() -> Iterator[tuple[int, np.ndarray]]:
-        for index, job in enumerate(jobs):
+    def readable() -> Iterator[tuple[tuple[int, np.ndarray], np.ndarray]]:
+        for index, (path, _, entry) in enumerate(jobs):
             try:
-                image = _read(job, predictor.cfg.INPUT.FORMAT)
+                image = read_image(path, predictor.cfg.INPUT.FORMAT)
+                height, width = image.shape[:2]
+                if entry.get("width", width) != width or entry.get("height", height) != height:
+                    raise InputError(
+                        f"image {path} is {width} x {height} pixels (width x height), but the "
+                        f"annotations say {entry['width']} x {entry['height']}"
+                    )
             except InputError as error:
-                _note(done, job.file.path, str(error))
+                _note(done, path, error)
                 bar.update()
                 continue
-            height, width = image.shape[:2]
-            rows[index] = {
-                "id": job.image_id, "file_name": job.file.path, "width": width, "height": height,
-            }  # fmt: skip
-            if job.drawn is not None:
-                images[index] = image
-            yield index, image
+            rows[index] = {"id": entry["id"], "file_name": path, "width": width, "height": height}
+            yield (index, image), image
 
     # disable=None shows no progress bar if the output is a file.
     with tqdm(total=len(jobs), unit="image", disable=None) as bar:
-        for index, found in predictor.stream(readable(), batch_size, threshold):
-            job = jobs[index]
-            results[index] = coco_results(found, job.image_id, classes)
-            if job.drawn is not None:
-                drawn = draw_instances(predictor.to_bgr(images.pop(index)), found, classes)
-                content = cv2.imencode(os.path.splitext(job.drawn)[1], drawn)[1].tobytes()
-                path = os.path.join(output, job.drawn)
+        for (index, image), found in predictor.stream(readable(), batch_size, threshold):
+            results[index] = coco_results(found, rows[index]["id"], classes)
+            drawn_name = jobs[index][1]
+            if drawn_name is not None:
+                drawn = draw_instances(predictor.to_bgr(image), found, classes)
+                content = cv2.imencode(os.path.splitext(drawn_name)[1], drawn)[1].tobytes()
+                path = os.path.join(output, drawn_name)
                 with writing(path):
                     write_bytes(content, path)
-                rows[index]["picture"] = job.drawn
+                rows[index]["picture"] = drawn_name
             bar.update()
     done.images = [rows[index] for index in sorted(rows)]
     entries = [entry for index in sorted(results) for entry in results[index]]
@@ -249,18 +229,6 @@ def _predict_images(
         write_json(content, os.path.join(output, IMAGES_FILE))
 
 
-def _read(job: _Job, image_format: str) -> np.ndarray:
-    path = job.file.path
-    image = read_image(path, image_format)
-    width_height = image.shape[1::-1]
-    if job.size not in (None, width_height):
-        raise InputError(
-            f"image {path} is {width_height[0]} x {width_height[1]} pixels (width x height), but "
-            f"the annotations say {job.size[0]} x {job.size[1]}"
-        )
-    return image
-
-
-def _note(done: Predicted, path: str, reason: str) -> None:
-    done.failed[path] = reason
+def _note(done: Predicted, path: str, reason: InputError) -> None:
+    done.failed[path] = str(reason)
     logger.error("%s", reason)

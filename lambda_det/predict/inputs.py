@@ -4,6 +4,7 @@ output files."""
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -89,103 +90,86 @@ def _refuse(error: OSError) -> None:
     raise InputError(f"--input {error.filename}: cannot be read ({error.strerror})")
 
 
-class OutputNames:
-    """Chooses names for output files: no name twice, and none that would overwrite an input.
+def output_names(
+    files: Sequence[InputFile],
+    folder: str,
+    endings: Sequence[Sequence[str]],
+    *,
+    taken: Sequence[str] = (),
+    read: Sequence[str] = (),
+) -> list[list[str]]:
+    """Choose names for output files: no name twice, and none that would overwrite an input.
 
     Args:
+        files: the input files.
         folder: folder of the output files.
-        inputs: input files, which must not be overwritten.
+        endings: for each input file the endings of its outputs, such as ``[".png"]``.
         taken: names in ``folder`` that are used for something else.
         read: paths of other files that must not be overwritten.
 
+    Returns:
+        For each input file ``relative_path`` without its extension, plus each of its endings. If
+        one of these names is taken, all of them get ``_2``, ``_3``, ... before the ending.
+
     Raises:
-        InputError: one of ``taken`` would overwrite an input.
+        InputError: an output would overwrite an input.
     """
-
-    def __init__(
-        self,
-        folder: str,
-        inputs: Sequence[InputFile],
-        taken: Sequence[str] = (),
-        read: Sequence[str] = (),
-    ) -> None:
-        self._folder = folder
-        self._inputs = {os.path.realpath(path) for path in (*(f.path for f in inputs), *read)}
-        self._check(taken)
-        # On some file systems two names that differ in upper and lower case are one file.
-        self._taken = {name.casefold() for name in taken}
-
-    def of(self, file: InputFile, *endings: str) -> list[str]:
-        """Names for the outputs of one input file.
-
-        Args:
-            file: the input file.
-            endings: endings of the names, such as ``".png"``.
-
-        Returns:
-            ``file.relative_path`` without its extension, plus each of the endings. If one of these
-            names is taken, all of them get ``_2``, ``_3``, ... before the ending.
-
-        Raises:
-            InputError: a name would overwrite an input.
-        """
-        stem, number = os.path.splitext(file.relative_path)[0], 1
-        while True:
+    # On some file systems two names that differ in upper and lower case are one file.
+    used = {name.casefold() for name in taken}
+    chosen = []
+    for file, of_file in zip(files, endings, strict=True):
+        stem = os.path.splitext(file.relative_path)[0]
+        for number in itertools.count(1):
             numbered = stem if number == 1 else f"{stem}_{number}"
-            names = [numbered + ending for ending in endings]
-            if not self._taken.intersection(name.casefold() for name in names):
+            names = [numbered + ending for ending in of_file]
+            if used.isdisjoint(name.casefold() for name in names):
                 break
-            number += 1
-        self._taken.update(name.casefold() for name in names)
-        self._check(names)
-        return names
-
-    def _check(self, names: Sequence[str]) -> None:
-        for name in names:
-            if os.path.realpath(os.path.join(self._folder, name)) in self._inputs:
-                raise InputError(
-                    f"--output {self._folder}: its file {name} is an input and would be overwritten"
-                )
+        used.update(name.casefold() for name in names)
+        chosen.append(names)
+    inputs = {os.path.realpath(path) for path in (*(file.path for file in files), *read)}
+    for name in itertools.chain(taken, *chosen):
+        if os.path.realpath(os.path.join(folder, name)) in inputs:
+            raise InputError(
+                f"--output {folder}: its file {name} is an input and would be overwritten"
+            )
+    return chosen
 
 
-class ListedImages:
-    """Finds the entry of a COCO json that belongs to an image file.
+def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> list[dict]:
+    """Find the entry of a COCO json for each image file.
+
+    It is the entry whose ``file_name`` is the end of the path; the longest one is taken.
 
     Args:
+        paths: paths of image files.
         listed: the list ``images`` of the json, after its checks.
         source: path of the json, for messages.
+
+    Raises:
+        InputError: the json does not list an image, or two paths are the same image of it.
     """
-
-    def __init__(self, listed: list[dict], source: str) -> None:
-        self._source = source
-        self._number = len(listed)
-        self._by_name: dict[str, list[dict]] = {}
-        for image in listed:
-            name = os.path.basename(image["file_name"])
-            self._by_name.setdefault(name, []).append(image)
-
-    def of(self, path: str) -> tuple[int, tuple[int, int]]:
-        """Find the image whose ``file_name`` is the end of a path; the longest one is taken.
-
-        Args:
-            path: path of an image file.
-
-        Returns:
-            The id of the image in the json, and its (width, height) in pixels.
-
-        Raises:
-            InputError: the json lists no such image.
-        """
-        absolute = os.path.abspath(path)
+    by_name: dict[str, list[dict]] = {}
+    for image in listed:
+        by_name.setdefault(os.path.basename(image["file_name"]), []).append(image)
+    entries, path_of = [], {}
+    for path in paths:
         fitting = [
             image
-            for image in self._by_name.get(os.path.basename(path), ())
-            if absolute.endswith(os.path.join(os.sep, os.path.normpath(image["file_name"])))
+            for image in by_name.get(os.path.basename(path), ())
+            if os.path.abspath(path).endswith(
+                os.path.join(os.sep, os.path.normpath(image["file_name"]))
+            )
         ]
         if not fitting:
             raise InputError(
-                f"--input {path} is not among the {self._number} images of --annotations "
-                f"{self._source}"
+                f"--input {path} is not among the {len(listed)} images of --annotations {source}"
             )
-        image = max(fitting, key=lambda image: len(image["file_name"]))
-        return image["id"], (image["width"], image["height"])
+        entry = max(fitting, key=lambda image: len(image["file_name"]))
+        other = path_of.setdefault(entry["id"], path)
+        if other != path:
+            raise InputError(
+                f"--input {path} is image {entry['id']} of --annotations {source}, and so is "
+                f"{other}"
+            )
+        entries.append(entry)
+    return entries

@@ -113,7 +113,7 @@ def position_forms(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], 
     """The position lambdas that run on ``device``: name -> function of query, value, embedding."""
     own = [
         "auto",
-        *(name for name, function in BACKENDS.items() if function and name != "reference"),
+        *(name for name in BACKENDS if name != "reference"),
     ]
     if not device.startswith("cuda"):
         own = [name for name in own if name != "triton"]

@@ -11,7 +11,6 @@ from lambda_det.analysis.parameters import NUM_CLASSES, count_parameters
 from lambda_det.analysis.published import PublishedTable
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.architectures import FAMILY_DEPTHS, STAGES, VARIANTS
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.records import provenance
 
 SIZES = ((224, 224), (800, 1333))
@@ -44,7 +43,7 @@ def count_family(
     for depth in depths:
         for variant in VARIANTS:
             progress(f"{variant}-{depth}")
-            with shapes_only():
+            with torch.device("meta"):
                 model = build_lambda_resnet(
                     depth, variant, num_classes=NUM_CLASSES, out_features=STAGES
                 ).eval()

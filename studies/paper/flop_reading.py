@@ -24,16 +24,13 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from lambda_det.analysis.flop_rules import ORDERS, WINDOWS, FlopRule, LambdaShape
 from lambda_det.analysis.flops import count_flops, lambda_layers, recorded_sizes, total_flops
 from lambda_det.analysis.published import PublishedTable, lambda_blocks_of
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.shapes_only import shapes_only
+from studies.paper.flop_rules import IMAGE, ORDERS, WINDOWS, FlopRule, LambdaShape
 
 NETWORKS = ("LCCC", "LLCC", "LLLC", "LLLL", "CLLL", "CCLL", "CCCL")
 """The paper's hybrids with at least one lambda layer: C or L for res2, res3, res4, res5."""
-
-IMAGE = 224
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ class Reading:
         network: one of :data:`NETWORKS`.
         dense: FLOPs for a multiply-add of everything but position lambdas.
         position: FLOPs for a multiply-add of position lambdas.
-        window: as in :class:`~lambda_det.analysis.flop_rules.FlopRule`.
-        order: as in :class:`~lambda_det.analysis.flop_rules.FlopRule`.
+        window: as in :class:`~studies.paper.flop_rules.FlopRule`.
+        order: as in :class:`~studies.paper.flop_rules.FlopRule`.
         strided_at: ``"input"`` or ``"output"``, the resolution at which strided lambda layers are
             counted.
     """
@@ -74,7 +71,7 @@ class NetworkCost:
     @functools.cache  # two tables are searched over the same networks
     def of(cls, network: str) -> NetworkCost:
         """Count a ResNet-50 classifier with lambda layers in the stages marked L, at 224 x 224."""
-        with shapes_only():
+        with torch.device("meta"):
             model = build_lambda_resnet(
                 50,
                 "resnet",

@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from tabulate import tabulate
 
-from lambda_det.analysis.flop_rules import PAPER, PLAIN, FlopRule
-from lambda_det.analysis.flops import count_flops_by_rule, total_flops
 from lambda_det.analysis.parameters import NUM_CLASSES, count_parameters
 from lambda_det.analysis.published import PublishedTable, lambda_blocks_of
 from lambda_det.backbone import LambdaResNet, build_lambda_resnet
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
-from studies.paper.flop_reading import IMAGE, search_content_table, search_scope_table
+from studies.paper.flop_reading import search_content_table, search_scope_table
+from studies.paper.flop_rules import PAPER, PLAIN, FlopRule, totals_by_rule
 
 SHOWN_READINGS = 3
 
@@ -67,7 +65,7 @@ def comparison_text(rows: Sequence[Mapping], tables: Mapping[str, PublishedTable
 def network(model: Mapping[str, object]) -> LambdaResNet:
     """Build the network of a published row as a classifier, on the meta device."""
     arguments = {"num_classes": NUM_CLASSES, "out_features": ("linear",)} | dict(model)
-    with shapes_only():
+    with torch.device("meta"):
         return build_lambda_resnet(**arguments).eval()
 
 
@@ -123,9 +121,7 @@ def _flop_rows(table: PublishedTable) -> list[dict]:
 
 
 def _giga(model: Mapping[str, object]) -> dict[FlopRule, float]:
-    image = torch.empty(1, 3, IMAGE, IMAGE, device="meta")
-    by_rule = count_flops_by_rule(network(model), image, rules=(PAPER, PLAIN))
-    return {rule: total_flops(counts) / 1e9 for rule, counts in by_rule.items()}
+    return {rule: t / 1e9 for rule, t in totals_by_rule(network(model), PAPER, PLAIN).items()}
 
 
 def _reading_rows(table: str, readings: Sequence[Mapping]) -> list[dict]:

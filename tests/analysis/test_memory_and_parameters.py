@@ -9,7 +9,6 @@ from torch import nn
 from lambda_det.analysis.latency import measure_latency
 from lambda_det.analysis.memory import activation_bytes
 from lambda_det.analysis.parameters import count_parameters
-from lambda_det.analysis.parts import part_of
 from lambda_det.backbone import build_lambda_resnet
 
 
@@ -54,26 +53,6 @@ def test_frozen_stages_keep_nothing() -> None:
         model = build_lambda_resnet(50, "lambda", freeze_at=2).train()
         kept = activation_bytes(model, torch.zeros(1, 3, 64, 64))
     assert set(kept) == {"res3", "res4", "res5"}
-
-
-@pytest.mark.parametrize(
-    ("name", "part"),
-    [
-        ("stem.conv1.weight", "stem"),
-        ("res4.5.conv1.norm.bias", "res4"),
-        ("linear.weight", "classifier"),
-        ("backbone.res4.5.conv1.weight", "res4"),
-        ("backbone.bottom_up.res5", "res5"),
-        ("backbone.bottom_up.stem.conv1", "stem"),
-        ("backbone.fpn_lateral2.weight", "neck"),
-        ("backbone.top_block", "neck"),
-        ("backbone", "neck"),
-        ("roi_heads.box_head.fc1.weight", "heads"),
-        ("proposal_generator.rpn_head.conv.weight", "heads"),
-    ],
-)
-def test_part_of(name: str, part: str) -> None:
-    assert part_of(name) == part
 
 
 def test_parameters_by_part() -> None:

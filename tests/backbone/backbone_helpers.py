@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.shapes_only import shapes_only
 
 STAGES = ("res2", "res3", "res4", "res5")
 STRIDES = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -31,7 +30,7 @@ def build_on_meta(depth: int, variant: str, **arguments) -> nn.Module:
     """Built without memory for weights, once for all tests: for names, shapes and types."""
     key = f"{depth} {variant} {sorted(arguments.items())}"
     if key not in _built:
-        with shapes_only():
+        with torch.device("meta"):
             _built[key] = build_lambda_resnet(depth, variant, **arguments)
     return _built[key]
 

@@ -99,11 +99,8 @@ def test_variants(variant: str, se_stages: list[str], lambda_stages: list[str]) 
     ("overrides", "expected"),
     [
         ({}, {}),
-        (None, {}),
         ({"res4": "all"}, {"res4": [1, 2, 3, 4, 5, 6]}),
         ({"res4": []}, {"res4": []}),
-        ({"res4": ()}, {"res4": []}),
-        ({"res4": [1, 6]}, {"res4": [1, 6]}),
         ({"res4": (2,), "res5": [1]}, {"res4": [2], "res5": [1]}),
         ({"res5": [3, 2]}, {"res5": [2, 3]}),
         ({"res2": "all", "res3": [4]}, {"res2": [1, 2, 3], "res3": [4]}),
@@ -142,21 +139,6 @@ def test_names_in_blocks() -> None:
     assert layer == {"query", "key", "value", "query_norm", "value_norm", "embedding"}
 
 
-def test_widths_of_a_lambda_block() -> None:
-    shapes = {
-        n: tuple(t.shape) for n, t in build_on_meta(50, "lambda").res5[0].state_dict().items()
-    }
-    assert shapes["conv1.weight"] == (512, 1024, 1, 1)
-    assert shapes["lambda_layer.query.weight"] == (64, 512, 1, 1)
-    assert shapes["lambda_layer.key.weight"] == (16, 512, 1, 1)
-    assert shapes["lambda_layer.value.weight"] == (128, 512, 1, 1)
-    assert shapes["lambda_layer.embedding"] == (16, 1, 23, 23)
-    assert shapes["lambda_norm.weight"] == (512,)
-    assert shapes["conv3.weight"] == (2048, 512, 1, 1)
-    assert shapes["shortcut.weight"] == (2048, 1024, 1, 1)
-    assert not any(n.endswith(".bias") and "norm" not in n for n in shapes)
-
-
 @pytest.mark.parametrize(
     ("max_size", "res3", "res4"), [((128, 96), (32, 24), (16, 12)), ((130, 97), (33, 25), (17, 13))]
 )
@@ -173,22 +155,6 @@ def test_global_scope_divides_the_image_by_the_stride(max_size, res3, res4) -> N
         assert block.lambda_layer.embedding.shape[2:] == (2 * height - 1, 2 * width - 1)
 
 
-def test_rs_stem() -> None:
-    stem = build_on_meta(50, "resnet", stem="rs", in_channels=5).stem
-    convs = [module for module in stem.modules() if isinstance(module, nn.Conv2d)]
-    assert [tuple(conv.weight.shape) for conv in convs] == [
-        (32, 5, 3, 3),
-        (32, 32, 3, 3),
-        (64, 32, 3, 3),
-        (64, 64, 3, 3),
-    ]
-    assert [conv.stride for conv in convs] == [(2, 2), (1, 1), (1, 1), (2, 2)]
-    assert all(conv.padding == (1, 1) and conv.bias is None for conv in convs)
-    assert sum(isinstance(module, nn.BatchNorm2d) for module in stem.modules()) == 4
-    assert not any(isinstance(module, nn.MaxPool2d) for module in stem.modules())
-    assert stem.stride == 4
-
-
 @pytest.mark.parametrize("stem", ["rs", "v1"])
 @pytest.mark.parametrize(("in_1x1", "strides"), [(False, [1, 2]), (True, [2, 1])])
 def test_where_a_block_strides(stem: str, in_1x1: bool, strides: list[int]) -> None:
@@ -199,11 +165,3 @@ def test_where_a_block_strides(stem: str, in_1x1: bool, strides: list[int]) -> N
     assert backbone.res2[0].conv1.stride == backbone.res2[0].conv2.stride == (1, 1)
     assert backbone.res3[0].shortcut.stride == ((1, 1) if stem == "rs" else (2, 2))
     assert backbone.res2[1].shortcut is None
-
-
-def test_lambda_layers_start_as_the_paper_says() -> None:
-    layer = build_lambda_resnet(50, "lambda").res5[1].lambda_layer
-    assert layer.embedding.std().item() == pytest.approx(1, rel=0.04)
-    assert layer.query.weight.std().item() == pytest.approx((16 * 512) ** -0.5, rel=0.03)
-    assert layer.key.weight.std().item() == pytest.approx(512**-0.5, rel=0.04)
-    assert layer.value.weight.std().item() == pytest.approx(512**-0.5, rel=0.03)

@@ -45,23 +45,10 @@ def test_norm_reaches_every_place(norm: str, stem: str) -> None:
     assert all(isinstance(conv.norm, NORMS[norm]) for conv in convs)
 
 
-def test_group_norm_of_narrow_values() -> None:
-    block = build_on_meta(50, "lambda", norm="GN", lambda_blocks={"res2": [2]}).res2[1]
-    assert block.lambda_layer.value_norm.num_groups == 16  # 64 channels / 4 heads
-    assert block.lambda_layer.query_norm.num_groups == 32
-    assert block.conv3.norm.num_groups == 32
-
-
 def test_no_norm() -> None:
     backbone = build_on_meta(50, "lambda", norm="")
     assert not any("norm" in name for name in backbone.state_dict())
     assert all("bias" not in name or ".se." in name for name in backbone.state_dict())
-
-
-def test_norm_by_callable() -> None:
-    backbone = build_on_meta(50, "lambda", norm=lambda channels: nn.GroupNorm(4, channels))
-    for place, module in norms_of(backbone.res5[0]).items():
-        assert isinstance(module, nn.GroupNorm) and module.num_groups == 4, place
 
 
 @pytest.mark.parametrize(
@@ -72,12 +59,6 @@ def test_norm_of_queries_and_values_on_their_own(norm_qv: str, kind: type) -> No
     assert isinstance(norms.pop("query_norm"), kind)
     assert isinstance(norms.pop("value_norm"), kind)
     assert all(isinstance(module, nn.BatchNorm2d) for module in norms.values())
-
-
-def test_no_norm_of_queries_and_values() -> None:
-    names = build_on_meta(50, "lambda", lambda_norm_qv="").res5[0].state_dict()
-    assert not any("query_norm" in name or "value_norm" in name for name in names)
-    assert "lambda_norm.weight" in names and "conv1.norm.weight" in names
 
 
 @pytest.mark.parametrize("norm", [*NORMS, ""])

@@ -8,13 +8,13 @@ from typing import Any
 
 import detectron2.config
 import pytest
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone
 from torch import nn
 
 from lambda_det import get_cfg
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
 
 NODE = "MODEL.LAMBDA_RESNET"
@@ -32,7 +32,7 @@ def set_keys(**keys: Any) -> CfgNode:
 
 
 def build(cfg: CfgNode) -> nn.Module:
-    with shapes_only():
+    with torch.device("meta"):
         return build_backbone(cfg)
 
 
@@ -97,13 +97,6 @@ def test_content_and_position_reach_the_layers() -> None:
     assert not any("query_norm" in name or "value_norm" in name for name in names)
 
 
-def test_global_scope() -> None:
-    backbone = build(set_keys(LAYER__SCOPE="0", LAYER__MAX_SIZE="[256, 320]"))
-    # Image sides divided by the stride of the layer's input: 16 in the strided block, then 32.
-    assert backbone.res5[0].lambda_layer.embedding.shape == (16, 1, 31, 39)
-    assert backbone.res5[1].lambda_layer.embedding.shape == (16, 1, 15, 19)
-
-
 def test_other_keys_reach_the_backbone() -> None:
     cfg = set_keys(
         VARIANT="se",
@@ -125,25 +118,15 @@ def test_other_keys_reach_the_backbone() -> None:
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
     ({"DEPTH": "34"}, ["DEPTH", "34", "101"]),
     ({"VARIANT": "lamda"}, ["VARIANT", "lamda", "lambda_full"]),
-    ({"STEM": "deep"}, ["STEM", "deep", "rs", "v1"]),
     ({"NORM": "bn"}, ["NORM", "bn", "FrozenBN"]),
-    ({"OUT_FEATURES": "['res6']"}, ["OUT_FEATURES", "res6", "res5"]),
     ({"LAMBDA_BLOCKS__RES2": "[4]"}, ["LAMBDA_BLOCKS.RES2: ", "4", "1 to 3"]),
     ({"LAMBDA_BLOCKS__RES5": "['all', 1]"}, ["LAMBDA_BLOCKS.RES5: ", "all"]),
     ({"LAMBDA_BLOCKS__RES5": "every"}, ["LAMBDA_BLOCKS.RES5=", "every"]),
-    ({"SE_STAGES": "['res1']"}, ["SE_STAGES", "res1", "res5"]),
     ({"SE_STAGES": "res2"}, ["SE_STAGES", "res2"]),
-    ({"SE_RATIO": "0.0"}, ["SE_RATIO", "0.0"]),
-    ({"LAYER__QUERY_DEPTH": "0"}, ["LAYER.QUERY_DEPTH", "0"]),
     ({"LAYER__NUM_HEADS": "3"}, ["LAYER.NUM_HEADS", "3"]),
-    ({"LAYER__INTRA_DEPTH": "-1"}, ["LAYER.INTRA_DEPTH", "-1"]),
-    ({"LAYER__SCOPE": "22"}, ["LAYER.SCOPE", "22", "odd"]),
     ({"LAYER__SCOPE": "0"}, ["LAYER.MAX_SIZE"]),
     ({"LAYER__SCOPE": "0", "LAYER__MAX_SIZE": "256"}, ["LAYER.MAX_SIZE", "256"]),
-    ({"LAYER__SCOPE": "0", "LAYER__MAX_SIZE": "big"}, ["LAYER.MAX_SIZE", "big"]),
     ({"LAYER__NORM": "bn"}, ["LAYER.NORM", "bn"]),
-    ({"LAYER__KEY_NORMALIZER": "sigmoid"}, ["LAYER.KEY_NORMALIZER", "sigmoid", "softmax"]),
-    ({"LAYER__QUERY_NORMALIZER": "l2"}, ["LAYER.QUERY_NORMALIZER", "l2", "softmax"]),
     ({"LAYER__BACKEND": "cuda"}, ["LAYER.BACKEND", "cuda", "conv"]),
     ({"LAYER__CONTENT": "False", "LAYER__POSITION": "False"}, ["LAYER.CONTENT"]),
 ]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.shapes_only import shapes_only
 from lambda_det.errors import InputError
 
 
 def build(arguments: dict):
-    with shapes_only():
+    with torch.device("meta"):
         return build_lambda_resnet(**({"depth": 50, "variant": "lambda"} | arguments))
 
 
@@ -18,13 +18,11 @@ def build(arguments: dict):
     ("arguments", "expected"),
     [
         ({"depth": 34}, ["depth", "34", "50", "101", "152", "420"]),
-        ({"depth": "101"}, ["depth", "'101'"]),
         ({"variant": "Lambda"}, ["variant", "Lambda", "lambda_full", "resnet", "se"]),
         ({"stem": "deep"}, ["stem", "deep", "rs", "v1"]),
         ({"activation": "gelu"}, ["activation", "gelu", "relu", "silu"]),
         ({"lambda_pool": 4}, ["lambda_pool", "4", "3", "2"]),
         ({"norm": "bn"}, ["norm", "bn", "FrozenBN"]),
-        ({"norm": "bn", "stem": "v1"}, ["norm", "bn", "FrozenBN"]),
         ({"lambda_norm_qv": "bn"}, ["lambda_norm_qv", "bn"]),
         ({"out_features": ()}, ["out_features"]),
         ({"out_features": "res4"}, ["out_features", "res4"]),
@@ -32,11 +30,9 @@ def build(arguments: dict):
         ({"out_features": ("linear",)}, ["out_features", "linear"]),
         ({"lambda_blocks": {"res6": "all"}}, ["lambda_blocks", "res6", "res5"]),
         ({"lambda_blocks": {"res4": [0]}}, ["lambda_blocks", "res4", "0", "6"]),
-        ({"lambda_blocks": {"res4": [1.5]}}, ["lambda_blocks", "res4", "1.5"]),
         ({"lambda_blocks": {"res4": ["3"]}}, ["lambda_blocks", "res4", "'3'"]),
         ({"lambda_blocks": {"res4": "every"}}, ["lambda_blocks", "res4", "every", "all"]),
         ({"lambda_blocks": "all"}, ["lambda_blocks", "all"]),
-        ({"lambda_blocks": ["res4"]}, ["lambda_blocks", "res4"]),
         ({"se_stages": ("res6",)}, ["se_stages", "res6", "res5"]),
         ({"se_stages": "res2"}, ["se_stages", "res2"]),
         ({"se_ratio": 0}, ["se_ratio", "0"]),
@@ -47,15 +43,7 @@ def build(arguments: dict):
         ({"drop_path_rate": 1.0}, ["drop_path_rate", "1.0"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),
         ({"scope": 22}, ["scope", "22", "odd"]),
-        ({"scope": "global"}, ["max_size", "global"]),
-        ({"scope": "global", "max_size": 64}, ["max_size", "64"]),
         ({"scope": "global", "max_size": (0, 64)}, ["max_size", "0"]),
-        ({"num_heads": 3}, ["num_heads", "3"]),
-        ({"query_depth": 0}, ["query_depth", "0"]),
-        ({"key_normalizer": "sigmoid"}, ["key_normalizer", "sigmoid", "softmax"]),
-        ({"query_normalizer": "l2"}, ["query_normalizer", "l2", "softmax"]),
-        ({"backend": "cuda"}, ["backend", "cuda", "conv"]),
-        ({"content": False, "position": False}, ["content", "position"]),
     ],
     ids=str,
 )
@@ -74,10 +62,7 @@ def test_heads_must_divide_in_every_lambda_block() -> None:
 
 
 @pytest.mark.parametrize("variant", ["lambda", "resnet"])
-@pytest.mark.parametrize(
-    "name",
-    ["heads", "norms", "freeze", "out_channels", "shared_embedding", "stem_class", "padding_mask"],
-)
+@pytest.mark.parametrize("name", ["heads", "out_channels", "shared_embedding"])
 def test_unknown_keyword(variant: str, name: str) -> None:
     with pytest.raises(TypeError, match=name):
         build({"variant": variant, name: 1})

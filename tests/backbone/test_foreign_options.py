@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from backbone_helpers import BLOCKS, feature_size, image, randomise
+from backbone_helpers import feature_size, image, randomise
 from torch.nn import functional as F
 
-from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.build import lambda_resnet_arguments
 
 SMALL = {"depth": 50, "variant": "resnet", "out_features": ("stem", "res2")}
 
@@ -66,20 +64,3 @@ def test_pooling_of_a_strided_lambda_block(side: int) -> None:
         for height, width in ((97, 131), (64, 96), (33, 34)):  # 2x2 must not round down
             features = network(image(1, 3, height, width))["res3"]
             assert features.shape[-2:] == feature_size(height, width, 8)
-
-
-def test_config_reaches_the_builder() -> None:
-    cfg = get_cfg()
-    arguments = lambda_resnet_arguments(cfg)
-    assert (arguments["activation"], arguments["lambda_pool"]) == ("relu", 3)
-    cfg.merge_from_list(
-        ["MODEL.LAMBDA_RESNET.ACTIVATION", "silu", "MODEL.LAMBDA_RESNET.LAMBDA_POOL", "2"]
-    )
-    arguments = lambda_resnet_arguments(cfg)
-    assert (arguments["activation"], arguments["lambda_pool"]) == ("silu", 2)
-
-
-def test_depth_of_timms_small_networks() -> None:
-    assert 26 not in BLOCKS  # of no paper
-    network = build_lambda_resnet(26, "lambda")
-    assert [len(stage) for stage in network.stages] == [2, 2, 2, 2]

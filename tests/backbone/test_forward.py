@@ -47,10 +47,6 @@ def test_sizes_channels_and_strides(lambda_50: nn.Module, size: tuple[int, int])
     assert shapes["linear"].channels == 7
 
 
-def test_size_divisibility(lambda_50: nn.Module) -> None:
-    assert lambda_50.size_divisibility == 0  # any size, as detectron2's ResNet
-
-
 def test_backward_of_lambda_50(lambda_50: nn.Module) -> None:
     assert_gradients(lambda_50, lambda_50.train()(image(2, 3, 97, 131)))
 
@@ -146,13 +142,6 @@ def test_only_what_was_asked_for_is_returned(lambda_50: nn.Module) -> None:
         output = backbone.eval()(x)
         assert list(output) == ["linear"]
         torch.testing.assert_close(output["linear"], lambda_50.eval()(x)["linear"])
-
-
-def test_images_do_not_see_each_other(lambda_50: nn.Module) -> None:
-    x = image(2, 3, 64, 64)
-    with torch.no_grad():
-        both, alone = lambda_50.eval()(x), lambda_50(x[1:])
-    torch.testing.assert_close(both["res5"][1:], alone["res5"], rtol=1e-4, atol=1e-4)
 
 
 def test_under_autocast(lambda_50: nn.Module) -> None:

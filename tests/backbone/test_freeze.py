@@ -104,13 +104,6 @@ def test_loading_into_a_whole_model(small: nn.Module, prefix: str) -> None:
     assert small.frozen_without_weights() == []
 
 
-def test_names_of_another_model_fill_nothing(small: nn.Module) -> None:
-    everything = set(small.frozen_without_weights())
-    model = nn.ModuleDict({"backbone": small})
-    model.load_state_dict(small.state_dict(), strict=False)  # the prefix is missing
-    assert set(small.frozen_without_weights()) == everything
-
-
 def test_partial_weights(small: nn.Module) -> None:
     stem = {name: t for name, t in small.state_dict().items() if name.startswith("stem.")}
     small.load_state_dict(stem, strict=False)
@@ -168,11 +161,3 @@ def test_warning_at_the_first_training_forward(small: nn.Module, caplog) -> None
     twin.train()(x)
     twin(x)
     assert len(warnings(caplog)) == 2
-
-
-def test_no_warning_with_weights(small: nn.Module, caplog) -> None:
-    nn.ModuleDict({"backbone": small}).load_state_dict(
-        {f"backbone.{name}": tensor for name, tensor in small.state_dict().items()}
-    )
-    small.train()(image(2, 3, 32, 32))
-    assert warnings(caplog) == []

@@ -8,12 +8,8 @@ import pytest
 import torch
 from backbone_helpers import STRIDES, feature_size, image, randomise
 from torch import Tensor, nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
-    apply_activation_checkpointing,
-)
 
 from lambda_det.backbone import attach_image_sizes, build_lambda_resnet
-from lambda_det.backbone.blocks import LambdaBottleneck
 from lambda_det.backbone.padding import padding_mask
 
 CANVAS = (96, 128)
@@ -141,34 +137,6 @@ def test_gradients_are_the_sum_of_the_images() -> None:
     single = [gradients(backbone, alone(batch, n)) for n in range(3)]
     for name, gradient in together.items():
         torch.testing.assert_close(gradient, sum(g[name] for g in single), rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize("norm", ["BN", "GN", "FrozenBN", ""])
-def test_trains_with_every_norm(norm: str) -> None:
-    backbone = build(**SMALL, norm=norm).train()
-    assert all(gradient.isfinite().all() for gradient in gradients(backbone, padded()).values())
-
-
-def test_activation_checkpointing_keeps_the_mask() -> None:
-    backbone, batch = build(**SMALL).train(), padded()
-    expected = gradients(copy.deepcopy(backbone), batch)
-    apply_activation_checkpointing(
-        backbone, check_fn=lambda module: isinstance(module, LambdaBottleneck)
-    )
-    found = {
-        name.replace("_checkpoint_wrapped_module.", ""): gradient
-        for name, gradient in gradients(backbone, batch).items()
-    }
-    assert found.keys() == expected.keys()
-    assert all(torch.allclose(found[name], expected[name], rtol=1e-9) for name in expected)
-
-
-def test_hooks_of_a_stage_are_called() -> None:
-    backbone, seen = build(**SMALL), []
-    backbone.res2.register_forward_hook(lambda *_: seen.append(1))
-    for batch in (padded(), torch.zeros(1, 3, 32, 32, dtype=torch.float64)):
-        backbone(batch)
-    assert seen == [1, 1]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -10,8 +10,7 @@ import pickle
 import pytest
 import torch
 from backbone_helpers import STRIDES, feature_size, randomise
-from detectron2.config import CfgNode, LazyCall, instantiate
-from detectron2.engine import DefaultPredictor
+from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNNWithTTA, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
@@ -168,13 +167,6 @@ def test_nothing_is_masked_where_images_fill_the_batch(project) -> None:
     assert recorder.masks and all(mask is None for mask in recorder.masks)
 
 
-def test_default_predictor_masks(project) -> None:
-    predictor = DefaultPredictor(config(project, "GeneralizedRCNN", "DATASETS.TEST", "()"))
-    recorder = Recorder(predictor.model)
-    recorder.run(lambda: predictor(inputs_of(*SMALL_SIZE)["image"].permute(1, 2, 0).numpy()))
-    assert recorder.masks and all(mask is not None for mask in recorder.masks)
-
-
 def test_test_time_augmentation_masks(project) -> None:
     cfg = config(project, "GeneralizedRCNN")
     model = build(cfg)
@@ -250,12 +242,6 @@ def test_preprocessing_of_another_kind_is_left_alone() -> None:
     for cls in (OfAnotherKind, Static):
         assert cls(small_backbone(True)).preprocess_image([1, 2]) == [1, 2]
     assert not share_image_sizes(nn.Module()) and not share_image_sizes(Static())
-
-
-def test_lazy_instantiate_masks() -> None:
-    """A detector that detectron2's ``instantiate`` makes."""
-    model = instantiate(LazyCall(Own)(backbone=LazyCall(small_backbone)(mask_padding=True)))
-    assert sizes_told(model)
 
 
 def test_meta_architecture_that_tells_no_sizes_is_a_warning(project, caplog) -> None:

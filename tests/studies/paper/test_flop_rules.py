@@ -8,9 +8,8 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-from lambda_det.analysis.flop_rules import PLAIN, FlopRule, LambdaShape
-from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
+from studies.paper.flop_rules import PLAIN, FlopRule, LambdaShape
 
 SIZES = [(1, 1), (5, 3), (2, 7)]
 
@@ -57,25 +56,6 @@ def test_sums_against_loops(size, window, charged: str, order: str) -> None:
     assert dict(shape.sums(*size, rule)) == multiplications(shape, *size, rule)
 
 
-def test_shape_of_a_layer_and_its_projections() -> None:
-    layer = LambdaLayer(
-        12, 20, query_depth=3, num_heads=4, intra_depth=2, scope=5, position_bias=True
-    )
-    shape = LambdaShape.of(layer)
-    assert shape == LambdaShape(d=12, k=3, h=4, u=2, v=5, window=(5, 5), bias=True)
-    weights = layer.query.weight, layer.key.weight, layer.value.weight
-    assert shape.projections(5, 7) == 5 * 7 * sum(weight.numel() for weight in weights)
-    assert shape.sums(5, 7)["position_bias"] == 5 * 7 * 4 * 3
-
-
-def test_parts_that_a_layer_does_not_have_are_not_counted() -> None:
-    content = LambdaShape.of(LambdaLayer(8, position=False))
-    assert set(content.sums(4, 4)) == {"content_lambda"}
-    position = LambdaShape.of(LambdaLayer(8, content=False, scope="global", max_size=(9, 9)))
-    assert set(position.sums(4, 4)) == {"position_lambda"} and position.window is None
-    assert position.projections(1, 1) == 8 * (64 + 2)  # 4 heads of 16, 2 channels of values
-
-
 def test_agrees_with_fvcores_own_count_where_it_can() -> None:
     """The "conv" back end, on an image that the window fits into, sizes that fvcore can print."""
     layer = LambdaLayer(
@@ -87,17 +67,3 @@ def test_agrees_with_fvcores_own_count_where_it_can() -> None:
     shape = LambdaShape.of(layer)
     expected = shape.projections(5, 7) + sum(shape.sums(5, 7, PLAIN).values())
     assert expected == plain.total()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"per_multiply_add": 3}, "per_multiply_add=3: expected one of 1, 2"),
-        ({"window": "half"}, "window='half': expected one of 'full', 'inside', 'clipped'"),
-        ({"order": ""}, "order='': expected one of 'lambda_first', 'query_first'"),
-    ],
-)
-def test_unknown_rule(arguments, message: str) -> None:
-    with pytest.raises(InputError) as raised:
-        FlopRule(**arguments)
-    assert str(raised.value) == message

@@ -1,7 +1,7 @@
-"""Formulas for the multiply-adds of a lambda layer, and rules that choose between conventions.
+"""Formulas for the multiply-adds of a lambda layer by the conventions that papers may follow.
 
 The formulas count the sums of LambdaNetworks (arXiv:2102.08602, section 3) as they are written
-there. The result does not depend on the back end that computes a layer.
+there. ``lambda_det.analysis`` counts by one of these conventions, :data:`PLAIN`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from lambda_det.errors import InputError
+import torch
+from torch import nn
+
+from lambda_det.analysis.flops import count_flops, lambda_layers, recorded_sizes, total_flops
 from lambda_det.layers import LambdaLayer
 
+IMAGE = 224
 WINDOWS = ("full", "inside", "clipped")
 ORDERS = ("lambda_first", "query_first")
 
@@ -29,33 +33,18 @@ class FlopRule:
             has. For a global scope, every position of the feature map is counted once.
         order: the order of the products. ``"lambda_first"``: embedding times value, then times
             query. ``"query_first"``: query times embedding, then times value.
-
-    Raises:
-        InputError: an attribute has another value.
     """
 
     per_multiply_add: int = 1
     window: str = "full"
     order: str = "lambda_first"
 
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("per_multiply_add", (1, 2)),
-            ("window", WINDOWS),
-            ("order", ORDERS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    f"{name}={getattr(self, name)!r}: expected one of "
-                    f"{', '.join(map(repr, allowed))}"
-                )
-
 
 PLAIN = FlopRule()
 """One FLOP per multiply-add, full windows. fvcore counts the ``"conv"`` back end like this."""
 
 PAPER = FlopRule(per_multiply_add=2, window="clipped")
-"""The rule that reproduces the paper's published FLOPs (``studies/paper/flop_reading.py``). The
+"""The rule that reproduces the paper's published FLOPs (see ``flop_reading.py``). The
 paper's feature maps are square, so they cannot tell whether rows and columns are clipped apart."""
 
 
@@ -159,3 +148,22 @@ def query_context_pairs(
             offsets = range(-(reach // 2), reach // 2 + 1)
             pairs *= sum(max(0, side - abs(offset)) for offset in offsets)
     return pairs
+
+
+def totals_by_rule(model: nn.Module, *rules: FlopRule) -> dict[FlopRule, int]:
+    """Count the FLOPs of one forward pass of a model on the meta device by several rules.
+
+    The image has 224 x 224 pixels.
+    """
+    with recorded_sizes(model) as sizes:
+        total = total_flops(count_flops(model, torch.empty(1, 3, IMAGE, IMAGE, device="meta")))
+    totals = {}
+    for rule in rules:
+        counts = total
+        for name, layer in lambda_layers(model).items():
+            shape = LambdaShape.of(layer)
+            for _, _, height, width in sizes[name]:
+                by_rule, plain = (shape.sums(height, width, r).total() for r in (rule, PLAIN))
+                counts += by_rule - plain
+        totals[rule] = counts * rule.per_multiply_add
+    return totals
