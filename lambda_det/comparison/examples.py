@@ -16,13 +16,13 @@ from pycocotools.coco import COCO
 from lambda_det.comparison.run_files import FINISHED, FINISHED_FILE
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.data import configure_datasets
-from lambda_det.data.image_files import read_image
 from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.counting import evaluation_of
 from lambda_det.evaluation.detections import Detections, read_detections
 from lambda_det.evaluation.drawn_objects import (
     detections_per_image,
     draw_objects,
+    image_of,
     object_of,
 )
 from lambda_det.evaluation.ground_truth import GroundTruth
@@ -91,7 +91,7 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
     examples = []
     for image_id, reason in choose(suite, found).items():
         name = coco.imgs[image_id]["file_name"]
-        image = read_image(os.path.join(images, name))
+        image = image_of(coco, image_id, images)
         objects = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         tiles = [("ground truth", _jpeg(draw_objects(image, objects)))]
         for model in paths:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 
 import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
 from lambda_det.data.coco_json import parse_coco_json, summarize_coco
-from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     detections_per_image,
     draw_objects,
+    image_of,
     object_of,
 )
 from lambda_det.evaluation.metrics import TASK_NAMES
@@ -71,7 +70,7 @@ def draw_predictions(
     chosen = choose_images(coco, num_images)
     pairs = []
     for image_id in chosen:
-        image = read_image(os.path.join(images, coco.imgs[image_id]["file_name"]))
+        image = image_of(coco, image_id, images)
         truth = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         found = [
             object_of(coco, d, detected=True)

@@ -7,6 +7,7 @@ videos, lets labels cover each other and cuts them off at the edge of the image.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,9 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
+from lambda_det.data.image_files import read_image
 from lambda_det.data.rle import compress
+from lambda_det.errors import InputError
 from lambda_det.evaluation.detections import Detections, box_of_keypoints, read_detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 
@@ -137,6 +140,24 @@ def _put_label(
 
 def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def image_of(coco: COCO, image_id: int, folder: str) -> np.ndarray:
+    """Read an image, (H, W, 3) BGR, on which the objects of the annotations can be drawn.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or has another size than the annotations
+            say.
+    """
+    entry = coco.imgs[image_id]
+    path = os.path.join(folder, entry["file_name"])
+    image = read_image(path)
+    (height, width), said = image.shape[:2], (entry["height"], entry["width"])
+    if (height, width) != said:
+        raise InputError(
+            f"image {path} has {width} x {height} pixels, the annotations say {said[1]} x {said[0]}"
+        )
+    return image
 
 
 def colour_of_class(index: int) -> tuple[int, int, int]:

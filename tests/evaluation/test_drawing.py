@@ -165,6 +165,13 @@ def test_missing_image(files: dict[str, str]):
         draw_predictions(**files)
 
 
+def test_an_image_of_another_size_than_its_annotations(files: dict[str, str]):
+    path = str(Path(files["images"]) / "b.png")
+    cv2.imwrite(path, np.zeros((5, 7, 3), np.uint8))
+    with pytest.raises(InputError, match=r"b\.png has 7 x 5 pixels, the annotations say \d+ x \d+"):
+        draw_predictions(**files)
+
+
 def test_title_from_metrics(tmp_path: Path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps({"bbox": {"AP": 71.23}, "segm": {"AP": 70.4}}))
