@@ -12,8 +12,8 @@ from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint.conversion import convert, convert_file
 from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
+from lambda_det.checkpoint.own_files import write_weights
 from lambda_det.checkpoint.translation import read_and_translate
-from lambda_det.checkpoint.writing import write_weights
 from lambda_det.errors import InputError
 
 RESNET = {"depth": 50, "variant": "resnet", "stem": "v1"}
