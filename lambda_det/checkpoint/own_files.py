@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def write_weights(
     check_output(path)
     # JSON makes lists of tuples, and plain types are what torch.load(weights_only=True) accepts.
     described = {"format": 1, "origin": origin, "architecture": architecture}
-    text = json.dumps(described | {"images": None if images is None else images.as_dict()})
+    text = json.dumps(described | {"images": None if images is None else asdict(images)})
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     if path.endswith(".safetensors"):
         try:

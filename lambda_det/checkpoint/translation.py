@@ -45,7 +45,6 @@ class TranslatedWeights:
             the whole network (``module.``) is removed.
         layout: whose names the file has; None = unknown, then ``tensors`` is empty.
         container: key of the file under which the tensors were found; ``""`` = at the top level.
-        author: the file's ``__author__``, which detectron2's model zoo has.
         images: the images that the network was trained on; None = unknown.
         declared: arguments of ``build_lambda_resnet`` in the file's metadata; None = no metadata.
         hidden: arguments that names and shapes do not show but the source of the file implies.
@@ -56,7 +55,6 @@ class TranslatedWeights:
     others: dict[str, Tensor]
     layout: Layout | None
     container: str = ""
-    author: str = ""
     images: ImageFormat | None = None
     declared: Architecture | None = None
     hidden: Architecture = field(default_factory=dict)
@@ -131,16 +129,14 @@ def translate(path: str, content: object) -> TranslatedWeights:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     others = {n: t for n, t in others.items() if not n.endswith(_IGNORED_SUFFIXES)}
-    author = str(found.siblings.get("__author__", ""))
-    facts = {"path": path, "tensors": tensors, "others": others, "layout": layout}
-    facts |= {"container": found.container, "author": author}
+    facts = (path, tensors, others, layout, found.container)
     declared = read_metadata(path, found.siblings)
     if declared is not None:
-        return TranslatedWeights(**facts, declared=declared[0], images=declared[1])
-    images, hidden = _implied_by(layout, author)
+        return TranslatedWeights(*facts, declared=declared[0], images=declared[1])
+    images, hidden = _implied_by(layout, str(found.siblings.get("__author__", "")))
     if images is None:
         images = image_format_of_pretraining(found.siblings)
-    return TranslatedWeights(**facts, images=images, hidden=hidden)
+    return TranslatedWeights(*facts, images=images, hidden=hidden)
 
 
 def _split_own(

@@ -30,7 +30,6 @@ class CocoSummary:
     Attributes:
         json_file: path of the json.
         categories: ``(id, name)`` pairs sorted by id, which is the order of the contiguous ids.
-        num_images: number of images that the json lists.
         num_objects: number of annotations that a model can learn from. Crowd regions and
             annotations whose polygons all have fewer than three points do not count.
         most_objects: the largest number of such annotations in one image, and its file name.
@@ -46,7 +45,6 @@ class CocoSummary:
 
     json_file: str
     categories: tuple[tuple[int, str], ...]
-    num_images: int
     num_objects: int
     most_objects: tuple[int, str]
     unmasked: str | None
@@ -133,7 +131,6 @@ def summarize_coco(content: dict, json_file: str, image_root: str | None = None)
     return CocoSummary(
         json_file=json_file,
         categories=tuple(sorted(names.items())),
-        num_images=len(images),
         keypoints=keypoints,
         **found,
     )

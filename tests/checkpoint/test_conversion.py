@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_frozen_norms_are_not_left_at_zero(tensors, tmp_path: Path) -> None:
         assert ("res5.1.conv3.norm.weight" in found.loaded) != is_kept
 
 
-GOOD_IMAGES = IMAGENET.as_dict()
+GOOD_IMAGES = asdict(IMAGENET)
 
 
 @pytest.mark.parametrize(
