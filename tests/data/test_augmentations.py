@@ -8,7 +8,7 @@ import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import transforms as T
 
-from lambda_det.data.augmentations import InstanceFixedSizeCrop, JitteredResize, large_scale_jitter
+from lambda_det.data.augmentations import InstanceFixedSizeCrop, KeepOnePixel, large_scale_jitter
 from lambda_det.errors import InputError
 
 
@@ -79,7 +79,7 @@ def test_jitter_drops_what_is_cropped_away(one_image, mapper_of, stored: str, ma
 
 def test_jitter_of_a_thin_image():
     image = np.zeros((2, 400, 3), np.uint8)
-    resize = JitteredResize(0.1, 0.1, 64, 64).get_transform(image)
+    resize = KeepOnePixel(T.ResizeScale(0.1, 0.1, 64, 64)).get_transform(image)
     assert resize.apply_image(image).shape == (1, 6, 3)
     crop = InstanceFixedSizeCrop(crop_size=(64, 64)).get_transform(resize.apply_image(image))
     assert crop.apply_image(resize.apply_image(image)).shape == (64, 64, 3)
