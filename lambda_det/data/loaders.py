@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, samplers
@@ -104,8 +105,9 @@ class TrainingLoader:
             yield [next(single) for _ in range(self.batch_size)]
 
 
-training_loader = TrainingLoader
-"""The name under which LazyConfigs and programs call it."""
+def training_loader(*arguments: Any, **keywords: Any) -> TrainingLoader:
+    """Build a :class:`TrainingLoader` from its arguments. Saved LazyConfigs name this function."""
+    return TrainingLoader(*arguments, **keywords)
 
 
 class _SeededImages(Dataset):
