@@ -100,54 +100,6 @@ _YAML = _Shipped("config")
 _LAZY = _Shipped("LazyConfig", suffix=".py")
 _SUITES = _Shipped("suite", ("suites",), missing="suite {} cannot be read: no such file")
 
-
-def config_names() -> list[str]:
-    """The names of all shipped configs, as ``folder/name`` without ``.yaml``."""
-    return _YAML.names()
-
-
-def lazy_config_names() -> list[str]:
-    """The names of all shipped LazyConfigs, as ``folder/name`` without ``.py``."""
-    return _LAZY.names()
-
-
-def suite_names() -> list[str]:
-    """The names of all shipped suites of ``compare``, as ``suites/name`` without ``.yaml``."""
-    return _SUITES.names()
-
-
-def config_path(name: str) -> str:
-    """The path of the shipped config called ``name``.
-
-    Raises:
-        InputError: no config or more than one config has that name; the message gives similar
-            names.
-    """
-    return _YAML.path(name)
-
-
-def find_config(path_or_name: str) -> str:
-    """Return the path that ``--config-file`` stands for: a file, or a shipped config's name.
-
-    Raises:
-        InputError: it is neither an existing file nor the name of a shipped config.
-    """
-    return _YAML.find(path_or_name)
-
-
-def find_lazy_config(path_or_name: str) -> str:
-    """Return the path that ``path_or_name`` stands for: a file, or a shipped LazyConfig's name.
-
-    Raises:
-        InputError: it is neither an existing file nor the name of a shipped LazyConfig.
-    """
-    return _LAZY.find(path_or_name)
-
-
-def find_suite(path_or_name: str) -> str:
-    """Return the path that ``--suite`` stands for: a file, or a shipped suite's name.
-
-    Raises:
-        InputError: it is neither an existing file nor the name of a shipped suite.
-    """
-    return _SUITES.find(path_or_name)
+config_names, config_path, find_config = _YAML.names, _YAML.path, _YAML.find
+lazy_config_names, find_lazy_config = _LAZY.names, _LAZY.find
+suite_names, find_suite = _SUITES.names, _SUITES.find

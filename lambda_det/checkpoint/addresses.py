@@ -20,10 +20,9 @@ from torch import Tensor
 from lambda_det.checkpoint.conversion import convert
 from lambda_det.checkpoint.coverage import coverage_report
 from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
-from lambda_det.checkpoint.reading import FileContent
+from lambda_det.checkpoint.own_files import write_weights
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate, translate
-from lambda_det.checkpoint.writing import write_weights
+from lambda_det.checkpoint.translation import read_and_translate, translate
 from lambda_det.errors import InputError, first_line_of
 
 logger = logging.getLogger(__name__)
@@ -70,9 +69,7 @@ class _WeightsHandler(PathHandler):
         os.makedirs(folder, exist_ok=True)
         with file_lock(target):
             if force or not os.path.isfile(target):
-                weights = read_and_translate(mirrored) if mirrored else self._fetch(name)
-                logger.info("%s: converting %s", path, mirrored or "the downloaded weights")
-                self._write(path, weights, target)
+                self._write(path, name, mirrored, target)
         return target
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs):
@@ -86,13 +83,18 @@ class _WeightsHandler(PathHandler):
 
     _exists = _isfile
 
-    def _write(self, path: str, weights: TranslatedWeights, target: str) -> None:
+    def _write(self, path: str, name: str, mirrored: str | None, target: str) -> None:
+        if mirrored:
+            weights = read_and_translate(mirrored)
+        else:
+            tensors, images = self._fetch(name)
+            weights = replace(translate(path, tensors), images=images)
+        logger.info("%s: converting %s", path, mirrored or "the downloaded weights")
         conversion = convert(weights)
         logger.info("%s (%s)\n%s", path, weights.title, coverage_report(conversion.coverage))
         # Full coverage is required here even if the config allows less, because later runs with
         # other configs use the same cached file.
-        rules = LoadingRules(min_coverage_name=f"{self.scheme}://")
-        rules.check(conversion.coverage, path)
+        LoadingRules(min_coverage_name=f"{self.scheme}://").check(conversion.coverage, path)
         write_weights(
             target,
             conversion.tensors,
@@ -102,41 +104,29 @@ class _WeightsHandler(PathHandler):
         )
 
     def _mirrored(self, name: str) -> str | None:
+        """Return the file of the mirror, under the library's name or its own in the URL."""
         folder = os.environ.get(MIRROR_VARIABLE)
         if not folder:
             return None
         if not os.path.isdir(folder):
             raise InputError(f"{MIRROR_VARIABLE}={folder!r}: this folder does not exist")
-        for candidate in self.mirror_names(name):
-            path = os.path.join(folder, candidate)
-            if os.path.isfile(path):
-                return path
-        return None
+        names = [name + suffix for suffix in _SUFFIXES]
+        for inside in (name, f"{self.scheme}/{name}"):
+            names += [f"{inside}/model.safetensors", f"{inside}/pytorch_model.bin"]
+        try:
+            names.append(os.path.basename(self._url(name)))
+        except Exception:  # the library is not installed or has no such model: _fetch reports it
+            logger.debug("%s://%s has no known URL", self.scheme, name)
+        paths = (os.path.join(folder, each) for each in names)
+        return next((path for path in paths if os.path.isfile(path)), None)
 
-    def mirror_names(self, name: str) -> list[str]:
-        """Return the file names that a mirror may use, in the order of the search."""
-        named = [name + suffix for suffix in _SUFFIXES]
-        folders = [name, f"{self.scheme}/{name}"]
-        files = ("model.safetensors", "pytorch_model.bin")
-        published = self._published_name(name)
-        return [
-            *named,
-            *(f"{folder}/{file}" for folder in folders for file in files),
-            *([published] if published else []),
-        ]
-
-    def _published_name(self, name: str) -> str | None:
-        """Return the file name in the library's URL; None if the library does not know the model
-        or is not installed."""
+    def _url(self, name: str) -> str:
+        """Return the URL from which the library downloads the weights."""
         raise NotImplementedError
 
-    def _fetch(self, name: str) -> TranslatedWeights:
+    def _fetch(self, name: str) -> tuple[dict[str, Tensor], ImageFormat]:
+        """Let the library download the weights."""
         raise NotImplementedError
-
-    def _translate(
-        self, name: str, state_dict: dict[str, Tensor], images: ImageFormat
-    ) -> TranslatedWeights:
-        return replace(translate(f"{self.scheme}://{name}", FileContent(state_dict)), images=images)
 
     def _download_error(self, name: str, reason: str) -> InputError:
         return InputError(
@@ -150,16 +140,12 @@ class TimmHandler(_WeightsHandler):
 
     scheme = "timm"
 
-    def _published_name(self, name: str) -> str | None:
-        try:
-            import timm
+    def _url(self, name: str) -> str:
+        import timm
 
-            url = timm.get_pretrained_cfg(name).url
-        except Exception:  # timm is not installed or has no such model: _fetch reports it
-            return None
-        return os.path.basename(url) if url else None
+        return timm.get_pretrained_cfg(name).url
 
-    def _fetch(self, name: str) -> TranslatedWeights:
+    def _fetch(self, name: str) -> tuple[dict[str, Tensor], ImageFormat]:
         try:
             import timm
         except ModuleNotFoundError:
@@ -176,8 +162,7 @@ class TimmHandler(_WeightsHandler):
             reason = f"timm cannot download it ({first_line_of(error)})"
             raise self._download_error(name, reason) from error
         cfg = model.pretrained_cfg
-        images = ImageFormat.from_unit_range(cfg["mean"], cfg["std"])
-        return self._translate(name, model.state_dict(), images)
+        return model.state_dict(), ImageFormat.from_unit_range(cfg["mean"], cfg["std"])
 
 
 class TorchvisionHandler(_WeightsHandler):
@@ -189,13 +174,10 @@ class TorchvisionHandler(_WeightsHandler):
 
     scheme = "torchvision"
 
-    def _published_name(self, name: str) -> str | None:
-        try:
-            return os.path.basename(self._weights(name).url)
-        except InputError:
-            return None
+    def _url(self, name: str) -> str:
+        return self._weights(name).url
 
-    def _fetch(self, name: str) -> TranslatedWeights:
+    def _fetch(self, name: str) -> tuple[dict[str, Tensor], ImageFormat]:
         weights = self._weights(name)
         try:
             state_dict = weights.get_state_dict(
@@ -204,7 +186,7 @@ class TorchvisionHandler(_WeightsHandler):
         except Exception as error:  # torch.hub, the network and the file system raise many types
             reason = f"torchvision cannot download it ({first_line_of(error)})"
             raise self._download_error(name, reason) from error
-        return self._translate(name, state_dict, IMAGENET)
+        return state_dict, IMAGENET
 
     def _weights(self, name: str):
         from torchvision.models import get_model_weights

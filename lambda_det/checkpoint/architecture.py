@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from lambda_det.backbone.architectures import (
     se_stages_of,
 )
 from lambda_det.backbone.build import CONFIG_KEYS
-from lambda_det.config import get_cfg
+from lambda_det.config import flat, get_cfg
 from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
@@ -124,7 +123,7 @@ def infer_architecture(
 
 def config_line(architecture: Architecture) -> str:
     """Return the ``KEY VALUE`` pairs of a command line whose config describes this network."""
-    defaults = get_cfg()
+    defaults = flat(get_cfg())
     pairs = []
     for argument, value in architecture.items():
         if argument == "lambda_blocks":
@@ -134,8 +133,7 @@ def config_line(architecture: Architecture) -> str:
         elif argument in CONFIG_KEYS:
             key = CONFIG_KEYS[argument]
             value = 0 if value == "global" else value
-            is_default = value == functools.reduce(getattr, key.split("."), defaults)
-            if argument in ("depth", "variant", "stem") or not is_default:
+            if argument in ("depth", "variant", "stem") or value != defaults[key]:
                 pairs.append(f"{key} {_shown(value)}")
     return " ".join(pairs)
 

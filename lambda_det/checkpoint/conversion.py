@@ -11,13 +11,13 @@ from torch import Tensor
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_differences
-from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
-from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
+from lambda_det.checkpoint.coverage import Coverage, coverage_report
+from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.name_maps import NAME_MAPS
+from lambda_det.checkpoint.own_files import check_output, write_weights
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
-from lambda_det.checkpoint.writing import check_output, write_weights
 from lambda_det.errors import InputError, first_line_of
 
 SOURCES = (*dict.fromkeys(each.source for each in NAME_MAPS), "lambda_det")
@@ -131,14 +131,10 @@ def convert(
             f"{path}: its metadata describes a network that lambda_det cannot build "
             f"({first_line_of(error)})"
         ) from error
-    enlarge_embeddings(tensors, shapes)
-    kept = []
-    if cfg is not None and cfg.MODEL.LAMBDA_RESNET.PARTIAL_INIT_AS_IDENTITY:
-        kept = last_norms_of_random_blocks(tensors, parameters)
-    file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    coverage = measure(shapes, file_shapes, kept_zero=kept)
+    as_identity = cfg is not None and cfg.MODEL.LAMBDA_RESNET.PARTIAL_INIT_AS_IDENTITY
+    coverage = fit(tensors, shapes, parameters, as_identity=as_identity)
     written = {name: tensors[name] for name in coverage.loaded}
-    written |= {name: torch.zeros(shapes[name]) for name in kept}
+    written |= {name: torch.zeros(shapes[name]) for name in coverage.kept_zero}
     return Conversion(weights, written, architecture, images, coverage)
 
 

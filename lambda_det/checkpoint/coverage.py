@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -16,22 +17,6 @@ Shape = tuple[int, ...]
 BACKBONE_PARTS = ("stem", *STAGES)
 CLASSIFIER = "linear"
 _NOT_COUNTED = ("num_batches_tracked",)
-
-
-@dataclass
-class Part:
-    """Counts of one stage, of the FPN or of one head.
-
-    ``numbers`` is the number of entries in all tensors, ``numbers_loaded`` in the loaded ones; the
-    other counts are numbers of tensors.
-    """
-
-    loaded: int = 0
-    missing: int = 0
-    wrong_shape: int = 0
-    unexpected: int = 0
-    numbers: int = 0
-    numbers_loaded: int = 0
 
 
 @dataclass
@@ -51,7 +36,6 @@ class Coverage:
         kept_zero: tensors of both that are not loaded but set to zero
             (PARTIAL_INIT_AS_IDENTITY).
         unused_classifier: the file's classifier, if the model has none.
-        parts: counts by part of the model.
         sizes: number of entries of each tensor of the model.
     """
 
@@ -61,7 +45,6 @@ class Coverage:
     unexpected: list[str] = field(default_factory=list)
     kept_zero: list[str] = field(default_factory=list)
     unused_classifier: list[str] = field(default_factory=list)
-    parts: dict[str, Part] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict, repr=False)
 
     def random(self) -> list[str]:
@@ -70,7 +53,12 @@ class Coverage:
 
     def random_in_backbone(self) -> list[str]:
         """Return those of :meth:`random` that belong to the backbone."""
-        return [name for name in self.random() if _part_of(name) in BACKBONE_PARTS]
+        return [name for name in self.random() if part_of(name) in BACKBONE_PARTS]
+
+    @property
+    def parts(self) -> list[str]:
+        """The stages, the FPN and the heads of the model, and parts of the file that it lacks."""
+        return list(dict.fromkeys(map(part_of, [*self.sizes, *self.unexpected])))
 
     def share(self, but: Iterable[str] = ()) -> float:
         """Return the loaded share, 0 to 1, of the entries of the backbone's tensors.
@@ -80,14 +68,17 @@ class Coverage:
         Args:
             but: names of tensors that are left out of the calculation.
         """
-        left_out = {*but, *self.kept_zero}
-        loaded = sum(self.sizes[name] for name in self.loaded if self._counts(name, left_out))
-        random = sum(self.sizes[name] for name in self.random() if self._counts(name, left_out))
-        return loaded / (loaded + random) if loaded + random else 0.0
-
-    def _counts(self, name: str, left_out: set[str]) -> bool:
         has_backbone = any(part in self.parts for part in BACKBONE_PARTS)
-        return name not in left_out and (_part_of(name) in BACKBONE_PARTS or not has_backbone)
+        left_out = {*but, *self.kept_zero}
+        loaded, random = (
+            sum(
+                self.sizes[name]
+                for name in names
+                if name not in left_out and (part_of(name) in BACKBONE_PARTS or not has_backbone)
+            )
+            for names in (self.loaded, self.random())
+        )
+        return loaded / (loaded + random) if loaded + random else 0.0
 
 
 def measure(
@@ -104,31 +95,23 @@ def measure(
     for name, shape in model.items():
         if name.endswith(_NOT_COUNTED):
             continue
-        part = coverage.parts.setdefault(_part_of(name), Part())
-        size = coverage.sizes[name] = math.prod(shape)
-        part.numbers += size
+        coverage.sizes[name] = math.prod(shape)
         if name not in file:
             coverage.missing.append(name)
-            part.missing += 1
         elif file[name] != shape:
             coverage.wrong_shape.append((name, file[name], shape))
-            part.wrong_shape += 1
         elif name not in coverage.kept_zero:
             coverage.loaded.append(name)
-            part.loaded += 1
-            part.numbers_loaded += size
+    has_classifier = any(part_of(name) == CLASSIFIER for name in model)
     for name in file:
         if name in model or name.endswith(_NOT_COUNTED):
             continue
-        if _part_of(name) == CLASSIFIER and CLASSIFIER not in coverage.parts:
-            coverage.unused_classifier.append(name)
-            continue
-        coverage.unexpected.append(name)
-        coverage.parts.setdefault(_part_of(name), Part()).unexpected += 1
+        is_unused = part_of(name) == CLASSIFIER and not has_classifier
+        (coverage.unused_classifier if is_unused else coverage.unexpected).append(name)
     return coverage
 
 
-def _part_of(name: str) -> str:
+def part_of(name: str) -> str:
     """Return the stage of a backbone's tensor, or the part of a detector (``fpn``, ``roi_heads``,
     ...)."""
     first, _, rest = name.partition(".")
@@ -139,18 +122,27 @@ def _part_of(name: str) -> str:
 
 def coverage_report(coverage: Coverage) -> str:
     """Return the coverage as text: a table by part, then the names that were not loaded."""
+    wrong = [name for name, *_ in coverage.wrong_shape]
+    groups = (coverage.loaded, coverage.missing, wrong, coverage.unexpected)
+    counts = [Counter(map(part_of, names)) for names in groups]
+    total, loaded = Counter[str](), Counter[str]()
+    for name, size in coverage.sizes.items():
+        total[part_of(name)] += size
+    for name in coverage.loaded:
+        loaded[part_of(name)] += coverage.sizes[name]
     rows = [
         [
-            *(name, part.loaded, part.missing, part.wrong_shape, part.unexpected),
-            *(f"{part.numbers_loaded:,}", f"{part.numbers:,}", _percent(part)),
+            *(part, *(count[part] for count in counts)),
+            *(f"{loaded[part]:,}", f"{total[part]:,}"),
+            f"{100 * loaded[part] / total[part]:.1f}" if total[part] else "-",
         ]
-        for name, part in coverage.parts.items()
+        for part in coverage.parts
     ]
     headers = ["part", "loaded", "missing", "wrong shape", "unused", "parameters", "of", "%"]
     right = ("left", *["right"] * (len(headers) - 1))
     lines = [tabulate(rows, headers=headers, tablefmt="simple", colalign=right)]
-    whole = [name for name, part in coverage.parts.items() if part.missing and not part.loaded]
-    random = [name for name in coverage.missing if _part_of(name) not in whole]
+    whole = [part for part in coverage.parts if counts[1][part] and not counts[0][part]]
+    random = [name for name in coverage.missing if part_of(name) not in whole]
     for title, names in (
         ("not in the file, stays random", [f"all of {n}" for n in whole] + grouped(random)),
         ("in the file but not in the model, unused", grouped(coverage.unexpected)),
@@ -186,7 +178,3 @@ def grouped(names: Iterable[str]) -> list[str]:
         *outside,
         *(f"{stage}.[{','.join(b)}].{pattern}" for (stage, pattern), b in blocks.items()),
     ]
-
-
-def _percent(part: Part) -> str:
-    return f"{100 * part.numbers_loaded / part.numbers:.1f}" if part.numbers else "-"

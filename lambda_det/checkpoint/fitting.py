@@ -1,4 +1,4 @@
-"""Changes that fit a file's tensors to a model, and which tensors may keep random values."""
+"""Changes that fit a file's tensors to a model, and the comparison of the two."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 from torch.nn import functional as F
 
+from lambda_det.checkpoint.coverage import Coverage, Shape, measure
+
 logger = logging.getLogger(__name__)
 
-_NOT_IN_RESNETS = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se)\.")
 _EMBEDDING = "lambda_layer.embedding"
 _LAST_NORM = "conv3.norm.weight"
 # The tensors without which the middle layer of a block is random. A missing position_bias, for
@@ -21,61 +22,60 @@ _MIDDLE = re.compile(
 )
 
 
-def may_stay_random(name: str) -> bool:
-    """Return whether an ordinary ResNet does not have this tensor: lambda layers, ``lambda_norm``
-    and squeeze-and-excitation."""
-    return _NOT_IN_RESNETS.match(name) is not None
+def fit(
+    tensors: dict[str, Tensor],
+    shapes: Mapping[str, Shape],
+    trainable: Collection[str],
+    *,
+    as_identity: bool,
+) -> Coverage:
+    """Fit the tensors of a file to a model, and compare the two.
 
-
-def last_norms_of_random_blocks(
-    tensors: Mapping[str, Tensor], model_names: Collection[str]
-) -> list[str]:
-    """Return the last norms' weights in the blocks whose middle layer is not in the file.
-
-    The middle layer is the lambda layer or the 3x3 convolution. If the weight of the last norm is
-    set to zero, the random middle layer does not change the features: the block starts as its
-    shortcut, and training then increases the weight.
-
-    Args:
-        tensors: the file's, under bare names.
-        model_names: bare names of the model's trainable parameters. Buffers must not be among
-            them: a frozen norm that is set to zero would stay at zero.
-    """
-    blocks = {
-        match[1]
-        for name in model_names
-        if name not in tensors and (match := _MIDDLE.fullmatch(name))
-    }
-    return [
-        name
-        for name in model_names
-        if name.endswith(f".{_LAST_NORM}")
-        and name.removesuffix(_LAST_NORM) in blocks
-        and name in tensors
-    ]
-
-
-def enlarge_embeddings(tensors: dict[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Pad position embeddings with smaller windows with zeros to the model's window.
-
-    The padded layer computes exactly the same function.
+    Position embeddings with smaller windows are padded with zeros to the model's window. The padded
+    layer computes exactly the same function.
 
     Args:
         tensors: the file's, under bare names; smaller embeddings in it are replaced.
-        shapes: shapes of the model's tensors, by name.
+        shapes: shapes of the model's tensors, by bare name.
+        trainable: bare names of the model's trainable parameters. Buffers must not be among them: a
+            frozen norm that is set to zero would stay at zero.
+        as_identity: whether the last norm's weight is to be set to zero (``Coverage.kept_zero``) in
+            the blocks whose middle layer, the lambda layer or the 3x3 convolution, is not in the
+            file. Their random middle layer then does not change the features: the block starts as
+            its shortcut, and training increases the weight.
     """
-    enlarged = []
-    for name, tensor in tensors.items():
-        shape = shapes.get(name)
-        if not name.endswith(_EMBEDDING) or shape is None or tensor.dim() != 4:
-            continue
-        rows, columns = (new - old for new, old in zip(shape[2:], tensor.shape[2:], strict=True))
-        same = tuple(tensor.shape[:2]) == tuple(shape[:2])
-        if same and min(rows, columns) >= 0 < max(rows, columns) and not (rows | columns) % 2:
-            enlarged.append(name)
-            tensors[name] = F.pad(tensor, (columns // 2,) * 2 + (rows // 2,) * 2)
+    enlarged = [name for name in tensors if _is_smaller(name, tensors[name], shapes.get(name))]
+    for name in enlarged:
+        rows, columns = _window_difference(shapes[name], tensors[name])
+        tensors[name] = F.pad(tensors[name], (columns // 2,) * 2 + (rows // 2,) * 2)
     if enlarged:
         logger.info(
             "%d position embeddings were padded with zeros to the model's window %s (first: %s)",
             len(enlarged), "x".join(map(str, shapes[enlarged[0]][2:])), enlarged[0],
         )  # fmt: skip
+    file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    kept = _last_norms_of_random_blocks(tensors, trainable) if as_identity else []
+    return measure(shapes, file_shapes, kept_zero=kept)
+
+
+def _is_smaller(name: str, tensor: Tensor, shape: Shape | None) -> bool:
+    if not name.endswith(_EMBEDDING) or shape is None or tensor.dim() != 4:
+        return False
+    rows, columns = _window_difference(shape, tensor)
+    same = tuple(tensor.shape[:2]) == tuple(shape[:2])
+    return same and min(rows, columns) >= 0 < max(rows, columns) and not (rows | columns) % 2
+
+
+def _window_difference(shape: Shape, tensor: Tensor) -> tuple[int, int]:
+    return shape[2] - tensor.shape[2], shape[3] - tensor.shape[3]
+
+
+def _last_norms_of_random_blocks(tensors: Mapping[str, Tensor], model: Collection[str]) -> list:
+    blocks = {m[1] for name in model if name not in tensors and (m := _MIDDLE.fullmatch(name))}
+    return [
+        name
+        for name in model
+        if name.endswith(f".{_LAST_NORM}")
+        and name.removesuffix(_LAST_NORM) in blocks
+        and name in tensors
+    ]

@@ -40,17 +40,9 @@ class ImageFormat:
         )
         return f"{self.channel_order} images, mean {mean}, standard deviation {std}"
 
-    def as_dict(self) -> dict[str, object]:
-        """Return a dict of plain types, which JSON and ``torch.load(weights_only=True)`` accept."""
-        return {
-            "channel_order": self.channel_order,
-            "pixel_mean": list(self.pixel_mean),
-            "pixel_std": list(self.pixel_std),
-        }
-
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> ImageFormat:
-        """Return the format that :meth:`as_dict` described.
+        """Return the format that ``dataclasses.asdict``, or its JSON, described.
 
         Raises:
             KeyError: an entry is missing.

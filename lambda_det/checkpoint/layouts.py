@@ -84,7 +84,7 @@ def _prefix_of_a_block(name_map: NameMap, name: str) -> str | None:
     """Return the shortest prefix after which the map recognises the name of a block's tensor."""
     rest, dot = name, "."
     while dot:
-        if name_map.split(rest) and not isinstance(name_map.translate(rest), KeyError):
+        if name_map.split(rest) and name_map.knows(rest):
             return name[: len(name) - len(rest)]
         _, dot, rest = rest.partition(".")
     return None

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from lambda_det.backbone import LambdaResNet
 from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.checkpoint.architecture import Architecture, warn_of_differences
-from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
-from lambda_det.checkpoint.fitting import enlarge_embeddings, last_norms_of_random_blocks
+from lambda_det.checkpoint.coverage import Coverage, coverage_report
+from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
@@ -83,14 +83,8 @@ def load_weights(
     if backbone is None and not tensors.keys() & shapes.keys():
         # For models without a ResNet, detectron2's own matching of names is used.
         tensors = align_and_update_state_dicts(state, tensors, c2_conversion=False)
-    enlarge_embeddings(tensors, shapes)
-    trainable = {
-        name.removeprefix(prefix): parameter for name, parameter in model.named_parameters()
-    }
-    kept = last_norms_of_random_blocks(tensors, trainable) if rules.as_identity else []
-
-    file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    coverage = measure(shapes, file_shapes, kept_zero=kept)
+    trainable = {name.removeprefix(prefix): value for name, value in model.named_parameters()}
+    coverage = fit(tensors, shapes, trainable, as_identity=rules.as_identity)
     logger.info(
         "%s=%r (%s)\n%s",
         key("MODEL.WEIGHTS"), path, weights.title, coverage_report(coverage),
@@ -153,15 +147,6 @@ def read_weights(path: str) -> TranslatedWeights:
     except InputError as error:
         text = str(error).removeprefix(f"{path}: ").removeprefix(f"{local}: ")
         raise InputError(f"{key('MODEL.WEIGHTS')}={path!r}: {text}") from error
-
-
-def number_of_classes(path: str) -> int | None:
-    """Return the number of classes of the box head in a file of weights; None if it has none.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    return numbers_of_heads(path)[0]
 
 
 def numbers_of_heads(path: str) -> tuple[int | None, int | None]:

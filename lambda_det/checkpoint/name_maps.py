@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 
 from torch import Tensor
@@ -64,21 +65,34 @@ class NameMap:
         stage = int(match[1]) - self.first_stage + 2
         return f"res{stage}.{match[2]}.", name[match.end() :]
 
-    def translate(self, name: str) -> Target | KeyError:
+    @cached_property
+    def _tables(self) -> tuple[dict[str, Target], dict[str, Target]]:
+        """The names of all tensors outside and inside a block, with their targets."""
+        outside, inside = (
+            {
+                f"{module}{self.separator}{theirs}": _joined("", target, f".{ours}")
+                for module, target in modules.items()
+                for theirs, ours in self.leaves.items()
+            }
+            for modules in (self.outside, self.block)
+        )
+        return outside | {**self.outside}, inside | {**self.block}
+
+    def translate(self, name: str) -> Target:
         """Return the :data:`Target` of a tensor.
 
-        An unknown name gives a KeyError, which is returned and not raised, because None means that
-        the tensor is left out.
+        Raises:
+            KeyError: the name is not one of the source's.
         """
+        outside, inside = self._tables
         parts = self.split(name)
-        prefix, rest, table = ("", name, self.outside) if parts is None else (*parts, self.block)
-        if rest in table:
-            return _prefixed(prefix, table[rest], "")
-        for module in sorted(table, key=len, reverse=True):
-            leaf = self.leaves.get(rest.removeprefix(module + self.separator))
-            if rest.startswith(module + self.separator) and leaf is not None:
-                return _prefixed(prefix, table[module], f".{leaf}")
-        return KeyError(name)
+        return outside[name] if parts is None else _joined(parts[0], inside[parts[1]], "")
+
+    def knows(self, name: str) -> bool:
+        """Return whether :meth:`translate` translates a name."""
+        outside, inside = self._tables
+        parts = self.split(name)
+        return name in outside if parts is None else parts[1] in inside
 
     def belongs(self, name: str) -> bool:
         """Return whether a name, known or unknown, belongs to the stem or to a block."""
@@ -92,12 +106,10 @@ class NameMap:
         return name.split(self.separator)[0] in parts
 
 
-def _prefixed(prefix: str, target: Target, leaf: str) -> Target:
-    if target is None:
-        return None
+def _joined(prefix: str, target: Target, leaf: str) -> Target:
     if isinstance(target, tuple):
         return tuple(f"{prefix}{part}{leaf}" for part in target)
-    return f"{prefix}{target}{leaf}"
+    return None if target is None else f"{prefix}{target}{leaf}"
 
 
 _CONVS = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)}
@@ -108,12 +120,7 @@ TORCHVISION = NameMap(
     layout="ResNet of torchvision or timm",
     stage=r"layer([1-4])\.(\d+)\.",
     outside={"conv1": "stem.conv1", "bn1": "stem.conv1.norm", "fc": "linear"},
-    block={
-        **_CONVS,
-        **_NORMS,
-        "downsample.0": "shortcut",
-        "downsample.1": "shortcut.norm",
-    },
+    block={**_CONVS, **_NORMS, "downsample.0": "shortcut", "downsample.1": "shortcut.norm"},
 )
 
 TIMM_RESNET_RS = NameMap(
@@ -196,9 +203,9 @@ DLI14 = NameMap(
     reshape={"conv2.lambda_conv.weight": lambda kernel: kernel.squeeze(2)},  # (k, u, 1, r, r)
 )
 
-_CAFFE2_NORM = {"res_conv1_bn": "stem.conv1.norm", "conv1_bn": "stem.conv1.norm"}
-_CAFFE2_BRANCHES = {"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2"}
-_CAFFE2_BRANCHES["branch2c"] = "conv3"
+_CAFFE2_BRANCHES = {
+    **{"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
+}
 
 CAFFE2 = NameMap(
     source="detectron2",
@@ -209,7 +216,8 @@ CAFFE2 = NameMap(
     outside={
         "conv1": "stem.conv1",
         "conv1_b": None,  # a bias before a norm has no effect; detectron2 leaves it out too
-        **_CAFFE2_NORM,
+        "res_conv1_bn": "stem.conv1.norm",
+        "conv1_bn": "stem.conv1.norm",
         "fc1000": "linear",
         "pred": "linear",
     },

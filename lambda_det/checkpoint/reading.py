@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import re
 import zipfile
 from argparse import Namespace
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,24 +26,15 @@ _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the magic number of torch.save before 1.6
 
 
-@dataclass(frozen=True)
-class FileContent:
-    """The content of a file of weights.
-
-    Attributes:
-        data: nested plain containers of tensors, numpy arrays, numbers and text.
-        metadata: the header of a safetensors file; empty for other formats.
-    """
-
-    data: object
-    metadata: dict[str, str] = field(default_factory=dict)
-
-
-def read_file(path: str) -> FileContent:
+def read_file(path: str) -> object:
     """Read a file of weights. The format is detected from its first bytes, not from its name.
 
     PyTorch's files are read with ``torch.load(weights_only=True)``, safetensors files with the
     safetensors package, and other pickles with :func:`load_numpy_pickle`.
+
+    Returns:
+        Nested plain containers of tensors, numpy arrays, numbers and text. Of a safetensors file
+        the header's entries, and its tensors under ``"model"``.
 
     Raises:
         InputError: the file does not exist, is empty or truncated, has an unknown format, or refers
@@ -64,11 +53,11 @@ def read_file(path: str) -> FileContent:
     _refuse_other_kinds(path, start)
     try:
         if start.startswith((_ZIP, _TORCH_LEGACY)):
-            return FileContent(_read_torch(path))
+            return _read_torch(path, is_zip=start.startswith(_ZIP))
         if start[8:9] == b"{":
             return _read_safetensors(path)
         with open(path, "rb") as file:
-            return FileContent(load_numpy_pickle(file))
+            return load_numpy_pickle(file)
     except InputError:
         raise
     except ForbiddenName as error:
@@ -79,7 +68,7 @@ def read_file(path: str) -> FileContent:
     except Exception as error:  # damaged files raise exceptions of many types
         raise InputError(
             f"{path}: cannot be read as a checkpoint; the file is truncated or damaged "
-            f"({_reason(error)})"
+            f"({first_line_of(error)})"
         ) from error
 
 
@@ -100,9 +89,7 @@ def _refuse_other_kinds(path: str, start: bytes) -> None:
         raise InputError(f"{path}: is not a checkpoint; expected {FORMATS}")
 
 
-def _read_torch(path: str) -> object:
-    with open(path, "rb") as file:
-        is_zip = file.read(len(_ZIP)) == _ZIP
+def _read_torch(path: str, *, is_zip: bool) -> object:
     if is_zip and not zipfile.is_zipfile(path):  # a zip's directory is at its end
         raise InputError(f"{path}: is truncated; the end of the checkpoint is missing")
     try:
@@ -128,7 +115,7 @@ def _harmless_types() -> contextlib.AbstractContextManager:
     return safe_globals([Namespace, np.ndarray, np.dtype, RECONSTRUCT, SCALAR, *dtypes])
 
 
-def _read_safetensors(path: str) -> FileContent:
+def _read_safetensors(path: str) -> dict[str, object]:
     try:
         from safetensors import safe_open
     except ModuleNotFoundError:
@@ -138,10 +125,4 @@ def _read_safetensors(path: str) -> FileContent:
         ) from None
     with safe_open(path, framework="pt", device="cpu") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return FileContent(tensors, dict(file.metadata() or {}))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return "its header is not JSON"
-    return first_line_of(error)
+        return {**(file.metadata() or {}), "model": tensors}

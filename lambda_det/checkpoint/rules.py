@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
 from lambda_det.checkpoint.coverage import Coverage
-from lambda_det.checkpoint.fitting import may_stay_random
 from lambda_det.errors import InputError, key
 
 MIN_COVERAGE_KEY = "MODEL.LAMBDA_RESNET.MIN_COVERAGE"
+
+_NOT_IN_RESNETS = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se)\.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class LoadingRules:
             raise InputError(
                 f"{name}: no tensor in the file fits the model (first in the file: {first})"
             )
-        exempt = {tensor for tensor in coverage.missing if may_stay_random(tensor)}
+        exempt = {name for name in coverage.missing if _NOT_IN_RESNETS.match(name)}
         share = coverage.share(but=exempt if self.partial else ())
         if share < self.min_coverage:
             raise InputError(

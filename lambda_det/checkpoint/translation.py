@@ -15,14 +15,14 @@ from lambda_det.checkpoint.architecture import (
 )
 from lambda_det.checkpoint.image_format import IMAGENET, MSRA, ImageFormat
 from lambda_det.checkpoint.layouts import Layout, find_layout
-from lambda_det.checkpoint.metadata import image_format_of_pretraining, read_metadata
 from lambda_det.checkpoint.name_maps import (
     CAFFE2,
     TIMM_LAMBDA,
     TIMM_RESNET_RS,
     NameMap,
 )
-from lambda_det.checkpoint.reading import FileContent, read_file
+from lambda_det.checkpoint.own_files import image_format_of_pretraining, read_metadata
+from lambda_det.checkpoint.reading import read_file
 from lambda_det.checkpoint.tensors import check_finite, find_tensors
 from lambda_det.errors import InputError
 
@@ -45,7 +45,6 @@ class TranslatedWeights:
             the whole network (``module.``) is removed.
         layout: whose names the file has; None = unknown, then ``tensors`` is empty.
         container: key of the file under which the tensors were found; ``""`` = at the top level.
-        author: the file's ``__author__``, which detectron2's model zoo has.
         images: the images that the network was trained on; None = unknown.
         declared: arguments of ``build_lambda_resnet`` in the file's metadata; None = no metadata.
         hidden: arguments that names and shapes do not show but the source of the file implies.
@@ -56,7 +55,6 @@ class TranslatedWeights:
     others: dict[str, Tensor]
     layout: Layout | None
     container: str = ""
-    author: str = ""
     images: ImageFormat | None = None
     declared: Architecture | None = None
     hidden: Architecture = field(default_factory=dict)
@@ -106,7 +104,7 @@ def read_and_translate(path: str) -> TranslatedWeights:
     return translate(path, read_file(path))
 
 
-def translate(path: str, content: FileContent) -> TranslatedWeights:
+def translate(path: str, content: object) -> TranslatedWeights:
     """Translate the tensor names of a file that was read already.
 
     Args:
@@ -116,7 +114,7 @@ def translate(path: str, content: FileContent) -> TranslatedWeights:
     Raises:
         InputError: as :func:`read_and_translate`.
     """
-    found = find_tensors(path, content.data)
+    found = find_tensors(path, content)
     check_finite(path, found.tensors)
     layout, tensors, others = None, {}, {}
     try:
@@ -131,16 +129,14 @@ def translate(path: str, content: FileContent) -> TranslatedWeights:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     others = {n: t for n, t in others.items() if not n.endswith(_IGNORED_SUFFIXES)}
-    author = str(found.siblings.get("__author__", ""))
-    facts = {"path": path, "tensors": tensors, "others": others, "layout": layout}
-    facts |= {"container": found.container, "author": author}
-    declared = read_metadata(path, content.metadata, found.siblings)
+    facts = (path, tensors, others, layout, found.container)
+    declared = read_metadata(path, found.siblings)
     if declared is not None:
-        return TranslatedWeights(**facts, declared=declared[0], images=declared[1])
-    images, hidden = _implied_by(layout, author)
+        return TranslatedWeights(*facts, declared=declared[0], images=declared[1])
+    images, hidden = _implied_by(layout, str(found.siblings.get("__author__", "")))
     if images is None:
         images = image_format_of_pretraining(found.siblings)
-    return TranslatedWeights(**facts, images=images, hidden=hidden)
+    return TranslatedWeights(*facts, images=images, hidden=hidden)
 
 
 def _split_own(
@@ -169,33 +165,29 @@ def _rename(
     translated, others = {}, {}
     for full_name, tensor in tensors.items():
         name = full_name.removeprefix(prefix)
-        target = name_map.translate(name) if full_name.startswith(prefix) else KeyError(name)
-        if isinstance(target, KeyError):
-            if full_name.startswith(prefix) and name_map.belongs(name):
-                raise InputError(
-                    f"contains {full_name!r}, which the networks of lambda_det do not have (the "
-                    f"file was read as {name_map.layout})"
-                )
+        if not full_name.startswith(prefix) or not (name_map.knows(name) or name_map.belongs(name)):
             others[full_name] = tensor
-        elif isinstance(target, tuple):
+            continue
+        if not name_map.knows(name):
+            raise InputError(
+                f"contains {full_name!r}, which the networks of lambda_det do not have (the file "
+                f"was read as {name_map.layout})"
+            )
+        target = name_map.translate(name)
+        if isinstance(target, tuple):
             translated |= _split_qkv(target, tensor, tensors, full_name)
         elif target is not None:
             parts = name_map.split(name)
             reshape = name_map.reshape.get(parts[1]) if parts else None
             translated[target] = reshape(tensor) if reshape else tensor
-    if name_map is TIMM_RESNET_RS and _has_pooled_stem(translated):
+    # ResNet-D has max-pooling in place of ResNet-RS's fourth convolution.
+    stem = {name.split(".")[1] for name in translated if name.startswith("stem.")}
+    if name_map is TIMM_RESNET_RS and "conv3" in stem and "conv4" not in stem:
         raise InputError(
             "has a deep stem with max-pooling (ResNet-D, ResNet-T), which lambda_det does not "
             "build; of timm's deep stems it builds those of resnetrs and lambda_resnet"
         )
     return translated, others
-
-
-def _has_pooled_stem(tensors: Mapping[str, Tensor]) -> bool:
-    """Return whether the stem has max-pooling in place of ResNet-RS's fourth convolution."""
-    return any(n.startswith("stem.conv3.") for n in tensors) and not any(
-        n.startswith("stem.conv4.") for n in tensors
-    )
 
 
 def _split_qkv(

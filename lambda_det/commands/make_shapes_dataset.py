@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from lambda_det.commands import command_parser
 from lambda_det.data.shapes import TRAIN_SPLIT, VAL_SPLIT, generate_shapes, shapes_statistics
 from lambda_det.data.shapes_folder import CLASSES, generate_shapes_folder
@@ -35,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"generated shapes in {root}")
     for split in (TRAIN_SPLIT, VAL_SPLIT):
         print(split)
-        for name, value in asdict(shapes_statistics(root, split)).items():
+        for name, value in shapes_statistics(root, split).items():
             shown = f"{value:.3f}" if isinstance(value, float) else value
             print(f"  {name:24s}{shown}")
     return 0

@@ -49,17 +49,14 @@ def check_box(where: str, box: object) -> None:
         )
 
 
-def check_annotation(
-    json_file: str, annotation: dict, image: dict, where: str
-) -> tuple[bool, dict | None]:
+def check_annotation(file: str, annotation: dict, image: dict) -> tuple[bool, dict | None]:
     """Check one annotation: its box, area, flags, keypoints and segmentation.
 
     Args:
-        json_file: path of the json, for error messages.
+        file: beginning of the error messages, which names the json.
         annotation: an entry of ``annotations`` with the keys ``id``, ``image_id``, ``category_id``
             and ``bbox``.
         image: the entry of ``images`` that the annotation belongs to.
-        where: beginning of the error messages, which names the json and the annotation.
 
     Returns:
         Whether a model can learn from the annotation (it is not a crowd region, and at least one
@@ -70,6 +67,7 @@ def check_annotation(
     Raises:
         InputError: a value is not valid.
     """
+    where = f"{file}: annotation id {annotation['id']}"
     check_box(where, annotation["bbox"])
     area = annotation.get("area", 0)
     if isinstance(area, (int, float)) and not (is_finite(area) and area >= 0):
@@ -93,8 +91,6 @@ def check_annotation(
         elif segmentation:
             code = compress(segmentation, image["height"], image["width"])
     except ValueError as error:
-        identity = f"annotation id {annotation['id']}"
-        raise InputError(
-            f"annotation file {json_file}: the segmentation of {identity} {error}"
-        ) from error
+        text = f"{file}: the segmentation of annotation id {annotation['id']} {error}"
+        raise InputError(text) from error
     return is_drawable and not annotation.get("iscrowd"), code

@@ -40,7 +40,7 @@ def large_scale_jitter(
             f"{key('INPUT.LSJ.SIZE')} {tuple(size)}: height and width are needed, integers above 0"
         )
     augmentations: list[T.Augmentation] = [
-        JitteredResize(scale[0], scale[1], size[0], size[1]),
+        KeepOnePixel(T.ResizeScale(scale[0], scale[1], size[0], size[1])),
         InstanceFixedSizeCrop(crop_size=tuple(size)),
     ]
     if flip != "none":
@@ -48,16 +48,6 @@ def large_scale_jitter(
             T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")
         )
     return augmentations
-
-
-class JitteredResize(T.ResizeScale):
-    """detectron2's ``ResizeScale``, with a shorter side of at least one pixel."""
-
-    def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Draw the factor and return the resizing of ``image`` (H, W, C)."""
-        resize = super().get_transform(image)
-        height, width = max(1, int(resize.new_h)), max(1, int(resize.new_w))
-        return T.ResizeTransform(resize.h, resize.w, height, width, self.interp)
 
 
 class InstanceFixedSizeCrop(T.FixedSizeCrop):
@@ -86,7 +76,7 @@ class _InstancePad(PadTransform):
 
 
 class KeepOnePixel(T.Augmentation):
-    """detectron2's ``ResizeShortestEdge``, with a shorter side of at least one pixel.
+    """A resizing of detectron2, with a shorter side of at least one pixel.
 
     detectron2 resizes an image of 1 x 5000 pixels, with a limit of 1333, to 0 x 1333, which stops
     the training.
@@ -95,7 +85,7 @@ class KeepOnePixel(T.Augmentation):
         resize: the augmentation that chooses the size.
     """
 
-    def __init__(self, resize: T.ResizeShortestEdge) -> None:
+    def __init__(self, resize: T.ResizeShortestEdge | T.ResizeScale) -> None:
         super().__init__()
         self._resize = resize
 
@@ -105,9 +95,9 @@ class KeepOnePixel(T.Augmentation):
     def get_transform(self, image: np.ndarray) -> T.Transform:
         """Draw the size and return the resizing of ``image`` (H, W, C)."""
         transform = self._resize.get_transform(image)
-        if not isinstance(transform, T.ResizeTransform) or min(transform.new_h, transform.new_w):
+        if not isinstance(transform, T.ResizeTransform):
             return transform
-        size = max(1, transform.new_h), max(1, transform.new_w)
+        size = max(1, int(transform.new_h)), max(1, int(transform.new_w))
         return T.ResizeTransform(transform.h, transform.w, *size, transform.interp)
 
 

@@ -8,8 +8,6 @@ them.
 from __future__ import annotations
 
 import contextlib
-import functools
-import logging
 import os
 import re
 
@@ -18,8 +16,6 @@ from detectron2.data.datasets import load_coco_json
 
 from lambda_det.data.coco_json import read_coco_json
 from lambda_det.errors import InputError, key
-
-logger = logging.getLogger(__name__)
 
 ENVIRONMENT_VARIABLE = "LAMBDA_DET_COCO_FOLDER"
 PREFIX = "coco_folder_"
@@ -50,15 +46,8 @@ def register_coco_folder(root: str, split: str) -> str:
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        image_root=image_root,
-        evaluator_type="coco",
-        thing_classes=summary.class_names,
-        thing_dataset_id_to_contiguous_id=summary.contiguous_ids,
-        **summary.keypoint_metadata,
-    )
+    _register(name, json_file, image_root)
+    MetadataCatalog.get(name).set(**summary.metadata)
     return name
 
 
@@ -80,23 +69,17 @@ def register_splits(root: str) -> list[str]:
             json_file, image_root = locate_split(root, split)
             names.append(PREFIX + split)
             if PREFIX + split not in DatasetCatalog:
-                read = functools.partial(_read, PREFIX + split, json_file, image_root)
-                DatasetCatalog.register(PREFIX + split, read)
-                MetadataCatalog.get(PREFIX + split).set(
-                    json_file=json_file, image_root=image_root, evaluator_type="coco"
-                )
+                _register(PREFIX + split, json_file, image_root)
     return names
 
 
-def _read(name: str, json_file: str, image_root: str) -> list[dict]:
-    """Check the json, set the classes and return the images in detectron2's dataset format."""
-    summary = read_coco_json(json_file, image_root)
-    MetadataCatalog.get(name).set(
-        thing_classes=summary.class_names,
-        thing_dataset_id_to_contiguous_id=summary.contiguous_ids,
-        **summary.keypoint_metadata,
-    )
-    return load_coco_json(json_file, image_root, name)
+def _register(name: str, json_file: str, image_root: str) -> None:
+    def read() -> list[dict]:
+        MetadataCatalog.get(name).set(**read_coco_json(json_file, image_root).metadata)
+        return load_coco_json(json_file, image_root, name)
+
+    DatasetCatalog.register(name, read)
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
 
 
 def locate_split(root: str, split: str) -> tuple[str, str]:

@@ -30,7 +30,6 @@ class CocoSummary:
     Attributes:
         json_file: path of the json.
         categories: ``(id, name)`` pairs sorted by id, which is the order of the contiguous ids.
-        num_images: number of images that the json lists.
         num_objects: number of annotations that a model can learn from. Crowd regions and
             annotations whose polygons all have fewer than three points do not count.
         most_objects: the largest number of such annotations in one image, and its file name.
@@ -46,7 +45,6 @@ class CocoSummary:
 
     json_file: str
     categories: tuple[tuple[int, str], ...]
-    num_images: int
     num_objects: int
     most_objects: tuple[int, str]
     unmasked: str | None
@@ -60,22 +58,26 @@ class CocoSummary:
         return [name for _, name in self.categories]
 
     @property
-    def contiguous_ids(self) -> dict[int, int]:
-        """Map from the json's category id to the contiguous id, which starts at 0."""
-        return {category_id: index for index, (category_id, _) in enumerate(self.categories)}
-
-    @property
-    def keypoint_metadata(self) -> dict[str, list]:
-        """detectron2's ``keypoint_names`` and ``keypoint_flip_map``; empty without keypoints.
+    def metadata(self) -> dict[str, object]:
+        """detectron2's metadata: names and ids of the classes, and those of the keypoints, if any.
 
         A horizontal flip exchanges each keypoint whose name contains ``left`` with the one that has
         ``right`` in its place.
         """
+        ids = {category_id: index for index, (category_id, _) in enumerate(self.categories)}
+        of_classes = {
+            "thing_classes": self.class_names,
+            "thing_dataset_id_to_contiguous_id": ids,  # these start at 0
+        }
         if not self.keypoints:
-            return {}
+            return of_classes
         pairs = [(name, name.replace("left", "right")) for name in self.keypoints]
         flips = [pair for pair in pairs if pair[0] != pair[1] and pair[1] in self.keypoints]
-        return {"keypoint_names": list(self.keypoints), "keypoint_flip_map": flips}
+        return {
+            **of_classes,
+            "keypoint_names": list(self.keypoints),
+            "keypoint_flip_map": flips,
+        }
 
 
 _cache: dict[tuple[str, str, int, int], CocoSummary] = {}
@@ -114,12 +116,24 @@ def summarize_coco(content: dict, json_file: str, image_root: str | None = None)
     Raises:
         InputError: as :func:`read_coco_json`.
     """
+    file = f"annotation file {json_file}"
     try:
-        return _summarize(json_file, content, image_root)
+        names = _check_categories(file, content["categories"])
+        images = _check_images(file, content["images"])
+        keypoints = _keypoints_of(content["categories"])
+        found = _check_annotations(file, content["annotations"], names, images, len(keypoints))
+        if image_root is not None:
+            _check_files(json_file, [image["file_name"] for image in images.values()], image_root)
     except (TypeError, AttributeError) as error:  # such as a list in place of an id
         raise InputError(
-            f"annotation file {json_file} is not in COCO format: a value of a wrong type ({error})"
+            f"{file} is not in COCO format: a value of a wrong type ({error})"
         ) from error
+    return CocoSummary(
+        json_file=json_file,
+        categories=tuple(sorted(names.items())),
+        keypoints=keypoints,
+        **found,
+    )
 
 
 def parse_coco_json(json_file: str) -> dict:
@@ -144,22 +158,6 @@ def parse_coco_json(json_file: str) -> dict:
     return content
 
 
-def _summarize(json_file: str, content: dict, image_root: str | None) -> CocoSummary:
-    names = _check_categories(json_file, content["categories"])
-    images = _check_images(json_file, content["images"])
-    keypoints = _keypoints_of(content["categories"])
-    found = _check_annotations(json_file, content["annotations"], names, images, len(keypoints))
-    if image_root is not None:
-        _check_files(json_file, [image["file_name"] for image in images.values()], image_root)
-    return CocoSummary(
-        json_file=json_file,
-        categories=tuple(sorted(names.items())),
-        num_images=len(images),
-        keypoints=keypoints,
-        **found,
-    )
-
-
 def _keypoints_of(categories: list[dict]) -> tuple[str, ...]:
     lists = [c["keypoints"] for c in categories if c.get("keypoints")]
     if not lists or any(names != lists[0] for names in lists):
@@ -168,58 +166,55 @@ def _keypoints_of(categories: list[dict]) -> tuple[str, ...]:
     return tuple(lists[0]) if is_text and len(set(lists[0])) == len(lists[0]) else ()
 
 
-def _entry(json_file: str, section: str, index: int, entry: object, keys: tuple[str, ...]) -> dict:
+def _entry(file: str, section: str, index: int, entry: object, keys: tuple[str, ...]) -> dict:
     """Return ``entry`` if it is a dict with all ``keys``, else raise InputError."""
     missing = [k for k in keys if k not in entry] if isinstance(entry, dict) else list(keys)
     if missing:
         raise InputError(
-            f"annotation file {json_file}: {section}[{index}] has no {', '.join(missing)} "
+            f"{file}: {section}[{index}] has no {', '.join(missing)} "
             f"(each of {section} needs {', '.join(keys)})"
         )
     return entry  # type: ignore[return-value]
 
 
-def _check_categories(json_file: str, categories: list) -> dict[int, str]:
+def _check_categories(file: str, categories: list) -> dict[int, str]:
     if not categories:
-        raise InputError(f"annotation file {json_file}: categories is empty; list every class")
+        raise InputError(f"{file}: categories is empty; list every class")
     names: dict[int, str] = {}
     for index, entry in enumerate(categories):
-        category = _entry(json_file, "categories", index, entry, ("id", "name"))
-        category_id = category["id"]
+        category = _entry(file, "categories", index, entry, ("id", "name"))
+        category_id, name = category["id"], category["name"]
         if not isinstance(category_id, int):
-            raise InputError(
-                f"annotation file {json_file}: category id {category_id!r} is not an integer"
-            )
+            raise InputError(f"{file}: category id {category_id!r} is not an integer")
         if category_id in names:
             raise InputError(
-                f"annotation file {json_file}: category id {category_id} occurs twice "
-                f"({names[category_id]!r} and {category['name']!r})"
+                f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
+                f"{name!r})"
             )
-        if not isinstance(category["name"], str):
+        if not isinstance(name, str):
             raise InputError(
-                f"annotation file {json_file}: category id {category_id} has name "
-                f"{shown(category['name'])}; text is needed"
+                f"{file}: category id {category_id} has name {shown(name)}; text is needed"
             )
-        names[category_id] = category["name"]
+        names[category_id] = name
     return names
 
 
-def _check_images(json_file: str, images: list) -> dict[int, dict]:
+def _check_images(file: str, images: list) -> dict[int, dict]:
     found: dict[int, dict] = {}
     for index, entry in enumerate(images):
-        image = _entry(json_file, "images", index, entry, _IMAGE_KEYS)
-        where = f"annotation file {json_file}: image id {shown(image['id'])}"
+        image = _entry(file, "images", index, entry, _IMAGE_KEYS)
+        where = f"{file}: image id {shown(image['id'])}"
         if image["id"] in found:
             names = f"{found[image['id']]['file_name']} and {image['file_name']}"
             raise InputError(f"{where} occurs twice ({names})")
         check_image(where, image)
         found[image["id"]] = image
     if not found:
-        raise InputError(f"annotation file {json_file}: images is empty")
+        raise InputError(f"{file}: images is empty")
     kinds = {type(image_id) for image_id in found}
     if kinds not in ({int}, {str}):
         raise InputError(
-            f"annotation file {json_file}: image ids are of several types "
+            f"{file}: image ids are of several types "
             f"({', '.join(sorted(kind.__name__ for kind in kinds))}); all must be integers, or all "
             "strings"
         )
@@ -227,24 +222,20 @@ def _check_images(json_file: str, images: list) -> dict[int, dict]:
 
 
 def _check_annotations(
-    json_file: str,
-    annotations: list,
-    names: dict[int, str],
-    images: dict[int, dict],
-    num_keypoints: int,
+    file: str, annotations: list, names: dict[int, str], images: dict[int, dict], num_keypoints: int
 ) -> dict[str, object]:
     """Check all annotations and return what :class:`CocoSummary` says of them."""
     seen: set[int] = set()
     objects: Counter[int] = Counter()
-    codes, owners = [], []
+    codes: dict[int, dict] = {}
     unmasked, unevaluable, misfit = None, None, None
     for index, entry in enumerate(annotations):
-        annotation = _entry(json_file, "annotations", index, entry, _ANNOTATION_KEYS)
-        image_id = annotation["image_id"]
-        where = f"annotation file {json_file}: annotation id {annotation['id']}"
-        if annotation["id"] in seen:
+        annotation = _entry(file, "annotations", index, entry, _ANNOTATION_KEYS)
+        own_id, image_id = annotation["id"], annotation["image_id"]
+        where = f"{file}: annotation id {own_id}"
+        if own_id in seen:
             raise InputError(f"{where} occurs twice")
-        seen.add(annotation["id"])
+        seen.add(own_id)
         if image_id not in images:
             raise InputError(f"{where} has image_id {image_id!r}, which is not in images")
         if annotation["category_id"] not in names:
@@ -252,25 +243,23 @@ def _check_annotations(
                 f"{where} has category_id {annotation['category_id']!r}, which is not in "
                 f"categories (ids {_some(sorted(names))})"
             )
-        is_object, code = check_annotation(json_file, annotation, images[image_id], where)
+        is_object, code = check_annotation(file, annotation, images[image_id])
         if code is not None:
-            codes.append(code)
-            owners.append(annotation["id"])
+            codes[own_id] = code
         if unevaluable is None and not (
             is_finite(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
         ):
-            unevaluable = annotation["id"]
+            unevaluable = own_id
         if misfit is None and len(annotation.get("keypoints") or ()) not in (0, 3 * num_keypoints):
-            misfit = annotation["id"]
-        if not is_object:
-            continue
-        objects[image_id] += 1
-        if not annotation.get("segmentation"):
-            unmasked = unmasked or images[image_id]["file_name"]
-    if (broken := first_broken(codes)) is not None:
+            misfit = own_id
+        if is_object:
+            objects[image_id] += 1
+            if not annotation.get("segmentation"):
+                unmasked = unmasked or images[image_id]["file_name"]
+    if (broken := first_broken(list(codes.values()))) is not None:
         raise InputError(
-            f"annotation file {json_file}: the segmentation of annotation id {owners[broken]} is "
-            "not a complete RLE of its image"
+            f"{file}: the segmentation of annotation id {list(codes)[broken]} is not a complete "
+            "RLE of its image"
         )
     crowded, most = next(iter(objects.most_common(1)), (None, 0))
     return {

@@ -181,9 +181,7 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
         return None
     summary = read_coco_json(PathManager.get_local_path(json_file), metadata.image_root)
     if known is None:
-        metadata.thing_classes = summary.class_names
-        metadata.thing_dataset_id_to_contiguous_id = summary.contiguous_ids
-        for field, value in summary.keypoint_metadata.items():
+        for field, value in summary.metadata.items():
             if metadata.get(field) is None:
                 metadata.set(**{field: value})
     elif known != summary.class_names:

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, samplers
@@ -38,32 +39,40 @@ class TrainingLoader:
     batch is read, as a resumed run does.
 
     Args:
-        images: images in detectron2's dataset format.
+        dataset: images in detectron2's dataset format.
         mapper: converts one image to the input of the model. If it draws random numbers, it must
             draw them from numpy's, Python's or PyTorch's global generator.
-        make_sampler: takes a seed and returns an endless stream of image indices.
-        batch_size: images per batch of this process.
-        group_by_aspect: whether the images of a batch are either all wider than high or all not.
+        total_batch_size: images per batch of all processes together.
+        make_sampler: takes a seed and returns an endless stream of image indices; None takes
+            detectron2's ``TrainingSampler``.
+        aspect_ratio_grouping: whether the images of a batch are either all wider than high or all
+            not.
         num_workers: number of worker processes that map images; 0 maps them in this process.
-        seed: seed of the order and of the augmentations.
+        seed: seed of the order and of the augmentations; if it is negative, a random one is taken.
+
+    Raises:
+        InputError: ``total_batch_size`` is not a multiple of the number of processes.
     """
 
     def __init__(
         self,
-        images: Sequence[dict],
+        dataset: Sequence[dict],
         mapper: Mapper,
-        make_sampler: MakeSampler,
+        total_batch_size: int,
         *,
-        batch_size: int,
-        group_by_aspect: bool,
-        num_workers: int,
-        seed: int,
+        make_sampler: MakeSampler | None = None,
+        aspect_ratio_grouping: bool = True,
+        num_workers: int = 0,
+        seed: int = -1,
     ) -> None:
-        self.seed, self.start, self.num_images = seed, 0, len(images)
-        self.batch_size = batch_size
-        self._dataset = _SeededImages(DatasetFromList(images, copy=False), mapper)
-        self._wide = wide_images(images) if group_by_aspect else None
-        self._make_sampler = make_sampler
+        self.batch_size = _share_of_batch(total_batch_size)
+        self.seed = seed if seed >= 0 else comm.shared_random_seed()
+        self.start, self.num_images = 0, len(dataset)
+        self._dataset = _SeededImages(DatasetFromList(dataset, copy=False), mapper)
+        self._wide = wide_images(dataset) if aspect_ratio_grouping else None
+        self._make_sampler = make_sampler or functools.partial(
+            samplers.TrainingSampler, len(dataset), True
+        )
         self._num_workers = num_workers
         self._running: Generator | None = None
 
@@ -96,6 +105,11 @@ class TrainingLoader:
             yield [next(single) for _ in range(self.batch_size)]
 
 
+def training_loader(*arguments: Any, **keywords: Any) -> TrainingLoader:
+    """Build a :class:`TrainingLoader` from its arguments. Saved LazyConfigs name this function."""
+    return TrainingLoader(*arguments, **keywords)
+
+
 class _SeededImages(Dataset):
     """A dataset of mapped images; its key is (index, seed), and the seed fixes the augmentation."""
 
@@ -123,7 +137,7 @@ def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoad
     """
     _share_of_batch(cfg.SOLVER.IMS_PER_BATCH)  # before the images are read
     images = training_images(cfg)
-    return training_loader(
+    return TrainingLoader(
         images,
         LambdaDatasetMapper(cfg, True),
         cfg.SOLVER.IMS_PER_BATCH,
@@ -131,43 +145,6 @@ def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoad
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         seed=cfg.SEED if seed is None else seed,
-    )
-
-
-def training_loader(
-    dataset: Sequence[dict],
-    mapper: Mapper,
-    total_batch_size: int,
-    *,
-    make_sampler: MakeSampler | None = None,
-    aspect_ratio_grouping: bool = True,
-    num_workers: int = 0,
-    seed: int = -1,
-) -> TrainingLoader:
-    """Build an endless loader of this process's share from explicit arguments, for a LazyConfig.
-
-    Args:
-        dataset: images in detectron2's dataset format.
-        mapper: converts one image to the input of the model.
-        total_batch_size: images per batch of all processes together.
-        make_sampler: takes a seed and returns an endless stream of image indices; None takes
-            detectron2's ``TrainingSampler``.
-        aspect_ratio_grouping: whether the images of a batch are either all wider than high or all
-            not.
-        num_workers: number of worker processes that map images; 0 maps them in this process.
-        seed: seed of the order and of the augmentations; if it is negative, a random one is taken.
-
-    Raises:
-        InputError: ``total_batch_size`` is not a multiple of the number of processes.
-    """
-    return TrainingLoader(
-        dataset,
-        mapper,
-        make_sampler or functools.partial(samplers.TrainingSampler, len(dataset), True),
-        batch_size=_share_of_batch(total_batch_size),
-        group_by_aspect=aspect_ratio_grouping,
-        num_workers=num_workers,
-        seed=seed if seed >= 0 else comm.shared_random_seed(),
     )
 
 

@@ -170,7 +170,8 @@ class LambdaDatasetMapper(DatasetMapper):
                 keypoint_hflip_indices=self.keypoint_hflip_indices,
             )
             # v0.5 cannot convert an empty list, as of polygons outside the crop, to a bitmask.
-            if not _is_cropped_away(transformed):
+            segmentation = transformed.get("segmentation")
+            if not (isinstance(segmentation, list) and not segmentation):
                 kept.append(_plain(transformed))
         if not kept:
             return self._no_instances(height_width)
@@ -196,11 +197,6 @@ class LambdaDatasetMapper(DatasetMapper):
             shape = 0, len(self.keypoint_hflip_indices), 3
             instances.gt_keypoints = Keypoints(torch.zeros(shape))
         return instances
-
-
-def _is_cropped_away(annotation: dict) -> bool:
-    segmentation = annotation.get("segmentation")
-    return isinstance(segmentation, list) and not segmentation
 
 
 def _tight_box(segmentation: list[np.ndarray] | np.ndarray) -> Boxes:

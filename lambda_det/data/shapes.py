@@ -9,7 +9,8 @@ bytes.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections import Counter
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,20 +25,15 @@ CATEGORY_IDS = (2, 5, 9, 12)
 
 _MANIFEST = "shapes.json"
 _FORMAT = 2
+_LARGEST = (178, 186)  # height and width of an image in pixels; the smallest have 0.7 times that
 _LEAST_SCALE = 0.74
-_MIN_SIDE = 150
 # Every 8th image has a crowd region, every 16th has no object at all.
 _CROWD_PERIOD, _CROWD_AT = 8, 2
 _EMPTY_PERIOD, _EMPTY_AT = 16, 7
 
 
 def generate_shapes(
-    root: str | os.PathLike[str],
-    *,
-    num_train: int = 400,
-    num_val: int = 100,
-    seed: int = 0,
-    image_size: tuple[int, int] = (178, 186),
+    root: str | os.PathLike[str], *, num_train: int = 400, num_val: int = 100, seed: int = 0
 ) -> str:
     """Write the dataset into the folder ``root`` and return its absolute path.
 
@@ -50,55 +46,40 @@ def generate_shapes(
         root: the folder. It must not exist, or be empty, or hold such a dataset.
         num_train, num_val: number of images of each split.
         seed: random seed; each split has an independent stream of it.
-        image_size: height and width in pixels of the largest images; the smallest have 0.7 times
-            that.
 
     Raises:
         InputError: a parameter is out of range; ``root`` holds something else or a dataset with
             other parameters; or ``root`` cannot be written.
     """
     root = os.path.abspath(os.path.expanduser(os.fspath(root)))
-    _check_parameters(num_train, num_val, seed, image_size)
+    bounds = {"num_train": (num_train, 1), "num_val": (num_val, 1), "seed": (seed, 0)}
+    for name, (value, least) in bounds.items():
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{name} {value!r}: an integer of at least {least} is needed")
     manifest = {
         "format": _FORMAT,
         "num_train": num_train,
         "num_val": num_val,
         "seed": seed,
-        "image_size": list(image_size),
+        "image_size": list(_LARGEST),
     }
     if _is_generated(root, manifest):
         return root
     streams = np.random.SeedSequence(seed).spawn(2)
     with writing(f"dataset folder {root}"), new_folder(root) as folder:
-        _write_split(folder, TRAIN_SPLIT, num_train, streams[0], image_size)
-        _write_split(folder, VAL_SPLIT, num_val, streams[1], image_size)
+        _write_split(folder, TRAIN_SPLIT, num_train, streams[0])
+        _write_split(folder, VAL_SPLIT, num_val, streams[1])
         write_json(manifest, os.path.join(folder, _MANIFEST), indent=None)
     return root
 
 
-@dataclass(frozen=True)
-class ShapesStatistics:
-    """Numbers of images and objects of one split; shares are of all objects but crowd regions.
-
-    The size ranges are COCO's, by the visible area in pixels: small is below 32^2, large is above
-    96^2.
-    """
-
-    images: int
-    images_without_objects: int
-    objects: int
-    small_share: float
-    medium_share: float
-    large_share: float
-    occluded_share: float
-    polygons: int
-    rles: int
-    crowds: int
-    objects_per_class: dict[str, int]
-
-
-def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatistics:
+def shapes_statistics(root: str | os.PathLike[str], split: str) -> dict[str, Any]:
     """Count the images and objects of one split of a generated dataset by its json.
+
+    Returns:
+        Numbers of images, objects and crowd regions by their names. Shares are of all objects but
+        crowd regions. The size ranges are COCO's, by the visible area in pixels: small is below
+        32^2, large is above 96^2.
 
     Raises:
         InputError: the json cannot be read or was not made by :func:`generate_shapes`.
@@ -112,36 +93,20 @@ def shapes_statistics(root: str | os.PathLike[str], split: str) -> ShapesStatist
         occluded = np.array([a["area"] < a["full_area"] for a in objects])
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is not the json of a generated shapes dataset") from error
-    names = {c["id"]: c["name"] for c in content["categories"]}
-    per_class = dict.fromkeys(names.values(), 0)
-    for annotation in objects:
-        per_class[names[annotation["category_id"]]] += 1
+    per_class = Counter(a["category_id"] for a in objects)
     rles = sum(isinstance(a["segmentation"], dict) for a in objects)
-    count = max(1, len(objects))
-    return ShapesStatistics(
-        images=len(content["images"]),
-        images_without_objects=len(content["images"]) - len({a["image_id"] for a in objects}),
-        objects=len(objects),
-        small_share=float((areas < 32**2).sum() / count),
-        medium_share=float(((areas >= 32**2) & (areas <= 96**2)).sum() / count),
-        large_share=float((areas > 96**2).sum() / count),
-        occluded_share=float(occluded.sum() / count),
-        polygons=len(objects) - rles,
-        rles=rles,
-        crowds=len(crowds),
-        objects_per_class=per_class,
-    )
-
-
-def _check_parameters(num_train: int, num_val: int, seed: int, size: tuple[int, int]) -> None:
-    bounds = {"num_train": (num_train, 1), "num_val": (num_val, 1), "seed": (seed, 0)}
-    for name, (value, least) in bounds.items():
-        if not isinstance(value, int) or value < least:
-            raise InputError(f"{name} {value!r}: an integer of at least {least} is needed")
-    if len(size) != 2 or not all(isinstance(s, int) and s >= _MIN_SIDE for s in size):
-        raise InputError(
-            f"image_size {size!r}: height and width are needed, each at least {_MIN_SIDE} pixels"
-        )
+    small, large = areas < 32**2, areas > 96**2
+    shares = {"small": small, "medium": ~small & ~large, "large": large, "occluded": occluded}
+    return {
+        "images": len(content["images"]),
+        "images_without_objects": len(content["images"]) - len({a["image_id"] for a in objects}),
+        "objects": len(objects),
+        **{f"{n}_share": float(are.sum() / max(1, len(objects))) for n, are in shares.items()},
+        "polygons": len(objects) - rles,
+        "rles": rles,
+        "crowds": len(crowds),
+        "objects_per_class": {c["name"]: per_class[c["id"]] for c in content["categories"]},
+    }
 
 
 def _is_generated(root: str, manifest: dict) -> bool:
@@ -177,9 +142,7 @@ def _is_generated(root: str, manifest: dict) -> bool:
     return True
 
 
-def _write_split(
-    root: str, split: str, count: int, stream: np.random.SeedSequence, size: tuple[int, int]
-) -> None:
+def _write_split(root: str, split: str, count: int, stream: np.random.SeedSequence) -> None:
     """Write the images and the json of one split; image i depends on (seed, split, i) only."""
     os.makedirs(os.path.join(root, split))
     os.makedirs(os.path.join(root, "annotations"), exist_ok=True)
@@ -188,7 +151,7 @@ def _write_split(
     for index, child in enumerate(stream.spawn(count)):
         rng = np.random.default_rng(child)
         scale = rng.uniform(_LEAST_SCALE, 1)
-        height, width = (round(s * scale * rng.uniform(0.95, 1)) for s in size)
+        height, width = (round(s * scale * rng.uniform(0.95, 1)) for s in _LARGEST)
         empty = index % _EMPTY_PERIOD == _EMPTY_AT
         image, objects = draw_scene(
             rng,

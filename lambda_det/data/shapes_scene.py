@@ -259,13 +259,9 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     """(H, W, 3) uint8 of one dull colour with a gradient and with grain, stripes or squares."""
     grey = rng.uniform(40, 200)
     colour = np.clip(grey + rng.uniform(-25, 25, size=3), 0, 255)
-    pattern = _gradient(rng, height, width) + _texture(rng, height, width)
+    gradient = 2 * (_ramp(rng, height, width) / max(height, width))  # about -1 to 1
+    pattern = gradient + _texture(rng, height, width)
     return np.clip(colour + 9 * pattern[..., None], 0, 255).astype(np.uint8)
-
-
-def _gradient(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """(H, W) values that rise from about -1 to 1 along a random direction."""
-    return 2 * (_ramp(rng, height, width) / max(height, width))
 
 
 def _texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

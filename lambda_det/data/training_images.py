@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import get_detection_dataset_dicts
 
-from lambda_det.data.object_statistics import TrainingResize, object_statistics
-from lambda_det.data.training_set_checks import check_objects
-from lambda_det.errors import InputError, key
+from lambda_det.data.training_set_checks import TrainingResize, check_images
+from lambda_det.errors import InputError
 
 _ANCHOR_BASED = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 
@@ -20,7 +18,7 @@ def training_images(cfg: CfgNode) -> list[dict]:
 
     Raises:
         InputError: ``DATASETS.TRAIN`` is empty, no image is left after filtering, or a check of
-            :func:`~lambda_det.data.training_set_checks.check_objects` fails.
+            :func:`~lambda_det.data.training_set_checks.check_images` fails.
     """
     names = tuple(cfg.DATASETS.TRAIN)
     source = f"DATASETS.TRAIN {names}"
@@ -49,38 +47,6 @@ def training_images(cfg: CfgNode) -> list[dict]:
         anchor_sizes=_anchor_sizes(cfg),
     )
     return images
-
-
-def check_images(
-    images: Sequence[dict],
-    names: Sequence[str],
-    *,
-    resize: TrainingResize,
-    num_classes: int | None,
-    anchor_sizes: Sequence[float],
-) -> None:
-    """Run :func:`~lambda_det.data.training_set_checks.check_objects` on a training set.
-
-    Images without annotations are not checked.
-
-    Args:
-        images: in detectron2's dataset format.
-        names: the datasets of the training set.
-        resize, num_classes, anchor_sizes: as for ``check_objects``.
-
-    Raises:
-        InputError: a check fails.
-    """
-    if "annotations" not in images[0]:
-        return
-    check_objects(
-        object_statistics(images),
-        f"{key('DATASETS.TRAIN')} {tuple(names)}",
-        resize=resize,
-        num_classes=num_classes,
-        class_names=MetadataCatalog.get(names[0]).get("thing_classes") or () if names else (),
-        anchor_sizes=anchor_sizes,
-    )
 
 
 def training_resize(cfg: CfgNode) -> TrainingResize:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.structures import BoxMode
 
-from lambda_det.data.object_statistics import ObjectStatistics, TrainingResize
 from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
@@ -25,23 +27,73 @@ _SMALL_IOU = 0.3  # an anchor of lower IoU is background to the RPN (RetinaNet: 
 _SMALLEST = 8  # side in pixels; in smaller images, relative boxes look like pixels
 
 
-def check_objects(
-    objects: ObjectStatistics,
-    source: str,
+@dataclass(frozen=True)
+class TrainingResize:
+    """How the training resizes an image: by its shorter side, or by large-scale jitter.
+
+    Args:
+        short_sides: lengths in pixels, one of which the shorter side is resized to; 0 does not
+            resize.
+        longest: largest length of the longer side in pixels.
+        fit: for large-scale jitter, (smallest factor, largest factor) and (height, width): the
+            image is scaled to fit into height and width times a factor. If this is given, the
+            other two are not used.
+    """
+
+    short_sides: tuple[int, ...] = ()
+    longest: float = float("inf")
+    fit: tuple[tuple[float, float], tuple[int, int]] | None = None
+
+    def factors(self, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) heights and widths of images -> (n,) smallest and (n,) largest scale factors."""
+        if self.fit is not None:
+            (low, high), (height, width) = self.fit
+            fitting = np.minimum(height / heights, width / widths)
+            return low * fitting, high * fitting
+        shorter, longer = np.minimum(heights, widths), np.maximum(heights, widths)
+        low, high = (
+            np.minimum(side / shorter, self.longest / longer) if side else np.ones_like(shorter)
+            for side in (min(self.short_sides), max(self.short_sides))
+        )
+        return low, high
+
+
+@dataclass(frozen=True)
+class _Objects:
+    """The n objects of a training set, without crowd regions.
+
+    Attributes:
+        boxes: (n, 4) x, y, width, height in pixels.
+        classes: (n,) contiguous class ids.
+        heights, widths: (n,) sides of each object's image in pixels.
+    """
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    heights: np.ndarray
+    widths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def check_images(
+    images: Sequence[dict],
+    names: Sequence[str],
     *,
     resize: TrainingResize,
     num_classes: int | None,
-    class_names: Sequence[str] = (),
     anchor_sizes: Sequence[float] = (),
 ) -> None:
     """Check the classes and boxes of a training set; a likely mistake logs a warning.
 
+    Rotated boxes, and objects of images without a size, are not checked.
+
     Args:
-        objects: all objects of the training set.
-        source: name of the training set in messages, such as ``DATASETS.TRAIN ('a',)``.
+        images: in detectron2's dataset format. If the first has no annotations, nothing is checked.
+        names: the datasets of the training set.
         resize: how the training resizes the images.
         num_classes: number of classes of the model's head; None if it has no classes.
-        class_names: names in the order of the contiguous ids; empty if not known.
         anchor_sizes: square roots of the anchors' areas in pixels; empty for a model without
             anchors.
 
@@ -50,14 +102,25 @@ def check_objects(
             all boxes are empty, or relative to the image's size, or two corners in place of corner
             and size; or all objects are smaller than a pixel after resizing.
     """
-    if not len(objects):
-        if objects.unread:
-            return
+    if "annotations" not in images[0]:
+        return
+    source = f"{key('DATASETS.TRAIN')} {tuple(names)}"
+    annotations = [
+        (annotation, image)
+        for image in images
+        for annotation in image.get("annotations", ())
+        if not annotation.get("iscrowd", 0)
+    ]
+    if not annotations:
         raise InputError(
             f"{source}: no image has a usable object (crowd regions and objects whose polygons all "
             "have fewer than 3 points do not count)"
         )
+    objects = _readable(annotations)
+    if not len(objects):
+        return
     if num_classes is not None:
+        class_names = MetadataCatalog.get(names[0]).get("thing_classes") or () if names else ()
         _check_classes(objects, source, num_classes, class_names)
     _check_sides(objects, source)
     relative = _check_relative(objects, source)
@@ -66,8 +129,29 @@ def check_objects(
         _check_sizes(objects, source, resize, anchor_sizes)
 
 
+def _readable(annotations: Sequence[tuple[dict, dict]]) -> _Objects:
+    """The objects of (annotation, image) pairs whose boxes are not rotated and whose images have a
+    size."""
+    modes = (BoxMode.XYWH_ABS, BoxMode.XYXY_ABS)
+    read = [
+        (a, image)
+        for a, image in annotations
+        if a.get("bbox_mode") in modes and "height" in image and "width" in image
+    ]
+    try:
+        boxes = np.array([a["bbox"] for a, _ in read], dtype=np.float64).reshape(-1, 4)
+    except OverflowError as error:  # an integer in JSON may have any size
+        name = key("DATASETS.TRAIN")
+        raise InputError(f"{name}: a number of a bbox is too large for a float") from error
+    corners = np.array([a["bbox_mode"] == BoxMode.XYXY_ABS for a, _ in read], dtype=bool)
+    boxes[corners, 2:] -= boxes[corners, :2]
+    sizes = np.array([(i["height"], i["width"]) for _, i in read], dtype=np.float64).reshape(-1, 2)
+    classes = np.array([a["category_id"] for a, _ in read], dtype=np.int64)
+    return _Objects(boxes, classes, heights=sizes[:, 0], widths=sizes[:, 1])
+
+
 def _check_classes(
-    objects: ObjectStatistics, source: str, num_classes: int, class_names: Sequence[str]
+    objects: _Objects, source: str, num_classes: int, class_names: Sequence[str]
 ) -> None:
     low, high = int(objects.classes.min()), int(objects.classes.max())
     if low < 0 or high >= num_classes:
@@ -88,7 +172,7 @@ def _check_classes(
         )  # fmt: skip
 
 
-def _check_sides(objects: ObjectStatistics, source: str) -> None:
+def _check_sides(objects: _Objects, source: str) -> None:
     broken = ~np.isfinite(objects.boxes).all(axis=1)
     if broken.any():
         box = objects.boxes[broken][0].tolist()
@@ -106,7 +190,7 @@ def _check_sides(objects: ObjectStatistics, source: str) -> None:
         )  # fmt: skip
 
 
-def _check_relative(objects: ObjectStatistics, source: str) -> bool:
+def _check_relative(objects: _Objects, source: str) -> bool:
     """Raise InputError if all boxes are relative to the image's size; warn if many are.
 
     Returns:
@@ -135,7 +219,7 @@ def _check_relative(objects: ObjectStatistics, source: str) -> bool:
     return False
 
 
-def _check_corners(objects: ObjectStatistics, source: str) -> None:
+def _check_corners(objects: _Objects, source: str) -> None:
     """Check that boxes end within their image.
 
     Boxes given as x1, y1, x2, y2 and read as x, y, width, height mostly reach beyond it.
@@ -161,7 +245,7 @@ def _check_corners(objects: ObjectStatistics, source: str) -> None:
 
 
 def _check_sizes(
-    objects: ObjectStatistics, source: str, resize: TrainingResize, anchor_sizes: Sequence[float]
+    objects: _Objects, source: str, resize: TrainingResize, anchor_sizes: Sequence[float]
 ) -> None:
     low, high = resize.factors(objects.heights, objects.widths)
     sides = objects.boxes[:, 2:].clip(min=0)

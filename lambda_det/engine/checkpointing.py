@@ -114,7 +114,7 @@ class RunCheckpointer(DetectionCheckpointer):
         for name in [*filter(None, [pointed]), *(numbers[n] for n in earlier)]:
             path = os.path.join(self.save_dir, name)
             try:
-                content = read_file(path).data
+                content = read_file(path)
                 _check_sums(path)
                 if not isinstance(content, dict) or not {"model", "trainer"} <= content.keys():
                     raise InputError(f"{path}: holds no training's state")
@@ -154,7 +154,7 @@ class RunCheckpointer(DetectionCheckpointer):
             os.unlink(os.path.join(self.save_dir, numbers[number]))
 
     def _load_file(self, filename: str) -> dict[str, object]:
-        return read_file(filename).data  # runs nothing that the file may name
+        return read_file(filename)  # runs nothing that the file may name
 
     def _load_model(self, checkpoint: dict) -> object:
         theirs, ours = (c.get("metadata", {}).get("classes") for c in (checkpoint, self._metadata))

@@ -51,7 +51,7 @@ class BestWeights:
         if not self._metric or not comm.is_main_process() or not os.path.exists(self._path):
             return
         try:
-            content = read_file(self._path).data
+            content = read_file(self._path)
             metric, value = content["metric"], float(content["value"])
         except (InputError, KeyError, TypeError, ValueError) as error:
             logger.warning("--resume: the best value so far is lost, %s", error)

@@ -32,8 +32,7 @@ from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.data import resolve_datasets
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
-from lambda_det.data.object_statistics import TrainingResize
-from lambda_det.data.training_images import check_images
+from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.engine.checks import check_device, check_pixels, on_device
 from lambda_det.engine.evaluation import check_best_metric
 from lambda_det.engine.lazy_config import LAZY_NAMES, MAPPER, config_of, has_head, select

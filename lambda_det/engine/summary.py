@@ -12,7 +12,7 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from lambda_det.checkpoint.coverage import BACKBONE_PARTS, Coverage
+from lambda_det.checkpoint.coverage import BACKBONE_PARTS, Coverage, part_of
 from lambda_det.errors import InputError, writing
 from lambda_det.io import read_json, write_json
 
@@ -41,9 +41,9 @@ class RunSummary:
                 with contextlib.suppress(OSError):  # of an earlier run in this folder
                     os.unlink(os.path.join(self._folder, SUMMARY_FILE))
             return
-        parts = [part for name, part in coverage.parts.items() if name in BACKBONE_PARTS]
-        total = sum(part.numbers for part in parts)
-        loaded = sum(part.numbers_loaded for part in parts)
+        sizes = {n: size for n, size in coverage.sizes.items() if part_of(n) in BACKBONE_PARTS}
+        total = sum(sizes.values())
+        loaded = sum(sizes.get(name, 0) for name in coverage.loaded)
         self._write({"pretrained_percent": 100 * loaded / total if total else None})
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from lambda_det.checkpoint.loading import number_of_classes
+from lambda_det.checkpoint.loading import numbers_of_heads
 from lambda_det.data.config_datasets import configure_heads
 from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError, writing
@@ -150,7 +150,7 @@ def _classes(
 ) -> tuple[ClassNames, list[dict] | None]:
     """Find the classes, set their number in the config, and return them with the list ``images`` of
     the annotations."""
-    count = number_of_classes(cfg.MODEL.WEIGHTS)
+    count = numbers_of_heads(cfg.MODEL.WEIGHTS)[0]
     listed = None
     if annotations:
         names, listed = classes_of_annotations(annotations)

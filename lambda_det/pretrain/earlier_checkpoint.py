@@ -30,7 +30,7 @@ def convert_checkpoint(folder: str, seed: int) -> None:
     if os.path.exists(pointer) or not os.path.exists(path):
         return
     try:
-        content = read_file(path).data
+        content = read_file(path)
         old, metadata = content["training"], content["metadata"]
         done = old["iteration"]
         run_state = {

@@ -242,7 +242,7 @@ def _compare(result: Chaos, calm: _Training, wild: _Training) -> None:
     result.repeated = len(seen) - len(expected)
     steps = itertools.pairwise(seen)
     result.most_lost = max([0, *(before + 1 - now for (before, _), (now, _) in steps)])
-    one, other = (_tensors(read_file(os.path.join(t.folder, FINAL)).data) for t in (calm, wild))
+    one, other = (_tensors(read_file(os.path.join(t.folder, FINAL))) for t in (calm, wild))
     if one.keys() != other.keys():
         raise InputError(f"{wild.folder}: its weights have other names than those in {calm.folder}")
     result.weight_difference = _largest(

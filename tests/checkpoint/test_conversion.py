@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint.conversion import convert, convert_file
 from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
+from lambda_det.checkpoint.own_files import write_weights
 from lambda_det.checkpoint.translation import read_and_translate
-from lambda_det.checkpoint.writing import write_weights
 from lambda_det.errors import InputError
 
 RESNET = {"depth": 50, "variant": "resnet", "stem": "v1"}
@@ -62,7 +63,7 @@ def test_frozen_norms_are_not_left_at_zero(tensors, tmp_path: Path) -> None:
         assert ("res5.1.conv3.norm.weight" in found.loaded) != is_kept
 
 
-GOOD_IMAGES = IMAGENET.as_dict()
+GOOD_IMAGES = asdict(IMAGENET)
 
 
 @pytest.mark.parametrize(

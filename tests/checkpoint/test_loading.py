@@ -1,4 +1,4 @@
-"""MODEL.WEIGHTS that cannot be read is one line."""
+"""MODEL.WEIGHTS: addresses of other handlers, and the heads in a file."""
 
 from __future__ import annotations
 
@@ -10,22 +10,8 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from torch import nn
 
 from lambda_det.checkpoint import load_weights
+from lambda_det.checkpoint.loading import numbers_of_heads
 from lambda_det.errors import InputError
-
-
-@pytest.mark.parametrize(
-    ("address", "scheme"),
-    [
-        ("torchvison://resnet101", "torchvison"),
-        ("htpp://example.org/model.pth", "htpp"),
-    ],
-)
-def test_address_of_an_unknown_kind(address: str, scheme: str) -> None:
-    with pytest.raises(InputError) as error:
-        load_weights(nn.Conv2d(1, 1, 1), address)
-    message = str(error.value)
-    assert f"MODEL.WEIGHTS='{address}'" in message and "\n" not in message
-    assert f"'{scheme}://' are not supported" in message and "detectron2://" in message
 
 
 class _Folder(PathHandler):
@@ -58,3 +44,19 @@ def test_address_that_a_handler_knows(tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.pth'?: no such file"):
         load_weights(nn.Conv2d(1, 1, 1), str(tmp_path / "none.pth"))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "expected"),
+    [
+        ({"roi_heads.box_predictor.cls_score.weight": (6, 3)}, 5),
+        ({"roi_heads.box_predictor.0.cls_score.weight": (81, 3)}, 80),  # a cascade's
+        ({"head.cls_score.weight": (9 * 7, 3, 1, 1), "head.bbox_pred.weight": (36, 3, 1, 1)}, 7),
+        ({"head.cls_score.weight": (9 * 7, 3, 1, 1)}, None),
+        ({"proposal_generator.rpn_head.conv.weight": (3, 3, 1, 1)}, None),
+    ],
+)
+def test_number_of_classes_of_a_file(tmp_path: Path, shapes: dict, expected: int | None) -> None:
+    tensors = {f"module.{name}": torch.ones(shape) for name, shape in shapes.items()}
+    torch.save({"model": tensors}, tmp_path / "w.pth")
+    assert numbers_of_heads(str(tmp_path / "w.pth"))[0] == expected

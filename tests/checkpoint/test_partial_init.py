@@ -12,6 +12,7 @@ from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.coverage import Coverage, coverage_report, measure
+from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.image_format import IMAGENET
 from lambda_det.errors import InputError
 
@@ -164,6 +165,24 @@ def test_blocks_with_a_random_middle_start_as_identity(tmp_path: Path) -> None:
                 assert torch.all(block.conv3.norm.weight == (0.0 if zero else 0.7))
         x = torch.rand(1, 2048, 5, 7)
         assert torch.equal(network.res5[1](x), x) == as_identity
+
+
+@pytest.mark.parametrize(
+    ("lacks", "is_random"),
+    [
+        ("lambda_layer.embedding", True),
+        ("lambda_layer.query.weight", True),
+        ("lambda_layer.value.weight", True),
+        ("conv2.weight", True),
+        ("lambda_layer.position_bias", False),
+        ("conv2.norm.weight", False),
+    ],
+)
+def test_a_block_is_random_without_what_makes_its_middle(lacks: str, is_random: bool) -> None:
+    names = [f"res5.1.{name}" for name in (lacks, "lambda_norm.weight", "conv3.norm.weight")]
+    tensors = {name: torch.ones(1) for name in names[1:]}
+    found = fit(tensors, dict.fromkeys(names, (1,)), names, as_identity=True)
+    assert found.kept_zero == (names[2:] if is_random else [])
 
 
 def test_identity_leaves_a_block_alone_whose_middle_is_loaded(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import torch
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint.layouts import find_layout
 from lambda_det.checkpoint.name_maps import DLI14, TORCHVISION
-from lambda_det.checkpoint.reading import FileContent
 from lambda_det.checkpoint.translation import translate
 from lambda_det.errors import InputError
 
@@ -47,7 +46,7 @@ def test_heads_keep_their_names_without_the_wrapper() -> None:
     detector["module.backbone.fpn_lateral2.weight"] = torch.ones(3)
     detector["module.roi_heads.box_head.fc1.weight"] = torch.ones(2)
     detector["module.pixel_mean"] = torch.ones(3, 1, 1)
-    source = translate("file", FileContent({"model": detector}))
+    source = translate("file", {"model": detector})
     counted = {name for name in state if not name.endswith("num_batches_tracked")}
     assert set(source.tensors) == counted
     assert set(source.others) == {

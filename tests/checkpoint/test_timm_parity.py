@@ -19,7 +19,6 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.architecture import infer_architecture
 from lambda_det.checkpoint.conversion import convert
 from lambda_det.checkpoint.name_maps import TIMM_RESNET_RS
-from lambda_det.checkpoint.reading import FileContent
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import read_and_translate, translate
 from lambda_det.errors import InputError
@@ -119,7 +118,7 @@ def test_other_networks_are_refused_by_name(name: str, monkeypatch) -> None:
     with torch.device("meta"):  # nothing is computed
         state = timm.create_model(name).state_dict()
     with pytest.raises(InputError) as error:
-        conversion = convert(translate("model.pth", FileContent(state)))
+        conversion = convert(translate("model.pth", state))
         LoadingRules().check(conversion.coverage, "model.pth")
     assert str(error.value).startswith("model.pth: ") and "\n" not in str(error.value)
     assert REFUSED[name] in str(error.value)

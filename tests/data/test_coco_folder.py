@@ -106,19 +106,12 @@ def test_configure_again_changes_nothing(
     assert not caplog.records
 
 
-def test_environment_variable(shapes: Path, make_cfg, monkeypatch):
-    monkeypatch.setenv("LAMBDA_DET_COCO_FOLDER", str(shapes))
-    cfg = make_cfg("", (), ("coco_2017_val",))
-    configure_datasets(cfg)
-    assert cfg.DATASETS.TEST == (VAL,)
-    assert str(shapes) == cfg.DATASETS.COCO_FOLDER
-
-
 def test_key_wins_over_environment_variable(shapes: Path, make_cfg, monkeypatch):
-    monkeypatch.setenv("LAMBDA_DET_COCO_FOLDER", "/nowhere")
-    cfg = make_cfg(shapes, (), ("coco_2017_val",))
-    configure_datasets(cfg)
-    assert str(shapes) == cfg.DATASETS.COCO_FOLDER
+    for variable, key in ((str(shapes), ""), ("/nowhere", shapes)):
+        monkeypatch.setenv("LAMBDA_DET_COCO_FOLDER", variable)
+        cfg = make_cfg(key, (), ("coco_2017_val",))
+        configure_datasets(cfg)
+        assert cfg.DATASETS.TEST == (VAL,) and str(shapes) == cfg.DATASETS.COCO_FOLDER
 
 
 def test_evaluation_needs_no_training_set(write_folder, small_content: dict, make_cfg):

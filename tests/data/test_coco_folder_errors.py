@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 
 import pytest
 from data_helpers import single_line
 
-from lambda_det import get_cfg
 from lambda_det.data import configure_datasets, register_coco_folder
 from lambda_det.errors import InputError
 
@@ -130,18 +128,10 @@ def test_different_categories(write_folder, small_content: dict, make_cfg, categ
 
 
 @pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_annotation_that_cannot_be_judged_is_found_before_the_training(
-    shapes, tmp_path, key
-) -> None:
-    root = tmp_path / "mine"
-    shutil.copytree(shapes, root)
-    path = root / "annotations" / "instances_val2017.json"
-    content = json.loads(path.read_text())
-    del content["annotations"][3][key]
-    path.write_text(json.dumps(content))
-    cfg = get_cfg()
-    cfg.DATASETS.COCO_FOLDER = str(root)
-    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = ("train2017",), ("val2017",)
-    with pytest.raises(InputError, match=rf"instances_val2017.*'{key}'") as caught:
+def test_annotation_that_cannot_be_judged(write_folder, small_content: dict, make_cfg, key: str):
+    val = copy.deepcopy(small_content)
+    del val["annotations"][1][key]
+    cfg = make_cfg(write_folder(train2017=small_content, val2017=val), ("train2017",), ("val2017",))
+    with pytest.raises(InputError, match=rf"instances_val2017.*'{key}'") as error:
         configure_datasets(cfg)
-    assert "\n" not in str(caught.value)
+    single_line(error)

@@ -98,8 +98,8 @@ class Noise:
 
 def loader(workers: int, seed: int = 1, start: int = 0) -> TrainingLoader:
     made = TrainingLoader(
-        IMAGES, Noise(), sampler_maker(config(), IMAGES),
-        batch_size=2, group_by_aspect=True, num_workers=workers, seed=seed,
+        IMAGES, Noise(), 2, make_sampler=sampler_maker(config(), IMAGES),
+        num_workers=workers, seed=seed,
     )  # fmt: skip
     made.start = start
     return made

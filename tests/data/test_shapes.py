@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 from pycocotools.coco import COCO
 
@@ -18,30 +17,20 @@ from lambda_det.errors import InputError
 SPLITS = ("train2017", "val2017")
 
 
-def content_of(root: Path, split: str) -> dict:
-    return json.loads((root / "annotations" / f"instances_{split}.json").read_text())
-
-
 def all_bytes(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_statistics(shapes: Path, split: str):
-    statistics = shapes_statistics(shapes, split)
-    assert statistics.images == (48 if split == "train2017" else 32)
-    for share in (statistics.small_share, statistics.medium_share, statistics.large_share):
-        assert share >= 0.2
-    assert statistics.small_share + statistics.medium_share + statistics.large_share == (
-        pytest.approx(1)
-    )
-    assert statistics.occluded_share >= 0.3
-    assert statistics.polygons > 0
-    assert statistics.rles > 0
-    assert statistics.crowds >= 3
-    assert statistics.images_without_objects >= 2
-    assert len(statistics.objects_per_class) >= 3
-    assert min(statistics.objects_per_class.values()) > 0
+    found = shapes_statistics(shapes, split)
+    assert found["images"] == (48 if split == "train2017" else 32)
+    shares = [found[f"{size}_share"] for size in ("small", "medium", "large")]
+    assert min(shares) >= 0.2 and sum(shares) == pytest.approx(1)
+    assert found["occluded_share"] >= 0.3
+    assert found["polygons"] > 0 and found["rles"] > 0 and found["crowds"] >= 3
+    assert found["images_without_objects"] >= 2
+    assert len(found["objects_per_class"]) == 4 and min(found["objects_per_class"].values()) > 0
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -82,17 +71,6 @@ def test_masks_boxes_and_areas_are_exact(shapes: Path, split: str, capsys):
     assert with_hole >= 10
     assert len(heights) > 3
     assert len(widths) > 3
-
-
-def test_objects_stand_out_from_the_ground(shapes: Path):
-    """In colour, every object is farther from the ground than the textures' amplitude."""
-    coco = COCO(str(shapes / "annotations" / "instances_val2017.json"))
-    for image_id, listed in coco.imgToAnns.items():
-        pixels = cv2.imread(str(shapes / "val2017" / coco.imgs[image_id]["file_name"]))
-        masks = [coco.annToMask(a).astype(bool) for a in listed]
-        ground = pixels[~np.any(masks, axis=0)].mean(axis=0)
-        for mask in masks:
-            assert np.linalg.norm(pixels[mask].mean(axis=0) - ground) > 50
 
 
 def test_every_class_has_hues_of_its_own(shapes: Path):
@@ -141,15 +119,6 @@ def test_objects_of_one_class_do_not_touch(shapes: Path):
                     pairs += 1
                     assert not (grown & coco.annToMask(other)).any()
     assert pairs >= 5
-
-
-def test_large_objects_stand_in_large_images_and_stay_large(shapes: Path):
-    content = content_of(shapes, "train2017")
-    sizes = {i["id"]: i["height"] * i["width"] for i in content["images"]}
-    large = [a for a in content["annotations"] if a["full_area"] > 96**2]
-    assert len(large) >= 10
-    assert all(a["area"] > 96**2 for a in large)
-    assert min(sizes[a["image_id"]] for a in large) > np.quantile(list(sizes.values()), 0.2)
 
 
 def test_same_seed_same_bytes(tmp_path: Path):
@@ -224,7 +193,6 @@ def test_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ({"num_train": 0}, "num_train 0"),
         ({"num_val": -1}, "num_val -1"),
         ({"seed": -1}, "seed -1"),
-        ({"image_size": (64, 240)}, "image_size"),
     ],
 )
 def test_wrong_parameters(tmp_path: Path, wrong: dict, text: str):
@@ -238,11 +206,3 @@ def test_statistics_of_another_json(tmp_path: Path):
     (tmp_path / "annotations" / "instances_val2017.json").write_text("{}")
     with pytest.raises(InputError, match="not the json of a generated shapes dataset"):
         shapes_statistics(tmp_path, "val2017")
-
-
-def test_run_lengths_are_cocos(shapes: Path):
-    crowds = [a for a in content_of(shapes, "train2017")["annotations"] if a["iscrowd"]]
-    assert crowds
-    for crowd in crowds:
-        codes = mask_util.frPyObjects(crowd["segmentation"], *crowd["segmentation"]["size"])
-        assert mask_util.area(codes) == crowd["area"]

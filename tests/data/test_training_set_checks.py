@@ -7,10 +7,10 @@ import logging
 import numpy as np
 import pytest
 from data_helpers import HEIGHT, WIDTH, corner_boxes, images, pixel_boxes, single_line, warnings
+from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 
-from lambda_det.data.object_statistics import TrainingResize, object_statistics
-from lambda_det.data.training_set_checks import check_objects
+from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.errors import InputError
 
 
@@ -20,7 +20,7 @@ def check(records: list[dict], **changes) -> None:
         "num_classes": 1,
         "anchor_sizes": (32, 64, 128, 256, 512),
     }
-    check_objects(object_statistics(records), "the set", **arguments | changes)
+    check_images(records, ("the set",), **arguments | changes)
 
 
 def refused(records: list[dict], **changes) -> str:
@@ -35,15 +35,13 @@ def test_ordinary_boxes_are_not_remarked_upon(mode, log):
     assert not log.records
 
 
-def test_statistics_leave_out_crowds_and_count_what_they_cannot_read():
-    records = [*images(pixel_boxes(4)), *images(pixel_boxes(2), iscrowd=1)]
+def test_crowds_and_rotated_boxes_are_left_out():
+    crowds = images(corner_boxes(), iscrowd=1)
     rotated = {"bbox": [9, 9, 5, 5, 30], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0}
-    records[0]["annotations"].append(rotated)
-    found = object_statistics(records)
-    assert len(found) == 4 and found.unread == 1
-    assert found.images.tolist() == [0, 0, 1, 1]
-    assert found.heights.tolist() == [HEIGHT] * 4 and found.widths.tolist() == [WIDTH] * 4
-    check([{**records[0], "annotations": [rotated]}])  # nothing to judge by
+    check([{**crowds[0], "annotations": [rotated]}])  # nothing to judge by
+    crowds[0]["annotations"] += [rotated, *images(pixel_boxes(1), category_id=7)[0]["annotations"]]
+    assert "class id 7, but the model has 1" in refused(crowds)
+    assert "no image has a usable object" in refused(images(pixel_boxes(), iscrowd=1))
 
 
 # ---- the form of the boxes ----
@@ -146,7 +144,9 @@ def test_class_beyond_the_model():
 
 
 def test_classes_without_an_object_are_named(log):
-    check(images(pixel_boxes(), category_id=1), num_classes=3, class_names=("a", "b", "c"))
+    MetadataCatalog.get("the set").thing_classes = ["a", "b", "c"]
+    check(images(pixel_boxes(), category_id=1), num_classes=3)
+    MetadataCatalog.remove("the set")
     (record,) = log.records
     assert record.levelno == logging.INFO
     assert "2 of 3 classes have no object to learn from: a, c" in record.getMessage()

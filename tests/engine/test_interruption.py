@@ -87,8 +87,8 @@ def test_workers_let_the_iteration_finish(monkeypatch):
     monkeypatch.setattr(loaders, "GRACE_S", HANG_S)
     others = multiprocessing.active_children()  # of tests before this one
     loader = TrainingLoader(
-        IMAGES, dict, lambda seed: _endless(),
-        batch_size=2, group_by_aspect=False, num_workers=1, seed=0,
+        IMAGES, dict, 2, make_sampler=lambda seed: _endless(),
+        aspect_ratio_grouping=False, num_workers=1, seed=0,
     )  # fmt: skip
     batches = iter(loader)
     next(batches)
