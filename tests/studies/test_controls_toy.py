@@ -23,8 +23,6 @@ from lambda_det.comparison.controls import (
 )
 from lambda_det.comparison.statistics import paired_difference
 
-pytestmark = pytest.mark.slow
-
 SEEDS = (1, 2, 3)
 SIDE, WIDTH = 5, 8
 
