@@ -17,7 +17,6 @@ from lambda_det.comparison import collect, execute, read_suite, results_markdown
 from lambda_det.comparison.collect import published_rows
 from lambda_det.comparison.outputs import check_record, write_record, write_results
 from lambda_det.comparison.planning import measure, plan_text
-from lambda_det.comparison.processes import default_jobs, device_groups
 from lambda_det.comparison.results import keep, zeroed_missing
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Run, chosen_runs
@@ -100,10 +99,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.no_run:
         states = {run: state_of(run) for run in suite.runs}
     else:
-        gpus, device = suite.runs[0].gpus, suite.runs[0].settings["MODEL.DEVICE"]
-        jobs = default_jobs(gpus, device) if args.jobs is None else args.jobs
-        devices = device_groups(jobs, gpus, device)
-        states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
+        states = execute(suite, args.output, jobs=args.jobs, only=chosen)
     for run, state in states.items():
         if state == FINISHED:
             keep(run)

@@ -12,7 +12,7 @@ from lambda_det.analysis.published import load_published
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
 from lambda_det.comparison.results import FOUND, RIGHT_CLASS, result_of
-from lambda_det.comparison.run_files import FAILED, FINISHED, failed_facts
+from lambda_det.comparison.run_files import FAILED, FAILED_FILE, FINISHED, facts_of
 from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings, train_size
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Run, Suite
@@ -191,7 +191,8 @@ def _row_of(run: Run, state: str, result: Mapping | None) -> dict[str, object]:
     if run.without:
         row["without"] = list(CONTROLLED_STAGES)
     if state == FAILED:
-        row["reason"] = (failed_facts(run) or {"reason": "restarted since"})["reason"]
+        facts = facts_of(run.folder, FAILED_FILE)  # None if another process has begun it again
+        row["reason"] = "restarted since" if facts is None else facts["reason"]
     return row | (result["row"] if result is not None else {})
 
 

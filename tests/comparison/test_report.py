@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from suite_helpers import fake_training, make_output, small_suite, write_file
 
-from lambda_det.comparison import collect, execute, read_suite
+from lambda_det.comparison import collect, execute, read_suite, running
 from lambda_det.comparison.outputs import write_results
 from lambda_det.comparison.report import MOST_CLASSES, class_gains, most_different
 from lambda_det.comparison.results import result_of
@@ -49,12 +49,14 @@ def results(tmp_path_factory, project):
     content["seeds"] = [1, 2]
     content["models"]["lambda"]["label"] = "λ<50>"
     content["models"]["lambda"]["published"] = "LambdaResNet-101"
-    first = read_suite(write_file(folder / "suite.yaml", content), str(output))
-    execute(first, str(output), command=fake_training, jobs=4)
-    content["seeds"] = [1, 2, 3]
-    (output / "break").write_text("lambda")
-    suite = read_suite(write_file(folder / "suite.yaml", content), str(output))
-    states = execute(suite, str(output), command=fake_training, jobs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "train_command", fake_training)
+        first = read_suite(write_file(folder / "suite.yaml", content), str(output))
+        execute(first, str(output), jobs=4)
+        content["seeds"] = [1, 2, 3]
+        (output / "break").write_text("lambda")
+        suite = read_suite(write_file(folder / "suite.yaml", content), str(output))
+        states = execute(suite, str(output), jobs=2)
     facts = {"parameters_millions": 20.0}
     record = collect(suite, states, lambda cfg: facts, command="python x")
     return output, suite, states, write_results(str(output), suite, states, record)
