@@ -17,8 +17,6 @@ from lambda_det.comparison.controls import (
     NO_BETTER,
     RESTS,
     UNKNOWN,
-    controls_line,
-    gain_remark,
     verdict,
 )
 from lambda_det.comparison.statistics import paired_difference
@@ -184,25 +182,3 @@ def test_a_frozen_random_branch_is_not_taken_for_a_useful_one(found):
     assert min(frozen.without.values()) > 90
     assert frozen.verdict() == frozen.verdict(SEEDS[:1]) == NO_BETTER
     assert frozen.verdict_without_control() == UNKNOWN
-
-
-def row(label: str, measured: Measured) -> dict:
-    return {
-        "label": label, "controls": ["zeroed", "trained_without"],
-        "box_ap": {"mean": statistics.fmean(measured.whole.values())},
-        "box_ap_over_zeroed": paired_difference(measured.whole, measured.zeroed),
-        "box_ap_over_trained_without": paired_difference(measured.whole, measured.without),
-    }  # fmt: skip
-
-
-def test_a_comparison_of_what_rests_on_no_branch_says_nothing(found):
-    rows = [row(name, found[name]) for name in ("idle", "frozen")]
-    line = controls_line(rows)
-    assert "the AP of idle does not rest on them (it is no worse with them zeroed)" in line
-    assert "the AP of frozen does not rest on them (it is not above" in line
-    assert line.endswith("So this comparison says nothing of the backbones.")
-    assert gain_remark(rows[1], rows[0], "box") == "says nothing of the backbones"
-    rows.append(row("needed", found["needed"]))
-    line = controls_line(rows)
-    assert line.endswith("the AP of needed rests on them.") and "says nothing" not in line
-    assert gain_remark(rows[2], rows[0], "box") == gain_remark(rows[0], rows[2], "box") == ""
