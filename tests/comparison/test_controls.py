@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lambda_det.commands.compare import write_record
 from lambda_det.comparison import collect, planning, results_markdown
 from lambda_det.comparison.controls import CONTROLS
-from lambda_det.comparison.outputs import write_record
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.results import zeroed_missing
 from lambda_det.comparison.run import zeroed_command
@@ -162,10 +162,9 @@ def test_a_failed_evaluation_loses_no_run(read, train, content, output):
     assert "lambda seed 1 (λ-50), finished\n  with res4 and res5 zeroed: error: no such" in launch
     assert "launch lambda/seed1" in launch and "launch plain/seed1" not in launch
 
-    with pytest.raises(
-        InputError, match=r"is not written because the evaluation with zeroed branches"
-    ):
-        write_record(str(output / "record.json"), states, record_of(suite, states))
+    line = r"is not written because 2 of 4 runs .*: lambda seed 1, with res4 and res5 zeroed: error"
+    with pytest.raises(InputError, match=line):
+        write_record(str(output / "record.json"), record)
     assert not (output / "record.json").exists()
     (output / "break_zeroed").unlink()
     execute_states = train(suite, jobs=2)

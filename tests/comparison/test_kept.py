@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from lambda_det.comparison import collect
-from lambda_det.comparison.outputs import write_results
+from lambda_det.comparison.report import write_results
 from lambda_det.comparison.results import keep
 from lambda_det.comparison.run_files import FINISHED, NEW, state_of
 from lambda_det.errors import InputError

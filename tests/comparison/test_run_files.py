@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lambda_det.comparison import collect
-from lambda_det.comparison.outputs import write_results
 from lambda_det.comparison.planning import measure
+from lambda_det.comparison.report import write_results
 from lambda_det.comparison.run_files import FINISHED, NEW, STARTED, state_of
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError
