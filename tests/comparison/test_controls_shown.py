@@ -11,7 +11,7 @@ from lambda_det.comparison.controls import (
     RESTS,
     UNKNOWN,
     controls_line,
-    verdict,
+    verdict_of,
 )
 from lambda_det.comparison.report import html_report
 from lambda_det.comparison.suite import Suite
@@ -90,7 +90,9 @@ def difference(mean: float, low: float | None = None, *values: float) -> dict:
     ],
 )
 def test_verdict(zeroed, without, expected):
-    assert verdict(40, zeroed, without) == expected
+    over = {"box_ap_over_zeroed": zeroed, "box_ap_over_trained_without": without}
+    row = {"controls": ["zeroed"], "box_ap": {"mean": 40}, **over}
+    assert verdict_of(row, "box") == expected
 
 
 def test_tasks_that_differ_are_named():
