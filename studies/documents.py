@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lambda_det.comparison.tables import brief_table, comparison_tables
+from lambda_det.comparison.tables import comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table
 from studies.evidence.why_table import why_tables
 from studies.paper.family import architecture_table
-from studies.tables import ap_table, figures_table, rows_table, update_tables
+from studies.tables import ap_table, brief_table, figures_table, rows_table, update_tables
 
 VIEWS = {
     "ap": ap_table,

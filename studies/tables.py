@@ -5,10 +5,57 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from lambda_det.comparison.controls import NAMED_STAGES
+from lambda_det.comparison.notes import baselines_of, pretrain_note
+from lambda_det.comparison.tables import (
+    found_cells,
+    found_headers,
+    gain_cell,
+    markdown,
+    plus_minus,
+    sets_of,
+    tasks_of,
+)
 from lambda_det.errors import InputError
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.io import read_json
 from lambda_det.records import markdown_row, provenance
+
+
+def brief_table(record: Mapping) -> str:
+    """Make the short table of a comparison's record, with one line for each set and model: AP, what
+    it rests on, and the gain. It gives the answer before the full tables."""
+    rows, with_sets = record["rows"], "sets" in record
+    tasks = tasks_of(rows) or ["box"]
+    controlled = [task for task in tasks if any(f"{task}_ap_trained_without" in r for r in rows)]
+    headers = [*(["set"] if with_sets else []), "backbone", *found_headers(rows)]
+    for task in tasks:
+        headers += [f"{task} AP", *(["trained without"] if task in controlled else []), "Δ"]
+    lines = []
+    for label, row in ((label, row) for label, of_set in sets_of(record) for row in of_set):
+        line = [*([label] if with_sets else []), row["label"], *found_cells(row, rows)]
+        for task in tasks:
+            line.append(plus_minus(row.get(f"{task}_ap")))
+            if task in controlled:
+                line.append(plus_minus(row.get(f"{task}_ap_trained_without")))
+            line.append(gain_cell(row, f"{task}_ap"))
+        lines.append(line)
+    seeds = sorted({row["finished"] for row in rows})
+    one = seeds[-1] == 1
+    number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+    spread = "of one seed" if one else f"mean ± sample standard deviation of {number} seeds"
+    legend = [f"AP in percent, {spread}"]
+    if found_headers(rows):
+        legend.append("found: objects detected at IoU 0.5; right class: detected with that class")
+    if controlled:
+        legend.append(
+            f"trained without: the same with the residual branches of {NAMED_STAGES} at 0"
+        )
+    if over := baselines_of(rows):
+        paired = "" if one else ", paired by seed, with its 95 % interval"
+        legend.append(f"Δ: gain over {' and '.join(over)}{paired}")
+    remark = f"{'; '.join(legend)}. {pretrain_note(record)}".strip()
+    return f"{markdown(headers, lines)}\n\n{remark}\n\n{provenance(record)}"
 
 
 def ap_table(record: Mapping) -> str:

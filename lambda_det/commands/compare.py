@@ -11,19 +11,20 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 
 from lambda_det.commands import add_import, command_parser
 from lambda_det.comparison import collect, execute, read_suite, results_markdown
 from lambda_det.comparison.collect import published_rows
-from lambda_det.comparison.outputs import check_record, write_record, write_results
+from lambda_det.comparison.notes import unfinished_runs
 from lambda_det.comparison.planning import measure, plan_text
-from lambda_det.comparison.processes import default_jobs, device_groups
+from lambda_det.comparison.report import write_results
 from lambda_det.comparison.results import keep, zeroed_missing
-from lambda_det.comparison.run_files import FINISHED, state_of
-from lambda_det.comparison.suite import Run, chosen_runs
+from lambda_det.comparison.run_files import FINISHED, state_of, write_facts
+from lambda_det.comparison.suite import Run, Suite, chosen_runs
 from lambda_det.engine.setup import import_modules, import_words
 from lambda_det.errors import InputError, exit_on_input_error
-from lambda_det.io import check_writable
+from lambda_det.io import check_writable, read_json
 from lambda_det.records import record_path, results_folder, tool_command
 
 
@@ -100,10 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.no_run:
         states = {run: state_of(run) for run in suite.runs}
     else:
-        gpus, device = suite.runs[0].gpus, suite.runs[0].settings["MODEL.DEVICE"]
-        jobs = default_jobs(gpus, device) if args.jobs is None else args.jobs
-        devices = device_groups(jobs, gpus, device)
-        states = execute(suite, args.output, jobs=jobs, devices=devices, only=chosen)
+        states = execute(suite, args.output, jobs=args.jobs, only=chosen)
     for run, state in states.items():
         if state == FINISHED:
             keep(run)
@@ -113,9 +111,43 @@ def main(argv: list[str] | None = None) -> int:
     finally:  # the numbers are printed even if the disk is full
         print(results_markdown(record))
     if args.record is not None:
-        write_record(record_file, states, record)
+        write_record(record_file, record)
     whole = (states[run] == FINISHED and zeroed_missing(run) is None for run in chosen)
     return 0 if all(whole) else 1
+
+
+def check_record(path: str, suite: Suite) -> None:
+    """Check that the record of a suite can be written, before days of training.
+
+    Raises:
+        InputError: the file is the record of another suite, or it cannot be written.
+    """
+    check_writable(path, "--record")
+    if not os.path.exists(path):
+        return
+    try:
+        other = read_json(path).get("suite")
+    except (InputError, AttributeError):  # no JSON, or no object
+        other = None
+    if other != suite.name:
+        raise InputError(
+            f"--record: {path} is not a record of suite {suite.name!r}; choose another name or "
+            "remove that file"
+        )
+
+
+def write_record(path: str, record: Mapping) -> None:
+    """Write the record of a comparison.
+
+    Raises:
+        InputError: a run or an evaluation is missing, or the record cannot be written.
+    """
+    if missing := unfinished_runs(record):
+        raise InputError(
+            f"--record: {path} is not written because {len(missing)} of {len(record['runs'])} runs "
+            f"are not finished: {'; '.join(missing)}"
+        )
+    write_facts(record, path)
 
 
 def end(number: int, _frame: object) -> None:

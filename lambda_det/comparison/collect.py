@@ -12,7 +12,7 @@ from lambda_det.analysis.published import load_published
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
 from lambda_det.comparison.results import FOUND, RIGHT_CLASS, result_of
-from lambda_det.comparison.run_files import FAILED, FINISHED, failed_facts
+from lambda_det.comparison.run_files import FAILED, FAILED_FILE, FINISHED, facts_of
 from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings, train_size
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Run, Suite
@@ -87,7 +87,8 @@ def collect(
     _pair_with_controls(runs)
     rows = []
     for set_name, set_label in suite.sets.items():
-        of_model = {model: _runs_of(runs, set_name, model) for model in suite.labels}
+        whole = [run for run in runs if run.get("set", "") == set_name and "without" not in run]
+        of_model = {m: [run for run in whole if run["model"] == m] for m in suite.labels}
         for model, own in of_model.items():
             over = suite.baselines[model]
             rows.append(
@@ -95,8 +96,7 @@ def collect(
                     **({"set": set_name, "set_label": set_label} if set_name else {}),
                     **_model_of_row(suite, set_name, model, own),
                     **_facts(suite, set_name, model, results, facts_of),
-                    **_numbers(own),
-                    **(_gains(own, of_model[over]) if over != model else {}),
+                    **_numbers(own, of_model[over] if over != model else ()),
                     **({"published": published[model]} if model in published else {}),
                 }
             )
@@ -129,7 +129,7 @@ def _model_of_row(
     """What a row says of its model and of the budget."""
     cfg, over = suite.configs[set_name, model], suite.baselines[model]
     node = cfg.MODEL.get("LAMBDA_RESNET", {})
-    finished = _finished(own)
+    finished = [run for run in own if run["state"] == FINISHED]
     gpus = {run["gpus"] for run in finished} or {suite.runs[0].gpus}
     row = {
         "model": model,
@@ -151,20 +151,20 @@ def _model_of_row(
     return row
 
 
-def _numbers(own: Sequence[Mapping]) -> dict[str, object]:
-    """Means and spreads of a model's finished runs, and differences to its controls."""
+def _numbers(own: Sequence[Mapping], baseline: Sequence[Mapping]) -> dict[str, object]:
+    """Means and spreads of a model's finished runs, and the differences to its controls and to the
+    runs of its baseline (none for a model that is its own)."""
+    finished = [run for run in own if run["state"] == FINISHED]
     columns = (*METRIC_COLUMNS, *CONTROL_COLUMNS, *COST_COLUMNS, FOUND, RIGHT_CLASS)
-    numbers = {column: spread([run.get(column) for run in _finished(own)]) for column in columns}
-    over = {
-        f"{task}_ap_over_{control}": _paired(own, f"{task}_ap", own, f"{task}_ap_{control}")
-        for task in TASK_NAMES.values()
-        for control in CONTROLS
-    }
-    return _known(numbers | over) | _last_norms(own)
-
-
-def _gains(own: Sequence[Mapping], baseline: Sequence[Mapping]) -> dict[str, object]:
-    return _known({f"{c}_gain": _paired(own, c, baseline, c) for c in METRIC_COLUMNS})
+    numbers: dict[str, object] = {c: spread([run.get(c) for run in finished]) for c in columns}
+    for task in TASK_NAMES.values():
+        for control in CONTROLS:
+            over = _paired(own, f"{task}_ap", own, f"{task}_ap_{control}")
+            numbers[f"{task}_ap_over_{control}"] = over
+    numbers["last_norm"] = _last_norms(finished)
+    for column in METRIC_COLUMNS:
+        numbers[f"{column}_gain"] = _paired(own, column, baseline, column)
+    return {column: value for column, value in numbers.items() if value is not None}
 
 
 def _paired(
@@ -176,14 +176,6 @@ def _paired(
     )
 
 
-def _known(numbers: Mapping[str, object]) -> dict[str, object]:
-    return {column: value for column, value in numbers.items() if value is not None}
-
-
-def _finished(own: Sequence[Mapping]) -> list[Mapping]:
-    return [run for run in own if run["state"] == FINISHED]
-
-
 def _row_of(run: Run, state: str, result: Mapping | None) -> dict[str, object]:
     """The row of a run: its state, and its numbers when it has finished."""
     row: dict[str, object] = {"set": run.set} if run.set else {}
@@ -191,17 +183,9 @@ def _row_of(run: Run, state: str, result: Mapping | None) -> dict[str, object]:
     if run.without:
         row["without"] = list(CONTROLLED_STAGES)
     if state == FAILED:
-        row["reason"] = (failed_facts(run) or {"reason": "restarted since"})["reason"]
+        facts = facts_of(run.folder, FAILED_FILE)  # None if another process has begun it again
+        row["reason"] = "restarted since" if facts is None else facts["reason"]
     return row | (result["row"] if result is not None else {})
-
-
-def _runs_of(runs: Sequence[Mapping], set_name: str, model: str) -> list[Mapping]:
-    """The model's runs, excluding the control trainings without residual branches."""
-    return [
-        run
-        for run in runs
-        if (run.get("set", ""), run["model"]) == (set_name, model) and "without" not in run
-    ]
 
 
 def _pair_with_controls(runs: Sequence[dict]) -> None:
@@ -220,16 +204,14 @@ def _pair_with_controls(runs: Sequence[dict]) -> None:
                 run[f"{task}_ap_{TRAINED_WITHOUT}"] = control[f"{task}_ap"]
 
 
-def _last_norms(own: Sequence[Mapping]) -> dict[str, dict[str, float]]:
+def _last_norms(finished: Sequence[Mapping]) -> dict[str, float] | None:
     """Mean |weight| of each stage's last norms, over the runs that logged it."""
-    known = [run["last_norm"] for run in _finished(own) if "last_norm" in run]
+    known = [run["last_norm"] for run in finished if "last_norm" in run]
     if not known:
-        return {}
+        return None
     return {
-        "last_norm": {
-            stage: round(fmean(norms[stage] for norms in known if stage in norms), 4)
-            for stage in known[0]
-        }
+        stage: round(fmean(norms[stage] for norms in known if stage in norms), 4)
+        for stage in known[0]
     }
 
 

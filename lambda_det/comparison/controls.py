@@ -53,44 +53,32 @@ def config_without(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def verdict(ap: float, over_zeroed: Mapping | None, over_trained_without: Mapping | None) -> str:
-    """Whether an AP rests on the residual branches of res4 and res5.
+def verdict_of(row: Mapping, task: str) -> str | None:
+    """Whether the AP of one of a record's ``"rows"`` rests on the residual branches of res4 and
+    res5.
 
     The rule is that of docs/comparison.md: a number rests on the branches only if it is above
     *trained without* by more than the interval. If zeroing does not lower the AP, the branches are
     idle. A lower AP proves nothing, because zeroing random branches lowers it too.
 
-    Args:
-        ap: mean over the seeds, in percent.
-        over_zeroed: AP minus that of the same weights with zeroed branches, in percentage points,
-            as returned by :func:`~lambda_det.comparison.statistics.paired_difference`; None if it
-            is unknown.
-        over_trained_without: AP minus that of the training without the branches, likewise.
-
     Returns:
         :data:`IDLE` if zeroing costs no seed more than :data:`IDLE_SHARE` of the AP; otherwise
         :data:`RESTS` or :data:`NO_BETTER`. :data:`UNKNOWN` if there is no *trained without*, or if
-        a single seed is above it, because the interval is then unknown.
+        a single seed is above it, because the interval is then unknown. None if the row has no
+        controls or no AP.
     """
-    if over_zeroed is not None and max(over_zeroed["values"]) <= IDLE_SHARE * ap:
+    if not row.get("controls") or f"{task}_ap" not in row:
+        return None
+    over_zeroed = row.get(f"{task}_ap_over_{ZEROED}")
+    over_trained_without = row.get(f"{task}_ap_over_{TRAINED_WITHOUT}")
+    mean = row[f"{task}_ap"]["mean"]
+    if over_zeroed is not None and max(over_zeroed["values"]) <= IDLE_SHARE * mean:
         return IDLE
     if over_trained_without is None:
         return UNKNOWN
-    low, mean = over_trained_without["low"], over_trained_without["mean"]
-    if low is None:
-        return UNKNOWN if mean > 0 else NO_BETTER
-    return RESTS if low > 0 else NO_BETTER
-
-
-def verdict_of(row: Mapping, task: str) -> str | None:
-    """The :func:`verdict` of one of a record's ``"rows"``; None if it has no controls or no AP."""
-    if not row.get("controls") or f"{task}_ap" not in row:
-        return None
-    return verdict(
-        row[f"{task}_ap"]["mean"],
-        row.get(f"{task}_ap_over_{ZEROED}"),
-        row.get(f"{task}_ap_over_{TRAINED_WITHOUT}"),
-    )
+    if over_trained_without["low"] is None:
+        return UNKNOWN if over_trained_without["mean"] > 0 else NO_BETTER
+    return RESTS if over_trained_without["low"] > 0 else NO_BETTER
 
 
 def controls_line(rows: Sequence[Mapping]) -> str:

@@ -13,7 +13,7 @@ from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.comparison.preparing import prepare
 from lambda_det.comparison.processes import PROJECT, last_line, run_to_end
 from lambda_det.comparison.results import built_config, train_ms, zeroed_missing
-from lambda_det.comparison.run import Command, train_command
+from lambda_det.comparison.run import train_command
 from lambda_det.comparison.run_files import FINISHED, state_of, write_facts
 from lambda_det.comparison.speed import (
     SPEED_SETTINGS,
@@ -103,14 +103,7 @@ def plan_text(suite: Suite, output: str, runs: Sequence[Run], launch: Callable[[
     return "\n".join(lines)
 
 
-def measure(
-    suite: Suite,
-    output: str,
-    runs: Sequence[Run],
-    iterations: int,
-    *,
-    command: Command = train_command,
-) -> dict[str, object]:
+def measure(suite: Suite, output: str, runs: Sequence[Run], iterations: int) -> dict[str, object]:
     """Train each model of ``runs`` for a few iterations on one device, with as many images as one
     GPU would get of a batch, and write the times to ``throughput.json``.
 
@@ -140,9 +133,7 @@ def measure(
                 "gpus": 1,
                 "hardware": hardware_of(cfg),
                 SPEED_SETTINGS: speed_settings(cfg),
-                "train_ms_per_image": round(
-                    _measured_ms(run, output, iterations, batch, command), 2
-                ),
+                "train_ms_per_image": round(_measured_ms(run, output, iterations, batch), 2),
             }
     line = tool_command("compare", ["--measure", str(iterations)])
     record = make_record(line, list(rows.values()))
@@ -150,7 +141,7 @@ def measure(
     return record
 
 
-def _measured_ms(run: Run, output: str, iterations: int, batch: int, command: Command) -> float:
+def _measured_ms(run: Run, output: str, iterations: int, batch: int) -> float:
     """Train the model of a run for some iterations; return the milliseconds per image."""
     measured = "measured_without" if run.without else "measured"
     folder = os.path.join(os.path.abspath(output), measured, run.set, run.model)
@@ -166,7 +157,7 @@ def _measured_ms(run: Run, output: str, iterations: int, batch: int, command: Co
     log_path = os.path.join(folder, "output.log")
     name = f"{run.model} without" if run.without else run.model
     logger.info("%s: %d iterations of %d images (%s)", name, iterations, batch, log_path)
-    status = run_to_end(command(one), log_path, mode="w")
+    status = run_to_end(train_command(one), log_path, mode="w")
     milliseconds = None if status else train_ms(folder, built_config(folder))
     if milliseconds is None:
         raise InputError(f"--measure: {name}: {last_line(log_path)} ({log_path})")

@@ -6,16 +6,14 @@ existed after them.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 
 from lambda_det.comparison.processes import last_line, locked, run_to_end
-from lambda_det.comparison.run_files import write_facts
+from lambda_det.comparison.run_files import read_object, write_facts
 from lambda_det.comparison.suite import Suite
 from lambda_det.errors import InputError
-from lambda_det.io import read_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +38,16 @@ def prepare(suite: Suite, output: str) -> None:
     if not suite.prepare:
         return
     output = os.path.abspath(output)
-    log_path = os.path.join(output, "prepare.log")
+    log_path, marker = (os.path.join(output, name) for name in ("prepare.log", PREPARED_FILE))
     with locked(output):  # waits for another comparison that prepares
-        done, known = _prepared(output)
+        broken = "all commands of prepare run again"
+        facts = read_object(marker, "commands", "data", otherwise=broken) or {}
+        done: list[str] = facts.get("commands", [])
+        known: Data = facts.get("data", {})
         again = _to_repeat(done, {name: known.get(name) for name in _data(suite)}, output)
         done = [command for command in done if command not in again]
         if again:  # a killed command may leave a part of the data
-            write_facts({"commands": done, "data": known}, output, PREPARED_FILE)
+            write_facts({"commands": done, "data": known}, marker)
         for command in suite.prepare:
             if command in done:
                 continue
@@ -58,23 +59,7 @@ def prepare(suite: Suite, output: str) -> None:
                 )
             done.append(command)
             known |= {name: _names(os.path.join(output, name)) for name in _data(suite)}
-            write_facts({"commands": done, "data": known}, output, PREPARED_FILE)
-
-
-def _prepared(output: str) -> tuple[list[str], Data]:
-    """Read ``prepared.json``: the commands that are done, and their data."""
-    path = os.path.join(output, PREPARED_FILE)
-    if not os.path.lexists(path):
-        return [], {}
-    text = read_text(path)
-    try:
-        content = json.loads(text)
-        if isinstance(content, list):  # an earlier version recorded no data
-            return content, {}
-        return content["commands"], content["data"]
-    except (ValueError, KeyError, TypeError) as error:
-        logger.warning("%s is broken (%s): all commands of prepare run again", path, error)
-        return [], {}
+            write_facts({"commands": done, "data": known}, marker)
 
 
 def _data(suite: Suite) -> list[str]:

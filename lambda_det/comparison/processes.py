@@ -26,27 +26,29 @@ PROJECT = str(ROOT)
 _GRACE = 5  # seconds that a command has to end after a signal
 
 
-def default_jobs(gpus_per_run: int, device: str = "cuda") -> int:
-    """Number of runs at a time, at least 1: as many as the GPUs allow; without GPUs, or if
-    MODEL.DEVICE is the CPU, one per four cores."""
-    gpus = 0 if device == "cpu" else torch.cuda.device_count()
-    return max(1, gpus // gpus_per_run if gpus else cores() // 4)
+def job_devices(jobs: int | None, gpus_per_run: int, device: str = "cuda") -> list[str | None]:
+    """The values of CUDA_VISIBLE_DEVICES of the jobs that run at a time, one for each of them.
 
+    The jobs take the GPUs in turn. None leaves the variable as it is: on a CPU (``device``, the
+    MODEL.DEVICE of the runs), and where all jobs share all GPUs.
 
-def device_groups(jobs: int, gpus_per_run: int, device: str = "cuda") -> list[str] | None:
-    """CUDA_VISIBLE_DEVICES of each job, the GPUs in turn; None if all jobs share all devices, or if
-    MODEL.DEVICE of the runs is the CPU.
+    Args:
+        jobs: number of jobs; None means as many as the GPUs allow, or else one per four cores.
+        gpus_per_run: number of GPUs of each job.
+        device: MODEL.DEVICE of the runs.
 
     Raises:
-        InputError: a run needs more GPUs than PyTorch sees.
+        InputError: ``jobs`` is below 1, or a run needs more GPUs than PyTorch sees.
     """
-    if device == "cpu":
-        return None
-    count = torch.cuda.device_count()
-    if gpus_per_run > 1 and gpus_per_run > count:
+    count = 0 if device == "cpu" else torch.cuda.device_count()
+    if jobs is None:
+        jobs = max(1, count // gpus_per_run if count else cores() // 4)
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}: at least 1 is needed")
+    if 1 < gpus_per_run > count and device != "cpu":
         raise InputError(f"gpus_per_run {gpus_per_run}: PyTorch sees {count} GPUs here")
     if count <= gpus_per_run:
-        return None
+        return [None] * jobs
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     names = named if len(named) == count and all(named) else [str(i) for i in range(count)]
     groups = [

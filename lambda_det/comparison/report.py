@@ -1,8 +1,10 @@
-"""Makes report.html of a comparison: tables, plots and examples in one self-contained file."""
+"""Writes the results of a comparison: results.json, the tables of results.md, and report.html,
+which has tables, plots and examples in one self-contained file."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import os
 from collections.abc import Mapping, Sequence
@@ -14,13 +16,15 @@ from lambda_det.comparison import plots, tables
 from lambda_det.comparison.controls import controls_line, gain_remark
 from lambda_det.comparison.examples import IOU, SCORE, Example, examples_of
 from lambda_det.comparison.notes import gains_line, notes, unfinished_runs
+from lambda_det.comparison.processes import locked
 from lambda_det.comparison.results import result_of
 from lambda_det.comparison.run import Run
-from lambda_det.comparison.run_files import FAILED, FINISHED
+from lambda_det.comparison.run_files import FAILED, FINISHED, write_facts
 from lambda_det.comparison.suite import Suite
 from lambda_det.comparison.tables import sets_of, signed, tasks_of
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import TASK_NAMES
+from lambda_det.io import write_bytes
 from lambda_det.records import provenance
 
 TEMPLATE = "report.html.jinja"
@@ -29,6 +33,30 @@ MOST_CLASSES = 24
 Results = dict[tuple[str, str], dict[int, Mapping]]
 """(set, model) -> seed -> result, as returned by
 :func:`~lambda_det.comparison.results.result_of`."""
+
+
+def write_results(output: str, suite: Suite, states: Mapping[Run, str], record: Mapping) -> None:
+    """Write ``results.json``, ``results.md``, ``report.html`` and, as soon as a run has finished,
+    ``speed_accuracy.png``.
+
+    Raises:
+        InputError: a file of a finished run is damaged, or one of the results cannot be written;
+            the previous version of that file is then kept.
+    """
+    contents = {"results.md": tables.results_markdown(record).encode()}
+    draw = plots.trade_off_figure(record, ["inference_ms_per_image"])
+    if draw is not None:
+        contents["speed_accuracy.png"] = plots.png(draw)
+    contents["report.html"] = html_report(suite, states, record).encode()
+    with locked(output):  # waits for another comparison in this folder
+        write_facts(record, output, "results.json")
+        for name, content in contents.items():
+            path = os.path.join(output, name)
+            with writing(path):
+                write_bytes(content, path)
+        if draw is None:  # the plot of an earlier call is of other numbers
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(output, "speed_accuracy.png"))
 
 
 def html_report(suite: Suite, states: Mapping[Run, str], record: Mapping) -> str:

@@ -12,25 +12,14 @@ from collections.abc import Mapping
 import yaml
 from detectron2.config import CfgNode
 
-from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import ZEROED
 from lambda_det.comparison.run import Run
-from lambda_det.comparison.run_files import (
-    FINISHED_FILE,
-    failed_zeroed_facts,
-    finished_facts,
-    kept_facts,
-)
+from lambda_det.comparison.run_files import FAILED_FILE, FINISHED_FILE, facts_of, kept_facts
 from lambda_det.comparison.settings import changed_settings
 from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, reason_of, writing
 from lambda_det.evaluation.metrics import METRICS, METRICS_FILE, PER_CLASS, TASK_NAMES
-from lambda_det.evaluation.run_folder import (
-    iteration_times,
-    last_norms,
-    metrics_lines,
-    zeroed_folder,
-)
+from lambda_det.evaluation.run_folder import iteration_times, last_norms, metrics_lines
 from lambda_det.io import read_json, read_text, write_json
 
 logger = logging.getLogger(__name__)
@@ -84,7 +73,7 @@ def keep(run: Run) -> None:
 
 
 def _result_of_folder(run: Run) -> dict:
-    facts = finished_facts(run)
+    facts = facts_of(run.folder, FINISHED_FILE)
     if facts is None:
         path = os.path.join(run.folder, FINISHED_FILE)
         raise InputError(f"{path} is missing or damaged; run the suite again")
@@ -146,11 +135,10 @@ def zeroed_metrics(run: Run) -> dict[str, dict] | None:
         COCO's name of a task (``bbox``, ``segm``) -> metrics in percent; None if the weights were
         not evaluated that way, or the file is damaged.
     """
-    folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
     try:
-        return _metrics(folder)
+        return _metrics(run.zeroed_folder)
     except InputError as error:
-        if os.path.exists(os.path.join(folder, "inference", METRICS_FILE)):
+        if os.path.exists(os.path.join(run.zeroed_folder, "inference", METRICS_FILE)):
             logger.warning("%s: the run is evaluated again", error)
         return None
 
@@ -160,7 +148,7 @@ def zeroed_missing(run: Run) -> str | None:
     none."""
     if not run.zeroed or kept_facts(run) is not None or zeroed_metrics(run) is not None:
         return None
-    failed = failed_zeroed_facts(run)
+    failed = facts_of(run.zeroed_folder, FAILED_FILE)
     return "not evaluated yet" if failed is None else failed["reason"]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.engine.averaging import FINAL_AVERAGE
 from lambda_det.engine.setup import import_words
+from lambda_det.evaluation.run_folder import zeroed_folder
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,11 @@ class Run:
         """The name of the run in messages and tables."""
         return run_name(self.set, self.model, self.seed, self.without)
 
+    @property
+    def zeroed_folder(self) -> str:
+        """The folder of the evaluation with zeroed branches."""
+        return zeroed_folder(self.folder, CONTROLLED_STAGES)
+
 
 def run_key(set_name: str, model: str, seed: int, without: bool = False) -> str:
     """``model/seed1``, or ``set/model/seed1`` in a suite with sets; ``…/seed1_without`` for a
@@ -97,8 +103,6 @@ def half_written(weights: str) -> str:
     stem, suffix = os.path.splitext(weights)
     return f"{stem}.part{suffix}"
 
-
-Command = Callable[[Run], Sequence[str]]
 
 # Not with -m, which would look into the current folder before it looks where this package is.
 _LAMBDA_DET = (

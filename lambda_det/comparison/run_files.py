@@ -12,13 +12,11 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import ZEROED
 from lambda_det.comparison.run import PRETRAINED_FILE, Run
 from lambda_det.comparison.settings import check_settings
 from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.errors import InputError, writing
-from lambda_det.evaluation.run_folder import zeroed_folder
 from lambda_det.io import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -26,6 +24,13 @@ logger = logging.getLogger(__name__)
 FINISHED, FAILED, STARTED, NEW = "finished", "failed", "started", "new"
 
 RUN_FILE, FINISHED_FILE, FAILED_FILE = "run.json", "finished.json", "failed.json"
+
+# Files that say how an attempt ended -> the keys that they have.
+_VERDICTS = {
+    FINISHED_FILE: ("last_attempt_s", "jobs", "gpus", "resumed", "record"),
+    FAILED_FILE: ("reason",),  # in one line
+    INTERRUPTED_FILE: ("signal", "iteration", "max_iter"),
+}
 
 SET_ASIDE = "set_aside_"
 """Start of the name of a folder with the files of an earlier attempt whose ``finished.json`` is
@@ -48,9 +53,9 @@ def state_of(run: Run) -> str:
         return NEW
     way = "choose another --output or remove that folder"
     check_settings(run.settings, known, run.folder, way)
-    if finished_facts(run) is not None:
+    if facts_of(run.folder, FINISHED_FILE) is not None:
         return FINISHED
-    return STARTED if failed_facts(run) is None else FAILED
+    return STARTED if facts_of(run.folder, FAILED_FILE) is None else FAILED
 
 
 def kept_facts(run: Run) -> dict | None:
@@ -64,7 +69,7 @@ def kept_facts(run: Run) -> dict | None:
         InputError: the JSON cannot be read, or it belongs to a run with other settings.
     """
     wanted = ("key", "settings", "finished", "row", "losses", "classes", "num_classes")
-    facts = _read(run.kept, *wanted) if run.kept else None
+    facts = read_object(run.kept, *wanted) if run.kept else None
     if facts is None:
         return None
     if facts["key"] != run.key:
@@ -86,32 +91,17 @@ def description(run: Run) -> dict | None:
     return _json_or_none(os.path.join(run.folder, RUN_FILE))
 
 
-def finished_facts(run: Run) -> dict | None:
-    """Read ``finished.json``; None if it does not exist or is broken.
+def facts_of(folder: str, name: str) -> dict | None:
+    """Read a file that says how an attempt ended: ``finished.json``, ``failed.json``, or the one
+    that a training writes when a signal ends it.
+
+    Returns:
+        None if the file does not exist or, with a warning, if it is broken.
 
     Raises:
-        InputError: the file cannot be read; so it is with the files below.
+        InputError: the file cannot be read.
     """
-    wanted = ("last_attempt_s", "jobs", "gpus", "resumed", "record")
-    return _read(os.path.join(run.folder, FINISHED_FILE), *wanted)
-
-
-def failed_facts(run: Run) -> dict | None:
-    """Read ``failed.json``, whose ``"reason"`` is one line; None if it does not exist or is
-    broken."""
-    return _read(os.path.join(run.folder, FAILED_FILE), "reason")
-
-
-def failed_zeroed_facts(run: Run) -> dict | None:
-    """Read the ``failed.json`` of the evaluation with zeroed branches."""
-    return _read(os.path.join(zeroed_folder(run.folder, CONTROLLED_STAGES), FAILED_FILE), "reason")
-
-
-def interrupted_facts(run: Run) -> dict | None:
-    """Read the file that a training writes when a signal ends it; None if it does not exist or is
-    broken."""
-    path = os.path.join(run.folder, INTERRUPTED_FILE)
-    return _read(path, "signal", "iteration", "max_iter")
+    return read_object(os.path.join(folder, name), *_VERDICTS[name])
 
 
 def write_facts(facts: Mapping, *path: str) -> None:
@@ -136,9 +126,8 @@ def clear(run: Run) -> None:
     stays = ("lock", PRETRAINED_FILE)
     names = [name for name in found if name not in stays and not name.startswith(SET_ASIDE)]
     if run.resume:
-        zeroed = os.path.basename(zeroed_folder(run.folder, CONTROLLED_STAGES))
-        verdicts = (FAILED_FILE, FINISHED_FILE, INTERRUPTED_FILE, zeroed)
-        names = [name for name in names if name in verdicts]
+        zeroed = os.path.basename(run.zeroed_folder)
+        names = [name for name in names if name in (*_VERDICTS, zeroed)]
     if FINISHED_FILE in names:
         free = next(n for n in range(1, len(found) + 2) if f"{SET_ASIDE}{n}" not in found)
         aside = os.path.join(run.folder, f"{SET_ASIDE}{free}")
@@ -156,23 +145,30 @@ def clear(run: Run) -> None:
             os.unlink(path)
 
 
-def _read(path: str, *wanted: str) -> dict | None:
-    """Read a JSON object that has the ``wanted`` keys. None if the file does not exist or, with a
-    warning, if it is broken, as after a power cut."""
+def read_object(
+    path: str, *wanted: str, otherwise: str = "the run counts as unfinished"
+) -> dict | None:
+    """Read a JSON object that has the ``wanted`` keys.
+
+    Returns:
+        None if the file does not exist or, with a warning that says what happens ``otherwise``, if
+        it is broken, as after a power cut.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
     try:
         content = _json_or_none(path)
     except InputError as error:
         if isinstance(error.__cause__, OSError):
             raise
-        logger.warning("%s: the run counts as unfinished", error)
+        logger.warning("%s: %s", error, otherwise)
         return None
-    if content is not None and not (isinstance(content, dict) and content.keys() >= {*wanted}):
-        logger.warning(
-            "%s is broken (no object with %s): the run counts as unfinished",
-            path, ", ".join(wanted),
-        )  # fmt: skip
-        return None
-    return content
+    if content is None or (isinstance(content, dict) and content.keys() >= {*wanted}):
+        return content
+    names = ", ".join(wanted)
+    logger.warning("%s is broken (no object with %s): %s", path, names, otherwise)
+    return None
 
 
 def _json_or_none(path: str) -> Any:

@@ -14,15 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import NAMED_STAGES
 from lambda_det.comparison.objects_found import found_by
 from lambda_det.comparison.preparing import prepare
 from lambda_det.comparison.processes import (
     PROJECT,
     end_session,
+    job_devices,
     last_line,
     locked,
     signal_session,
@@ -30,7 +29,6 @@ from lambda_det.comparison.processes import (
 )
 from lambda_det.comparison.results import keep, zeroed_metrics, zeroed_missing
 from lambda_det.comparison.run import (
-    Command,
     Run,
     final_weights,
     half_written,
@@ -46,30 +44,23 @@ from lambda_det.comparison.run_files import (
     STARTED,
     clear,
     description,
-    interrupted_facts,
+    facts_of,
     state_of,
     write_facts,
 )
 from lambda_det.comparison.settings import changed_settings
 from lambda_det.comparison.suite import Suite
+from lambda_det.engine.interruption import INTERRUPTED_FILE
 from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.metrics import METRICS_FILE
-from lambda_det.evaluation.run_folder import zeroed_folder
 from lambda_det.records import make_record
 
 logger = logging.getLogger(__name__)
 
 
 def execute(
-    suite: Suite,
-    output: str,
-    *,
-    command: Command = train_command,
-    evaluate: Command = zeroed_command,
-    jobs: int = 1,
-    devices: Sequence[str] | None = None,
-    only: Sequence[Run] | None = None,
+    suite: Suite, output: str, *, jobs: int | None = None, only: Sequence[Run] | None = None
 ) -> dict[Run, str]:
     """Run the runs that have not finished.
 
@@ -80,11 +71,8 @@ def execute(
 
     Args:
         suite, output: the suite, and the folder of the comparison.
-        command: returns the arguments of the process that trains a run.
-        evaluate: returns the arguments of the process that evaluates a finished run with zeroed
-            branches, if the suite asks for that.
-        jobs: number of runs at a time.
-        devices: values of CUDA_VISIBLE_DEVICES, one for each job; None leaves it as it is.
+        jobs: number of runs at a time; None means as many as
+            :func:`~lambda_det.comparison.processes.job_devices` says.
         only: the runs to run; None means all.
 
     Returns:
@@ -96,8 +84,8 @@ def execute(
             with other settings or cannot be written. In the last two cases no further run begins,
             and the error is raised after the trainings in progress have ended.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs {jobs}: at least 1 is needed")
+    first = suite.runs[0]
+    devices = job_devices(jobs, first.gpus, str(first.settings["MODEL.DEVICE"]))
     states = {run: state_of(run) for run in suite.runs}
     waiting = [
         run
@@ -115,8 +103,8 @@ def execute(
     if not waiting:
         return states
     prepare(suite, output)
-    workers = _Workers(command, evaluate, jobs, list(devices or []))
-    pool = ThreadPoolExecutor(max_workers=jobs)
+    workers = _Workers(devices)
+    pool = ThreadPoolExecutor(max_workers=len(devices))
     try:
         attempts = pool.map(lambda run: (run, workers.work(run, states[run])), waiting)
         for done, (run, state) in enumerate(attempts, start=1):
@@ -134,31 +122,21 @@ Call = Callable[..., int]
 """Runs a command on the device of a worker, with its output in a log, and returns its status."""
 
 
-@dataclass
 class _Workers:
-    """The threads that work on the runs. Each of them runs one process at a time.
+    """The threads that work on the runs. Each of them runs one process at a time."""
 
-    Attributes:
-        command, evaluate, jobs: the arguments of :func:`execute`.
-        devices: values of CUDA_VISIBLE_DEVICES that are free.
-        stopping: set when the comparison is to end.
-        processes: processes that are running.
-        errors: errors that keep further runs from beginning.
-    """
-
-    command: Command
-    evaluate: Command
-    jobs: int
-    devices: list[str]
-    stopping: threading.Event = field(default_factory=threading.Event)
-    processes: set[subprocess.Popen] = field(default_factory=set)
-    errors: list[InputError] = field(default_factory=list)
+    def __init__(self, devices: list[str | None]) -> None:
+        self.jobs = len(devices)
+        self.free = list(devices)  # CUDA_VISIBLE_DEVICES of the jobs that have no run
+        self.stopping = threading.Event()  # the comparison is to end
+        self.processes: set[subprocess.Popen] = set()  # those that are running
+        self.errors: list[InputError] = []  # they keep further runs from beginning
 
     def work(self, run: Run, state: str) -> str:
         """Attempt a run, and return its state afterwards."""
         if self.stopping.is_set() or self.errors:
             return state
-        device = self.devices.pop() if self.devices else None
+        device = self.free.pop()
         try:
             with locked(run.folder, wait=False) as lock:
                 if lock is None:
@@ -169,8 +147,7 @@ class _Workers:
             self.errors.append(error)  # execute raises it after the other runs have ended
             return STARTED
         finally:
-            if device is not None:
-                self.devices.append(device)
+            self.free.append(device)
 
     def stop(self) -> None:
         """End the running processes with SIGTERM, and let no other begin."""
@@ -203,7 +180,7 @@ class _Workers:
         if not reason and not self.stopping.is_set():
             resumed, record = _is_resumed(run), _record(run)  # before the checkout may change
             started = time.monotonic()
-            status = call(self.command(run), log_path)
+            status = call(train_command(run), log_path)
             facts |= {
                 "exit_status": status,
                 "resumed": resumed,
@@ -244,14 +221,14 @@ class _Workers:
     def _evaluate_zeroed(self, run: Run, call: Call) -> None:
         """Evaluate a finished run with zeroed branches. A failure is recorded, and the run stays
         finished."""
-        folder = zeroed_folder(run.folder, CONTROLLED_STAGES)
+        folder = run.zeroed_folder
         with writing(folder):
             shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(folder)
         weights, log_path = final_weights(run), os.path.join(folder, "output.log")
         logger.info("%s, %s zeroed ... (%s)", run.name, NAMED_STAGES, log_path)
         if os.path.isfile(weights):
-            status = call(self.evaluate(run), log_path)
+            status = call(zeroed_command(run), log_path)
             reason = last_line(log_path) if status else f"no {METRICS_FILE} in {folder}"
         else:
             reason = f"{weights} is missing"
@@ -279,7 +256,7 @@ def _is_resumed(run: Run) -> bool:
 def _why_unfinished(run: Run, status: int, log_path: str) -> str:
     """Why a training has failed; "" if it has finished."""
     # A training that a scheduler's SIGTERM stopped ends with 0 too, and may have metrics.
-    if (stop := interrupted_facts(run)) is not None:
+    if (stop := facts_of(run.folder, INTERRUPTED_FILE)) is not None:
         done = f"{stop['iteration']} of {stop['max_iter']}"
         return f"stopped by {stop['signal']} after iteration {done}"
     if status:

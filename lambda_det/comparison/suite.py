@@ -1,14 +1,26 @@
-"""A suite: the models, the seeds and the one budget of a comparison, and the runs that it plans."""
+"""A suite: the file with the models, the seeds and the one budget of a comparison
+(docs/comparison.md explains it, field by field), and the runs that it plans.
+
+OmegaConf checks each key of the file and its type against the fields of the dataclasses below.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
+import yaml
 from detectron2.config import CfgNode
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from lambda_det.comparison.controls import (
     CONTROLS,
@@ -18,16 +30,79 @@ from lambda_det.comparison.controls import (
     config_without,
     idle_stages,
 )
-from lambda_det.comparison.run import PRETRAINED_FILE, Run, run_key
+from lambda_det.comparison.run import PRETRAINED_FILE, Run, half_written, run_key
 from lambda_det.comparison.settings import PREPARE, PRETRAIN, RESERVED, settings_of
-from lambda_det.comparison.suite_file import SuiteFile
 from lambda_det.config import flat
-from lambda_det.configs import find_suite, load_config
-from lambda_det.errors import InputError
+from lambda_det.configs import config_path, find_suite, load_config
+from lambda_det.errors import InputError, reason_of
+
+# Key -> the value that is needed, for messages about a wrong one.
+_NEEDED = {
+    "name": "a text",
+    "label": "a text",
+    "baseline": "the name of a model",
+    "seeds": "a list of different whole numbers from 0 on",
+    "models": "a mapping of names and models",
+    "sets": "a mapping of names and sets",
+    "config": "the path or the name of a config",
+    "overrides": "a mapping of config keys and values",
+    "prepare": "a list of commands",
+    "controls": f"a list of {' and '.join(CONTROLS)}, of one of them, or an empty one",
+    "resume": "True or False",
+    "gpus_per_run": "a whole number from 1 on",
+    "throughput": "the path of a record",
+    "pretrain": "a command that writes {weights}",
+    "keep": "the path of a folder",
+    "published": "the name of a published row",
+}
+
+
+@dataclass
+class ModelEntry:
+    """The keys of ``models.NAME``."""
+
+    config: str = MISSING
+    label: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    baseline: str = ""
+    published: str = ""
+
+
+@dataclass
+class SetEntry:
+    """The keys of ``sets.NAME``."""
+
+    label: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    prepare: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SuiteKeys:
+    """The keys of a suite; ``models`` and ``sets`` become dictionaries of entries."""
+
+    seeds: list[int] = MISSING
+    models: dict[str, Any] = MISSING
+    baseline: str = ""
+    name: str = ""
+    sets: dict[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    prepare: list[str] = field(default_factory=list)
+    controls: list[str] = field(default_factory=lambda: list(CONTROLS))
+    resume: bool = False
+    gpus_per_run: int = 1
+    throughput: str = ""
+    pretrain: str = ""
+    keep: str = ""
+
+
+Keys = TypeVar("Keys", ModelEntry, SetEntry, SuiteKeys)
 
 # These keys must be equal in all models of a comparison. Weights may differ with the depth.
 _BUDGET = {"SOLVER", "DATASETS", "INPUT", "TEST", "DATALOADER"}
 _BUDGET_OF_MODEL = {"MODEL.MASK_ON", "MODEL.DEVICE", "MODEL.BACKBONE.FREEZE_AT"}
+
+_DOLLAR = "\ue000"  # stands for "$", because OmegaConf would interpolate the "${HOME}" of a command
 
 
 @dataclass(frozen=True)
@@ -113,104 +188,240 @@ def read_suite(
         InputError: the file is missing or not YAML, a key is unknown, missing or of a wrong type, a
             config does not load, or the models differ in more than the model.
     """
-    file = SuiteFile(find_suite(path), os.path.abspath(output))
-    keys = file.keys
     for name in RESERVED:
         if name in overrides[::2]:
             raise InputError(f"{name} is set by the suite itself; it cannot be given here")
-    if gpus_per_run is not None:
-        if gpus_per_run < 1:
-            raise InputError(f"--gpus-per-run {gpus_per_run}: at least 1 is needed")
-        keys.gpus_per_run = gpus_per_run
-    arguments: dict[tuple[str, str], tuple[str, ...]] = {}
-    configs: dict[tuple[str, str], CfgNode] = {}
-    for set_name, model in itertools.product(file.sets, file.models):
-        place = set_name, model
-        arguments[place] = (*file.arguments(set_name, model), *overrides)
-        config = file.config(model)
+    if gpus_per_run is not None and gpus_per_run < 1:
+        raise InputError(f"--gpus-per-run {gpus_per_run}: at least 1 is needed")
+    path = os.path.abspath(find_suite(path))
+    content = _content(path)
+    try:
+        keys = _checked_keys(content)
+        keys.name = keys.name or os.path.splitext(os.path.basename(path))[0]
+        keys.gpus_per_run = gpus_per_run or keys.gpus_per_run
+        return _Planner(path, os.path.abspath(output), keys, tuple(modules)).suite(overrides)
+    except InputError as error:
+        raise InputError(f"suite {path}: {error}") from error
+
+
+class _Planner:
+    """Makes the :class:`Suite` of a file's keys."""
+
+    def __init__(self, path: str, output: str, keys: SuiteKeys, modules: tuple[str, ...]) -> None:
+        self.folder, self.output = os.path.dirname(path), output
+        self.keys, self.modules = keys, modules
+        self.config_files = {name: self._config_file(name) for name in keys.models}
+
+    def suite(self, overrides: Sequence[str]) -> Suite:
+        keys = self.keys
+        arguments = {
+            place: (*self._arguments(*place), *overrides)
+            for place in itertools.product(keys.sets, keys.models)
+        }
+        configs: dict[tuple[str, str], CfgNode] = {}
+        for place, words in arguments.items():
+            try:
+                configs[place] = load_config(self.config_files[place[1]], words)
+            except InputError as error:
+                raise InputError(f"models.{place[1]}: {error}") from error
+        for name in keys.sets:
+            _check_equal_budget({model: configs[name, model] for model in keys.models})
+        prepare = [*keys.prepare, *(c for of in keys.sets.values() for c in of.prepare)]
+        return Suite(
+            name=keys.name,
+            seeds=tuple(keys.seeds),
+            labels=_labels(keys.models),
+            baselines={name: model.baseline for name, model in keys.models.items()},
+            published={name: m.published for name, m in keys.models.items() if m.published},
+            sets=_labels(keys.sets),
+            prepare=tuple(self._fill(command, shlex.quote) for command in prepare),
+            runs=tuple(
+                self._run(*place, seed, arguments[place], cfg, without)
+                for seed in keys.seeds
+                for without in (False, True)
+                for place, cfg in configs.items()
+                if not without
+                or (TRAINED_WITHOUT in keys.controls and idle_stages(cfg) is not None)
+            ),
+            configs=configs,
+            throughput=keys.throughput and self._relative(keys.throughput),
+            controls=tuple(name for name in CONTROLS if name in keys.controls),
+            pretrain=keys.pretrain,
+        )
+
+    def _run(
+        self, set_name: str, model: str, seed: int, arguments: tuple[str, ...], cfg: CfgNode,
+        without: bool,
+    ) -> Run:  # fmt: skip
+        keys, key = self.keys, run_key(set_name, model, seed, without)
+        zeroed = not without and ZEROED in keys.controls and idle_stages(cfg) is not None
+        if without:
+            cfg = config_without(cfg)
+            arguments += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
+        folder, config = os.path.join(self.output, "runs", key), self.config_files[model]
+        settings = settings_of(cfg, self.output)
+        if keys.keep:
+            settings[PREPARE] = [*keys.prepare, *keys.sets[set_name].prepare]
+        weights = pretrain = ""
+        if keys.pretrain:
+            if cfg.MODEL.WEIGHTS:
+                raise InputError(
+                    f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} and pretrain both say "
+                    "which weights a run starts from; leave one of them out"
+                )
+            weights = os.path.join(folder, PRETRAINED_FILE)
+            pretrain = self._fill(keys.pretrain, shlex.quote)
+            pretrain = pretrain.replace("{config}", shlex.quote(config))
+            pretrain = pretrain.replace("{weights}", shlex.quote(half_written(weights)))
+            pretrain = pretrain.replace("{words}", shlex.join([*arguments, "SEED", str(seed)]))
+            settings[PRETRAIN] = keys.pretrain
+            arguments += ("MODEL.WEIGHTS", weights)
+        return Run(
+            model,
+            set_name,
+            seed,
+            config,
+            arguments,
+            folder=folder,
+            resume=keys.resume,
+            gpus=keys.gpus_per_run,
+            without=without,
+            zeroed=zeroed,
+            pretrain=pretrain,
+            weights=weights,
+            modules=self.modules,
+            kept=keys.keep and os.path.join(self._relative(self._fill(keys.keep)), f"{key}.json"),
+            settings=settings,
+        )
+
+    def _config_file(self, model: str) -> str:
+        """Path of a model's config, which the file names by its path or its shipped name."""
+        config = self.keys.models[model].config
+        path = self._relative(config)
+        if os.path.isfile(path):
+            return path
         try:
-            configs[place] = load_config(config, arguments[place])
+            return config_path(config)
         except InputError as error:
-            raise file.error(f"models.{model}: {error}") from error
-    for set_name in file.sets:
-        _check_equal_budget(file, {model: configs[set_name, model] for model in file.models})
-    return Suite(
-        name=keys.name,
-        seeds=tuple(keys.seeds),
-        labels=file.labels(file.models),
-        baselines={name: model.baseline for name, model in file.models.items()},
-        published={name: m.published for name, m in file.models.items() if m.published},
-        sets=file.labels(file.sets),
-        prepare=file.prepare(),
-        runs=tuple(
-            _planned_run(file, place, seed, arguments[place], cfg, modules, without=without)
-            for seed in keys.seeds
-            for without in (False, True)
-            for place, cfg in configs.items()
-            if not without or (TRAINED_WITHOUT in keys.controls and idle_stages(cfg) is not None)
-        ),
-        configs=configs,
-        throughput=keys.throughput and file.relative(keys.throughput),
-        controls=tuple(name for name in CONTROLS if name in keys.controls),
-        pretrain=keys.pretrain,
-    )
+            raise InputError(f"models.{model}: {path}: no such file, and {error}") from error
+
+    def _arguments(self, set_name: str, model: str) -> list[str]:
+        """The KEY VALUE arguments that the file gives to the runs of a model on a set."""
+        words: list[str] = []
+        for where, overrides in (
+            ("overrides", self.keys.overrides),
+            (f"sets.{set_name}.overrides", self.keys.sets[set_name].overrides),
+            (f"models.{model}.overrides", self.keys.models[model].overrides),
+        ):
+            for name, value in overrides.items():
+                if name in RESERVED:
+                    raise InputError(f"{where}.{name} is set by the suite itself")
+                words += [str(name), self._fill(str(value))]
+        return words
+
+    def _relative(self, path: str) -> str:
+        """Resolve a path in the file, which is relative to the folder of the file."""
+        return os.path.normpath(os.path.join(self.folder, path))
+
+    def _fill(self, text: str, quote: Callable[[str], str] = str) -> str:
+        """Replace ``{python}`` and ``{output}`` in a text by their paths."""
+        text = text.replace("{python}", quote(sys.executable))
+        return text.replace("{output}", quote(self.output))
 
 
-def _planned_run(
-    file: SuiteFile,
-    place: tuple[str, str],
-    seed: int,
-    arguments: tuple[str, ...],
-    cfg: CfgNode,
-    modules: Sequence[str],
-    *,
-    without: bool,
-) -> Run:
-    keys, (set_name, model) = file.keys, place
-    key = run_key(set_name, model, seed, without)
-    if without:
-        cfg = config_without(cfg)
-        arguments += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
-    folder, config = os.path.join(file.output, "runs", key), file.config(model)
-    settings = settings_of(cfg, file.output)
-    if keys.keep:
-        settings[PREPARE] = [*keys.prepare, *file.sets[set_name].prepare]
-    weights = command = ""
-    if keys.pretrain:
-        if cfg.MODEL.WEIGHTS:
-            raise file.error(
-                f"models.{model}: MODEL.WEIGHTS {cfg.MODEL.WEIGHTS!r} and pretrain both say which "
-                "weights a run starts from; leave one of them out"
+def _content(path: str) -> object:
+    """The content of a suite file, with :data:`_DOLLAR` for each dollar."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read().replace("$", _DOLLAR)
+        # OmegaConf's YAML loader refuses a duplicate key.
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except OSError as error:
+        raise InputError(f"suite {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, OmegaConfBaseException, TypeError, ValueError, RecursionError) as error:
+        reason = reason_of(error).replace(' in "<unicode string>"', "")
+        raise InputError(f"suite {path} is not YAML: {_as_written(reason)}") from error
+
+
+def _checked_keys(content: object) -> SuiteKeys:
+    keys = _checked(SuiteKeys, content, "")
+    keys.models = _entries(ModelEntry, "models", keys.models)
+    keys.sets = _entries(SetEntry, "sets", keys.sets) or {"": SetEntry()}
+    if not keys.models:
+        raise InputError("models is empty; at least one model is needed")
+    for key, right in (
+        ("seeds", keys.seeds and len(set(keys.seeds)) == len(keys.seeds) and min(keys.seeds) >= 0),
+        ("controls", {*keys.controls} <= {*CONTROLS}),
+        ("gpus_per_run", keys.gpus_per_run >= 1),
+        ("pretrain", not keys.pretrain or "{weights}" in keys.pretrain),
+    ):
+        if not right:
+            raise InputError(f"{key} {getattr(keys, key)!r}; {_NEEDED[key]} is needed")
+    for name, entry in keys.models.items():
+        entry.baseline = entry.baseline or keys.baseline
+        if entry.baseline not in keys.models:
+            raise InputError(
+                f"baseline {entry.baseline!r} of model {name}: expected one of the models "
+                f"{', '.join(keys.models)}"
             )
-        weights = os.path.join(folder, PRETRAINED_FILE)
-        command = file.pretrain(config, weights, (*arguments, "SEED", str(seed)))
-        settings[PRETRAIN] = keys.pretrain
-        arguments += ("MODEL.WEIGHTS", weights)
-    kept = keys.keep and os.path.join(file.relative(file.fill(keys.keep)), f"{key}.json")
-    return Run(
-        model,
-        set_name,
-        seed,
-        config,
-        arguments,
-        folder=folder,
-        resume=keys.resume,
-        gpus=keys.gpus_per_run,
-        without=without,
-        zeroed=not without and ZEROED in keys.controls and idle_stages(cfg) is not None,
-        pretrain=command,
-        weights=weights,
-        modules=tuple(modules),
-        kept=kept,
-        settings=settings,
-    )
+    return keys
 
 
-def _check_equal_budget(file: SuiteFile, configs: dict[str, CfgNode]) -> None:
+def _entries(kind: type[Keys], where: str, content: Mapping) -> dict[str, Keys]:
+    for name in content:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", str(name)):
+            raise InputError(f"{where}: the name {name!r} cannot be a folder's name")
+    return {str(name): _checked(kind, entry, f"{where}.{name}") for name, entry in content.items()}
+
+
+def _checked(kind: type[Keys], content: object, where: str) -> Keys:
+    """Check the keys and the types of their values; a key without a value counts as absent."""
+    if not isinstance(content, dict):
+        raise InputError(f"{where or 'its top level'} is {content!r}; a mapping is needed")
+    names = [each.name for each in fields(kind)]
+    start = where and f"{where}."
+    node = OmegaConf.structured(kind)
+    for key, value in content.items():
+        if key not in names:
+            place = where and f"{where}: "
+            raise InputError(f"{place}unknown key {key!r}; allowed: {', '.join(sorted(names))}")
+        if value is None:
+            continue
+        try:
+            node[key] = value
+        except OmegaConfBaseException as error:
+            raise InputError(
+                f"{start}{key} {_as_written(value)!r}; {_NEEDED[key]} is needed"
+            ) from error
+    for key in names:
+        if OmegaConf.is_missing(node, key):
+            raise InputError(f"{start}{key} is missing; {_NEEDED[key]} is needed")
+    return kind(**_as_written(OmegaConf.to_container(node)))
+
+
+def _as_written(value: Any) -> Any:
+    """Put the dollars back, in every string of lists and dictionaries."""
+    if isinstance(value, dict):
+        return {_as_written(key): _as_written(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_as_written(each) for each in value]
+    return value.replace(_DOLLAR, "$") if isinstance(value, str) else value
+
+
+def _labels(entries: Mapping[str, ModelEntry] | Mapping[str, SetEntry]) -> dict[str, str]:
+    """Name of each entry -> its label in tables."""
+    labels = {name: entry.label or name for name, entry in entries.items()}
+    label, count = Counter(labels.values()).most_common(1)[0]
+    if count > 1:  # tables and plots tell entries apart by their labels
+        raise InputError(f"label {label!r} occurs {count} times; each label must be unique")
+    return labels
+
+
+def _check_equal_budget(configs: dict[str, CfgNode]) -> None:
     """Check the configs of the models (name -> config) of one set."""
     (first, reference), *others = configs.items()
     if len(reference.DATASETS.TEST) != 1:
-        raise file.error(
+        raise InputError(
             f"DATASETS.TEST {tuple(reference.DATASETS.TEST)}: exactly one dataset is needed"
         )
     expected = _budget(reference)
@@ -218,7 +429,7 @@ def _check_equal_budget(file: SuiteFile, configs: dict[str, CfgNode]) -> None:
         found = _budget(cfg)
         for key in (*expected, *found):
             if expected.get(key) != found.get(key):
-                raise file.error(
+                raise InputError(
                     f"{key} is {expected.get(key)!r} for model {first} and "
                     f"{found.get(key)!r} for {name}; a comparison needs equal budgets, data, "
                     "tasks and devices"

@@ -5,14 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lambda_det.comparison.controls import CONTROLS, NAMED_STAGES, TRAINED_WITHOUT, controls_line
-from lambda_det.comparison.notes import (
-    baselines_of,
-    gains_line,
-    notes,
-    pretrain_note,
-    unfinished_runs,
-)
+from lambda_det.comparison.controls import CONTROLS, TRAINED_WITHOUT, controls_line
+from lambda_det.comparison.notes import gains_line, notes, unfinished_runs
 from lambda_det.comparison.results import FOUND, RIGHT_CLASS
 from lambda_det.evaluation.metrics import AP_METRICS, TASK_NAMES
 from lambda_det.records import markdown_row, provenance
@@ -39,46 +33,6 @@ def comparison_tables(record: Mapping) -> str:
         parts += [f"**{label}**"] if label else []
         parts += [*_ap_and_meaning(rows), cost_table(rows)]
     return "\n\n".join([*parts, " ".join(notes(record)), provenance(record)])
-
-
-def brief_table(record: Mapping) -> str:
-    """Make the short Markdown table of a comparison's record, with one line for each set and model:
-    AP, what it rests on, and the gain. It gives the answer before the full tables."""
-    rows = record["rows"]
-    with_sets = "sets" in record
-    headers = [*(["set"] if with_sets else []), "backbone", *found_headers(rows)]
-    for task in tasks_of(rows) or ["box"]:
-        without = ["trained without"] if _has_trained_without(rows, task) else []
-        headers += [f"{task} AP", *without, "Δ"]
-    lines = []
-    for label, row in ((label, row) for label, of_set in sets_of(record) for row in of_set):
-        line = [*([label] if with_sets else []), row["label"], *found_cells(row, rows)]
-        for task in tasks_of(rows) or ["box"]:
-            line.append(plus_minus(row.get(f"{task}_ap")))
-            if _has_trained_without(rows, task):
-                line.append(plus_minus(row.get(f"{task}_ap_{TRAINED_WITHOUT}")))
-            line.append(gain_cell(row, f"{task}_ap"))
-        lines.append(line)
-    seeds = sorted({row["finished"] for row in rows})
-    one = seeds[-1] == 1
-    number = "–".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-    spread = "of one seed" if one else f"mean ± sample standard deviation of {number} seeds"
-    legend = [f"AP in percent, {spread}"]
-    if found_headers(rows):
-        legend.append("found: objects detected at IoU 0.5; right class: detected with that class")
-    if any(_has_trained_without(rows, task) for task in TASK_NAMES.values()):
-        legend.append(
-            f"trained without: the same with the residual branches of {NAMED_STAGES} at 0"
-        )
-    if over := baselines_of(rows):
-        paired = "" if one else ", paired by seed, with its 95 % interval"
-        legend.append(f"Δ: gain over {' and '.join(over)}{paired}")
-    remark = f"{'; '.join(legend)}. {pretrain_note(record)}".strip()
-    return f"{markdown(headers, lines)}\n\n{remark}\n\n{provenance(record)}"
-
-
-def _has_trained_without(rows: Sequence[Mapping], task: str) -> bool:
-    return TRAINED_WITHOUT in _controls_of(rows, task)
 
 
 def results_markdown(record: Mapping) -> str:

@@ -19,12 +19,7 @@ from lambda_det.engine.run_state import METRICS_FILE
 from lambda_det.errors import InputError, exit_on_input_error
 from lambda_det.io import write_json
 from lambda_det.records import record_path, results_folder
-from studies.endurance.process_tree import (
-    Identity,
-    shared_memory,
-    started,
-    usage_of_tree,
-)
+from studies.endurance.process_tree import Identity, shared_memory, usage_of_tree
 from studies.endurance.soak_figures import Sample, figures
 from studies.endurance.tiny_training import CONFIG, TINY, make_dataset, record_of, start_training
 from studies.tables import figures_table
@@ -140,7 +135,7 @@ def _iteration(metrics: str) -> int | None:
 def _still_running(seen: set[Identity]) -> int:
     end = time.monotonic() + _ENDING_S
     while True:
-        left = [pid for pid, start in seen if started(pid) == start]
+        left = [identity for identity in seen if identity in usage_of_tree(identity[0])]
         if not left or time.monotonic() > end:
             return len(left)
         time.sleep(0.2)

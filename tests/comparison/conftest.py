@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from suite_helpers import fake_training, fake_zeroed, make_output, small_suite, write_file
 
-from lambda_det.comparison import execute, read_suite
+from lambda_det.comparison import execute, read_suite, running
 from lambda_det.comparison.suite import Run, Suite
 
 
@@ -39,11 +39,15 @@ def read(content: dict, write_suite, output: Path) -> Callable[..., Suite]:
 
 
 @pytest.fixture
-def train(output: Path) -> Callable[..., dict[Run, str]]:
-    """Execute a suite, without real trainings unless a test says so -> the states of its runs."""
+def train(output: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[Run, str]]:
+    """Execute a suite without real trainings, ``jobs`` at a time -> the states of its runs."""
+    monkeypatch.setattr(running, "train_command", fake_training)
+    monkeypatch.setattr(running, "zeroed_command", fake_zeroed)
 
-    def execute_it(suite: Suite, folder: Path = output, **options: object) -> dict[Run, str]:
-        commands = {"command": fake_training, "evaluate": fake_zeroed}
-        return execute(suite, str(folder), **commands | options)
+    def execute_it(
+        suite: Suite, folder: Path = output, *, command=fake_training, jobs=1, only=None
+    ) -> dict[Run, str]:
+        monkeypatch.setattr(running, "train_command", command)
+        return execute(suite, str(folder), jobs=jobs, only=only)
 
     return execute_it

@@ -8,18 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.comparison import (
-    collect,
-    results_markdown,
-)
-from lambda_det.comparison.controls import (
-    CONTROLS,
-)
-from lambda_det.comparison.outputs import write_record
+from lambda_det.commands.compare import write_record
+from lambda_det.comparison import collect, planning, results_markdown
+from lambda_det.comparison.controls import CONTROLS
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.results import zeroed_missing
 from lambda_det.comparison.run import zeroed_command
-from lambda_det.comparison.run_files import FAILED, FINISHED, state_of
+from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.suite import Suite, chosen_runs
 from lambda_det.errors import InputError
 
@@ -91,26 +86,22 @@ def test_what_a_model_holds_at_0_itself_stays_so(read, content):
     assert not any(run.zeroed for run in suite.runs if run.model == "lambda")
 
 
-def test_another_backbone_has_no_controls(read, train, content):
-    content["models"]["lambda"]["overrides"] = {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"}
-    suite = read()
-    assert {run.model for run in suite.runs if run.without or run.zeroed} == {"plain"}
+def test_what_cannot_be_zeroed_has_no_controls(read, train, content):
+    for (
+        keys
+    ) in (  # branches without a norm at their end, a res5 that is not built, another backbone
+        {"MODEL.LAMBDA_RESNET.NORM": ""},
+        {"MODEL.LAMBDA_RESNET.OUT_FEATURES": "['res3', 'res4']"},
+        {"MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone"},
+    ):
+        content["models"]["lambda"]["overrides"] = keys
+        suite = read()
+        assert {run.model for run in suite.runs if run.without or run.zeroed} == {"plain"}
     record = record_of(suite, train(suite, jobs=2))
     text = results_markdown(record)
     assert "No controls for λ-50: the backbone is not of this package" in text
     assert "says nothing of the backbones" not in text  # of λ-50 it is not known
     assert "| λ-50 | 2/2 | 35.0 ± 1.4 | – | – | – | +3.5" in text
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [{"MODEL.LAMBDA_RESNET.NORM": ""}, {"MODEL.LAMBDA_RESNET.OUT_FEATURES": "['res3', 'res4']"}],
-)
-def test_what_cannot_be_zeroed_has_no_controls(read, content, keys):
-    """Branches without a norm at their end, and a res5 that is not built."""
-    content["models"]["lambda"]["overrides"] = keys
-    suite = read()
-    assert {run.model for run in suite.runs if run.without or run.zeroed} == {"plain"}
 
 
 # -- what is run -----------------------------------------------------------------------------------
@@ -171,10 +162,9 @@ def test_a_failed_evaluation_loses_no_run(read, train, content, output):
     assert "lambda seed 1 (λ-50), finished\n  with res4 and res5 zeroed: error: no such" in launch
     assert "launch lambda/seed1" in launch and "launch plain/seed1" not in launch
 
-    with pytest.raises(
-        InputError, match=r"is not written because the evaluation with zeroed branches"
-    ):
-        write_record(str(output / "record.json"), states, record_of(suite, states))
+    line = r"is not written because 2 of 4 runs .*: lambda seed 1, with res4 and res5 zeroed: error"
+    with pytest.raises(InputError, match=line):
+        write_record(str(output / "record.json"), record)
     assert not (output / "record.json").exists()
     (output / "break_zeroed").unlink()
     execute_states = train(suite, jobs=2)
@@ -217,15 +207,6 @@ def test_what_is_zeroed_are_the_weights_that_were_judged(read, content, decay):
     assert words[words.index("OUTPUT_DIR") + 1] == run.folder
     name = "model_final_ema.pth" if decay else "model_final.pth"
     assert words[-2:] == ["MODEL.WEIGHTS", f"{run.folder}/{name}"]
-
-
-def test_a_failed_training_without_branches_is_one_of_the_runs(read, train, output):
-    suite = read()
-    (output / "break").write_text("plain")
-    states = train(suite, jobs=2)
-    text = results_markdown(record_of(suite, states))
-    assert "- plain seed 1 without res4 and res5, failed: error: no such thing" in text
-    assert {state for run, state in states.items() if run.model == "plain"} == {FAILED}
 
 
 # -- what is kept ----------------------------------------------------------------------------------
@@ -283,9 +264,10 @@ def test_the_plan_counts_the_trainings_without_branches(read, train, output):
     assert text.count("  at most ") == 2
 
 
-def test_what_is_measured_without_branches_has_its_own_folder(read, output):
+def test_what_is_measured_without_branches_has_its_own_folder(read, output, monkeypatch):
     suite = read()
-    record = measure(suite, str(output), suite.runs, 40, command=fake_measured)
+    monkeypatch.setattr(planning, "train_command", fake_measured)
+    record = measure(suite, str(output), suite.runs, 40)
     assert [row["label"] for row in record["rows"]] == [
         "R-50", "λ-50", "R-50 without res4 and res5", "λ-50 without res4 and res5",
     ]  # fmt: skip

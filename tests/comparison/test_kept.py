@@ -6,14 +6,12 @@ import json
 import shutil
 
 import pytest
-from suite_helpers import make_output
 
-from lambda_det.comparison import collect, read_suite, settings
-from lambda_det.comparison.outputs import write_results
+from lambda_det.comparison import collect
+from lambda_det.comparison.report import write_results
 from lambda_det.comparison.results import keep
 from lambda_det.comparison.run_files import FINISHED, NEW, state_of
 from lambda_det.errors import InputError
-from lambda_det.evaluation.metrics import METRICS
 
 pytestmark = pytest.mark.slow
 
@@ -69,28 +67,6 @@ def test_what_is_of_another_run_is_refused(read, train, content, output):
         state_of(read("SOLVER.BASE_LR", "0.5").runs[0])
 
 
-def test_defaults_of_another_version_change_nothing(read, train, content, output, monkeypatch):
-    content["seeds"] = [1]
-    suite = read()
-    train(suite)
-    shutil.rmtree(output / "runs")
-    known = settings.default_settings() | {"SOLVER.MOMENTUM": 0.5}
-    monkeypatch.setattr(settings, "default_settings", lambda: known)
-    assert state_of(suite.runs[0]) == FINISHED
-
-
-def test_a_folder_of_another_run_is_not_kept_under_its_name(read, train, content, output):
-    """Two comparisons with one folder of what is kept: what is there first stays."""
-    content["seeds"] = [1]
-    train(read())
-    before = {path: path.read_text() for path in (output.parent / "kept").rglob("*.json")}
-    (output / "values.json").write_text(json.dumps(dict.fromkeys(METRICS, 77.0)))
-    other = make_output(output.parent / "other")
-    states = train(read(folder=other), other)
-    assert set(states.values()) == {FINISHED} and not (other / "started.txt").exists()
-    assert {path: path.read_text() for path in before} == before
-
-
 def test_what_had_finished_before_is_kept_too(read, train, content, output):
     kept = content.pop("keep")
     content["seeds"] = [1]
@@ -99,16 +75,6 @@ def test_what_had_finished_before_is_kept_too(read, train, content, output):
     for run in read().runs:
         keep(run)
     assert len([*(output.parent / "kept").rglob("*.json")]) == 4
-
-
-def test_a_suite_is_found_by_a_relative_path(write_suite, train, content, output, monkeypatch):
-    content["seeds"] = [1]
-    path = write_suite(content)
-    monkeypatch.chdir(output.parent)
-    train(read_suite("suite.yaml", str(output)))
-    shutil.rmtree(output / "runs")
-    for name in ("suite.yaml", path):
-        assert {state_of(run) for run in read_suite(name, str(output)).runs} == {FINISHED}
 
 
 def test_a_broken_one_counts_as_none(read, train, content, caplog):

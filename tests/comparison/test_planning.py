@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.comparison import collect, comparison_tables, read_suite
+from lambda_det.comparison import collect, comparison_tables, planning, read_suite
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.suite import Run
 from lambda_det.errors import InputError
@@ -43,15 +43,16 @@ def test_without_times_it_says_how_to_get_them(read, content, output):
     assert "\n  launch lambda/seed1\n  # trains: python tools/train_net.py --config-file" in text
 
 
-def test_what_is_timed_finds_its_data(read, content, output):
+def test_what_is_timed_finds_its_data(read, content, output, monkeypatch):
     content |= {"seeds": [1], "prepare": ["mkdir {output}/data && echo x > {output}/data/x"]}
     look = f"import os; assert os.path.isfile({str(output / 'data' / 'x')!r}); {TIMED.strip()}"
+    command = lambda run: [sys.executable, "-c", look, *run.arguments]  # noqa: E731
+    monkeypatch.setattr(planning, "train_command", command)
     suite = read()
-    measure(suite, str(output), suite.runs, 40,
-            command=lambda run: [sys.executable, "-c", look, *run.arguments])  # fmt: skip
+    measure(suite, str(output), suite.runs, 40)
 
 
-def test_measured_times_become_hours(read, content, output):
+def test_measured_times_become_hours(read, content, output, monkeypatch):
     content |= {"seeds": [1, 2], "gpus_per_run": 4}
     content["overrides"]["SOLVER.MAX_ITER"] = 900
     suite = read()
@@ -61,7 +62,8 @@ def test_measured_times_become_hours(read, content, output):
         assert "--num-gpus" not in words
         return [sys.executable, "-c", TIMED, *words]
 
-    record = measure(suite, str(output), suite.runs, 40, command=command)
+    monkeypatch.setattr(planning, "train_command", command)
+    record = measure(suite, str(output), suite.runs, 40)
     assert [row["train_ms_per_image"] for row in record["rows"]] == [2000, 4000]
     assert {row["images_per_iteration"] for row in record["rows"]} == {2}  # of 8 on 4 GPUs
     words = json.loads((output / "measured" / "plain" / "words.json").read_text())
@@ -79,9 +81,10 @@ def test_measured_times_become_hours(read, content, output):
     assert "together" not in plan(read(), output)
     with pytest.raises(InputError, match="--measure 20: at least 40"):
         measure(suite, str(output), suite.runs, 20)
+    fail = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
+    monkeypatch.setattr(planning, "train_command", lambda run: fail)
     with pytest.raises(InputError, match="--measure: plain: no such thing"):
-        fail = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
-        measure(suite, str(output), suite.runs, 40, command=lambda run: fail)
+        measure(suite, str(output), suite.runs, 40)
 
 
 @pytest.mark.slow

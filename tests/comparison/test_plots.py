@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
-import pytest
 
 from lambda_det.comparison import plots
 
@@ -44,15 +43,6 @@ def test_trade_off_as_svg_and_png():
     assert (image[0, 0] == 255).all() and image.min() < 50
 
 
-@pytest.mark.parametrize(
-    ("limits", "expected"), [((10, 40), (10, 40)), ((20, 20.2), (15.075, 25.125))]
-)
-def test_axes_do_not_magnify_nothing(limits, expected):
-    found = []
-    plots._widen(lambda: limits, lambda *values: found.extend(values), 0.5)
-    assert found == pytest.approx(expected)
-
-
 def test_nothing_to_draw():
     bare = {"model": "m", "label": "m", "variant": "se", "depth": 50}
     assert plots.trade_off_figure({"rows": [bare]}, list(plots.TRADE_OFFS)) is None
@@ -60,22 +50,15 @@ def test_nothing_to_draw():
     assert plots.class_figure({"box": {"m": {"c": []}}, "mask": {}}, {"rows": [bare]}) is None
 
 
-def test_losses_of_seeds_meet_where_all_were_logged():
-    rows = [row("se", 50, 3), row("lambda", 50, 3)]
-    curves = {"hard": {"se_50": [{20: 3.0, 40: 2.0}, {20: 4.0}], "lambda_50": []}}
-    text = plots.svg(plots.loss_figure(curves, {"rows": rows}), "losses")
-    assert ">hard</text>" in text and ">total loss</text>" in text
-    assert ">se_50</text>" in text and ">lambda_50</text>" not in text
-
-
 def test_models_are_named_where_the_last_set_has_not_begun():
     rows = [row("se", 50, 3), row("lambda", 50, 3)]
     curves = {
-        "hard": {"se_50": [{20: 3.0, 40: 2.0}], "lambda_50": [{20: 4.0, 40: 3.0}]},
+        "hard": {"se_50": [{20: 3.0, 40: 2.0}, {20: 4.0}], "lambda_50": [{20: 4.0}]},
         "easy": {"se_50": [{20: 3.0, 40: 2.0}], "lambda_50": []},
     }
     text = plots.svg(plots.loss_figure(curves, {"rows": rows}), "losses")
-    assert ">se_50</text>" in text and ">lambda_50</text>" in text
+    for word in ("hard", "easy", "total loss", "se_50", "lambda_50"):
+        assert f">{word}</text>" in text
 
 
 def test_dollars_in_names_are_no_formula():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
 import time
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from lambda_det.comparison import read_suite
 from lambda_det.comparison.preparing import prepare
 from lambda_det.errors import InputError
 
@@ -51,7 +49,7 @@ def test_what_is_there_is_not_prepared_again(prepared, output):
     assert prepared(MAKE, "true") == 2
 
 
-@pytest.mark.parametrize("gone", ["data", "data/a", "data/a/b", "data/c"])
+@pytest.mark.parametrize("gone", ["data", "data/c"])
 def test_what_is_gone_is_prepared_again(prepared, output, caplog, gone):
     assert prepared(MAKE, "true") == 2
     moved = output / "elsewhere"
@@ -84,29 +82,15 @@ def test_data_that_no_command_has_made_are_not_missed(prepared):
     assert prepared("true") == prepared("true") == 1
 
 
-def test_a_list_of_an_earlier_version_is_understood(prepared, output):
-    assert prepared(MAKE, "true") == 2
-    marker = output / "prepared.json"
-    marker.write_text(json.dumps(json.loads(marker.read_text())["commands"]))
-    assert prepared(MAKE, "true") == 2
-
-
-@pytest.mark.parametrize("text", ["{", "3", '{"commands": []}'])
+@pytest.mark.parametrize("text", ["{", '{"commands": []}'])
 def test_a_broken_marker_is_a_line(prepared, output, caplog, text):
     assert prepared(MAKE) == 1
     (output / "prepared.json").write_text(text)
     caplog.clear()
     assert prepared(MAKE) == 2
     (line,) = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]
-    assert line.startswith(f"{output}/prepared.json is broken (") and "\n" not in line
-
-
-def test_a_folder_that_cannot_be_written_is_a_line(content, write_suite, tmp_path):
-    content["prepare"] = ["true"]
-    (tmp_path / "file").write_text("")
-    out = str(tmp_path / "file" / "out")
-    with pytest.raises(InputError, match=r"file/out: cannot be written \(Not a directory"):
-        prepare(read_suite(write_suite(content), out), out)
+    assert f"{output}/prepared.json is " in line
+    assert line.endswith(": all commands of prepare run again") and "\n" not in line
 
 
 @pytest.mark.parametrize("patient", [True, False])

@@ -8,28 +8,29 @@ import subprocess
 import pytest
 
 from lambda_det.comparison import processes, run
-from lambda_det.comparison.processes import default_jobs, device_groups, environment_of
+from lambda_det.comparison.processes import environment_of, job_devices
 from lambda_det.errors import InputError
 
 
 def test_devices_in_turn(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 5)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert default_jobs(1) == 5 and default_jobs(2) == 2
-    assert device_groups(6, 1) == ["0", "1", "2", "3", "4", "0"]
-    assert device_groups(3, 2) == ["0,1", "2,3", "0,1"]
-    assert device_groups(3, 5) is None
+    assert job_devices(None, 1) == ["0", "1", "2", "3", "4"]
+    assert job_devices(None, 2) == ["0,1", "2,3"]
+    assert job_devices(6, 1) == ["0", "1", "2", "3", "4", "0"]
+    assert job_devices(3, 5) == [None] * 3
     monkeypatch.setattr("lambda_det.comparison.processes.cores", lambda: 13)
-    assert default_jobs(1, "cpu") == 3  # the GPUs have no part in it
-    assert device_groups(3, 1, "cpu") is None and device_groups(3, 9, "cpu") is None
+    assert job_devices(None, 9, "cpu") == [None] * 3  # the GPUs have no part in it
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "9,8,7,6,5")
-    assert device_groups(2, 2) == ["9,8", "7,6"]
+    assert job_devices(2, 2) == ["9,8", "7,6"]
     with pytest.raises(InputError, match="gpus_per_run 8: PyTorch sees 5"):
-        device_groups(1, 8)
+        job_devices(1, 8)
+    with pytest.raises(InputError, match="--jobs 0: at least 1"):
+        job_devices(0, 1)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert device_groups(4, 1) is None and default_jobs(1) >= 1
+    assert job_devices(4, 1) == [None] * 4
     with pytest.raises(InputError, match="sees 0 GPUs"):
-        device_groups(1, 2)
+        job_devices(1, 2)
 
 
 def test_environment_of_a_run(monkeypatch, project):

@@ -50,7 +50,7 @@ def test_result(run: Run):
     assert result["losses"] == {20: 7.0, 40: 8.0} and result["num_classes"] == 3
 
 
-@pytest.mark.parametrize("text", [None, "", "[]"])
+@pytest.mark.parametrize("text", [None, ""])
 def test_a_run_without_a_summary_has_all_its_other_numbers(run: Run, text):
     path = Path(run.folder, "summary.json")
     path.unlink() if text is None else path.write_text(text)
@@ -92,7 +92,6 @@ def test_model_is_counted_as_it_is_built(project):
         ("inference/metrics.json", "{", "metrics.json is not valid JSON"),
         ("inference/metrics.json", '{"bbox": {"AP": 1}}', "metrics.json: does not contain"),
         ("config.yaml", "a: [", "config.yaml: is not a config"),
-        ("config.yaml", "3", "config.yaml: is not a config"),
         ("finished.json", "{", "finished.json is missing or damaged; run the suite again"),
     ],
 )

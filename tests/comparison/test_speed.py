@@ -51,18 +51,13 @@ def test_a_time_counts_where_all_that_decides_it_is_the_same(suite_of, plan):
     # 20 iterations of 8 images of 1.8 s
     assert "  0.08 hours: 1800.0 ms per image on 1 x a CPU with 2 cores (" in plan(suite, rows)
     for key, value in (
-        ("MODEL.LAMBDA_RESNET.STEM", "v1"), ("MODEL.LAMBDA_RESNET.DEPTH", "101"),
-        ("MODEL.LAMBDA_RESNET.NORM", "GN"), ("MODEL.LAMBDA_RESNET.LAYER.SCOPE", "7"),
-        ("MODEL.MASK_ON", "False"), ("MODEL.FPN.OUT_CHANNELS", "32"), ("MODEL.DEVICE", "cuda"),
-        ("MODEL.ROI_BOX_HEAD.FC_DIM", "64"), ("MODEL.RPN.POST_NMS_TOPK_TRAIN", "50"),
-        ("MODEL.BACKBONE.FREEZE_AT", "2"), ("SOLVER.IMS_PER_BATCH", "16"),
-        ("SOLVER.AMP.ENABLED", "True"), ("SOLVER.AMP.PRECISION", "bfloat16"),
-        ("INPUT.MAX_SIZE_TRAIN", "96"),
-        ("INPUT.LSJ.ENABLED", "True"), ("DATALOADER.NUM_WORKERS", "2"),
+        ("MODEL.LAMBDA_RESNET.STEM", "v1"), ("MODEL.FPN.OUT_CHANNELS", "32"),
+        ("MODEL.DEVICE", "cuda"), ("SOLVER.IMS_PER_BATCH", "16"), ("SOLVER.AMP.ENABLED", "True"),
+        ("INPUT.MAX_SIZE_TRAIN", "96"), ("DATALOADER.NUM_WORKERS", "2"),
     ):  # fmt: skip
         assert plan(suite_of(key, value), rows).count("time unknown\n") == 2, key
     for key, value in (
-        ("SOLVER.BASE_LR", "0.1"), ("SOLVER.MAX_ITER", "10"), ("MODEL.WEIGHTS", "x.pth"),
+        ("SOLVER.BASE_LR", "0.1"), ("MODEL.WEIGHTS", "x.pth"),
         ("DATASETS.COCO_FOLDER", "there"), ("INPUT.MIN_SIZE_TEST", "64"),
     ):  # fmt: skip
         assert plan(suite_of(key, value), rows).count("time unknown\n") == 1, key
@@ -98,13 +93,9 @@ def test_machine_of_a_comparison_is_that_of_its_runs(suite_of, plan):
             plan(suite, rows, **wrong)
 
 
-@pytest.mark.parametrize("change", [
-    lambda r: r["rows"][0].pop("speed_settings"), lambda r: r["rows"][0].pop("gpus"),
-    lambda r: r.pop("rows"), lambda r: r["rows"].append(3),
-])  # fmt: skip
-def test_a_record_that_does_not_say_what_was_timed_is_a_line(suite_of, plan, change):
+def test_a_record_that_does_not_say_what_was_timed_is_a_line(suite_of, plan):
     suite = suite_of()
     record = {"rows": [row(suite, "plain")], "runs": []}
-    change(record)
+    del record["rows"][0]["speed_settings"]
     with pytest.raises(InputError, match=r"times.json does not say what was timed .*--measure"):
         plan(suite, **record)

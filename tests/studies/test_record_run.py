@@ -73,15 +73,6 @@ def test_control_of_another_run_is_refused(finished_run, tmp_path, changes):
         row_of_run(str(finished_run), without=str(tmp_path / "without"))
 
 
-def test_last_norms_are_those_of_the_end(finished_run):
-    with (finished_run / "metrics.json").open("a") as file:
-        for value in (0.5, 0.98765):
-            file.write(json.dumps({"iteration": 21, "last_norm/res2": value}) + "\n")
-        file.write(json.dumps({"iteration": 22, "bbox/AP": 1}) + "\n")
-    row = row_of_run(str(finished_run))
-    assert row["last_norm"] == {"res2": 0.9877}
-
-
 def test_older_zeroed_evaluation_is_refused(finished_run):
     zeroed = finished_run / "zeroed_res4_res5"
     zeroed.mkdir()

@@ -7,7 +7,7 @@ import pytest
 from lambda_det.errors import InputError
 from lambda_det.io import write_json
 from lambda_det.records import make_record, provenance
-from studies.tables import rows_table, update_tables
+from studies.tables import brief_table, rows_table, update_tables
 
 
 def test_tables_are_made_between_their_markers(tmp_path) -> None:
@@ -31,6 +31,22 @@ def test_findings_are_counted_in_a_table() -> None:
     rows = [{"findings": []}, {"findings": [{"case": 3}, {"case": 4}]}]
     lines = rows_table(make_record("python x.py", rows)).splitlines()
     assert lines[2:4] == ["| 0 |", "| 2 |"]
+
+
+def test_the_brief_table_of_a_comparison() -> None:
+    def value(mean: float) -> dict:
+        return {"mean": mean, "sd": 1.5, "low": mean - 1, "high": mean + 1, "values": [mean] * 2}
+
+    row = {"set": "far", "set_label": "relational", "depth": 50, "finished": 2}
+    plain = {"model": "plain", "label": "R-50", "over": None, "box_ap": value(31.5)}
+    own = {"model": "own", "label": "λ-50", "over": "plain", "box_ap": value(35)}
+    own |= {"box_ap_trained_without": value(29), "box_ap_gain": value(3.5)}
+    record = make_record("python x.py", [row | plain, row | own]) | {"sets": {"far": "relational"}}
+    text = brief_table(record)
+    assert "| set | backbone | box AP | trained without | Δ |" in text
+    assert "| relational | R-50 | 31.5 ± 1.5 | – |  |" in text
+    assert "| relational | λ-50 | 35.0 ± 1.5 | 29.0 ± 1.5 | +3.5 [+2.5, +4.5] |" in text
+    assert "standard deviation of 2 seeds" in text and "Δ: gain over R-50, paired by seed" in text
 
 
 def test_missing_record_or_view_is_named(tmp_path) -> None:

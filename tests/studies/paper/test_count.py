@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import yaml
 
 from lambda_det.analysis.published import MARKS
@@ -70,10 +69,3 @@ def test_an_output_that_is_a_folder_is_one_line(tmp_path: Path, capsys) -> None:
     error = capsys.readouterr().err
     assert error.startswith(f"error: --output {tmp_path} cannot be written")
     assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize("words", [[], ["parameters"]], ids=str)
-def test_one_of_two_things_is_asked_for(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as raised:
-        main(words)
-    assert raised.value.code == 2

@@ -9,12 +9,11 @@ import json
 
 import pytest
 
-from lambda_det.analysis.published import lambda_blocks_of
 from lambda_det.errors import InputError
 from studies.paper.count import published_tables
 from studies.paper.family import SIZES, architecture_table, count_family
 from studies.paper.flop_reading import NetworkCost, Reading
-from studies.paper.paper_tables import compare_with_paper, comparison_text, network
+from studies.paper.paper_tables import compare_with_paper, comparison_text
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +97,3 @@ def test_architecture_table(project) -> None:
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[:3] == ["lambda-101", "36.87", "34.82"]
     assert cells[-3:] == ["82.3", "49.4", "43.5"]
-
-
-def test_network_of_a_row() -> None:
-    blocks = lambda_blocks_of("CCCL")
-    model = network({"depth": 50, "variant": "resnet", "stem": "v1", "lambda_blocks": blocks})
-    assert model.linear.weight.is_meta and model.res5[0].lambda_layer is not None

@@ -89,17 +89,6 @@ def test_maps_and_lambdas_reproduce_the_layers_output(options: dict):
                 )
 
 
-def test_content_lambda_by_loops():
-    view = view_layers(backbone_of(intra_depth=2), image(), ["res4.4"])["res4.4"]
-    weights, values = view.key_weights.tolist(), view.value.tolist()
-    for k, v in ((0, 0), (3, 7), (15, 63)):
-        expected = sum(
-            weights[u][k][y][x] * values[u][v][y][x]
-            for u, y, x in itertools.product(range(2), range(5), range(3))
-        )
-        assert float(view.content_lambda[k, v]) == pytest.approx(expected, rel=1e-12)
-
-
 def test_a_position_map_is_zero_outside_of_its_window():
     view = view_layers(backbone_of(scope=3), image((160, 112)), ["res4.1"])["res4.1"]
     maps = view.position_maps(4, 0)
@@ -127,13 +116,6 @@ def test_how_many_positions_a_key_is_spread_over():
         view_layers(backbone_of(key_normalizer="l2"), image(), ["res4.1"])["res4.1"].attended
         is None
     )
-
-
-def test_what_a_layer_does_not_have_is_none():
-    view = view_layers(backbone_of(content=False), image(), ["res4.1"])["res4.1"]
-    assert view.key_weights is view.content_lambda is view.attended is None
-    view = view_layers(backbone_of(position=False), image(), ["res4.1"])["res4.1"]
-    assert view.embedding is None and view.position_maps(0, 0) is None
 
 
 def test_names_of_layers():

@@ -31,18 +31,6 @@ def random_image(channels: int, height: int, width: int) -> Tensor:
     return torch.randn(1, channels, height, width, generator=generator, dtype=torch.float64)
 
 
-def test_a_convolution_by_hand():
-    conv = nn.Conv2d(1, 2, 3, stride=2, padding=1, bias=False)
-    network = OneFeature(conv)
-    field = receptive_field(network, random_image(1, 9, 7), "res4", (1, 3))
-    expected = np.zeros((9, 7))
-    for dy, dx in itertools.product(range(3), range(3)):
-        y, x = 2 * 1 + dy - 1, 2 * 3 + dx - 1
-        if x < 7:
-            expected[y, x] = sum(abs(conv.weight[c, 0, dy, dx].item()) for c in range(2)) / 2
-    np.testing.assert_allclose(field.numpy(), expected, rtol=1e-12)
-
-
 def test_a_lambda_layer_by_finite_differences():
     torch.manual_seed(0)
     layer = LambdaLayer(3, 4, query_depth=2, num_heads=2, scope=3)

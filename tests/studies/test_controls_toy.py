@@ -17,13 +17,9 @@ from lambda_det.comparison.controls import (
     NO_BETTER,
     RESTS,
     UNKNOWN,
-    controls_line,
-    gain_remark,
-    verdict,
+    verdict_of,
 )
 from lambda_det.comparison.statistics import paired_difference
-
-pytestmark = pytest.mark.slow
 
 SEEDS = (1, 2, 3)
 SIDE, WIDTH = 5, 8
@@ -129,18 +125,16 @@ class Measured:
     without: dict[int, float]
     last_norm: float
 
-    def verdict(self, seeds: tuple[int, ...] = SEEDS) -> str:
+    def verdict(self, seeds: tuple[int, ...] = SEEDS, *, controlled: bool = True) -> str | None:
         whole = {seed: self.whole[seed] for seed in seeds}
-        return verdict(
-            statistics.fmean(whole.values()),
-            paired_difference(whole, self.zeroed),
-            paired_difference(whole, self.without),
-        )
-
-    def verdict_without_control(self) -> str:
-        return verdict(
-            statistics.fmean(self.whole.values()), paired_difference(self.whole, self.zeroed), None
-        )
+        row = {
+            "controls": ["zeroed"],
+            "box_ap": {"mean": statistics.fmean(whole.values())},
+            "box_ap_over_zeroed": paired_difference(whole, self.zeroed),
+        }
+        if controlled:
+            row["box_ap_over_trained_without"] = paired_difference(whole, self.without)
+        return verdict_of(row, "box")
 
 
 def measure(recipe: Recipe) -> Measured:
@@ -170,14 +164,14 @@ def test_a_branch_that_the_task_needs_is_found_useful(found):
     assert min(needed.whole.values()) > 75 and max(needed.without.values()) < 55
     assert needed.verdict() == RESTS
     assert needed.verdict(SEEDS[:1]) == UNKNOWN  # of one seed there is no interval
-    assert needed.verdict_without_control() == UNKNOWN  # random branches are missed as much
+    assert needed.verdict(controlled=False) == UNKNOWN  # random branches are missed as much
 
 
 def test_an_idle_branch_is_found(found):
     idle = found["idle"]
     assert 0 < idle.last_norm < 0.01  # it was trained, and is not yet open
     assert min(idle.whole.values()) > 90 and max(map(abs, lost(idle))) < 0.5
-    assert idle.verdict() == idle.verdict(SEEDS[:1]) == idle.verdict_without_control() == IDLE
+    assert idle.verdict() == idle.verdict(SEEDS[:1]) == idle.verdict(controlled=False) == IDLE
 
 
 def test_a_frozen_random_branch_is_not_taken_for_a_useful_one(found):
@@ -185,26 +179,4 @@ def test_a_frozen_random_branch_is_not_taken_for_a_useful_one(found):
     assert min(lost(frozen)) > 5 and statistics.fmean(lost(frozen)) > 15
     assert min(frozen.without.values()) > 90
     assert frozen.verdict() == frozen.verdict(SEEDS[:1]) == NO_BETTER
-    assert frozen.verdict_without_control() == UNKNOWN
-
-
-def row(label: str, measured: Measured) -> dict:
-    return {
-        "label": label, "controls": ["zeroed", "trained_without"],
-        "box_ap": {"mean": statistics.fmean(measured.whole.values())},
-        "box_ap_over_zeroed": paired_difference(measured.whole, measured.zeroed),
-        "box_ap_over_trained_without": paired_difference(measured.whole, measured.without),
-    }  # fmt: skip
-
-
-def test_a_comparison_of_what_rests_on_no_branch_says_nothing(found):
-    rows = [row(name, found[name]) for name in ("idle", "frozen")]
-    line = controls_line(rows)
-    assert "the AP of idle does not rest on them (it is no worse with them zeroed)" in line
-    assert "the AP of frozen does not rest on them (it is not above" in line
-    assert line.endswith("So this comparison says nothing of the backbones.")
-    assert gain_remark(rows[1], rows[0], "box") == "says nothing of the backbones"
-    rows.append(row("needed", found["needed"]))
-    line = controls_line(rows)
-    assert line.endswith("the AP of needed rests on them.") and "says nothing" not in line
-    assert gain_remark(rows[2], rows[0], "box") == gain_remark(rows[0], rows[2], "box") == ""
+    assert frozen.verdict(controlled=False) == UNKNOWN
