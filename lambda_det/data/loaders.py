@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import itertools
 import logging
@@ -9,8 +10,8 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_test_loader, samplers
@@ -30,6 +31,8 @@ Mapper = Callable[[dict], dict]
 
 GRACE_S = 30
 """Seconds that a worker continues after a SIGTERM, so that the training can end its iteration."""
+
+_running: weakref.WeakSet[TrainingLoader] = weakref.WeakSet()
 
 
 class TrainingLoader:
@@ -78,6 +81,7 @@ class TrainingLoader:
 
     def __iter__(self) -> Generator[list[dict], None, None]:
         self._running = self._batches()
+        _running.add(self)
         return self._running
 
     def close(self) -> None:
@@ -105,9 +109,18 @@ class TrainingLoader:
             yield [next(single) for _ in range(self.batch_size)]
 
 
-def training_loader(*arguments: Any, **keywords: Any) -> TrainingLoader:
-    """Build a :class:`TrainingLoader` from its arguments. Saved LazyConfigs name this function."""
-    return TrainingLoader(*arguments, **keywords)
+training_loader = TrainingLoader
+"""The name that LazyConfigs call it by."""
+
+
+@atexit.register
+def _end_workers() -> None:
+    """End the workers of loaders that a script still has when it ends.
+
+    Python would send them SIGTERM and wait for them, and :func:`finish_before_ending` delays that.
+    """
+    for loader in list(_running):
+        loader.close()
 
 
 class _SeededImages(Dataset):
@@ -213,6 +226,7 @@ def finish_before_ending(worker: int) -> None:
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.siginterrupt(signal.SIGTERM, False)  # what is being read goes on
     threading.Thread(target=_end_in_time, args=(numbers,), daemon=True).start()
 
 

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -122,6 +123,22 @@ def test_a_worker_ends_some_time_after_sigterm():
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     worker.join(HANG_S)
     assert worker.exitcode == -signal.SIGKILL
+
+
+_ENDS = """
+from lambda_det.data import loaders
+loaders.GRACE_S = 600
+loader = loaders.TrainingLoader(
+    [{"width": 10, "height": 9}] * 5, dict, 2, num_workers=2, aspect_ratio_grouping=False, seed=0
+)
+batches = iter(loader)
+next(batches)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_ends_with_its_loader_does_not_wait_for_the_workers():
+    subprocess.run([sys.executable, "-c", _ENDS], check=True, timeout=300)
 
 
 def _endless():
