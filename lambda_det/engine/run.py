@@ -31,7 +31,7 @@ from lambda_det.engine.run_state import (
 )
 from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.trainer import Trainer
-from lambda_det.engine.wandb_writer import WandbWriter
+from lambda_det.engine.wandb_writer import WandbWriter, check_wandb
 from lambda_det.errors import InputError, key, keys_named, writing
 from lambda_det.io import write_json
 
@@ -73,6 +73,8 @@ class _Run:
 
     def __init__(self, parts: Parts, options: RunOptions, own_hooks: Sequence[HookBase]) -> None:
         self.parts, self.options = parts, options
+        if options.wandb:  # in every process, before any of them has made a file
+            check_wandb()
         make_output_dir(options.output_dir)
         _check_states(own_hooks)
         self.trainer = Trainer(
@@ -155,19 +157,20 @@ class _Run:
 
     def _writers(self) -> list[EventWriter]:
         options, folder = self.options, self.options.output_dir
-        writers: list[EventWriter] = [
-            ProgressPrinter(options.max_iter),
-            JSONWriter(os.path.join(folder, METRICS_FILE)),
-            TensorboardXWriter(folder),
-        ]
-        if options.wandb:
+        sent: list[EventWriter] = []
+        if options.wandb:  # first: if W&B refuses, the others have made no file yet
             resume = self.trainer.start_iter > 0
-            writers.append(
+            sent.append(
                 WandbWriter(
                     options.wandb, options.wandb_name, folder, self.parts.config, resume=resume
                 )
             )
-        return writers
+        return [
+            ProgressPrinter(options.max_iter),
+            JSONWriter(os.path.join(folder, METRICS_FILE)),
+            TensorboardXWriter(folder),
+            *sent,
+        ]
 
     def _start(self, resume: bool) -> int:
         """Load a checkpoint or the initial weights; return the first iteration."""

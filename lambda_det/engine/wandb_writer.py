@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from types import ModuleType
 
 import yaml
 from detectron2.utils.events import EventWriter, get_event_storage
@@ -31,12 +32,7 @@ class WandbWriter(EventWriter):
     """
 
     def __init__(self, project: str, name: str, folder: str, config: str, *, resume: bool) -> None:
-        try:
-            wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise InputError(
-                f"{key('WANDB.ENABLED')}=True: needs the package wandb (pip install wandb)"
-            ) from error
+        wandb = check_wandb()
         path = os.path.join(folder, RUN_FILE)
         number = read_text(path).strip() if resume and os.path.exists(path) else None
         try:
@@ -66,3 +62,17 @@ class WandbWriter(EventWriter):
 
     def close(self) -> None:
         self._run.finish()
+
+
+def check_wandb() -> ModuleType:
+    """Return the package wandb.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("wandb")
+    except ImportError as error:
+        raise InputError(
+            f"{key('WANDB.ENABLED')}=True: needs the package wandb (pip install wandb)"
+        ) from error

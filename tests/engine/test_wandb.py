@@ -6,6 +6,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from detectron2.utils import comm
 
 from lambda_det.engine.wandb_writer import RUN_FILE
 from lambda_det.errors import InputError
@@ -62,7 +63,13 @@ def test_what_is_missing_is_one_line(make_training, tmp_path, calls, monkeypatch
     training = make_training(tmp_path, *KEYS, "WANDB.PROJECT", "no login")
     with pytest.raises(InputError, match=r"^WANDB\.ENABLED: .*api_key not configured \(no-tty\)"):
         training.train()
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(InputError, match=r"^WANDB\.ENABLED=True: .*pip install wandb"):
-        make_training(tmp_path, *KEYS).train()
+    for is_main in (True, False):  # every process ends, not only the one that writes
+        monkeypatch.setattr(comm, "is_main_process", lambda is_main=is_main: is_main)
+        training = make_training(tmp_path / "run", *KEYS)
+        with pytest.raises(InputError, match=r"^WANDB\.ENABLED=True: .*pip install wandb"):
+            training.train()
+        assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
     make_training(tmp_path, *KEYS, "WANDB.ENABLED", False).train()
