@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lambda_det.checkpoint.rules import MIN_COVERAGE_KEY
 from lambda_det.config import get_cfg
 from lambda_det.configs import find_lazy_config
+from lambda_det.engine.parts import OF_TYPE, OPTION_RULES
 from lambda_det.errors import InputError, reason_of
 
 logger = logging.getLogger(__name__)
@@ -139,19 +140,12 @@ def config_of(lazy: DictConfig) -> CfgNode:
         value = select(lazy, place)
         if OmegaConf.is_list(value):
             value = OmegaConf.to_container(value)
-        if not isinstance(value, (str, int, float, list)) or name == "MODEL.KEYPOINT_ON":
+        is_plain = isinstance(value, (str, int, float, list))
+        if value is None or not (is_plain or name in OPTION_RULES) or name == "MODEL.KEYPOINT_ON":
             continue  # a head is there or not, see below
-        default = functools.reduce(getattr, name.split("."), cfg)
-        if name in ("DATASETS.TRAIN", "DATASETS.TEST"):
-            value = [value] if isinstance(value, str) else value
-        if type(default) is float and type(value) is int:
-            value = float(value)
-        try:
-            if isinstance(value, str) != isinstance(default, str):  # yacs would read the text
-                raise TypeError(f"expected {type(default).__name__}")
-            cfg.merge_from_list([name, value])
-        except (TypeError, ValueError) as error:
-            raise InputError(f"{place}={value!r}: {reason_of(error)}") from error
+        *parents, last = name.split(".")
+        node = functools.reduce(getattr, parents, cfg)
+        node[last] = _as_type_of(node[last], value, name, place)
     cfg.MODEL.MASK_ON = has_head(lazy, "mask_head")
     cfg.MODEL.KEYPOINT_ON = has_head(lazy, "keypoint_head")
     warm_up = select(lazy, "lr_multiplier.warmup_length") or 0
@@ -159,6 +153,18 @@ def config_of(lazy: DictConfig) -> CfgNode:
         raise InputError(f"lr_multiplier.warmup_length={warm_up!r}: expected a number")
     cfg.SOLVER.WARMUP_ITERS = round(warm_up * cfg.SOLVER.MAX_ITER)
     return cfg
+
+
+def _as_type_of(default: Any, value: Any, name: str, place: str) -> Any:
+    if name in ("DATASETS.TRAIN", "DATASETS.TEST") and isinstance(value, str):
+        value = [value]
+    for kind, others in ((float, int), (tuple, list)):
+        if type(default) is kind and type(value) is others:
+            value = kind(value)
+    if type(value) is not type(default):
+        allowed, _ = OPTION_RULES.get(name) or OF_TYPE[type(default)]
+        raise InputError(f"{place}={value!r}: expected {allowed}")
+    return value
 
 
 def has_head(lazy: DictConfig, name: str) -> bool:

@@ -50,11 +50,15 @@ def check(name: str, value: Any, rule: Rule) -> None:
 POSITIVE: Rule = ("a whole number above 0", lambda value: is_count(value, 1))
 NOT_NEGATIVE: Rule = ("a whole number, not negative", lambda value: is_count(value, 0))
 
-_OF_TYPE: dict[type, Rule] = {
+OF_TYPE: dict[type, Rule] = {
     int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", is_number),
     bool: ("True or False", lambda value: type(value) is bool),
     str: ("text", lambda value: isinstance(value, str)),
+    list: ("a list", lambda value: isinstance(value, list)),
+    tuple: ("a list", lambda value: isinstance(value, tuple)),
 }
+"""Type of a default -> the rule of a value that has no other."""
 
 
 @dataclass
@@ -94,7 +98,7 @@ class Parts:
 
 
 def _option(name: str, default: Any, rule: Rule | None = None) -> Any:
-    return field(default=default, metadata={"key": name, "rule": rule})
+    return field(default=default, metadata={"key": name, "rule": rule or OF_TYPE[type(default)]})
 
 
 @dataclass(frozen=True)
@@ -157,8 +161,7 @@ class RunOptions:
             object.__setattr__(self, "key_names", names)
         with keys_named(names):
             for option in (each for each in fields(self) if each.metadata):
-                rule = option.metadata["rule"] or _OF_TYPE[type(option.default)]
-                check(option.metadata["key"], getattr(self, option.name), rule)
+                check(option.metadata["key"], getattr(self, option.name), option.metadata["rule"])
             if self.ema_decay and self.precise_bn:
                 raise InputError(
                     f"{key('SOLVER.EMA_DECAY')}={self.ema_decay}: expected 0, because PreciseBN "
@@ -168,3 +171,8 @@ class RunOptions:
 
 OPTION_KEYS = {f.name: f.metadata["key"] for f in fields(RunOptions) if f.metadata}
 """Option -> config key."""
+
+OPTION_RULES: dict[str, Rule] = {
+    f.metadata["key"]: f.metadata["rule"] for f in fields(RunOptions) if f.metadata
+}
+"""Config key of an option -> its rule."""
