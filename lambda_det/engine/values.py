@@ -27,6 +27,7 @@ from lambda_det.backbone.build import check_norms_of_heads
 from lambda_det.engine.parts import (
     NOT_NEGATIVE,
     OPTION_KEYS,
+    OPTION_RULES,
     POSITIVE,
     Rule,
     RunOptions,
@@ -53,7 +54,6 @@ def options_from_cfg(cfg: CfgNode, key_names: Mapping[str, str] | None = None) -
         for option, name in OPTION_KEYS.items()
         if name.partition(".")[0] in cfg and not name.startswith("PRETRAIN.")
     }
-    check("SOLVER.AMP.PRECISION", values["precision"], one_of(("float16", "bfloat16")))
     if not cfg.SOLVER.AMP.ENABLED:
         values["precision"] = "float32"
     if not cfg.TEST.PRECISE_BN.ENABLED:
@@ -91,6 +91,7 @@ _RULES: dict[str, Rule] = {
         "a finite number above 0 for each channel (three, or one for grey)",
         lambda values: _is_colour(values) and min(values) > 0,
     ),
+    "SOLVER.AMP.PRECISION": OPTION_RULES["SOLVER.AMP.PRECISION"],  # also where AMP is off
     "SOLVER.BASE_LR": (
         "a finite number, not negative",
         lambda value: is_number(value) and value >= 0,

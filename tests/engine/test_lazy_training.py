@@ -180,6 +180,11 @@ def test_words_change_the_config() -> None:
     lazy = load_lazy_config(QUICK, ["train.ema_decay=0", "train.amp={enabled:true}"])
     options = options_from_lazy(lazy)
     assert options.ema_decay == 0 and options.precision == "float16"
+    lazy = load_lazy_config(QUICK, ["train.amp={enabled:true,precision:float32}"])
+    assert options_from_lazy(lazy).precision == "float32"
+    lazy.train.amp.precision = "fp16"
+    with pytest.raises(InputError, match=r"^train\.amp\.precision='fp16': expected one of float32"):
+        options_from_lazy(lazy)
 
 
 def test_an_evaluator_that_writes_nothing(output: Path, shapes_folder: Path) -> None:
@@ -236,6 +241,7 @@ def test_other_files_are_refused(tmp_path: Path, project: Path) -> None:
         ("train.seed={a:1}", "train.seed={'a': 1}: expected a whole number"),
         ("dataloader.train.num_workers=1.5", "num_workers=1.5: expected a whole number"),
         ("model.pixel_mean=1", "model.pixel_mean=1: expected a list"),
+        ("train.amp.precision=fp16", "train.amp.precision='fp16': expected one of float32, bf"),
         ("train.device=tpu", "train.device='tpu'"),
         ("train.coco_folder=gone", "train.coco_folder"),
         ("train.best_metric=segm", "train.best_metric='segm'"),
