@@ -145,7 +145,7 @@ def check_writable(path: str, flag: str = "--output") -> None:
     """
     # Writing renames a temporary file to path, which would replace a device or a pipe.
     if not os.path.basename(path) or (os.path.exists(path) and not os.path.isfile(path)):
-        raise InputError(f"{flag} {path} cannot be written: it names no file")
+        raise InputError(f"{flag} {path} cannot be written: it is a folder or names no file")
     trial = path + TEMPORARY
     try:
         os.makedirs(os.path.dirname(trial) or ".", exist_ok=True)

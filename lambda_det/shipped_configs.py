@@ -96,6 +96,8 @@ class _Shipped:
         raise InputError(said)
 
 
+# names() lists what is shipped, path(name) is the file of a shipped one, and find(path_or_name) is
+# a file of the user's or a shipped one.
 _YAML = _Shipped("config")
 _LAZY = _Shipped("LazyConfig", suffix=".py")
 _SUITES = _Shipped("suite", ("suites",), missing="suite {} cannot be read: no such file")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
@@ -17,18 +16,13 @@ from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGI
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, CascadeROIHeads, StandardROIHeads
 from tabulate import tabulate
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lambda_det.analysis.flops import count_flops, total_flops
 from lambda_det.analysis.latency import measure_latency
 from lambda_det.analysis.memory import activation_bytes
-from lambda_det.analysis.parameters import (
-    BOTTOM_UP_PARTS,
-    PARTS,
-    classifier_form_parameters,
-    count_parameters,
-)
+from lambda_det.analysis.parameters import PARTS, classifier_form_parameters, count_parameters
 from lambda_det.backbone import LambdaResNet, build_detector
+from lambda_det.backbone.architectures import BOTTOM_UP_PARTS
 from lambda_det.errors import InputError
 from lambda_det.records import hardware
 
@@ -211,10 +205,8 @@ def _multiply_adds_of_heads(
         features = model.backbone.eval()(image)
     counts, counted = {}, []
 
-    def count(label: str, heads: list[nn.Module], layers: Callable, inputs: object) -> None:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            layers(inputs)
-        counts[label] = counter.get_total_flops() // 2  # it counts two for a multiply-add
+    def count(label: str, heads: list[nn.Module], layers: nn.Module, inputs: object) -> None:
+        counts[label] = total_flops(count_flops(layers, inputs))
         counted.extend(heads)
 
     rpn = getattr(getattr(model, "proposal_generator", None), "rpn_head", None)
@@ -236,12 +228,22 @@ def _multiply_adds_of_heads(
             regions = cfg.TEST.DETECTIONS_PER_IMAGE
             side = cfg.MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION
             boxes = torch.empty(regions, channels, side, side, device="meta")
-            # Its forward would also need predicted boxes.
-            layers = roi.mask_head.layers
+            layers = _MaskLayers(roi.mask_head)
             count(f"heads: mask, {regions} regions", [roi.mask_head], layers, boxes)
     known = {id(p) for module in (model.backbone, *counted) for p in module.parameters()}
     rest = [name for name, p in model.named_parameters() if id(p) not in known]
     return counts, list(dict.fromkeys(".".join(name.split(".")[:2]) for name in rest))
+
+
+class _MaskLayers(nn.Module):
+    """The layers of detectron2's mask head, whose ``forward`` also needs predicted boxes."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head.layers(x)
 
 
 def _latency(cfg: CfgNode, shape: torch.Size, device: str) -> tuple[dict[str, float], str]:

@@ -9,14 +9,11 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.backbone.architectures import STAGES
+from lambda_det.backbone.architectures import BOTTOM_UP_PARTS
 from lambda_det.backbone.build import lambda_resnet_arguments
 
 NUM_CLASSES = 1000
 """Number of ImageNet's classes, for which papers state the parameters of a backbone."""
-
-BOTTOM_UP_PARTS = ("stem", *STAGES)
-"""Parts of the bare backbone, in the order of the forward pass."""
 
 PARTS = (*BOTTOM_UP_PARTS, "classifier", "neck", "heads")
 

@@ -10,6 +10,9 @@ from lambda_det.errors import InputError, check_choice
 
 STAGES = ("res2", "res3", "res4", "res5")
 
+BOTTOM_UP_PARTS = ("stem", *STAGES)
+"""Parts of the bare backbone, in the order of the forward pass."""
+
 BLOCKS_PER_STAGE: dict[int, tuple[int, int, int, int]] = {
     26: (2, 2, 2, 2),  # not in the papers: timm's small lambda networks
     50: (3, 4, 6, 3),

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 
 from tabulate import tabulate
 
-from lambda_det.backbone.architectures import STAGES
+from lambda_det.backbone.architectures import BOTTOM_UP_PARTS
 
 Shape = tuple[int, ...]
 
-BACKBONE_PARTS = ("stem", *STAGES)
 CLASSIFIER = "linear"
 _NOT_COUNTED = ("num_batches_tracked",)
 
@@ -53,7 +52,7 @@ class Coverage:
 
     def random_in_backbone(self) -> list[str]:
         """Return those of :meth:`random` that belong to the backbone."""
-        return [name for name in self.random() if part_of(name) in BACKBONE_PARTS]
+        return [name for name in self.random() if part_of(name) in BOTTOM_UP_PARTS]
 
     @property
     def parts(self) -> list[str]:
@@ -68,13 +67,13 @@ class Coverage:
         Args:
             but: names of tensors that are left out of the calculation.
         """
-        has_backbone = any(part in self.parts for part in BACKBONE_PARTS)
+        has_backbone = any(part in self.parts for part in BOTTOM_UP_PARTS)
         left_out = {*but, *self.kept_zero}
         loaded, random = (
             sum(
                 self.sizes[name]
                 for name in names
-                if name not in left_out and (part_of(name) in BACKBONE_PARTS or not has_backbone)
+                if name not in left_out and (part_of(name) in BOTTOM_UP_PARTS or not has_backbone)
             )
             for names in (self.loaded, self.random())
         )

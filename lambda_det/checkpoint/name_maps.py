@@ -204,8 +204,8 @@ DLI14 = NameMap(
 )
 
 _CAFFE2_BRANCHES = {
-    **{"branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3"}
-}
+    "branch1": "shortcut", "branch2a": "conv1", "branch2b": "conv2", "branch2c": "conv3",
+}  # fmt: skip
 
 CAFFE2 = NameMap(
     source="detectron2",

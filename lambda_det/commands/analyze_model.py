@@ -26,11 +26,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", metavar="O.json", help="also write the numbers to this file")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to override")
     args = add_import(parser).parse_args(arguments)
-    if args.output:
-        check_writable(args.output)
     for name in ("fvcore", "lambda_det.backbone"):  # hide warnings: counting needs no weights
         logging.getLogger(name).setLevel(logging.ERROR)
     cfg = model_config(args.config_file, args.opts, modules=args.modules, from_weights=False)
+    if args.output:  # before the work
+        check_writable(args.output)
     row = analyze_config(cfg, tuple(args.size) if args.size else None)
     rows = [{"config": args.config_file, "changes": args.opts, **row}]
     print(analysis_report(row))

@@ -145,7 +145,7 @@ def write_record(path: str, record: Mapping) -> None:
     if missing := unfinished_runs(record):
         raise InputError(
             f"--record: {path} is not written because {len(missing)} of {len(record['runs'])} runs "
-            f"are not finished: {'; '.join(missing)}"
+            f"are not complete: {'; '.join(missing)}; the same command makes what is missing"
         )
     write_facts(record, path)
 

@@ -49,7 +49,7 @@ def count_model(cfg: CfgNode) -> dict[str, object]:
 def collect(
     suite: Suite,
     states: Mapping[Run, str],
-    facts_of: Callable[[CfgNode], Mapping[str, object]] = count_model,
+    model_facts: Callable[[CfgNode], Mapping[str, object]] = count_model,
     *,
     command: str = "",
 ) -> dict[str, object]:
@@ -57,7 +57,7 @@ def collect(
 
     Args:
         suite, states: the suite, and the states of its runs.
-        facts_of: config -> numbers of the model itself, which do not depend on the seed.
+        model_facts: config -> numbers of the model itself, which do not depend on the seed.
         command: the command that was run.
 
     Returns:
@@ -95,7 +95,7 @@ def collect(
                 {
                     **({"set": set_name, "set_label": set_label} if set_name else {}),
                     **_model_of_row(suite, set_name, model, own),
-                    **_facts(suite, set_name, model, results, facts_of),
+                    **_facts(suite, set_name, model, results, model_facts),
                     **_numbers(own, of_model[over] if over != model else ()),
                     **({"published": published[model]} if model in published else {}),
                 }
@@ -216,7 +216,7 @@ def _last_norms(finished: Sequence[Mapping]) -> dict[str, float] | None:
 
 
 def _facts(
-    suite: Suite, set_name: str, model: str, results: Mapping[Run, Mapping], facts_of: Callable
+    suite: Suite, set_name: str, model: str, results: Mapping[Run, Mapping], model_facts: Callable
 ) -> Mapping[str, object]:
     """Numbers of the model with the classes of its dataset; {} until one of its runs finishes."""
     for run, result in results.items():
@@ -225,7 +225,7 @@ def _facts(
         cfg = suite.configs[set_name, model].clone()
         for node in ("ROI_HEADS", "RETINANET"):
             cfg.MODEL[node].NUM_CLASSES = result["num_classes"]
-        return facts_of(cfg)
+        return model_facts(cfg)
     return {}
 
 

@@ -12,7 +12,8 @@ import torch
 from detectron2.utils import comm
 from torch import nn
 
-from lambda_det.checkpoint.coverage import BACKBONE_PARTS, Coverage, part_of
+from lambda_det.backbone.architectures import BOTTOM_UP_PARTS
+from lambda_det.checkpoint.coverage import Coverage, part_of
 from lambda_det.errors import InputError, writing
 from lambda_det.io import read_json, write_json
 
@@ -41,7 +42,7 @@ class RunSummary:
                 with contextlib.suppress(OSError):  # of an earlier run in this folder
                     os.unlink(os.path.join(self._folder, SUMMARY_FILE))
             return
-        sizes = {n: size for n, size in coverage.sizes.items() if part_of(n) in BACKBONE_PARTS}
+        sizes = {n: size for n, size in coverage.sizes.items() if part_of(n) in BOTTOM_UP_PARTS}
         total = sum(sizes.values())
         loaded = sum(sizes.get(name, 0) for name in coverage.loaded)
         self._write({"pretrained_percent": 100 * loaded / total if total else None})

@@ -85,11 +85,14 @@ def _names_by_id(content: Any, path: str) -> dict:
             return {entry["id"]: entry["name"] for entry in content}
         if isinstance(content, list):
             return dict(enumerate(content))
-    except (KeyError, TypeError, ValueError):
-        pass
+        reason = ""
+    except ValueError:
+        reason = "; the keys of an object of names are ids, which are whole numbers"
+    except (KeyError, TypeError):
+        reason = "; a category has no id or no name"
     raise InputError(
-        f"--classes {path}: expected a list of names, an object with names by id (whole numbers), "
-        "or categories with id and name"
+        f"--classes {path}: expected a list of names, an object with names by id, or categories "
+        f"with id and name{reason}"
     )
 
 

@@ -73,9 +73,8 @@ def _read_split(folder: str) -> tuple[list[Sample], list[str]]:
     entries = os.scandir(folder) if os.path.isdir(folder) else ()
     names = {entry.name for entry in entries if entry.is_dir()}
     if not names:
-        raise InputError(
-            f"--data: {folder} does not exist or contains no folders; expected one folder per class"
-        )
+        fault = "contains no folders" if os.path.isdir(folder) else "does not exist"
+        raise InputError(f"--data: {folder} {fault}; expected one folder per class")
     samples, numbers = find_images_and_targets(folder)
     if empty := sorted(names - numbers.keys()):
         raise InputError(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from lambda_det.analysis import detector
+from lambda_det.analysis.flops import count_flops, total_flops
 from lambda_det.commands import analyze_model
+from lambda_det.layers import LambdaLayer
 
 
 @pytest.fixture
@@ -110,6 +113,32 @@ def test_heads_that_are_not_counted_are_named(tool, project, tmp_path, capsys) -
     assert row["parameters"]["classifier_form"] == 18_963_272  # as without FREEZE_AT
 
 
+def test_a_lambda_layer_in_a_head_is_counted_by_its_formula(tool, project, tmp_path, monkeypatch):
+    """Of each position the whole window counts, which no back end computes on 7 x 7 regions."""
+    config = project / "configs" / "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu.yaml"
+    words = ["MODEL.ROI_MASK_HEAD.CONV_DIM", 256, "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 7]
+
+    def mask_head(name: str) -> tuple[int, int]:
+        """Number of regions, and multiply-adds of the mask head on all of them."""
+        assert tool("--config-file", config, "--output", tmp_path / name, *words) == 0
+        (row,) = json.loads((tmp_path / name).read_text())["rows"]
+        label, count = next(i for i in row["multiply_adds_by_part"].items() if "mask" in i[0])
+        return int(label.split()[2]), count
+
+    regions, stock = mask_head("stock.json")
+    layer, build = LambdaLayer(256, scope=23).to("meta"), detector.build_detector
+
+    def with_the_layer(cfg):
+        model = build(cfg)
+        model.roi_heads.mask_head.mask_fcn2 = layer
+        return model
+
+    monkeypatch.setattr(detector, "build_detector", with_the_layer)
+    of_layer = total_flops(count_flops(layer, torch.empty(1, 256, 7, 7, device="meta")))
+    of_convolution = 256 * 256 * 9 * 7 * 7
+    assert mask_head("own.json")[1] == stock + regions * (of_layer - of_convolution)
+
+
 def test_retinanet(tool, project, tmp_path) -> None:
     config = project / "configs" / "_base" / "mask_rcnn_fpn.yaml"
     status = tool(
@@ -140,7 +169,7 @@ def test_retinanet(tool, project, tmp_path) -> None:
         ),
         (
             ["--config-file", "{config}", "--output", "{folder}"],
-            "cannot be written: it names no file",
+            "cannot be written: it is a folder or names no file",
         ),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value[-2:]),
