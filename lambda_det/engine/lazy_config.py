@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lambda_det.checkpoint.rules import MIN_COVERAGE_KEY
 from lambda_det.config import get_cfg
 from lambda_det.configs import find_lazy_config
-from lambda_det.engine.parts import OF_TYPE, OPTION_RULES
+from lambda_det.engine.parts import OF_TYPE, OPTION_RULES, is_number
 from lambda_det.errors import InputError, reason_of
 
 logger = logging.getLogger(__name__)
@@ -149,8 +149,8 @@ def config_of(lazy: DictConfig) -> CfgNode:
     cfg.MODEL.MASK_ON = has_head(lazy, "mask_head")
     cfg.MODEL.KEYPOINT_ON = has_head(lazy, "keypoint_head")
     warm_up = select(lazy, "lr_multiplier.warmup_length") or 0
-    if not isinstance(warm_up, (int, float)):
-        raise InputError(f"lr_multiplier.warmup_length={warm_up!r}: expected a number")
+    if not is_number(warm_up) or not is_number(warm_up * cfg.SOLVER.MAX_ITER):
+        raise InputError(f"lr_multiplier.warmup_length={warm_up!r}: expected a finite number")
     cfg.SOLVER.WARMUP_ITERS = round(warm_up * cfg.SOLVER.MAX_ITER)
     return cfg
 

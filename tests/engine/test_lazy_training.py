@@ -255,7 +255,10 @@ def test_other_files_are_refused(tmp_path: Path, project: Path) -> None:
         ("model.pixel_std=[0,0,0]", "model.pixel_std=[0, 0, 0]: expected a finite number above 0"),
         ("train.device=5", "train.device=5: expected text"),
         ("train.amp.enabled='false'", "train.amp.enabled='false': expected True or False"),
-        ("lr_multiplier.warmup_length=abc", "lr_multiplier.warmup_length='abc': expected a number"),
+        ("lr_multiplier.warmup_length=abc", "lr_multiplier.warmup_length='abc': expected a finite"),
+        ("lr_multiplier.warmup_length=nan", "lr_multiplier.warmup_length=nan: expected a finite"),
+        ("lr_multiplier.warmup_length=inf", "lr_multiplier.warmup_length=inf: expected a finite"),
+        ("lr_multiplier.warmup_length=1e308", "lr_multiplier.warmup_length=1e+308: expected a fin"),
     ],
 )
 def test_values_are_checked_in_the_words_of_the_file(
