@@ -212,8 +212,12 @@ def end_after(work: Callable[[], None]) -> NoReturn:
     status = 0
     try:
         work()
-    except SystemExit as stop:  # a training that a signal has ended in good order
-        status = int(stop.code or 0)
+    except SystemExit as stop:  # such as a training that a signal has ended in good order
+        if isinstance(stop.code, int | None):
+            status = stop.code or 0
+        else:  # a text, as Python has it
+            print(stop.code, file=sys.stderr)
+            status = 1
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

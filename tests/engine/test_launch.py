@@ -6,6 +6,7 @@ import atexit
 import os
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,20 @@ def test_processes_that_a_signal_has_stopped_keep_their_status() -> None:
     with pytest.raises(SystemExit) as stop:
         launch(stops_in_good_order, 2, device="cpu")
     assert stop.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "line"),
+    [(None, 0, ""), (0, 0, ""), (130, 130, ""), ("no such set", 1, "no such set\n")],
+)
+def test_a_process_ends_with_the_status_that_python_gives(
+    code, status, line, monkeypatch, capsys
+) -> None:
+    statuses = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    monkeypatch.setattr(launch_module.logging, "shutdown", lambda: None)
+    launch_module.end_after(lambda: sys.exit(code))
+    assert statuses == [status] and capsys.readouterr().err == line
 
 
 def meets_in(folder: str) -> None:
