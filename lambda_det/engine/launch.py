@@ -216,7 +216,7 @@ def end_after(work: Callable[[], None]) -> NoReturn:
         if isinstance(stop.code, int | None):
             status = stop.code or 0
         else:  # a text, as Python has it
-            print(stop.code, file=sys.stderr)
+            sys.stderr.write(f"{stop.code}\n")
             status = 1
     logging.shutdown()
     sys.stdout.flush()
