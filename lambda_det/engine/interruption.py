@@ -54,7 +54,7 @@ def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
 class Interruption(HookBase):
     """Notes the first SIGTERM or SIGINT while it is installed; a second SIGINT ends at once.
 
-    As a hook it ends the training behind the iteration in which a signal came, except the last one.
+    As a hook it ends the training after the iteration in which a signal came, except the last one.
     """
 
     def __init__(self) -> None:

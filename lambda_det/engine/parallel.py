@@ -65,7 +65,7 @@ def without_sharing(model: nn.Module, unless: bool) -> AbstractContextManager:
 
     Args:
         model: in DistributedDataParallel or not.
-        unless: the last part, behind which the sums are shared.
+        unless: whether this is the last part, after which the sums are shared.
     """
     if unless or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()

@@ -55,7 +55,7 @@ class WandbWriter(EventWriter):
         latest = storage.latest_with_smoothing_hint(WINDOW)
         new = {name: value for name, (value, step) in latest.items() if step > self._written}
         if new:
-            # A step that W&B has already, of a training that was killed behind its checkpoint, is
+            # A step that W&B has already, of a training that was killed after its checkpoint, is
             # ignored there; the numbers are the same.
             self._run.log(new, step=storage.iter)
             self._written = max(step for _, step in latest.values())

@@ -7,6 +7,7 @@ videos, lets labels cover each other and cuts them off at the edge of the image.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -160,6 +161,7 @@ def image_of(coco: COCO, image_id: int, folder: str) -> np.ndarray:
     return image
 
 
+@functools.cache
 def colour_of_class(index: int) -> tuple[int, int, int]:
     """B, G, R of the class with the contiguous id ``index`` (0, 1, …): detectron2's colours without
     the dark ones."""
