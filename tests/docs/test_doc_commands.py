@@ -7,6 +7,7 @@ of getting_started.md make is what the other pages go on from.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,6 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Block], 
 
     with ready_processes(os.environ | {"PYTHONPATH": packages}):
         yield run_block
+    shutil.rmtree(folder)  # 3 GB of checkpoints
 
 
 @pytest.mark.slow
