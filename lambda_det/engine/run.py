@@ -1,4 +1,4 @@
-"""Runs a training: its parts, its options, and the hooks in their order."""
+"""Runs a training, from its parts and options: start, end, resume."""
 
 from __future__ import annotations
 
@@ -9,26 +9,21 @@ import shlex
 import weakref
 from collections.abc import Sequence
 
-from detectron2.engine import HookBase, hooks
+from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
 from lambda_det.checkpoint import check_frozen_weights, load_weights
 from lambda_det.engine.averaging import WeightAverage
-from lambda_det.engine.branches import BranchReport
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.checks import check_norms
 from lambda_det.engine.evaluation import BestWeights, Evaluation
+from lambda_det.engine.hooks import hooks_in_order
 from lambda_det.engine.interruption import INTERRUPTED_FILE, Interruption, TrainingInterrupted
 from lambda_det.engine.parallel import parallel
 from lambda_det.engine.parts import PRECISIONS, Parts, Results, RunOptions
-from lambda_det.engine.progress import PeakGpuMemory, ProgressPrinter, ShortHistories, Writers
-from lambda_det.engine.run_state import (
-    METRICS_FILE,
-    LRScheduler,
-    RunState,
-    cut_metrics_file,
-)
+from lambda_det.engine.progress import ProgressPrinter
+from lambda_det.engine.run_state import METRICS_FILE, cut_metrics_file
 from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.trainer import Trainer
 from lambda_det.engine.wandb_writer import WandbWriter, check_wandb
@@ -108,37 +103,18 @@ class _Run:
             interruption=self.interruption,
             summary=self.summary,
         )
-        is_main = comm.is_main_process()
         self.trainer.register_hooks(
-            [
-                RunState(parts, options),
-                PeakGpuMemory(),
-                ShortHistories(),
-                BranchReport(),
-                average,
-                hooks.IterationTimer(),
-                LRScheduler(parts.optimizer, parts.scheduler)
-                if parts.scheduler is not None
-                else None,
-                hooks.PreciseBN(
-                    options.eval_period,
-                    self.trainer.model,
-                    parts.statistics_loader,
-                    options.precise_bn,
-                )
-                if parts.statistics_loader is not None and options.precise_bn
-                else None,
-                *own_hooks,
-                hooks.PeriodicCheckpointer(self.checkpointer, options.checkpoint_period)
-                if is_main
-                else None,
-                # After the checkpoint, so that it need not be written twice, and before an
-                # evaluation, which takes minutes.
-                self.interruption,
-                self.evaluation,
-                # Last, so that the metrics of all others are written.
-                Writers(self._writers) if is_main else None,
-            ]
+            hooks_in_order(
+                parts,
+                options,
+                own_hooks,
+                model=self.trainer.model,
+                average=average,
+                checkpointer=self.checkpointer,
+                interruption=self.interruption,
+                evaluation=self.evaluation,
+                make_writers=self._writers,
+            )
         )
 
     def train(self, resume: bool) -> Results:
