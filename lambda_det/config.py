@@ -42,6 +42,8 @@ def add_lambda_config(cfg: CfgNode) -> None:
     # Folder of a dataset in COCO layout. "" = the environment variable LAMBDA_DET_COCO_FOLDER, or,
     # if that is not set, the datasets that detectron2 registers.
     _add(cfg.DATASETS, "COCO_FOLDER", "")
+    # True refuses a dataset in which anything would be mended or left out, see docs/data.md.
+    _add(cfg.DATASETS, "STRICT", False)
     # Number of the newest checkpoints model_0001234.pth that a run keeps in OUTPUT_DIR, in addition
     # to model_final.pth; 0 = all. Keep at least 2, so that a run can resume from the older one if
     # the newest is damaged.

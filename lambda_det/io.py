@@ -45,7 +45,7 @@ def read_json(*parts: str, called: str = "") -> Any:
     path = os.path.join(*parts)
     name = f"{called} {path}" if called else path
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # Windows programs write a mark first
             return json.load(file)
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}") from error

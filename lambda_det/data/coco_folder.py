@@ -12,9 +12,8 @@ import os
 import re
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
-from lambda_det.data.coco_json import read_coco_json
+from lambda_det.data.intake import load_coco, summarize_coco
 from lambda_det.errors import InputError, key
 
 ENVIRONMENT_VARIABLE = "LAMBDA_DET_COCO_FOLDER"
@@ -33,15 +32,14 @@ def register_coco_folder(root: str, split: str) -> str:
     ``<root>/images/<split>/`` or ``<root>/images/``, whichever exists first. The dataset is called
     ``coco_folder_<split>`` and replaces an earlier one of that name. The images of the split
     ``person_keypoints_<split>``, as COCO calls it, are those of ``<split>``. The metadata (classes,
-    contiguous ids, keypoints) are set at once; detectron2's ``load_coco_json`` reads the data when
-    ``DatasetCatalog.get`` is called.
+    contiguous ids, keypoints) are set at once.
 
     Raises:
         InputError: the folder, the json or the image directory does not exist, or the json fails a
-            check of :func:`lambda_det.data.coco_json.read_coco_json`.
+            check of :func:`lambda_det.data.intake.summarize_coco`.
     """
     json_file, image_root = locate_split(root, split)
-    summary = read_coco_json(json_file, image_root)
+    summary = summarize_coco(json_file, image_root)
     name = PREFIX + split
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
@@ -75,8 +73,8 @@ def register_splits(root: str) -> list[str]:
 
 def _register(name: str, json_file: str, image_root: str) -> None:
     def read() -> list[dict]:
-        MetadataCatalog.get(name).set(**read_coco_json(json_file, image_root).metadata)
-        return load_coco_json(json_file, image_root, name)
+        MetadataCatalog.get(name).set(**summarize_coco(json_file, image_root).metadata)
+        return load_coco(json_file, image_root)
 
     DatasetCatalog.register(name, read)
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")

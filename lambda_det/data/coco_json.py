@@ -1,56 +1,57 @@
-"""Reading and checking a COCO instances json, once per process.
+"""The clean content of a COCO json.
 
-detectron2's ``load_coco_json`` trusts its input: a wrong file ends in a ``KeyError``, in an
-assertion or, if an image file is missing, in an error of a data-loader worker long after the start.
-This module checks everything that can be known from the json and a directory listing, before the
-training.
+detectron2's ``load_coco_json`` trusts its input: a wrong file ends in a ``KeyError`` or an
+assertion. Here the entries come out as pycocotools and detectron2 need them, what is mended and
+left out on the way is counted (:mod:`lambda_det.data.findings`), and what makes no sense raises
+InputError.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from lambda_det.data.annotation_checks import check_annotation, check_image
+from lambda_det.data.annotation_rules import AnnotationRules
+from lambda_det.data.findings import Findings
 from lambda_det.data.rle import first_broken
-from lambda_det.data.values import is_finite, shown
+from lambda_det.data.values import shown, whole
 from lambda_det.errors import InputError
 from lambda_det.io import read_json
 
+MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
+
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
+_CATEGORY_KEYS = ("id", "name")
 
 
 @dataclass(frozen=True)
 class CocoSummary:
-    """What the package needs to know about a COCO json that has passed the checks.
+    """What the package needs to know about a COCO json without its images and annotations.
 
     Attributes:
         json_file: path of the json.
         categories: ``(id, name)`` pairs sorted by id, which is the order of the contiguous ids.
-        num_objects: number of annotations that a model can learn from. Crowd regions and
-            annotations whose polygons all have fewer than three points do not count.
+        is_labelled: whether the json has a list of annotations; COCO's test-dev has none.
+        num_objects: number of annotations that a model can learn from, crowd regions not counted.
         most_objects: the largest number of such annotations in one image, and its file name.
-        unmasked: file name of the first image that has an annotation, not a crowd region, without
-            segmentation; None if there is no such image.
-        unevaluable: id of the first annotation that COCO's evaluation cannot use because
-            ``iscrowd`` or ``area`` is missing; None if there is no such annotation.
+        has_masks: whether any object has a mask; True if there is no object.
         keypoints: names of the keypoints; empty if no category has any, or if two categories have
             different ones.
         misfit: id of the first annotation that has another number of keypoints; None if there is
             no such annotation.
+        findings: what was mended and left out.
     """
 
     json_file: str
     categories: tuple[tuple[int, str], ...]
+    is_labelled: bool
     num_objects: int
     most_objects: tuple[int, str]
-    unmasked: str | None
-    unevaluable: int | None
-    keypoints: tuple[str, ...] = ()
-    misfit: int | None = None
+    has_masks: bool
+    keypoints: tuple[str, ...]
+    misfit: int | str | None
+    findings: Findings
 
     @property
     def class_names(self) -> list[str]:
@@ -80,80 +81,98 @@ class CocoSummary:
         }
 
 
-_cache: dict[tuple[str, str, int, int], CocoSummary] = {}
+class CocoSet(NamedTuple):
+    """The clean content of a COCO json.
+
+    Attributes:
+        summary: what it holds.
+        images: COCO's entries, with ids, sizes in whole pixels and file names.
+        annotations: COCO's entries, each of them with ``id``, ``image_id``, ``category_id``,
+            ``bbox``, ``area`` and ``iscrowd``.
+    """
+
+    summary: CocoSummary
+    images: list[dict]
+    annotations: list[dict]
 
 
-def read_coco_json(json_file: str, image_root: str) -> CocoSummary:
-    """Parse ``json_file``, check it and the files in ``image_root``, and return its summary.
-
-    This takes one pass over the json and one ``os.scandir`` per image directory. The summary is
-    cached by path, modification time and size; the json itself, which is large, is not.
+def read_coco(json_file: str) -> CocoSet:
+    """Read the clean content of a json; the image files are not looked for, nothing is logged.
 
     Raises:
         InputError: the json is missing, is not JSON or is not in COCO's instances format; there are
-            no categories; an id occurs twice; a value is not valid; an annotation names an unknown
-            image or category; a listed image does not exist.
+            no images or categories; an id occurs twice; or a value makes no sense.
     """
-    try:
-        status = os.stat(json_file)
-    except OSError as error:
-        raise InputError(f"annotation file {json_file} cannot be read: {error.strerror}") from error
-    key = (json_file, image_root, status.st_mtime_ns, status.st_size)
-    if key not in _cache:
-        content = parse_coco_json(json_file)
-        _cache[key] = summarize_coco(content, json_file, image_root)
-    return _cache[key]
+    return clean_coco(parse_coco_json(json_file), json_file)
 
 
-def summarize_coco(content: dict, json_file: str, image_root: str | None = None) -> CocoSummary:
-    """Check a parsed json as :func:`read_coco_json` does, and return its summary.
+def clean_coco(content: dict, json_file: str) -> CocoSet:
+    """Do what :func:`read_coco` does with a parsed json, which is not changed.
 
     Args:
         content: the json, as :func:`parse_coco_json` returns it.
-        json_file: path of the json, for error messages.
-        image_root: folder of the images; None means that the image files are not checked.
+        json_file: path of the json, for messages.
 
     Raises:
-        InputError: as :func:`read_coco_json`.
+        InputError: as :func:`read_coco`.
     """
     file = f"annotation file {json_file}"
+    findings = Findings(file)
     try:
-        names = _check_categories(file, content["categories"])
-        images = _check_images(file, content["images"])
+        categories = _categories(file, content["categories"], findings)
+        images = _images(file, content["images"], findings)
         keypoints = _keypoints_of(content["categories"])
-        found = _check_annotations(file, content["annotations"], names, images, len(keypoints))
-        if image_root is not None:
-            _check_files(json_file, [image["file_name"] for image in images.values()], image_root)
+        entries = content.get("annotations")
+        annotations = _annotations(file, entries or [], categories, images, findings)
     except (TypeError, AttributeError) as error:  # such as a list in place of an id
         raise InputError(
             f"{file} is not in COCO format: a value of a wrong type ({error})"
         ) from error
-    return CocoSummary(
+    objects = [a for a in annotations if not a["iscrowd"]]
+    unmasked = [a for a in objects if not a.get("segmentation")]
+    if 0 < len(unmasked) < len(objects):
+        findings.add("no_mask", f"annotation id {shown(unmasked[0]['id'])}", len(unmasked))
+    if annotations and not objects:
+        findings.add("all_crowds", f"annotation id {shown(annotations[0]['id'])}", len(annotations))
+    crowded, most = next(iter(Counter(a["image_id"] for a in objects).most_common(1)), (None, 0))
+    allowed = (0, 3 * len(keypoints))
+    summary = CocoSummary(
         json_file=json_file,
-        categories=tuple(sorted(names.items())),
+        categories=tuple(sorted(categories.items())),
+        is_labelled=entries is not None,
+        num_objects=len(objects),
+        most_objects=(most, images[crowded]["file_name"] if most else ""),
+        has_masks=len(unmasked) < len(objects) or not objects,
         keypoints=keypoints,
-        **found,
+        misfit=next(
+            (a["id"] for a in annotations if len(a.get("keypoints") or ()) not in allowed), None
+        ),
+        findings=findings,
     )
+    return CocoSet(summary, list(images.values()), annotations)
 
 
 def parse_coco_json(json_file: str) -> dict:
-    """Parse a json and check that it has COCO's three lists; their entries are not checked.
+    """Parse a json and check that it has COCO's lists; their entries are not checked.
+
+    The list of annotations may be missing or null.
 
     Raises:
-        InputError: the file is missing, is not JSON, or has no list of images, annotations or
-            categories.
+        InputError: the file is missing, is not JSON, or has no list of images or categories.
     """
     content = read_json(json_file, called="annotation file")
+    file = f"annotation file {json_file} is not in COCO format"
     if not isinstance(content, dict):
         raise InputError(
-            f"annotation file {json_file} is not in COCO format: its top level is "
-            f"a {type(content).__name__}, not an object with images, annotations and categories"
+            f"{file}: its top level is a {type(content).__name__}, not an object with images, "
+            "annotations and categories"
         )
     for section in ("images", "annotations", "categories"):
-        if not isinstance(content.get(section), list):
+        found = content.get(section)
+        if not isinstance(found, list) and (section != "annotations" or found is not None):
             raise InputError(
-                f"annotation file {json_file} is not in COCO format: it has no list {section!r} "
-                "(images, annotations and categories are needed)"
+                f"{file}: it has no list {section!r} (images, annotations and categories are "
+                "needed)"
             )
     return content
 
@@ -177,37 +196,45 @@ def _entry(file: str, section: str, index: int, entry: object, keys: tuple[str, 
     return entry  # type: ignore[return-value]
 
 
-def _check_categories(file: str, categories: list) -> dict[int, str]:
-    if not categories:
+def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
+    if not entries:
         raise InputError(f"{file}: categories is empty; list every class")
     names: dict[int, str] = {}
-    for index, entry in enumerate(categories):
-        category = _entry(file, "categories", index, entry, ("id", "name"))
-        category_id, name = category["id"], category["name"]
-        if not isinstance(category_id, int):
-            raise InputError(f"{file}: category id {category_id!r} is not an integer")
-        if category_id in names:
-            raise InputError(
-                f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
-                f"{name!r})"
-            )
+    for index, entry in enumerate(entries):
+        category = _entry(file, "categories", index, entry, _CATEGORY_KEYS)
+        given, name = category["id"], category["name"]
+        category_id = whole(given)
+        if category_id is None:
+            raise InputError(f"{file}: category id {shown(given)} is not an integer")
+        if type(given) is not int:
+            findings.add("number", f"category id {shown(given)}")
         if not isinstance(name, str):
             raise InputError(
                 f"{file}: category id {category_id} has name {shown(name)}; text is needed"
             )
+        if category_id in names:
+            if names[category_id] != name:
+                raise InputError(
+                    f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
+                    f"{name!r})"
+                )
+            findings.add("repeated", f"category id {category_id}")
         names[category_id] = name
     return names
 
 
-def _check_images(file: str, images: list) -> dict[int, dict]:
-    found: dict[int, dict] = {}
-    for index, entry in enumerate(images):
-        image = _entry(file, "images", index, entry, _IMAGE_KEYS)
-        where = f"{file}: image id {shown(image['id'])}"
-        if image["id"] in found:
-            names = f"{found[image['id']]['file_name']} and {image['file_name']}"
-            raise InputError(f"{where} occurs twice ({names})")
-        check_image(where, image)
+def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dict]:
+    """Return id -> entry of the images."""
+    found: dict[int | str, dict] = {}
+    for index, entry in enumerate(entries):
+        image = _image(file, _entry(file, "images", index, entry, _IMAGE_KEYS), findings)
+        if (known := found.get(image["id"])) is not None:
+            if known != image:
+                raise InputError(
+                    f"{file}: image id {shown(image['id'])} occurs twice ({known['file_name']} and "
+                    f"{image['file_name']})"
+                )
+            findings.add("repeated", f"image id {shown(image['id'])}")
         found[image["id"]] = image
     if not found:
         raise InputError(f"{file}: images is empty")
@@ -221,82 +248,46 @@ def _check_images(file: str, images: list) -> dict[int, dict]:
     return found
 
 
-def _check_annotations(
-    file: str, annotations: list, names: dict[int, str], images: dict[int, dict], num_keypoints: int
-) -> dict[str, object]:
-    """Check all annotations and return what :class:`CocoSummary` says of them."""
-    seen: set[int] = set()
-    objects: Counter[int] = Counter()
-    codes: dict[int, dict] = {}
-    unmasked, unevaluable, misfit = None, None, None
-    for index, entry in enumerate(annotations):
-        annotation = _entry(file, "annotations", index, entry, _ANNOTATION_KEYS)
-        own_id, image_id = annotation["id"], annotation["image_id"]
-        where = f"{file}: annotation id {own_id}"
-        if own_id in seen:
-            raise InputError(f"{where} occurs twice")
-        seen.add(own_id)
-        if image_id not in images:
-            raise InputError(f"{where} has image_id {image_id!r}, which is not in images")
-        if annotation["category_id"] not in names:
-            raise InputError(
-                f"{where} has category_id {annotation['category_id']!r}, which is not in "
-                f"categories (ids {_some(sorted(names))})"
-            )
-        is_object, code = check_annotation(file, annotation, images[image_id])
-        if code is not None:
-            codes[own_id] = code
-        if unevaluable is None and not (
-            is_finite(annotation.get("area")) and annotation.get("iscrowd") in (0, 1)
-        ):
-            unevaluable = own_id
-        if misfit is None and len(annotation.get("keypoints") or ()) not in (0, 3 * num_keypoints):
-            misfit = own_id
-        if is_object:
-            objects[image_id] += 1
-            if not annotation.get("segmentation"):
-                unmasked = unmasked or images[image_id]["file_name"]
-    if (broken := first_broken(list(codes.values()))) is not None:
+def _image(file: str, entry: dict, findings: Findings) -> dict:
+    """Return an entry of ``images`` with an id, and with a size in whole pixels and a file name
+    that can be used."""
+    where = f"{file}: image id {shown(entry['id'])}"
+    changes: dict[str, object] = {}
+    if isinstance(entry["id"], float) and (number := whole(entry["id"])) is not None:
+        changes["id"] = number
+    elif type(entry["id"]) not in (int, str):
+        raise InputError(f"{where}: a whole number or a text is needed")
+    for side in ("height", "width"):
+        if type(entry[side]) is not int and (number := whole(entry[side])) is not None:
+            changes[side] = number
+    image = {**entry, **changes} if changes else entry
+    if changes:
+        findings.add("number", f"image id {shown(entry['id'])}, {next(iter(changes))}")
+    if not all(type(image[s]) is int and 0 < image[s] < MAX_SIDE for s in ("height", "width")):
         raise InputError(
-            f"{file}: the segmentation of annotation id {list(codes)[broken]} is not a complete "
-            "RLE of its image"
+            f"{where} has height {shown(entry['height'])} and width {shown(entry['width'])}; whole "
+            f"numbers of pixels from 1 to {MAX_SIDE - 1} are needed"
         )
-    crowded, most = next(iter(objects.most_common(1)), (None, 0))
-    return {
-        "num_objects": sum(objects.values()),
-        "most_objects": (most, images[crowded]["file_name"] if most else ""),
-        "unmasked": unmasked,
-        "unevaluable": unevaluable,
-        "misfit": misfit,
-    }
+    name = image["file_name"]
+    if not name or "\0" in name:
+        raise InputError(f"{where} has file_name {shown(name)}; the name of a file is needed")
+    return image
 
 
-def _check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:
-    """Check that every listed image exists, with one listing of each directory."""
-    listings: dict[str, set[str]] = {}
-    missing: list[str] = []
-    for file_name in file_names:
-        path = os.path.join(image_root, file_name)
-        directory, base = os.path.split(path)
-        if directory not in listings:
-            listings[directory] = _listing(directory)
-        if base not in listings[directory]:
-            missing.append(path)
-    if missing:
+def _annotations(
+    file: str,
+    entries: list,
+    categories: dict[int, str],
+    images: dict[int | str, dict],
+    findings: Findings,
+) -> list[dict]:
+    rules = AnnotationRules(file, images, categories, findings)
+    applied = (rules.apply(index, entry) for index, entry in enumerate(entries))
+    annotations = [annotation for annotation in applied if annotation is not None]
+    rules.number()
+    if (broken := first_broken(list(rules.codes.values()))) is not None:
         raise InputError(
-            f"image {missing[0]}, listed in {json_file}, does not exist "
-            f"({len(missing)} of the {len(file_names)} images listed are missing)"
+            f"{file}: {list(rules.codes)[broken]} has a segmentation that is not a complete RLE of "
+            "its image"
         )
-
-
-def _listing(directory: str) -> set[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return {entry.name for entry in entries}
-    except OSError:
-        return set()
-
-
-def _some(values: list[int], limit: int = 20) -> str:
-    text = ", ".join(str(value) for value in values[:limit])
-    return text if len(values) <= limit else f"{text}, ... {len(values)} in all"
+    return annotations

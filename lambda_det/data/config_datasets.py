@@ -40,6 +40,7 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         masks=cfg.MODEL.MASK_ON,
         keypoints=cfg.MODEL.KEYPOINT_ON,
         for_training=for_training,
+        strict=node.STRICT,
     )
     node.TRAIN, node.TEST = found.train, found.test
     node.COCO_FOLDER = found.folder or node.COCO_FOLDER

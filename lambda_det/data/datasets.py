@@ -21,7 +21,8 @@ from lambda_det.data.coco_folder import (
     locate_split,
     register_coco_folder,
 )
-from lambda_det.data.coco_json import CocoSummary, read_coco_json
+from lambda_det.data.coco_json import CocoSummary
+from lambda_det.data.intake import summarize_coco
 from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def resolve_datasets(
     masks: bool,
     keypoints: bool = False,
     for_training: bool = True,
+    strict: bool = False,
 ) -> Datasets:
     """Find, check and register the datasets of a run.
 
@@ -80,6 +82,7 @@ def resolve_datasets(
         masks: whether the model needs masks.
         keypoints: whether the model needs keypoints.
         for_training: False for an evaluation: the training sets are not read and need not exist.
+        strict: whether a dataset in which something is mended or left out is refused.
 
     Returns:
         The datasets, in which the splits of the folder are called ``coco_folder_<split>``. A second
@@ -103,12 +106,13 @@ def resolve_datasets(
             renamed[name], summary = name, _check_registered(name, folder)
         else:
             renamed[name] = register_coco_folder(folder, split)
-            summary = read_coco_json(*locate_split(folder, split))
+            summary = summarize_coco(*locate_split(folder, split))
         if summary is not None:
+            if strict:
+                summary.findings.refuse()
             if name in train and for_training:
-                check_trainable(summary, masks)
-            if name in test:
-                check_evaluable(summary, masks)
+                check_trainable(summary)
+            _check_masks(summary, masks)
             if keypoints:
                 _check_keypoints(summary)
         categories[renamed[name]] = _categories_of(renamed[name])
@@ -179,7 +183,7 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
     known = metadata.get("thing_classes")
     if metadata.get("evaluator_type") != "coco" or (known and name not in STOCK_SPLITS):
         return None
-    summary = read_coco_json(PathManager.get_local_path(json_file), metadata.image_root)
+    summary = summarize_coco(PathManager.get_local_path(json_file), metadata.image_root)
     if known is None:
         for field, value in summary.metadata.items():
             if metadata.get(field) is None:
@@ -238,45 +242,31 @@ def _common_keypoints(names: Iterable[str]) -> tuple[str, ...]:
     return points
 
 
-def check_trainable(summary: CocoSummary, masks: bool) -> None:
-    """Check that the model can be trained on a dataset.
+def check_trainable(summary: CocoSummary) -> None:
+    """Check that a dataset has objects to train on, and not too many in one image.
 
     Raises:
-        InputError: the dataset has no objects, or too many in one image, or it has no masks but
-            the model needs them.
+        InputError: it has none, or too many.
     """
+    file = f"annotation file {summary.json_file}"
     if summary.num_objects == 0:
-        raise InputError(f"annotation file {summary.json_file} has no annotations to train on")
+        left_out = summary.findings.left_out()
+        more = f" ({left_out} are left out)" if left_out else ""
+        raise InputError(f"{file} has no annotations to train on{more}")
     most, file_name = summary.most_objects
     if most > _MAX_OBJECTS:
         raise InputError(
-            f"annotation file {summary.json_file}: {file_name} has {most} objects; more than "
-            f"{_MAX_OBJECTS} in one image do not fit into memory, cut the image into tiles"
+            f"{file}: {file_name} has {most} objects; more than {_MAX_OBJECTS} in one image do not "
+            "fit into memory, cut the image into tiles"
         )
-    _check_masks(summary, masks)
-
-
-def check_evaluable(summary: CocoSummary, masks: bool) -> None:
-    """Check before the training that pycocotools can evaluate predictions on a dataset.
-
-    Raises:
-        InputError: an annotation has no ``area`` or ``iscrowd``, or no mask but the model predicts
-            masks.
-    """
-    if summary.unevaluable is not None:
-        raise InputError(
-            f"annotation file {summary.json_file}: annotation id {summary.unevaluable} has no "
-            "number 'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
-        )
-    _check_masks(summary, masks)
 
 
 def _check_masks(summary: CocoSummary, masks: bool) -> None:
-    if masks and summary.unmasked is not None:
+    if masks and not summary.has_masks:
         raise InputError(
-            f"annotation file {summary.json_file}: an annotation of {summary.unmasked} has no "
-            "segmentation, but the model predicts masks; for boxes only, set MODEL.MASK_ON False "
-            "(in a LazyConfig model.roi_heads.mask_in_features=null)"
+            f"annotation file {summary.json_file}: no object has a segmentation, but the model "
+            f"predicts masks; for boxes only, set MODEL.MASK_ON False (in a LazyConfig "
+            "model.roi_heads.mask_in_features=null)"
         )
 
 

@@ -10,11 +10,15 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
 
 from lambda_det.data.augmentations import keep_one_pixel, large_scale_jitter
 from lambda_det.data.image_files import read_image
 from lambda_det.errors import InputError
+
+WITH_MASK = "gt_with_mask"
+"""Field of an image's instances: False for those whose ``gt_masks`` is not to be learned, because
+their annotation has no mask. Images in which all have one do not have it."""
 
 
 class LambdaDatasetMapper(DatasetMapper):
@@ -33,6 +37,8 @@ class LambdaDatasetMapper(DatasetMapper):
       bitmasks.
     - An image that cannot be decoded or whose size is not that of the json, and an annotation whose
       mask cannot be used, raise an :class:`~lambda_det.errors.InputError` that names the file.
+    - An object without a mask, beside others that have one, gets its box as a mask, and its image
+      the field ``gt_with_mask`` (N,) bool.
     - An object without keypoints, beside others that have some, gets invisible ones.
     - Objects that a crop removes are dropped in both mask formats (detectron2 v0.5 stops with an
       error on a polygon that is cropped to nothing). Polygons of fewer than 3 points are dropped
@@ -138,8 +144,13 @@ class LambdaDatasetMapper(DatasetMapper):
             annotation.pop("segmentation", None)
             return
         path, segmentation = dataset_dict["file_name"], annotation.get("segmentation")
-        if segmentation is None:
-            raise InputError(f"image {path}: an annotation has no segmentation, but masks are on")
+        if not segmentation:  # beside others that have one; see WITH_MASK
+            x, y, right, bottom = BoxMode.convert(
+                annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS
+            )
+            rectangle = np.array([x, y, right, y, right, bottom, x, bottom])
+            annotation.update(segmentation=[rectangle], **{WITH_MASK: False})
+            return
         if isinstance(segmentation, list):
             polygons = [np.asarray(p, dtype=np.float64) for p in segmentation]
             for polygon in polygons:
@@ -179,6 +190,9 @@ class LambdaDatasetMapper(DatasetMapper):
         instances = detection_utils.annotations_to_instances(
             kept, height_width, mask_format="bitmask" if has_rle else self.instance_mask_format
         )
+        with_mask = [a.get(WITH_MASK, True) for a in kept]
+        if not all(with_mask):
+            instances.set(WITH_MASK, torch.tensor(with_mask))
         if self.recompute_boxes:
             instances.gt_boxes = Boxes.cat([_tight_box(a["segmentation"]) for a in kept])
         return detection_utils.filter_empty_instances(instances)

@@ -19,9 +19,7 @@ REACH = 10  # largest coordinate of a polygon, in multiples of the longer side o
 _NO_PAIRS = "has a polygon that is not pairs of finite numbers x, y"
 
 
-def compress(
-    segmentation: object, height: int, width: int, *, skip_short_polygons: bool = False
-) -> dict:
+def compress(segmentation: object, height: int, width: int) -> dict:
     """Convert a COCO segmentation to compressed RLE.
 
     The characters of an RLE that is compressed already are not checked here, see
@@ -31,8 +29,6 @@ def compress(
         segmentation: a list of polygons, an uncompressed RLE or a compressed RLE, as in COCO's
             annotations and results.
         height, width: size of the image in pixels.
-        skip_short_polygons: whether to leave out polygons of fewer than three points as long as
-            others remain, as detectron2 does when it reads annotations.
 
     Returns:
         ``{"size": [height, width], "counts": bytes}``, as :mod:`pycocotools.mask` takes it.
@@ -45,7 +41,7 @@ def compress(
         long = long_polygons(segmentation, height, width)
         if any(len(polygon) % 2 for polygon in segmentation):
             raise ValueError(_NO_PAIRS)
-        if not long or (len(long) < len(segmentation) and not skip_short_polygons):
+        if not long or len(long) < len(segmentation):
             raise ValueError("has a polygon of fewer than three points")
         return mask_util.merge(mask_util.frPyObjects(long, height, width))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():

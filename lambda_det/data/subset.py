@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 
 from lambda_det.data.coco_folder import locate_split
-from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.coco_json import clean_coco, parse_coco_json
+from lambda_det.data.intake import check_files
 from lambda_det.errors import InputError
 from lambda_det.io import new_folder
 
@@ -26,23 +27,25 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
     """
     json_file, image_root = locate_split(root, split)
     content = parse_coco_json(json_file)
-    summarize_coco(content, json_file, image_root)  # checks it
+    summary, listed, entries = clean_coco(content, json_file)
+    check_files(json_file, [image["file_name"] for image in listed], image_root)
+    summary.findings.log()
     chosen = set(image_ids)
     if not chosen:
         raise InputError("--image-ids: empty, expected at least one id")
-    if missing := sorted(chosen - {image["id"] for image in content["images"]}):
+    if missing := sorted(chosen - {image["id"] for image in listed}):
         raise InputError(f"--image-ids: {missing} are not images of {json_file}")
     if os.path.lexists(output):
         raise InputError(f"--output {output}: exists already, name a folder that does not")
 
-    images = [image for image in content["images"] if image["id"] in chosen]
+    images = [image for image in listed if image["id"] in chosen]
     for name in (image["file_name"] for image in images):
         if os.path.isabs(name) or ".." in name.split("/"):  # its link would be made elsewhere
             raise InputError(
                 f"annotation file {json_file}: file_name {name!r} leaves the folder of the images; "
                 "expected a name inside it"
             )
-    annotations = [a for a in content["annotations"] if a["image_id"] in chosen]
+    annotations = [a for a in entries if a["image_id"] in chosen]
     with new_folder(output) as folder:
         os.makedirs(os.path.join(folder, "annotations"))
         os.makedirs(os.path.join(folder, split))
@@ -54,4 +57,4 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
         target = os.path.join(folder, "annotations", f"instances_{split}.json")
         with open(target, "w", encoding="utf-8") as file:
             json.dump({**content, "images": images, "annotations": annotations}, file)
-    return sum(not a.get("iscrowd", 0) for a in annotations)
+    return sum(not a["iscrowd"] for a in annotations)

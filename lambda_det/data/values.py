@@ -6,6 +6,8 @@ import reprlib
 import sys
 from collections.abc import Container
 
+from lambda_det.errors import InputError
+
 _MAX = sys.float_info.max
 
 
@@ -14,6 +16,20 @@ def is_finite(value: object) -> bool:
     return (
         isinstance(value, (int, float)) and not isinstance(value, bool) and -_MAX <= value <= _MAX
     )
+
+
+def whole(value: object) -> int | None:
+    """The whole number that a value is or names (``7``, ``7.0``, ``"7"``); else None."""
+    if type(value) is int:
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+        try:
+            return int(value)
+        except ValueError:  # "+-7", or more digits than Python converts
+            return None
+    return None
 
 
 def shown(value: object) -> str:
@@ -27,3 +43,18 @@ def is_in(key: object, known: Container) -> bool:
         return not isinstance(key, bool) and key in known
     except TypeError:  # a list or an object is not hashable
         return False
+
+
+def check_box(where: str, box: object) -> None:
+    """Check that a box is a list x, y, width, height of finite numbers, the sides not negative.
+
+    Raises:
+        InputError: it is not; the message begins with ``where``.
+    """
+    if not (
+        isinstance(box, list) and len(box) == 4 and all(map(is_finite, box)) and min(box[2:]) >= 0
+    ):
+        raise InputError(
+            f"{where} has bbox {shown(box)}; four finite numbers x, y, width, height are needed, "
+            "width and height not negative"
+        )

@@ -130,6 +130,7 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         masks=has_head(lazy, "mask_head"),
         keypoints=has_head(lazy, "keypoint_head"),
         for_training=for_training,
+        strict=bool(select(lazy, "train.strict")),
     )
     for split, names in (("train", found.train), ("test", found.test)):
         if splits[split]:

@@ -21,6 +21,7 @@ from lambda_det.engine.evaluation import BestWeights, Evaluation
 from lambda_det.engine.hooks import hooks_in_order
 from lambda_det.engine.interruption import INTERRUPTED_FILE, Interruption, TrainingInterrupted
 from lambda_det.engine.parallel import parallel
+from lambda_det.engine.partial_masks import learn_given_masks
 from lambda_det.engine.parts import PRECISIONS, Parts, Results, RunOptions
 from lambda_det.engine.progress import ProgressPrinter
 from lambda_det.engine.run_state import METRICS_FILE, cut_metrics_file
@@ -72,6 +73,7 @@ class _Run:
             check_wandb()
         make_output_dir(options.output_dir)
         _check_states(own_hooks)
+        learn_given_masks(parts.model)
         self.trainer = Trainer(
             parallel(parts.model),
             parts.train_loader,

@@ -29,12 +29,12 @@ WINDOW = 20  # iterations that detectron2 takes medians over, and after which it
 
 # Keys that a resumed run may change and still be the same run.
 _WITHOUT_EFFECT = (
-    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.COCO_FOLDER", "DATASETS.TEST",
-    "MODEL.WEIGHTS", "OUTPUT_DIR", "SOLVER.CHECKPOINT_", "TEST.", "VERSION", "VIS_PERIOD",
-    "WANDB.", "PRETRAIN.CHECKPOINT_PERIOD", "PRETRAIN.EVAL_PERIOD",
+    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.COCO_FOLDER", "DATASETS.STRICT",
+    "DATASETS.TEST", "MODEL.WEIGHTS", "OUTPUT_DIR", "SOLVER.CHECKPOINT_", "TEST.", "VERSION",
+    "VIS_PERIOD", "WANDB.", "PRETRAIN.CHECKPOINT_PERIOD", "PRETRAIN.EVAL_PERIOD",
     "dataloader.test.", "dataloader.evaluator.", "dataloader.train.num_workers",
-    "train.checkpointer.", "train.coco_folder", "train.eval_period", "train.best_metric",
-    "train.init_checkpoint", "train.output_dir", "train.wandb.",
+    "train.checkpointer.", "train.coco_folder", "train.strict", "train.eval_period",
+    "train.best_metric", "train.init_checkpoint", "train.output_dir", "train.wandb.",
 )  # fmt: skip
 # Times are this process's own.
 _TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}

@@ -8,7 +8,12 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    inference_on_dataset,
+    print_csv_format,
+)
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
@@ -149,11 +154,16 @@ def evaluate_model(
     for name in cfg.DATASETS.TEST:
         results[name] = {}
         for ending, network in networks.items():
-            evaluator = CocoMetricsEvaluator(
-                name,
-                tasks=tasks_of(cfg),
-                output_dir=inference_folder(cfg, name, ending, folder),
-                oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            output_dir = inference_folder(cfg, name, ending, folder)
+            evaluator: DatasetEvaluator = (
+                COCOEvaluator(name, tasks=("bbox",), output_dir=output_dir, use_fast_impl=False)
+                if cfg.MODEL.META_ARCHITECTURE == "ProposalNetwork"  # its recall
+                else CocoMetricsEvaluator(
+                    name,
+                    tasks=tasks_of(cfg),
+                    output_dir=output_dir,
+                    oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+                )
             )
             loader = build_test_loader(cfg, name)
             loader = loader if most is None else FirstBatches(loader, most)

@@ -9,8 +9,15 @@ import math
 import os
 from collections.abc import Collection, Sequence
 
-from detectron2.evaluation import COCOEvaluator
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 
+from lambda_det.data.coco_json import read_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detections import Detections, read_detections
@@ -56,23 +63,24 @@ def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto")
     return results
 
 
-class CocoMetricsEvaluator(COCOEvaluator):
-    """detectron2's ``COCOEvaluator`` with the metrics of :func:`evaluate_files`, in percent.
+class CocoMetricsEvaluator(DatasetEvaluator):
+    """An evaluator for detectron2 with the metrics of :func:`evaluate_files`, in percent.
 
-    :meth:`evaluate` writes two files to ``output_dir``: ``coco_instances_results.json`` has the
-    detections, and ``metrics.json`` the COCO metrics of each task and class (null where COCO does
-    not define a value). For a dataset without annotations, such as COCO's test-dev, it writes
-    the detections alone.
+    It is detectron2's ``COCOEvaluator`` for annotations as people export them. :meth:`evaluate`
+    writes to ``output_dir``: ``coco_instances_results.json`` has the detections,
+    ``instances_predictions.pth`` the same as detectron2 has it, and ``metrics.json`` the COCO
+    metrics of each task and class (null where COCO does not define a value). For a dataset without
+    annotations, such as COCO's test-dev, it writes the detections alone.
 
     Args:
         dataset_name: name of a dataset that is registered with detectron2.
         tasks: ``"bbox"``, and ``"segm"`` and ``"keypoints"`` if the model predicts them.
-        output_dir: folder of the two files.
+        output_dir: folder of the files.
         oks_sigmas: as for :func:`~lambda_det.evaluation.counting.count`.
 
     Raises:
-        InputError: on :meth:`evaluate`, if the annotations or the detections are not valid, or if
-            the model predicts masks but the annotations have none.
+        InputError: the annotations are not valid; on :meth:`evaluate`, if the detections are not,
+            or if the model predicts masks but the annotations have none.
     """
 
     def __init__(
@@ -82,52 +90,82 @@ class CocoMetricsEvaluator(COCOEvaluator):
         output_dir: str,
         oks_sigmas: Sequence[float] = (),
     ) -> None:
-        # detectron2's fast implementation needs its compiled operators, and is not used here.
-        super().__init__(dataset_name, tasks=tasks, output_dir=output_dir, use_fast_impl=False)
-        self._dataset_name = dataset_name
+        self._name, self._tasks, self._folder = dataset_name, tasks, output_dir
         self._oks_sigmas = tuple(oks_sigmas)
-        self._ground_truth: GroundTruth | None = None
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if self._metadata.get("json_file") is None:  # a function returns the dataset
+            path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+            convert_to_coco_json(dataset_name, path)
+            self._metadata.json_file = path
+        json_file = PathManager.get_local_path(self._metadata.json_file)
+        self._ground_truth = GroundTruth(read_coco(json_file))
+        self.reset()
 
-    def _eval_predictions(
-        self, predictions: list[dict], img_ids: Collection[int] | None = None
-    ) -> None:
+    def reset(self) -> None:
+        self._predictions: list[dict] = []
+
+    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        """Take the detections of some images.
+
+        Args:
+            inputs: the images, with ``image_id``.
+            outputs: what the model returned for them; ``instances`` is taken.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            number, instances = image["image_id"], output["instances"].to("cpu")
+            entries = instances_to_coco_json(instances, number)
+            self._predictions.append({"image_id": number, "instances": entries})
+
+    def evaluate(self, img_ids: Collection[int] | None = None) -> dict[str, dict[str, float]]:
+        """Return task -> metric -> percent, in the first process; {} in the others.
+
+        Args:
+            img_ids: ids of the images to evaluate; None takes all.
+
+        Raises:
+            InputError: see the class.
+        """
+        comm.synchronize()
+        predictions = [p for part in comm.gather(self._predictions) for p in part]
+        if not comm.is_main_process():
+            return {}
+        if not predictions:
+            logger.warning("no image of %s was given to the model", self._name)
+            return {}
+        os.makedirs(self._folder, exist_ok=True)
+        torch.save(predictions, os.path.join(self._folder, "instances_predictions.pth"))
         entries = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
-        contiguous = getattr(self._metadata, "thing_dataset_id_to_contiguous_id", None)
+        contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if contiguous is not None:
             category_ids = {index: category_id for category_id, index in contiguous.items()}
             for entry in entries:
                 entry["category_id"] = category_ids[entry["category_id"]]
-        checked = self._checked(entries) if self._do_evaluation else None
-        write_json(entries, os.path.join(self._output_dir, DETECTIONS_FILE), indent=None)
-        if checked is None:
+        truth, source = self._ground_truth, f"detections on {self._name}"
+        detections = self._checked(entries, source) if truth.is_labelled else None
+        write_json(entries, os.path.join(self._folder, DETECTIONS_FILE), indent=None)
+        if detections is None:
             with contextlib.suppress(FileNotFoundError):  # the metrics of an earlier evaluation
-                os.unlink(os.path.join(self._output_dir, METRICS_FILE))
-            logger.info("%s has no annotations, so no metrics are computed", self._dataset_name)
-            return
-        ground_truth, detections = checked
-        results = count(ground_truth, detections, image_ids=img_ids, oks_sigmas=self._oks_sigmas)
-        source = f"detections on {self._dataset_name}"
-        warn_of_zero(results, ground_truth, detections, source)
+                os.unlink(os.path.join(self._folder, METRICS_FILE))
+            logger.info("%s has no annotations, so no metrics are computed", self._name)
+            return {}
+        results = count(truth, detections, image_ids=img_ids, oks_sigmas=self._oks_sigmas)
+        warn_of_zero(results, truth, detections, source)
         results = {task: results[task] for task in sorted(self._tasks) if task in results}
-        write_json(metrics_record(results), os.path.join(self._output_dir, METRICS_FILE))
-        for task, values in results.items():
-            self._results[task] = flat_results(values, task)
+        write_json(metrics_record(results), os.path.join(self._folder, METRICS_FILE))
+        return {task: flat_results(values, task) for task, values in results.items()}
 
-    def _checked(self, entries: list[dict]) -> tuple[GroundTruth, Detections]:
-        if self._ground_truth is None:
-            self._ground_truth = GroundTruth(self._coco_api.dataset, self._metadata.json_file)
+    def _checked(self, entries: list[dict], source: str) -> Detections:
+        file = f"annotation file {self._ground_truth.source}"
         if "segm" in self._tasks and not self._ground_truth.has_masks:
             raise InputError(
-                f"annotation file {self._ground_truth.source} has no masks, and the model predicts "
-                "them: set MODEL.MASK_ON False"
+                f"{file} has no masks, and the model predicts them: set MODEL.MASK_ON False"
             )
         if "keypoints" in self._tasks and not self._ground_truth.num_keypoints:
             raise InputError(
-                f"annotation file {self._ground_truth.source} has no keypoints, or different "
-                "numbers of them, and the model predicts them: set MODEL.KEYPOINT_ON False"
+                f"{file} has no keypoints, or different numbers of them, and the model predicts "
+                "them: set MODEL.KEYPOINT_ON False"
             )
-        source = f"detections on {self._dataset_name}"
-        return self._ground_truth, Detections(entries, self._ground_truth, source)
+        return Detections(entries, self._ground_truth, source)
 
 
 def flat_results(values: dict, task: str = "bbox") -> dict[str, float]:

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.coco_json import read_coco
+from lambda_det.data.intake import check_files
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     detections_per_image,
@@ -60,11 +61,16 @@ def draw_predictions(
         raise InputError(f"--num-images {num_images}: at least 1 is needed")
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold {score_threshold}: 0 to 1 is allowed")
-    content = parse_coco_json(annotations)
-    summarize_coco(content, annotations, images)
+    summary, listed, entries = read_coco(annotations)
+    check_files(annotations, [image["file_name"] for image in listed], images)
+    summary.findings.log()
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
-        coco.dataset = content
+        coco.dataset = {
+            "images": listed,
+            "annotations": entries,
+            "categories": [{"id": i, "name": name} for i, name in summary.categories],
+        }
         coco.createIndex()
     detections = detections_per_image(predictions, coco)
     chosen = choose_images(coco, num_images)

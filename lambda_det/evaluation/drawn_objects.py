@@ -18,6 +18,7 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.data.image_files import read_image
 from lambda_det.data.rle import compress
 from lambda_det.errors import InputError
@@ -180,12 +181,9 @@ def object_of(coco: COCO, entry: dict, *, detected: bool) -> DrawnObject:
         detected: whether it is a detection.
     """
     image, code = coco.imgs[entry["image_id"]], None
-    # Of what was checked when the files were read, only an annotation's polygons of two points
-    # raise here, and such an object has no mask.
+    # Both were checked when the files were read; what has no segmentation has no mask.
     with contextlib.suppress(ValueError):
-        code = compress(
-            entry.get("segmentation"), image["height"], image["width"], skip_short_polygons=True
-        )
+        code = compress(entry.get("segmentation"), image["height"], image["width"])
     box, keypoints = entry.get("bbox"), entry.get("keypoints") or []
     if not box:
         box = box_of_keypoints(keypoints) if code is None else mask_util.toBbox(code).tolist()
@@ -212,9 +210,8 @@ def detections_per_image(path: str, coco: COCO) -> dict[int, list[dict]]:
         InputError: as :class:`~lambda_det.evaluation.detections.Detections`.
     """
     entries = read_detections(path)
-    # GroundTruth checks annotations for evaluation, but drawing also accepts objects without an
-    # area, so it gets the images and categories only.
-    truth = GroundTruth({**coco.dataset, "annotations": []}, "the annotations")
+    # Only the images and categories are needed, which the detections must name.
+    truth = GroundTruth(clean_coco({**coco.dataset, "annotations": []}, "the annotations"))
     Detections(entries, truth, f"predictions {path}")
     per_image: dict[int, list[dict]] = {}
     for entry in sorted(entries, key=lambda entry: entry["score"]):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.coco_json import CocoSet, read_coco
 from lambda_det.data.rle import compress, first_broken
 from lambda_det.errors import InputError
 
@@ -20,53 +20,39 @@ class GroundTruth:
     pycocotools would count an annotation with id 0 as never detected.
 
     Args:
-        content: a parsed COCO instances json; it is not changed.
-        source: path of the json, for messages.
+        content: the clean content of a COCO json.
 
     Attributes:
+        source: path of the json, for messages.
         categories: ``(id, name)`` pairs sorted by id.
         images: map from the json's image id to (new id, height, width).
-        has_masks: whether all annotations have a mask; True if there are no annotations.
+        is_labelled: whether the json has annotations, be they none.
+        has_masks: whether any object has a mask; True if there are no objects.
         num_keypoints: number of keypoints of the objects; 0 if no annotation has any, or if they
             have different numbers.
-
-    Raises:
-        InputError: the json is not in COCO's instances format; an id is unknown or occurs twice; a
-            number is not finite; ``area`` or ``iscrowd`` is missing; or some annotations have a
-            mask and others have none.
     """
 
-    def __init__(self, content: dict, source: str) -> None:
-        summary = summarize_coco(content, source)
-        self.source = source
+    def __init__(self, content: CocoSet) -> None:
+        summary, images, self._annotations = content
+        self.source = summary.json_file
         self.categories = summary.categories
-        self.images = _numbered_images(content["images"])
-        self._annotations = content["annotations"]
+        self.images = _numbered_images(images)
+        self.is_labelled = summary.is_labelled
+        self.has_masks = summary.has_masks
         self._indices: dict[str, COCO] = {}
-        if summary.unevaluable is not None:
-            raise InputError(
-                f"annotation file {source}: annotation id {summary.unevaluable} has no number "
-                "'area' or no 'iscrowd' of 0 or 1, which COCO's evaluation needs"
-            )
-        masked = [bool(annotation.get("segmentation")) for annotation in self._annotations]
-        self.has_masks = all(masked)
         counts = {len(a["keypoints"]) // 3 for a in self._annotations if a.get("keypoints")}
         self.num_keypoints = counts.pop() if len(counts) == 1 else 0
-        if any(masked) and not self.has_masks:
-            lacking = self._annotations[masked.index(False)]["id"]
-            raise InputError(
-                f"annotation file {source}: annotation id {lacking} has no segmentation, "
-                f"{sum(masked)} others have one; all annotations or none must have it"
-            )
 
     @classmethod
     def from_file(cls, path: str) -> GroundTruth:
-        """Read a COCO instances json.
+        """Read a COCO instances json, and log what is mended and left out.
 
         Raises:
-            InputError: as the class, or the file cannot be read.
+            InputError: as :func:`~lambda_det.data.coco_json.read_coco`.
         """
-        return cls(parse_coco_json(path), path)
+        content = read_coco(path)
+        content.summary.findings.log()
+        return cls(content)
 
     def coco(self, task: str) -> COCO:
         """pycocotools' index of the annotations for ``"bbox"``, ``"segm"`` or ``"keypoints"``; it
@@ -74,7 +60,7 @@ class GroundTruth:
         if task not in self._indices:
             of_task: list[dict] = [{} for _ in self._annotations]
             if task == "segm":
-                of_task = [{"segmentation": code} for code in self._masks()]
+                of_task = self._masks()
             elif task == "keypoints":
                 of_task = [self._keypoints_of(annotation) for annotation in self._annotations]
             parts = [
@@ -85,16 +71,26 @@ class GroundTruth:
         return self._indices[task]
 
     def _masks(self) -> list[dict]:
-        # Polygons are rasterised once here; an evaluation would do it again each time.
-        return compressed_masks(
-            self._annotations,
+        """The compressed mask of each annotation. Polygons are rasterised once here; an evaluation
+        would do it again each time."""
+        # Where the mask of an object is not known, a detection is neither right nor wrong: its box
+        # is judged as a crowd region is.
+        unknown = [not annotation.get("segmentation") for annotation in self._annotations]
+        codes = compressed_masks(
+            [
+                {**a, "segmentation": [_rectangle(a["bbox"])]} if missing else a
+                for a, missing in zip(self._annotations, unknown, strict=True)
+            ],
             self.images,
             lambda _, annotation: (
                 f"annotation file {self.source}: the segmentation of annotation id "
                 f"{annotation['id']}"
             ),
-            skip_short_polygons=True,
         )
+        return [
+            {"segmentation": code, "iscrowd": 1} if missing else {"segmentation": code}
+            for code, missing in zip(codes, unknown, strict=True)
+        ]
 
     def _keypoints_of(self, annotation: dict) -> dict:
         # Like an object without a visible keypoint, one without keypoints does not count.
@@ -109,7 +105,6 @@ def compressed_masks(
     name_of: Callable[[int, dict], str],
     *,
     hint: str = "",
-    skip_short_polygons: bool = False,
 ) -> list[dict]:
     """Convert the masks of annotations or detections to compressed RLE.
 
@@ -118,7 +113,6 @@ def compressed_masks(
         images: as :attr:`GroundTruth.images`.
         name_of: returns the name of a segmentation for messages, from its index and its entry.
         hint: end of the message about a mask that does not fit its image.
-        skip_short_polygons: whether polygons of fewer than three points are left out.
 
     Raises:
         InputError: a mask is damaged or of another size than its image.
@@ -127,9 +121,7 @@ def compressed_masks(
     for index, entry in enumerate(entries):
         _, height, width = images[entry["image_id"]]
         try:
-            code = compress(
-                entry["segmentation"], height, width, skip_short_polygons=skip_short_polygons
-            )
+            code = compress(entry["segmentation"], height, width)
         except ValueError as error:
             raise InputError(f"{name_of(index, entry)} {error}{hint}") from error
         codes.append(code)
@@ -175,3 +167,8 @@ def _numbered_images(images: list[dict]) -> dict[object, tuple[int, int, int]]:
         image["id"]: (number, image["height"], image["width"])
         for number, image in enumerate(ordered, start=1)
     }
+
+
+def _rectangle(box: Sequence[float]) -> list[float]:
+    x, y, width, height = box
+    return [x, y, x + width, y, x + width, y + height, x, y + height]

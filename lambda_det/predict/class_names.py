@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from lambda_det.data import configure_datasets
-from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.coco_json import read_coco
 from lambda_det.errors import InputError
 from lambda_det.io import read_json
 
@@ -102,10 +102,10 @@ def classes_of_annotations(path: str) -> tuple[ClassNames, list[dict]]:
     Raises:
         InputError: the json cannot be read or is not in COCO's instances format.
     """
-    content = parse_coco_json(path)
-    summary = summarize_coco(content, path)
+    summary, images, _ = read_coco(path)
+    summary.findings.log()
     ids = tuple(number for number, _ in summary.categories)
-    return ClassNames(tuple(summary.class_names), ids, path), content["images"]
+    return ClassNames(tuple(summary.class_names), ids, path), images
 
 
 def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pycocotools.mask as mask_util
 
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation.counting import choose_backend, evaluation_of, run
 from lambda_det.evaluation.detections import Detections
@@ -43,7 +44,7 @@ def benchmark_counting(num_images: int, per_image: int, *, seed: int = 0) -> lis
             raise InputError(f"{name} {value}: at least {least} is needed")
     backends = ("pycocotools", choose_backend("faster-coco-eval"))
     content, entries = generate(num_images, per_image, seed)
-    truth = GroundTruth(content, "generated")
+    truth = GroundTruth(clean_coco(content, "generated"))
     detections = Detections(entries, truth, "generated detections")
     rows = []
     for task in detections.tasks:

@@ -13,6 +13,7 @@ import pytest
 from lambda_det.comparison import read_suite
 from lambda_det.comparison.examples import Found, choose, examples_of, found_per_image
 from lambda_det.data import generate_shapes
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth
 
@@ -45,7 +46,7 @@ def test_found_and_wrong(truth, tmp_path):
 
     def found(entries: list[dict]) -> Found:
         path.write_text(json.dumps(entries))
-        return found_per_image(GroundTruth(truth, "truth"), str(path))[image]
+        return found_per_image(GroundTruth(clean_coco(truth, "truth")), str(path))[image]
 
     assert found(detections) == Found(number, 0, number)
     assert found([]) == Found(0, 0, number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
-from lambda_det.data.coco_json import summarize_coco
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
 
 JSON = st.recursive(
@@ -53,11 +53,15 @@ def contents(draw) -> dict:
 @given(contents())
 def test_a_json_is_taken_or_refused_by_a_line(content) -> None:
     try:
-        summary = summarize_coco(content, "a.json")
+        summary, listed, entries = clean_coco(content, "a.json")
     except InputError as error:
         text = str(error)
         assert "\n" not in text and text.isprintable() and "a.json" in text
     else:
-        assert summary.num_objects <= 2
+        assert len(entries) + summary.findings.left_out() == len(content["annotations"])
+        assert summary.num_objects == sum(not entry["iscrowd"] for entry in entries)
+        ids = {image["id"] for image in listed}
+        assert all(entry["image_id"] in ids and entry["area"] >= 0 for entry in entries)
+        assert all(min(entry["bbox"][2:]) > 0 for entry in entries)
         assert summary.most_objects[0] <= summary.num_objects
         assert all(isinstance(name, str) for name in summary.class_names)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from lambda_det.data import build_test_loader, build_train_loader, configure_datasets
+from lambda_det.data.mapper import WITH_MASK
 from lambda_det.errors import InputError, one_line
 
 # ---- reading ----
@@ -120,12 +121,21 @@ def test_rle_of_another_size(one_image, mapper_of):
         mapper_of()(record)
 
 
-def test_object_without_mask(one_image, mapper_of):
-    record = one_image()
-    del record["annotations"][0]["segmentation"]
-    with pytest.raises(InputError, match="no segmentation"):
-        mapper_of()(record)
-    assert len(mapper_of(**{"MODEL.MASK_ON": False})(record)["instances"]) == 1
+@pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
+def test_object_without_mask(one_image, mapper_of, mask_format: str):
+    record = one_image(mask_format)
+    record["annotations"].append({**record["annotations"][0]})
+    keys = {"INPUT.RANDOM_FLIP": "none"}
+    both = mapper_of(mask_format, **keys)(record)["instances"]
+    assert not both.has(WITH_MASK)
+    del record["annotations"][1]["segmentation"]
+    instances = mapper_of(mask_format, **keys)(record)["instances"]
+    assert instances.get(WITH_MASK).tolist() == [True, False]
+    assert instances.gt_boxes.tensor.tolist() == both.gt_boxes.tensor.tolist()
+    jitter = mapper_of(mask_format, ((1.0, 1.0), (90, 120)), **keys)(record)["instances"]
+    assert jitter.get(WITH_MASK).tolist() == [True, False]  # whose boxes are those of the masks
+    assert (jitter.gt_boxes.tensor[0] - jitter.gt_boxes.tensor[1]).abs().max() <= 1
+    assert len(mapper_of(**{"MODEL.MASK_ON": False})(record)["instances"]) == 2
 
 
 @pytest.mark.parametrize("integers", [False, True])

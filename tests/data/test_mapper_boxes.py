@@ -17,6 +17,7 @@ from detectron2_objects import SCALE, SIZE, STORED, detectron2s_mapper, objects_
 
 from lambda_det import get_cfg
 from lambda_det.data import LambdaDatasetMapper
+from lambda_det.data.mapper import WITH_MASK
 from lambda_det.errors import InputError
 
 FORMATS = pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
@@ -160,8 +161,9 @@ def test_polygons_of_two_points_are_left_out(one_image, mask_format: str):
     record = with_objects(one_image(), [short], [short, whole], [])
     for transforms in ((), (T.CropTransform(0, 0, 120, 90),)):
         instances = mapper_of_crop(mask_format, *transforms)(record)["instances"]
-        assert instances.gt_classes.tolist() == [1]
-        assert instances.gt_boxes.tensor.tolist() == [[30, 20, 60, 50.5]]
+        assert instances.gt_classes.tolist() == [1, 2]
+        assert instances.gt_boxes.tensor[0].tolist() == [30, 20, 60, 50.5]
+        assert instances.get(WITH_MASK).tolist() == [True, False]  # one without a mask has its box
 
 
 @pytest.mark.filterwarnings("ignore")

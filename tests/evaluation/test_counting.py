@@ -12,6 +12,7 @@ import pycocotools.mask as mask_util
 import pytest
 from evaluation_helpers import judge, quiet_coco, random_detections, truth_as_detections
 
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import counting
 from lambda_det.evaluation.counting import choose_backend, count, evaluation_of
@@ -26,7 +27,7 @@ AREAS = {"s": (0, 32**2), "m": (32**2, 96**2), "l": (96**2, 1e10)}
 
 
 def evaluate(content: dict, entries: list[dict], backend: str = "pycocotools", **arguments) -> dict:
-    truth = GroundTruth(content, "a.json")
+    truth = GroundTruth(clean_coco(content, "a.json"))
     return count(truth, Detections(entries, truth, "p.json"), backend=backend, **arguments)
 
 
@@ -87,7 +88,7 @@ def test_random_predictions_as_pycocotools(judged, backend):
 
 @NEEDS_FASTER
 def test_faster_coco_eval_does_not_encode_the_masks_again(content):
-    truth = GroundTruth(content, "a.json")
+    truth = GroundTruth(clean_coco(content, "a.json"))
     found = Detections(truth_as_detections(content), truth, "p.json").coco("segm")
     counting.run(evaluation_of("faster-coco-eval", truth.coco("segm"), found, "segm"))
     for annotation in (*truth.coco("segm").anns.values(), *found.anns.values()):

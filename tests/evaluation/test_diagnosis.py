@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from evaluation_helpers import truth_as_detections
 
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.evaluation import evaluate_files
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detections import Detections
@@ -38,7 +39,7 @@ def boxes_only(content: dict, change=lambda box, image: box) -> list[dict]:
 
 
 def diagnosed(content: dict, entries: list[dict]) -> str:
-    ground_truth = GroundTruth(content, "truth.json")
+    ground_truth = GroundTruth(clean_coco(content, "truth.json"))
     detections = Detections(entries, ground_truth, "detections")
     assert count(ground_truth, detections)["bbox"]["AP"] < 5
     text = diagnose_zero(ground_truth, detections)
@@ -102,11 +103,11 @@ def test_a_model_that_knows_nothing(truth):
 def test_images_without_objects_and_detections_elsewhere(content):
     empty = copy.deepcopy(content)
     empty["annotations"] = [a for a in empty["annotations"] if a["iscrowd"]]
-    ground_truth = GroundTruth(empty, "truth.json")
+    ground_truth = GroundTruth(clean_coco(empty, "truth.json"))
     entry = {"image_id": 11, "category_id": 2, "bbox": [0.0, 0.0, 3.0, 3.0], "score": 0.5}
     detections = Detections([entry], ground_truth, "detections")
     assert "no image has an object" in diagnose_zero(ground_truth, detections)
-    ground_truth = GroundTruth(content, "truth.json")
+    ground_truth = GroundTruth(clean_coco(content, "truth.json"))
     detections = Detections([entry], ground_truth, "detections")
     assert "1 detections on 1 of 3 images" in diagnose_zero(ground_truth, detections)
 
@@ -133,7 +134,7 @@ def test_the_line_comes_with_the_evaluation_and_only_at_zero(content, tmp_path, 
 
 def test_undefined_is_not_zero(content, log):
     content["annotations"] = []
-    ground_truth = GroundTruth(content, "truth.json")
+    ground_truth = GroundTruth(clean_coco(content, "truth.json"))
     detections = Detections([], ground_truth, "detections")
     results = count(ground_truth, detections)
     assert results["bbox"]["AP"] is None

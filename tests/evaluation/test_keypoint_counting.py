@@ -9,6 +9,7 @@ import pytest
 from evaluation_helpers import judge
 from pycocotools.cocoeval import Params
 
+from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import metrics_table
 from lambda_det.evaluation.counting import count
@@ -62,7 +63,7 @@ def random_set(num_keypoints: int, seed: int = 0) -> tuple[dict, list[dict]]:
 
 
 def evaluate(content: dict, entries: list[dict], **arguments) -> dict:
-    truth = GroundTruth(content, "a.json")
+    truth = GroundTruth(clean_coco(content, "a.json"))
     return count(truth, Detections(entries, truth, "p.json"), **arguments)
 
 

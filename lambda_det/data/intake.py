@@ -1,0 +1,133 @@
+"""The one way in for datasets in COCO's format: training, evaluation and every command use it.
+
+A json is read once for each state of the file. Its images are looked for before the training; a
+missing one is otherwise an error of a data-loader worker long after the start.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import NamedTuple
+
+from detectron2.structures import BoxMode
+
+from lambda_det.data.coco_json import CocoSet, CocoSummary, read_coco
+from lambda_det.errors import InputError
+
+
+class _File(NamedTuple):
+    path: str
+    image_root: str
+    changed: int  # modification time in nanoseconds
+    size: int
+
+
+_summaries: dict[_File, CocoSummary] = {}
+# Read with the summary, for the loader that soon asks for them: a large json takes a minute.
+_waiting: dict[_File, list[dict]] = {}
+
+
+def summarize_coco(json_file: str, image_root: str) -> CocoSummary:
+    """Read a json and look for its images; each state of the file is read once.
+
+    The first time, a warning is logged for each kind of finding.
+
+    Args:
+        json_file: path of the json.
+        image_root: folder of the images.
+
+    Raises:
+        InputError: as :func:`read_coco`, or a listed image does not exist.
+    """
+    file = _file_of(json_file, image_root)
+    if file not in _summaries:
+        _read(file)
+    return _summaries[file]
+
+
+def load_coco(json_file: str, image_root: str) -> list[dict]:
+    """Read a json as images in detectron2's dataset format, sorted by id.
+
+    For a json that detectron2's ``load_coco_json`` can read, the result is the same.
+
+    Raises:
+        InputError: as :func:`summarize_coco`.
+    """
+    file = _file_of(json_file, image_root)
+    if file not in _waiting:
+        _read(file)
+    return _waiting.pop(file)
+
+
+def _file_of(json_file: str, image_root: str) -> _File:
+    try:
+        status = os.stat(json_file)
+    except OSError as error:
+        raise InputError(f"annotation file {json_file} cannot be read: {error.strerror}") from error
+    return _File(json_file, image_root, status.st_mtime_ns, status.st_size)
+
+
+def _read(file: _File) -> None:
+    found = read_coco(file.path)
+    check_files(file.path, [image["file_name"] for image in found.images], file.image_root)
+    if file not in _summaries:
+        found.summary.findings.log()
+    _summaries[file] = found.summary
+    _waiting[file] = _detectron2_images(found, file.image_root)
+
+
+def _detectron2_images(found: CocoSet, image_root: str) -> list[dict]:
+    numbers = {category: index for index, (category, _) in enumerate(found.summary.categories)}
+    images = {
+        image["id"]: {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": [],
+        }
+        for image in sorted(found.images, key=lambda image: image["id"])
+    }
+    for annotation in found.annotations:
+        entry = {
+            "iscrowd": annotation["iscrowd"],
+            "bbox": annotation["bbox"],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": numbers[annotation["category_id"]],
+        }
+        if annotation.get("segmentation"):
+            entry["segmentation"] = annotation["segmentation"]
+        if "keypoints" in annotation:  # COCO counts pixels from their corner, detectron2 does not
+            entry["keypoints"] = [
+                value if index % 3 == 2 else value + 0.5
+                for index, value in enumerate(annotation["keypoints"] or ())
+            ]
+        images[annotation["image_id"]]["annotations"].append(entry)
+    return list(images.values())
+
+
+def check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:
+    """Check that every listed image exists, with one listing of each directory."""
+    listings: dict[str, set[str]] = {}
+    missing: list[str] = []
+    for file_name in file_names:
+        path = os.path.join(image_root, file_name)
+        directory, base = os.path.split(path)
+        if directory not in listings:
+            listings[directory] = _listing(directory)
+        if base not in listings[directory]:
+            missing.append(path)
+    if missing:
+        raise InputError(
+            f"image {missing[0]}, listed in {json_file}, does not exist "
+            f"({len(missing)} of the {len(file_names)} images listed are missing)"
+        )
+
+
+def _listing(directory: str) -> set[str]:
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name for entry in entries}
+    except OSError:
+        return set()

@@ -1,0 +1,260 @@
+"""Each kind of finding has one treatment, in training, evaluation and every command alike."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+from data_helpers import TRAIN, single_line, warnings
+from detectron2.data import DatasetCatalog
+from detectron2.data.datasets import load_coco_json
+
+from lambda_det.data import configure_datasets
+from lambda_det.data.coco_json import clean_coco, read_coco
+from lambda_det.data.findings import KEPT, KINDS, LEFT_OUT
+from lambda_det.data.intake import load_coco
+from lambda_det.errors import InputError
+from lambda_det.evaluation import evaluate_files
+
+SQUARE = [4, 6, 14, 6, 14, 14, 4, 14]
+
+
+def rle(height: int = 30, width: int = 40) -> dict:
+    code = mask_util.frPyObjects([SQUARE], height, width)[0]
+    return {"size": code["size"], "counts": code["counts"].decode()}
+
+
+def alike(content: dict, section: str, index: int = 0) -> None:
+    content[section].append(copy.deepcopy(content[section][index]))
+
+
+# kind -> (how an entry gets it, what the entry is afterwards; None = it is left out).
+FIRST = "annotations", 0
+CASES = {
+    "number": [
+        ((*FIRST, "image_id"), "1", ("image_id", 1)),
+        ((*FIRST, "image_id"), 1.0, ("image_id", 1)),
+        ((*FIRST, "category_id"), "7", ("category_id", 7)),
+        (("images", 0, "id"), 1.0, ("image_id", 1)),
+        (("images", 0, "height"), "30", ("image_id", 1)),
+        (("categories", 0, "id"), "7", ("category_id", 7)),
+    ],
+    "annotation_id": [
+        (("annotations", 1, "id"), 1, ("id", 1)),
+        ((*FIRST, "id"), None, ("id", 3)),
+        ((*FIRST, "id"), "remove", ("id", 3)),
+    ],
+    "box_side": [((*FIRST, "bbox"), [4, 6, 10, -7.1e-15], ("bbox", [4, 6, 10, 8]))],
+    "box_from_mask": [
+        ((*FIRST, "bbox"), "remove", ("bbox", [4, 6, 10, 8])),
+        ((*FIRST, "bbox"), None, ("bbox", [4, 6, 10, 8])),
+        ((*FIRST, "bbox"), [0, 0, 0, 0], ("bbox", [4, 6, 10, 8])),
+    ],
+    "area": [
+        ((*FIRST, "area"), "remove", ("area", 80)),
+        ((*FIRST, "area"), -80, ("area", 80)),
+        ((*FIRST, "area"), [0], ("area", 80)),
+    ],
+    "iscrowd": [
+        ((*FIRST, "iscrowd"), "remove", ("iscrowd", 0)),
+        ((*FIRST, "iscrowd"), None, ("iscrowd", 0)),
+    ],
+    "polygon_form": [
+        ((*FIRST, "segmentation"), SQUARE, ("segmentation", [SQUARE])),
+        (
+            (*FIRST, "segmentation"),
+            [[4, 6], [14, 6], [14, 14], [4, 14]],
+            ("segmentation", [SQUARE]),
+        ),
+        (
+            (*FIRST, "segmentation"),
+            [[[4, 6], [14, 6], [14, 14], [4, 14]]],
+            ("segmentation", [SQUARE]),
+        ),
+    ],
+    "odd_polygon": [((*FIRST, "segmentation"), [[*SQUARE, 4]], ("segmentation", [SQUARE]))],
+    "short_polygon": [
+        ((*FIRST, "segmentation"), [SQUARE, [1, 2, 3, 4]], ("segmentation", [SQUARE])),
+    ],
+    "no_mask": [((*FIRST, "segmentation"), [], ("bbox", [4, 6, 10, 8]))],
+    "point_mask": [
+        ((*FIRST, "segmentation"), [[1, 2, 3, 4]], None),
+        ((*FIRST, "segmentation"), [[1, 2]], None),
+        ((*FIRST, "segmentation"), [[]], None),
+    ],
+    "no_extent": [
+        (FIRST, {"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 0, 0],
+                 "segmentation": [], "area": 0, "iscrowd": 0}, None),
+        (FIRST, {"id": 1, "image_id": 1, "category_id": 7, "bbox": [3, 4, 5, 0],
+                 "area": 0, "iscrowd": 0}, None),
+    ],
+    "no_image": [((*FIRST, "image_id"), 4711, None), ((*FIRST, "image_id"), "b", None)],
+    "no_class": [((*FIRST, "category_id"), 99, None), ((*FIRST, "category_id"), "fish", None)],
+}  # fmt: skip
+ROWS = [(kind, *case) for kind, cases in CASES.items() for case in cases]
+
+
+def spoiled(content: dict, path: tuple, value: object) -> dict:
+    content = copy.deepcopy(content)
+    *parents, last = path
+    place = content
+    for step in parents:
+        place = place[step]
+    if value == "remove":
+        del place[last]
+    else:
+        place[last] = value
+    return content
+
+
+@pytest.mark.parametrize(("kind", "path", "value", "wanted"), ROWS)
+def test_treatment(small_content: dict, kind: str, path, value, wanted):
+    content = spoiled(small_content, path, value)
+    before = copy.deepcopy(content)
+    summary, _, annotations = clean_coco(content, "a.json")
+    assert content == before
+    assert summary.findings.counts[kind] == 1
+    assert (KINDS[kind].treatment == LEFT_OUT) == (wanted is None)
+    if wanted is None:
+        assert [a["id"] for a in annotations] == [2]
+        assert summary.findings.left_out() == 1
+    else:
+        field, expected = wanted
+        assert len(annotations) == 2
+        assert annotations[0][field] == expected
+        assert kind != "number" or type(annotations[0][field]) is int
+        assert len({a["id"] for a in annotations}) == 2
+
+
+def test_every_kind_is_tried():
+    assert {*CASES, "repeated", "all_crowds"} == set(KINDS)
+
+
+def test_the_page_has_the_table(project: Path):
+    page = (project / "docs" / "data.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ")][1:]
+    wanted = [f"| {kind.what} | {kind.treatment}: {kind.done} |" for kind in KINDS.values()]
+    assert rows == wanted
+
+
+def test_entries_that_are_listed_twice(small_content: dict):
+    alike(small_content, "images")
+    alike(small_content, "categories")
+    summary, images, _ = clean_coco(small_content, "a.json")
+    assert (len(images), len(summary.categories)) == (2, 2)
+    assert summary.findings.counts == {"repeated": 2}
+
+
+def test_only_crowd_regions(small_content: dict):
+    for annotation in small_content["annotations"]:
+        annotation["iscrowd"] = 1
+    assert clean_coco(small_content, "a.json").summary.findings.counts == {"all_crowds": 2}
+
+
+def test_area_of_a_run_length_mask(small_content: dict):
+    first = small_content["annotations"][0]
+    first["segmentation"] = rle()
+    first["bbox"] = first["area"] = None
+    summary, _, annotations = clean_coco(small_content, "a.json")
+    assert annotations[0]["area"] == mask_util.decode(rle()).sum() == 80
+    assert annotations[0]["bbox"] == [4, 6, 10, 8]
+    assert set(summary.findings.counts) == {"area", "box_from_mask"}
+
+
+@pytest.mark.parametrize(("kind", "path", "value", "wanted"), ROWS)
+def test_training_and_evaluation_read_alike(
+    write_folder, small_content: dict, make_cfg, tmp_path, log, kind, path, value, wanted
+):
+    root = write_folder(train2017=small_content, val2017=small_content)
+    content = spoiled(small_content, path, value)
+    jsons = [root / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")]
+    for file in jsons:
+        file.write_text(json.dumps(content))
+    cfg = make_cfg(root, ("train2017",), ("val2017",))
+    configure_datasets(cfg)
+    lines = [line for line in warnings(log) if KINDS[kind].what in line]
+    assert [line.count(str(file)) for line, file in zip(lines, jsons, strict=True)] == [1, 1]
+    dicts = DatasetCatalog.get(TRAIN)
+    learned = sum(len(image["annotations"]) for image in dicts)
+    summary, _, annotations = read_coco(str(jsons[1]))
+    assert learned == len(annotations) == 2 - summary.findings.left_out()
+
+    found = [{"image_id": a["image_id"], "category_id": a["category_id"], "bbox": a["bbox"],
+              "score": 0.9} for a in annotations]  # fmt: skip
+    predictions = tmp_path / "found.json"
+    predictions.write_text(json.dumps(found))
+    assert evaluate_files(str(jsons[1]), str(predictions))["bbox"]["AP"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("kind", "path", "value", "wanted"), ROWS)
+def test_strict(write_folder, small_content: dict, make_cfg, kind, path, value, wanted):
+    root = write_folder(train2017=small_content)
+    file = root / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps(spoiled(small_content, path, value)))
+    cfg = make_cfg(root, ("train2017",))
+    cfg.DATASETS.STRICT = True
+    if KINDS[kind].treatment == KEPT:
+        configure_datasets(cfg)
+        return
+    with pytest.raises(InputError, match=r"DATASETS\.STRICT is True") as error:
+        configure_datasets(cfg)
+    assert KINDS[kind].what in single_line(error)
+
+
+def test_a_line_says_what_happens(small_content: dict):
+    content = spoiled(small_content, (*FIRST, "area"), "remove")
+    findings = clean_coco(content, "a.json").summary.findings
+    assert findings.line("area") == (
+        "annotation file a.json: 1 annotations have no valid area; mended: it is measured on the "
+        "mask, or else on the box (first: annotation id 1 of a.jpg)"
+    )
+
+
+@pytest.mark.parametrize("annotations", [None, "remove"])
+def test_without_annotations(write_folder, small_content: dict, make_cfg, annotations):
+    root = write_folder(train2017=small_content, val2017=small_content)
+    content = spoiled(small_content, ("annotations",), annotations)
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
+    configure_datasets(make_cfg(root, ("train2017",), ("val2017",)))
+    (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="no annotations to train on"):
+        configure_datasets(make_cfg(root, ("train2017",)))
+
+
+def test_byte_order_mark(write_folder, small_content: dict, make_cfg):
+    root = write_folder(train2017=small_content)
+    file = root / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps(small_content), encoding="utf-8-sig")
+    configure_datasets(make_cfg(root, ("train2017",)))
+    assert len(DatasetCatalog.get(TRAIN)) == 2
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_clean_data_are_as_detectron2_reads_them(coco_tiny, split: str, caplog):
+    json_file = str(coco_tiny / "annotations" / f"instances_{split}.json")
+    root = str(coco_tiny / split)
+    with caplog.at_level(logging.WARNING, logger="lambda_det"):
+        ours = load_coco(json_file, root)
+    assert not caplog.records
+    theirs = load_coco_json(json_file, root, "as_detectron2_reads")
+    for image in theirs:
+        for annotation in image["annotations"]:
+            mask = annotation["segmentation"]
+            if isinstance(mask, dict) and isinstance(mask["counts"], bytes):
+                mask["counts"] = mask["counts"].decode()
+    assert ours == theirs
+
+
+def test_crowd_regions_are_kept(coco_tiny):
+    path = coco_tiny / "annotations" / "instances_train2017.json"
+    raw = json.loads(path.read_text())["annotations"]
+    _, _, annotations = read_coco(str(path))
+    crowds = [a for a in raw if a["iscrowd"]]
+    assert crowds and np.all([a["iscrowd"] for a in annotations if a["id"] in
+                              {c["id"] for c in crowds}])  # fmt: skip
+    assert len(annotations) == len(raw)
