@@ -74,10 +74,11 @@ def _read(file: _File) -> None:
     if file not in _summaries:
         found.summary.findings.log()
     _summaries[file] = found.summary
-    _waiting[file] = _detectron2_images(found, file.image_root)
+    _waiting[file] = detectron2_images(found, file.image_root)
 
 
-def _detectron2_images(found: CocoSet, image_root: str) -> list[dict]:
+def detectron2_images(found: CocoSet, image_root: str) -> list[dict]:
+    """Return clean content as images in detectron2's dataset format, sorted by id."""
     numbers = {category: index for index, (category, _) in enumerate(found.summary.categories)}
     images = {
         image["id"]: {
