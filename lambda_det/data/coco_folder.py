@@ -75,8 +75,13 @@ def register_splits(root: str) -> list[str]:
 
 def _register(name: str, json_file: str, image_root: str) -> None:
     def read() -> list[dict]:
-        MetadataCatalog.get(name).set(**read_coco_json(json_file, image_root).metadata)
-        return load_coco_json(json_file, image_root, name)
+        metadata = MetadataCatalog.get(name)
+        metadata.set(**read_coco_json(json_file, image_root).metadata)
+        images = load_coco_json(json_file, image_root)  # with a name it would set the json's names
+        ids = metadata.thing_dataset_id_to_contiguous_id
+        for annotation in (one for image in images for one in image["annotations"]):
+            annotation["category_id"] = ids[annotation["category_id"]]
+        return images
 
     DatasetCatalog.register(name, read)
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")

@@ -14,6 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lambda_det.data.annotation_checks import check_annotation, check_image
+from lambda_det.data.display_names import display_names
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import is_finite, shown
 from lambda_det.errors import InputError
@@ -54,8 +55,8 @@ class CocoSummary:
 
     @property
     def class_names(self) -> list[str]:
-        """Category names in the order of the contiguous ids."""
-        return [name for _, name in self.categories]
+        """Display names of the categories in the order of the contiguous ids."""
+        return display_names(self.categories)
 
     @property
     def metadata(self) -> dict[str, object]:

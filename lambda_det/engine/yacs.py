@@ -154,6 +154,7 @@ def evaluate_model(
                 tasks=tasks_of(cfg),
                 output_dir=inference_folder(cfg, name, ending, folder),
                 oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+                max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
             )
             loader = build_test_loader(cfg, name)
             loader = loader if most is None else FirstBatches(loader, most)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_util
 
+from lambda_det.data.display_names import display_names
 from lambda_det.evaluation.detections import Detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 
@@ -72,7 +73,8 @@ def diagnose_zero(ground_truth: GroundTruth, detections: Detections) -> str:
         f"{len(detections)} detections on {detections.num_images} of {len(ground_truth.images)} "
         f"images, highest score {max(image.best_score for image in images):.2g}"
     )
-    names = dict(ground_truth.categories)
+    ids = [number for number, _ in ground_truth.categories]
+    names = dict(zip(ids, display_names(ground_truth.categories), strict=True))
     any_class, same_class = (f"{100 * count / num_objects:.0f} %" for count in (hits, right))
     figures += f"; {any_class} of the objects have an overlapping detection (IoU >= {_IOU})"
     if hits >= _CLEAR * num_objects and right < 0.1 * hits:
