@@ -57,8 +57,8 @@ def check_categories(train: Sequence[str], test: Sequence[str]) -> str | None:
 def is_part(pairs: Pairs, of: Pairs) -> bool:
     """Return whether all ``pairs`` have ids and are among those of another dataset."""
     plain = {(number, plain_name(number, name)) for number, name in of}
-    return all(number is not None and (number, plain_name(number, name)) in plain
-               for number, name in pairs)  # fmt: skip
+    own = {(number, plain_name(number, name)) for number, name in pairs}
+    return own <= plain and all(number is not None for number, _ in own)
 
 
 def set_model_categories(name: str, pairs: Pairs | None) -> None:

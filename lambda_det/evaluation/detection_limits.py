@@ -64,7 +64,7 @@ def warn_of_limit(ground_truth: GroundTruth, limit: int = COCO_LIMIT) -> None:
         logger.warning(
             "%s: %d of %d images have more than %d objects of one class (up to %d): COCO counts "
             "the best %d detections of a class in an image, so the AP is at most %.1f; "
-            "--max-detections N counts N, -1 all",
+            "--max-detections N counts N of them (-1: all)",
             ground_truth.source, len(crowded), len(ground_truth.images), limit,
             max(objects.values()), limit, _best_possible(objects, limit),
         )  # fmt: skip
