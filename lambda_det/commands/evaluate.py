@@ -2,7 +2,7 @@
 
 lambda_det evaluate --config-file C.yaml --weights W.pth [--zeroed res4,res5] [--output O.json]
                     [KEY VALUE ...]
-lambda_det evaluate --annotations A.json --predictions P.json [--output O.json]
+lambda_det evaluate --annotations A.json --predictions P.json [--max-detections N] [--output O.json]
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"implementation: {', '.join(BACKENDS)} (auto: the last one that is installed)",
     )
     parser.add_argument(
+        "--max-detections",
+        type=int,
+        metavar="N",
+        help="detections of a class in an image that count for AP (default: COCO's 100, which "
+        "count at least; -1: all); with --config-file TEST.DETECTIONS_PER_IMAGE says it",
+    )
+    parser.add_argument(
         "--zeroed",
         metavar="STAGES",
         help="zero the residual branches of these stages (res4,res5): if the AP stays the same, "
@@ -46,6 +53,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             raise InputError(
                 "--config-file takes its data from the config: --annotations, --predictions and "
                 "--backend cannot be combined with it"
+            )
+        if args.max_detections is not None:
+            raise InputError(
+                f"--max-detections {args.max_detections} is for --predictions; with --config-file, "
+                "TEST.DETECTIONS_PER_IMAGE says how many detections of an image count"
             )
     elif not (args.annotations and args.predictions):
         raise InputError("--config-file, or --annotations and --predictions, is needed")
@@ -73,7 +85,13 @@ def main(argv: list[str] | None = None) -> int:
     else:
         logging.basicConfig(format="%(levelname)s: %(message)s", stream=sys.stderr)
         logging.getLogger("lambda_det").setLevel(logging.INFO)
-        results = {"": evaluate_files(args.annotations, args.predictions, backend=args.backend)}
+        metrics = evaluate_files(
+            args.annotations,
+            args.predictions,
+            backend=args.backend,
+            max_detections=args.max_detections,
+        )
+        results = {"": metrics}
     try:
         if args.output is not None:
             record = {n: metrics_record(m, per_class=args.per_class) for n, m in results.items()}

@@ -183,6 +183,7 @@ def validation_set(cfg: CfgNode) -> Sequence[str]:
         InputError: the dataset of the config is not available.
     """
     cfg = cfg.clone()
+    cfg.MODEL.WEIGHTS = ""  # the number of its classes is of no interest here
     configure_datasets(cfg, for_training=False)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
     return metadata.json_file, metadata.image_root

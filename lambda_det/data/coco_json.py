@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lambda_det.data.annotation_rules import AnnotationRules
+from lambda_det.data.display_names import display_names
 from lambda_det.data.findings import Findings
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import shown, whole
@@ -55,8 +56,8 @@ class CocoSummary:
 
     @property
     def class_names(self) -> list[str]:
-        """Category names in the order of the contiguous ids."""
-        return [name for _, name in self.categories]
+        """Display names of the categories in the order of the contiguous ids."""
+        return display_names(self.categories)
 
     @property
     def metadata(self) -> dict[str, object]:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 
 from lambda_det.checkpoint.loading import numbers_of_heads
-from lambda_det.data.datasets import resolve_datasets
+from lambda_det.data.class_subsets import (
+    categories_of_training,
+    is_part,
+    set_model_categories,
+)
+from lambda_det.data.datasets import Datasets, resolve_datasets
+from lambda_det.data.display_names import display_names, registered_categories
 from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
@@ -42,10 +50,13 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         for_training=for_training,
         strict=node.STRICT,
     )
+    heads = (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET)
+    if not for_training:
+        counts = [head.NUM_CLASSES for head in heads]
+        found = with_classes_of_training(found, cfg.MODEL.WEIGHTS, counts)
     node.TRAIN, node.TEST = found.train, found.test
     node.COCO_FOLDER = found.folder or node.COCO_FOLDER
     count = len(found.classes)
-    heads = (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET)
     changed = [head for head in heads if count and count != head.NUM_CLASSES]
     if changed:
         logger.info("the datasets have %d classes; MODEL.*.NUM_CLASSES is set to that", count)
@@ -55,6 +66,40 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = len(found.keypoints)
     if cfg.MODEL.KEYPOINT_ON and node.TEST:
         _check_sigmas(cfg.TEST.KEYPOINT_OKS_SIGMAS, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
+
+
+def with_classes_of_training(
+    found: Datasets, weights: str, counts: Collection[int] = ()
+) -> Datasets:
+    """Return the datasets of an evaluation with the classes of the model.
+
+    The test sets of an evaluation may list a part of the classes that the model was trained with.
+    If the weights have more classes, they are those of a training set whose json is on this
+    machine.
+
+    Args:
+        found: what :func:`resolve_datasets` returned.
+        weights: path of the model's weights; "" = none.
+        counts: numbers of classes in the config. If all are that of the test sets, the weights are
+            not read.
+
+    Raises:
+        InputError: the weights cannot be read.
+    """
+    known = len(found.classes)
+    if not (weights and known and found.train) or set(counts) == {known}:
+        return found
+    number = numbers_of_heads(weights)[0] or 0
+    for name in found.train if number > known else ():
+        pairs = categories_of_training(name, found.folder)
+        listed = {test: registered_categories(MetadataCatalog.get(test)) for test in found.test}
+        if len(pairs) != number or not all(is_part(own, pairs) for own in listed.values()):
+            continue
+        logger.info("the classes are the %d of %s, as in the weights", number, name)
+        for test, own in listed.items():
+            set_model_categories(test, pairs if len(own) < number else None)
+        return replace(found, classes=tuple(display_names(pairs)))
+    return found
 
 
 def configure_heads(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from lambda_det.data.class_subsets import check_categories
 from lambda_det.data.coco_folder import (
     ENVIRONMENT_VARIABLE,
     KEYPOINTS,
@@ -22,6 +23,7 @@ from lambda_det.data.coco_folder import (
     register_coco_folder,
 )
 from lambda_det.data.coco_json import CocoSummary
+from lambda_det.data.display_names import registered_names
 from lambda_det.data.intake import summarize_coco
 from lambda_det.errors import InputError, key
 
@@ -46,7 +48,8 @@ class Datasets:
     Attributes:
         train, test: their names.
         folder: absolute path of the folder in COCO layout; "" = none is used.
-        classes: names of the classes, in the order of the contiguous ids; empty if not known.
+        classes: names of the model's classes, in the order of the contiguous ids; empty if they are
+            not known.
         keypoints: names of the keypoints; empty if the model needs none, or if they are not known.
     """
 
@@ -90,8 +93,8 @@ def resolve_datasets(
 
     Raises:
         InputError: a dataset is unknown, missing or fails a check; it has no masks or keypoints
-            but the model needs them; or training and test sets have different categories or
-            keypoints.
+            but the model needs them; or training and test sets have different categories (those
+            of a test set may be a part of the training's) or keypoints.
     """
     folder = folder or os.environ.get(ENVIRONMENT_VARIABLE, "")
     if folder:
@@ -99,7 +102,6 @@ def resolve_datasets(
         if not os.path.isdir(folder):
             raise InputError(f"{key('DATASETS.COCO_FOLDER')} {folder} is not a directory")
     renamed: dict[str, str] = {}
-    categories: dict[str, list] = {}
     for name in dict.fromkeys((*train, *test) if for_training else test):
         split = _split_of(name, folder)
         if split is None:
@@ -115,19 +117,19 @@ def resolve_datasets(
             _check_masks(summary, masks)
             if keypoints:
                 _check_keypoints(summary)
-        categories[renamed[name]] = _categories_of(renamed[name])
+    registered = list(renamed.values())
+    trained = [renamed[name] for name in train] if for_training else []
+    model = check_categories(trained, [renamed[name] for name in test])
     for name in train if not for_training else ():
         with contextlib.suppress(InputError):
             split = _split_of(name, folder)
             renamed[name] = name if split is None else PREFIX + split
-    _check_same_categories(categories)
-    known = next((pairs for pairs in categories.values() if pairs), [])
-    points = _common_keypoints(categories) if keypoints else ()
+    points = _common_keypoints(registered) if keypoints else ()
     return Datasets(
         train=tuple(renamed.get(name, name) for name in train),
         test=tuple(renamed.get(name, name) for name in test),
         folder=folder,
-        classes=tuple(name for _, name in known),
+        classes=() if model is None else tuple(registered_names(MetadataCatalog.get(model))),
         keypoints=points,
     )
 
@@ -185,7 +187,8 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
         return None
     summary = summarize_coco(PathManager.get_local_path(json_file), metadata.image_root)
     if known is None:
-        for field, value in summary.metadata.items():
+        as_written = {"thing_classes": [name for _, name in summary.categories]}
+        for field, value in {**summary.metadata, **as_written}.items():  # load_coco_json sets these
             if metadata.get(field) is None:
                 metadata.set(**{field: value})
     elif known != summary.class_names:
@@ -194,33 +197,6 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
             f"COCO's {len(known)}; set {key('DATASETS.COCO_FOLDER')} to its folder instead"
         )
     return summary
-
-
-def _categories_of(name: str) -> list:
-    """``(json's category id or None, class name)`` pairs in the order of the contiguous ids."""
-    metadata = MetadataCatalog.get(name)
-    names = metadata.get("thing_classes") or []
-    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = {contiguous: dataset_id for dataset_id, contiguous in to_contiguous.items()}
-    return [(ids.get(index), name) for index, name in enumerate(names)]
-
-
-def _check_same_categories(categories: dict[str, list]) -> None:
-    names = [name for name, pairs in categories.items() if pairs]
-    for first, other in ((names[0], other) for other in names[1:]):
-        mine, theirs = categories[first], categories[other]
-        if None in (mine[0][0], theirs[0][0]):  # registered without ids
-            mine, theirs = ([(None, name) for _, name in pairs] for pairs in (mine, theirs))
-        if mine == theirs:
-            continue
-        both = enumerate(zip(mine, theirs, strict=False))
-        at = next((i for i, (a, b) in both if a != b), None)
-        detail = (
-            f"{len(mine)} and {len(theirs)} of them"
-            if at is None
-            else f"class {at} has (id, name) {mine[at]} and {theirs[at]}"
-        )
-        raise InputError(f"datasets {first!r} and {other!r} have different categories: {detail}")
 
 
 def _common_keypoints(names: Iterable[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from lambda_det.checkpoint.reading import read_file
+from lambda_det.data.display_names import registered_names
 from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.interruption import Interruption
@@ -169,7 +170,7 @@ def check_best_metric(metric: str, sets: Sequence[str], tasks: Sequence[str]) ->
         )
     dataset = next((one for one in sets if metric.startswith(f"{one}/")), sets[0])
     task, _, last = metric.removeprefix(f"{dataset}/").partition("/")
-    classes = MetadataCatalog.get(dataset).get("thing_classes", [])
+    classes = registered_names(MetadataCatalog.get(dataset))
     per_class = {f"AP-{one}" for one in classes} if len(classes) > 1 else set()
     names = metric_names(task if task in tasks else tasks[0])
     if task not in tasks or last not in {*names, *per_class}:
@@ -178,7 +179,8 @@ def check_best_metric(metric: str, sets: Sequence[str], tasks: Sequence[str]) ->
             if len(sets) > 1
             else ""
         )
+        same = [one for one in sorted(per_class) if one.startswith(f"{last} (")]
         raise InputError(
             f"{name}={metric!r}: expected one of {', '.join(tasks)}, a '/' and one of "
-            f"{', '.join(names)}, AP-<name of a class>{more}"
+            f"{', '.join((*names, *same))}, AP-<name of a class>{more}"
         )

@@ -31,6 +31,7 @@ from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.data import resolve_datasets
+from lambda_det.data.config_datasets import with_classes_of_training
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.engine.checks import check_device, check_pixels, on_device
@@ -132,12 +133,19 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         for_training=for_training,
         strict=bool(select(lazy, "train.strict")),
     )
+    nodes = [
+        node
+        for node in (select(lazy, "model.roi_heads"), lazy.model)
+        if isinstance(node, DictConfig) and "num_classes" in node
+    ]
+    if not for_training:
+        weights = select(lazy, LAZY_NAMES["MODEL.WEIGHTS"]) or ""
+        found = with_classes_of_training(found, weights, [node.num_classes for node in nodes])
     for split, names in (("train", found.train), ("test", found.test)):
         if splits[split]:
             lazy.dataloader[split].dataset.names = names[0] if len(names) == 1 else list(names)
-    for node in (select(lazy, "model.roi_heads"), lazy.model):
-        if found.classes and isinstance(node, DictConfig) and "num_classes" in node:
-            node.num_classes = len(found.classes)
+    for node in nodes if found.classes else ():
+        node.num_classes = len(found.classes)
 
 
 def load_lazy_weights(

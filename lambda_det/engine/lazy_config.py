@@ -66,6 +66,7 @@ LAZY_NAMES = {
     "SOLVER.AMP.ENABLED": "train.amp.enabled",
     "SOLVER.AMP.PRECISION": "train.amp.precision",
     "TEST.BEST_METRIC": "train.best_metric",
+    "TEST.DETECTIONS_PER_IMAGE": "dataloader.evaluator.max_detections",
     "TEST.EVAL_PERIOD": "train.eval_period",
     "WANDB.ENABLED": "train.wandb.enabled",
     "WANDB.PROJECT": "train.wandb.project",

@@ -163,6 +163,7 @@ def evaluate_model(
                     tasks=tasks_of(cfg),
                     output_dir=output_dir,
                     oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+                    max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
                 )
             )
             loader = build_test_loader(cfg, name)

@@ -17,9 +17,11 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+from lambda_det.data.class_subsets import MODEL_CATEGORY_IDS
 from lambda_det.data.coco_json import read_coco
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, key
 from lambda_det.evaluation.counting import count
+from lambda_det.evaluation.detection_limits import COCO_LIMIT, check_limit, warn_of_limit
 from lambda_det.evaluation.detections import Detections, read_detections
 from lambda_det.evaluation.diagnosis import warn_of_zero
 from lambda_det.evaluation.ground_truth import GroundTruth
@@ -36,7 +38,13 @@ logger = logging.getLogger(__name__)
 DETECTIONS_FILE = "coco_instances_results.json"
 
 
-def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto") -> dict[str, dict]:
+def evaluate_files(
+    annotations: str,
+    predictions: str,
+    *,
+    backend: str = "auto",
+    max_detections: int | None = None,
+) -> dict[str, dict]:
     """Compute the COCO metrics of saved detections.
 
     Args:
@@ -45,6 +53,8 @@ def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto")
             ``coco_instances_results.json``.
         backend: ``"auto"``, ``"pycocotools"`` or ``"faster-coco-eval"``, see
             :func:`~lambda_det.evaluation.counting.choose_backend`.
+        max_detections: as for :func:`~lambda_det.evaluation.counting.count`; None = COCO's 100, and
+            a warning if there are more objects of a class in an image.
 
     Returns:
         For each task (``"bbox"``, ``"segm"``, ``"keypoints"``), the metrics in percent, as
@@ -52,13 +62,18 @@ def evaluate_files(annotations: str, predictions: str, *, backend: str = "auto")
 
     Raises:
         InputError: a file is missing or not valid; the predictions are not of these images and
-            categories; or the back end is not available.
+            categories; the back end is not available; or ``max_detections`` is not allowed.
     """
+    if max_detections is not None:
+        check_limit("--max-detections", max_detections)
     ground_truth = GroundTruth.from_file(annotations)
     detections = Detections(
         read_detections(predictions), ground_truth, f"predictions {predictions}"
     )
-    results = count(ground_truth, detections, backend=backend)
+    if max_detections is None:
+        max_detections = COCO_LIMIT
+        warn_of_limit(ground_truth)
+    results = count(ground_truth, detections, backend=backend, max_detections=max_detections)
     warn_of_zero(results, ground_truth, detections, f"predictions {predictions}")
     return results
 
@@ -70,13 +85,15 @@ class CocoMetricsEvaluator(DatasetEvaluator):
     writes to ``output_dir``: ``coco_instances_results.json`` has the detections,
     ``instances_predictions.pth`` the same as detectron2 has it, and ``metrics.json`` the COCO
     metrics of each task and class (null where COCO does not define a value). For a dataset without
-    annotations, such as COCO's test-dev, it writes the detections alone.
+    annotations, such as COCO's test-dev, it writes the detections alone. Detections
+    of classes that the dataset does not list are left out; there are some if it lists a part of the
+    model's.
 
     Args:
         dataset_name: name of a dataset that is registered with detectron2.
         tasks: ``"bbox"``, and ``"segm"`` and ``"keypoints"`` if the model predicts them.
         output_dir: folder of the files.
-        oks_sigmas: as for :func:`~lambda_det.evaluation.counting.count`.
+        oks_sigmas, max_detections: as for :func:`~lambda_det.evaluation.counting.count`.
 
     Raises:
         InputError: the annotations are not valid; on :meth:`evaluate`, if the detections are not,
@@ -89,9 +106,11 @@ class CocoMetricsEvaluator(DatasetEvaluator):
         tasks: tuple[str, ...],
         output_dir: str,
         oks_sigmas: Sequence[float] = (),
+        max_detections: int = COCO_LIMIT,
     ) -> None:
+        check_limit(key("TEST.DETECTIONS_PER_IMAGE"), max_detections)
         self._name, self._tasks, self._folder = dataset_name, tasks, output_dir
-        self._oks_sigmas = tuple(oks_sigmas)
+        self._oks_sigmas, self._max_detections = tuple(oks_sigmas), max_detections
         self._metadata = MetadataCatalog.get(dataset_name)
         if self._metadata.get("json_file") is None:  # a function returns the dataset
             path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
@@ -138,8 +157,13 @@ class CocoMetricsEvaluator(DatasetEvaluator):
         contiguous = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if contiguous is not None:
             category_ids = {index: category_id for category_id, index in contiguous.items()}
+            model_ids = self._metadata.get(MODEL_CATEGORY_IDS)
+            if model_ids is not None:
+                category_ids = dict(enumerate(model_ids))
             for entry in entries:
                 entry["category_id"] = category_ids[entry["category_id"]]
+            if model_ids is not None:
+                entries = self._of_listed_classes(entries, contiguous, len(model_ids))
         truth, source = self._ground_truth, f"detections on {self._name}"
         detections = self._checked(entries, source) if truth.is_labelled else None
         write_json(entries, os.path.join(self._folder, DETECTIONS_FILE), indent=None)
@@ -148,11 +172,29 @@ class CocoMetricsEvaluator(DatasetEvaluator):
                 os.unlink(os.path.join(self._folder, METRICS_FILE))
             logger.info("%s has no annotations, so no metrics are computed", self._name)
             return {}
-        results = count(truth, detections, image_ids=img_ids, oks_sigmas=self._oks_sigmas)
+        results = count(
+            truth,
+            detections,
+            image_ids=img_ids,
+            oks_sigmas=self._oks_sigmas,
+            max_detections=self._max_detections,
+        )
         warn_of_zero(results, truth, detections, source)
         results = {task: results[task] for task in sorted(self._tasks) if task in results}
         write_json(metrics_record(results), os.path.join(self._folder, METRICS_FILE))
         return {task: flat_results(values, task) for task, values in results.items()}
+
+    def _of_listed_classes(
+        self, entries: list[dict], listed: Collection[int], num_classes: int
+    ) -> list[dict]:
+        """Leave out the detections of classes that the dataset does not list, and log how many."""
+        kept = [entry for entry in entries if entry["category_id"] in listed]
+        logger.info(
+            "%s lists %d of the model's %d classes: %d of %d detections are of the others and are "
+            "left out",
+            self._name, len(listed), num_classes, len(entries) - len(kept), len(entries),
+        )  # fmt: skip
+        return kept
 
     def _checked(self, entries: list[dict], source: str) -> Detections:
         file = f"annotation file {self._ground_truth.source}"

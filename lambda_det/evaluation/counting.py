@@ -16,7 +16,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from lambda_det.data.display_names import display_names
 from lambda_det.errors import InputError, one_line
+from lambda_det.evaluation.detection_limits import COCO_LIMIT, counted_detections
 from lambda_det.evaluation.detections import Detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 from lambda_det.evaluation.metrics import PER_CLASS, metrics_from_counts
@@ -66,6 +68,7 @@ def count(
     backend: str = "auto",
     image_ids: Collection | None = None,
     oks_sigmas: Sequence[float] = (),
+    max_detections: int = COCO_LIMIT,
 ) -> dict[str, dict]:
     """Compute COCO's metrics of every task of the detections.
 
@@ -77,12 +80,15 @@ def count(
         oks_sigmas: standard deviation of each keypoint for the object keypoint similarity, relative
             to the object's scale; empty takes those of COCO's 17 keypoints. Keypoints of another
             number are not evaluated, which is a warning.
+        max_detections: number of detections of a class in an image that count for the AP of boxes
+            and masks, if it is above COCO's 100; -1 = all. AR1, AR10, AR100 and the AR of a size,
+            which is that of 100 detections, keep their meaning.
 
     Returns:
         For each task a dict with the metrics of
         :func:`~lambda_det.evaluation.metrics.metric_names` in percent, None where there is no
         ground truth. Keypoints are always evaluated by pycocotools. The key ``"per_class"`` holds a
-        list of ``{"id", "name", …metrics}``, one for each class.
+        list of ``{"id", "name", …metrics}``, one for each class, with its display name.
 
     Raises:
         InputError: the back end is not available, see :func:`choose_backend`.
@@ -92,6 +98,7 @@ def count(
         "%d detections on %d of %d images, evaluated by %s",
         len(detections), detections.num_images, len(ground_truth.images), backend,
     )  # fmt: skip
+    names = display_names(ground_truth.categories)
     results = {}
     for task in detections.tasks:
         api = "pycocotools" if task == "keypoints" else backend
@@ -107,14 +114,20 @@ def count(
                     ground_truth.num_keypoints, sigmas,
                 )  # fmt: skip
                 continue
+        else:
+            evaluation.params.maxDets = counted_detections(detections, max_detections)
         if image_ids is not None:
             evaluation.params.imgIds = [ground_truth.images[i][0] for i in image_ids]
         run(evaluation)
         counts = evaluation.eval["precision"], evaluation.eval["recall"]
         results[task] = metrics_from_counts(*counts, task=task)
         results[task][PER_CLASS] = [
-            {"id": category_id, "name": name, **metrics_from_counts(*counts, slice(k, k + 1), task)}
-            for k, (category_id, name) in enumerate(ground_truth.categories)
+            {
+                "id": category_id,
+                "name": names[k],
+                **metrics_from_counts(*counts, slice(k, k + 1), task),
+            }
+            for k, (category_id, _) in enumerate(ground_truth.categories)
         ]
     return results
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 
 import pycocotools.mask as mask_util
@@ -16,6 +17,7 @@ from lambda_det.io import read_json
 logger = logging.getLogger(__name__)
 
 _REQUIRED = ("image_id", "category_id", "score")
+_LARGEST_SCORE = 1 + 1e-6  # a softmax of float32 rounds to more than 1
 
 
 def read_detections(path: str) -> list:
@@ -38,7 +40,8 @@ class Detections:
     """Detections that have passed the checks.
 
     Args:
-        entries: dicts with ``image_id``, ``category_id``, ``score`` (0 to 1), and ``bbox`` (x, y,
+        entries: dicts with ``image_id``, ``category_id``, ``score`` (0 to 1; what is above it by
+            rounding, up to 1 + 1e-6, is taken as 1), and ``bbox`` (x, y,
             width, height in pixels), ``segmentation`` (polygons, RLE or compressed RLE) or
             ``keypoints`` (x, y, score of each in pixels), or several of these. They are not
             changed. If they have no boxes, the boxes around the masks are taken.
@@ -64,6 +67,8 @@ class Detections:
         categories = {category_id for category_id, _ in ground_truth.categories}
         for index, entry in enumerate(entries):
             self._check(index, entry, categories)
+        if rounded := sum(entry["score"] > 1 for entry in entries):
+            logger.warning("%s: %d scores are above 1 by rounding; 1 is taken", source, rounded)
         self._has_boxes = self._all_or_none("bbox")
         self._codes = self._compressed() if self._all_or_none("segmentation") else None
         has_keypoints = self._all_or_none("keypoints")
@@ -96,6 +101,12 @@ class Detections:
         """Number of images with at least one detection."""
         return len({entry["image_id"] for entry in self._entries})
 
+    @property
+    def most_of_a_class(self) -> int:
+        """The largest number of detections of one class in one image."""
+        pairs = Counter((entry["image_id"], entry["category_id"]) for entry in self._entries)
+        return max(pairs.values(), default=0)
+
     def coco(self, task: str) -> COCO:
         """Make pycocotools' index of the detections for ``"bbox"``, ``"segm"`` or ``"keypoints"``.
 
@@ -109,7 +120,7 @@ class Detections:
         else:
             areas = [box[2] * box[3] for box in self._boxes]
         parts: list[dict] = [
-            {"score": entry["score"], "area": area, "iscrowd": 0}
+            {"score": min(entry["score"], 1), "area": area, "iscrowd": 0}
             for entry, area in zip(self._entries, areas, strict=True)
         ]
         for index, part in enumerate(parts):
@@ -137,7 +148,7 @@ class Detections:
                 f"{len(categories)} categories of {self._ground_truth.source}; are the "
                 "predictions of another dataset?"
             )
-        if not is_finite(entry["score"]) or not 0 <= entry["score"] <= 1:
+        if not is_finite(entry["score"]) or not 0 <= entry["score"] <= _LARGEST_SCORE:
             raise InputError(f"{where} has score {shown(entry['score'])}; 0 to 1 is allowed")
         if box := entry.get("bbox"):
             check_box(where, box)

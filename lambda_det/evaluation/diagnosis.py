@@ -6,11 +6,12 @@ import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycocotools.mask as mask_util
 
+from lambda_det.data.display_names import display_names
 from lambda_det.evaluation.detections import Detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 
@@ -23,6 +24,9 @@ _IOU = 0.5
 _MOST_IMAGES = 500  # the largest number of images that are examined
 _MOST_DETECTIONS = 100  # the best detections of an image; COCO counts as many
 _CLEAR = 0.2  # a pattern in at least this share of the objects is not chance
+_CONFIDENT = 0.5  # the score from which a detection is one that a trained model stands by
+_WELL_MATCHED = 0.75  # the IoU of a pair that shows how the boxes are meant
+_LEAST_PAIRS = 50  # fewer of them may be chance: a network that has learned nothing has some, too
 _SAME_FACTOR = 0.08  # tolerance of the logarithms of the four factors of a pair of boxes
 
 
@@ -46,9 +50,11 @@ def diagnose_zero(ground_truth: GroundTruth, detections: Detections) -> str:
     """Find the likely reason for an AP of 0, and give the numbers that support it.
 
     The function compares boxes in at most 500 images that have an object. If most objects overlap
-    with a detection of another class, the order of the classes is wrong. If they overlap only when
-    the detections' boxes are read as corners, as relative to the image or as scaled by a common
-    factor, the format of the boxes is wrong. Otherwise the model is not trained well.
+    with a confident detection of another class, the order of the classes is wrong. If at least 50
+    objects, and a clear share of all, match a confident detection well only when the detections'
+    boxes are read as corners, as relative to the image or as scaled by a common factor, the format
+    of the boxes is wrong. Otherwise the model has not learned: a network after a few iterations has
+    detections everywhere, some of which fit any reading.
 
     Args:
         ground_truth: the annotations.
@@ -67,30 +73,33 @@ def diagnose_zero(ground_truth: GroundTruth, detections: Detections) -> str:
     num_objects = sum(len(image.objects) for image in images)
     if not num_objects:
         return "no image has an object that is not a crowd region"
-    hits, right, confused = _overlaps(images, lambda image: image.found)
+    hits, right, _ = _overlaps(images, lambda image: image.found)
     figures = (
         f"{len(detections)} detections on {detections.num_images} of {len(ground_truth.images)} "
-        f"images, highest score {max(image.best_score for image in images):.2g}"
+        f"images, highest score {max(image.scores.max(initial=0) for image in images):.2g}"
     )
-    names = dict(ground_truth.categories)
+    ids = [number for number, _ in ground_truth.categories]
+    names = dict(zip(ids, display_names(ground_truth.categories), strict=True))
     any_class, same_class = (f"{100 * count / num_objects:.0f} %" for count in (hits, right))
     figures += f"; {any_class} of the objects have an overlapping detection (IoU >= {_IOU})"
-    if hits >= _CLEAR * num_objects and right < 0.1 * hits:
+    confident = [_confident(image) for image in images]
+    sure_hits, _, confused = _overlaps(confident, lambda image: image.found)
+    if sure_hits >= _CLEAR * num_objects and right < 0.1 * hits:
         (found, true), count = confused.most_common(1)[0]
         return (
             f"{figures}, but only {same_class} have one of their class; most often "
             f"{names[true]!r} is detected as {names[found]!r} ({count} times). Check that the "
             "order of the classes (categories of the json, sorted by id) is the one of the training"
         )
-    reading, more_hits = _best_reading(images)
-    if more_hits >= max(_CLEAR * num_objects, 5 * hits):
+    reading, more_hits = _likely_reading(confident, num_objects)
+    if reading and more_hits >= 5 * hits:
         return (
             f"{figures}, but {100 * more_hits / num_objects:.0f} % do if the boxes are {reading}: "
             "boxes must be x, y, width, height in pixels of the stored image"
         )
     return (
-        f"{figures}, and {same_class} have one of their class: the model was not trained for long "
-        "enough, or with a wrong learning rate"
+        f"{figures}, and {same_class} have one of their class: the model has not learned, it was "
+        "not trained for long enough, or with a wrong learning rate"
     )
 
 
@@ -102,9 +111,9 @@ class _Image:
         size: height and width in pixels.
         objects: (n, 4), boxes of the objects as x, y, width, height in pixels.
         classes: (n,), their category ids.
-        found: (m, 4), boxes of the detections.
+        found: (m, 4), boxes of the detections, the best first.
         found_classes: (m,), their category ids.
-        best_score: highest score of the detections; 0 if there are none.
+        scores: (m,).
     """
 
     size: tuple[int, int]
@@ -112,17 +121,18 @@ class _Image:
     classes: np.ndarray
     found: np.ndarray
     found_classes: np.ndarray
-    best_score: float
+    scores: np.ndarray
 
 
 def _overlaps(
-    images: list[_Image], boxes_of: Callable[[_Image], np.ndarray]
+    images: list[_Image], boxes_of: Callable[[_Image], np.ndarray], least: float = _IOU
 ) -> tuple[int, int, Counter]:
     """Count the objects that overlap with a detection.
 
     Args:
         images: the images.
         boxes_of: returns the boxes (m, 4) of an image's detections.
+        least: IoU of boxes that overlap.
 
     Returns:
         The number of objects that overlap with a detection of any class, the number of those that
@@ -137,10 +147,10 @@ def _overlaps(
         crowd = np.zeros(len(image.objects), dtype=np.uint8)
         iou = mask_util.iou(boxes_of(image), image.objects, crowd)
         same = image.found_classes[:, None] == image.classes[None]
-        any_class += int((iou.max(axis=0) >= _IOU).sum())
-        same_class += int((np.where(same, iou, 0).max(axis=0) >= _IOU).sum())
+        any_class += int((iou.max(axis=0) >= least).sum())
+        same_class += int((np.where(same, iou, 0).max(axis=0) >= least).sum())
         for index, best in enumerate(iou.argmax(axis=0)):
-            if iou[best, index] >= _IOU and not same[best, index]:
+            if iou[best, index] >= least and not same[best, index]:
                 confused[int(image.found_classes[best]), int(image.classes[index])] += 1
     return any_class, same_class, confused
 
@@ -160,12 +170,32 @@ def _images(ground_truth: GroundTruth, detections: Detections) -> Iterator[_Imag
             classes=np.array([a["category_id"] for a in objects], dtype=np.int64),
             found=_boxes(entries),
             found_classes=np.array([e["category_id"] for e in entries], dtype=np.int64),
-            best_score=entries[0]["score"] if entries else 0.0,
+            scores=np.array([e["score"] for e in entries], dtype=np.float64),
         )
 
 
-def _best_reading(images: list[_Image]) -> tuple[str, int]:
-    """The other box format with which most objects overlap with a detection, and their number."""
+def _confident(image: _Image) -> _Image:
+    """The image with its confident detections only."""
+    count = int((image.scores >= _CONFIDENT).sum())
+    return replace(
+        image,
+        found=image.found[:count],
+        found_classes=image.found_classes[:count],
+        scores=image.scores[:count],
+    )
+
+
+def _likely_reading(images: list[_Image], num_objects: int) -> tuple[str, int]:
+    """The other box format with which most objects match a detection well, and the number of those
+    that overlap with one then; "" if the pairs may be chance.
+
+    They are not if there are at least 50, and if they are a clear share both of the objects and of
+    the detections, which a network that has learned nothing spreads over the image.
+
+    Args:
+        images: with their confident detections.
+        num_objects: number of objects of all images.
+    """
     readings = {
         "read as corners x1, y1, x2, y2": lambda image: _as_corners(image.found),
         "read as relative to the image's size": lambda image: image.found * (image.size[::-1] * 2),
@@ -173,9 +203,14 @@ def _best_reading(images: list[_Image]) -> tuple[str, int]:
     factor = _common_factor(images)
     if factor is not None:
         readings[f"divided by {factor:.3g}"] = lambda image: image.found / factor
-    hits = {name: _overlaps(images, reading)[0] for name, reading in readings.items()}
-    best = max(hits, key=lambda name: hits[name])
-    return best, hits[best]
+    pairs = {
+        name: _overlaps(images, reading, _WELL_MATCHED)[0] for name, reading in readings.items()
+    }
+    best = max(pairs, key=lambda name: pairs[name])
+    num_detections = sum(len(image.found) for image in images)
+    if pairs[best] < max(_LEAST_PAIRS, _CLEAR * num_objects, _CLEAR * num_detections):
+        return "", 0
+    return best, _overlaps(images, readings[best])[0]
 
 
 def _as_corners(boxes: np.ndarray) -> np.ndarray:

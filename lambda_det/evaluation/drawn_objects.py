@@ -19,6 +19,7 @@ from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
 from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.display_names import display_names
 from lambda_det.data.image_files import read_image
 from lambda_det.data.rle import compress
 from lambda_det.errors import InputError
@@ -181,6 +182,8 @@ def object_of(coco: COCO, entry: dict, *, detected: bool) -> DrawnObject:
         detected: whether it is a detection.
     """
     image, code = coco.imgs[entry["image_id"]], None
+    ids = sorted(coco.cats)
+    index = ids.index(entry["category_id"])
     # Both were checked when the files were read; what has no segmentation has no mask.
     with contextlib.suppress(ValueError):
         code = compress(entry.get("segmentation"), image["height"], image["width"])
@@ -193,8 +196,8 @@ def object_of(coco: COCO, entry: dict, *, detected: bool) -> DrawnObject:
     return DrawnObject(
         box=tuple(box),
         mask=None if code is None else mask_util.decode(code).astype(bool),
-        label=coco.cats[entry["category_id"]]["name"] + ending,
-        colour=colour_of_class(sorted(coco.cats).index(entry["category_id"])),
+        label=display_names((i, coco.cats[i]["name"]) for i in ids)[index] + ending,
+        colour=colour_of_class(index),
         points=visible_points(keypoints, LEAST_KEYPOINT_SCORE if detected else 0.0),
     )
 

@@ -26,10 +26,11 @@ TASK_NAMES = {"bbox": "box", "segm": "mask"}
 """Map from COCO's name of a task to the name in tables."""
 
 # Indices of a metric in COCOeval's arrays: area range (all, small, medium, large), detections for
-# each image and class (1, 10, 100), IoU threshold (None: the mean over 0.50, 0.55 … 0.95).
+# each image and class (1, 10, 100, and maybe a larger number, which is that of AP), IoU threshold
+# (None: the mean over 0.50, 0.55 … 0.95).
 _INDEX = {
-    "AP": (0, 2, None), "AP50": (0, 2, 0), "AP75": (0, 2, 5),
-    "APs": (1, 2, None), "APm": (2, 2, None), "APl": (3, 2, None),
+    "AP": (0, -1, None), "AP50": (0, -1, 0), "AP75": (0, -1, 5),
+    "APs": (1, -1, None), "APm": (2, -1, None), "APl": (3, -1, None),
     "AR1": (0, 0, None), "AR10": (0, 1, None), "AR100": (0, 2, None),
     "ARs": (1, 2, None), "ARm": (2, 2, None), "ARl": (3, 2, None),
 }  # fmt: skip
@@ -53,9 +54,9 @@ def metrics_from_counts(
 
     Args:
         precision: ``COCOeval.eval["precision"]``, (10 IoU thresholds, 101 recalls, classes, 4 area
-            ranges, 3 detection limits); it is −1 where there are no objects. Keypoints have 3 area
-            ranges and 1 limit.
-        recall: ``COCOeval.eval["recall"]``, (10, classes, 4, 3) likewise.
+            ranges, 3 or 4 detection limits, the last of which is that of AP); it is −1 where there
+            are no objects. Keypoints have 3 area ranges and 1 limit.
+        recall: ``COCOeval.eval["recall"]``, (10, classes, 4, 3 or 4) likewise.
         classes: the classes to average over.
         task: gives the names, see :func:`metric_names`.
 

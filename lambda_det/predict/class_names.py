@@ -10,6 +10,11 @@ from detectron2.data import MetadataCatalog
 
 from lambda_det.data import configure_datasets
 from lambda_det.data.coco_json import read_coco
+from lambda_det.data.display_names import (
+    display_names,
+    registered_categories,
+    registered_names,
+)
 from lambda_det.errors import InputError
 from lambda_det.io import read_json
 
@@ -19,7 +24,7 @@ class ClassNames:
     """The classes of a detector in the order of its contiguous class ids.
 
     Attributes:
-        names: names of the classes.
+        names: names of the classes, all different.
         ids: their ``category_id`` in a COCO json.
         source: file or dataset that the names are from, for messages.
     """
@@ -71,7 +76,8 @@ def classes_of_file(path: str) -> ClassNames:
     if not named:
         raise InputError(f"--classes {path}: the file has no class names")
     ids = sorted(named)
-    return ClassNames(tuple(named[number] for number in ids), tuple(ids), path)
+    names = display_names((number, named[number]) for number in ids)
+    return ClassNames(tuple(names), tuple(ids), path)
 
 
 def _names_by_id(content: Any, path: str) -> dict:
@@ -141,11 +147,8 @@ def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:
 def _registered(name: str) -> ClassNames | None:
     """The classes in the metadata of a registered dataset; None if it has no class names."""
     metadata = MetadataCatalog.get(name)
-    names = metadata.get("thing_classes")
-    if not names:
+    pairs = registered_categories(metadata)
+    if not pairs:
         return None
-    to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
-    ids = {index: number for number, index in (to_contiguous or {}).items()}
-    return ClassNames(
-        tuple(names), tuple(ids.get(index, index) for index in range(len(names))), name
-    )
+    ids = (index if number is None else number for index, (number, _) in enumerate(pairs))
+    return ClassNames(tuple(registered_names(metadata)), tuple(ids), name)

@@ -7,11 +7,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from lambda_det import get_cfg
-from lambda_det.engine import evaluate, evaluate_config, evaluate_weights
+from lambda_det.engine import evaluate, evaluate_config, evaluate_weights, yacs
 from lambda_det.engine.setup import start_run
 from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator
@@ -30,6 +30,7 @@ def unjudged(tmp_path: Path):
     DatasetCatalog.get(name)
     yield name
     DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
 
 
 def test_without_annotations_no_older_metrics_are_taken(unjudged, tmp_path, monkeypatch):
@@ -76,3 +77,22 @@ def test_an_evaluation_leaves_the_config_of_the_training(tmp_path, eval_only: bo
     assert (config.read_text() == "the training's\n") is eval_only
     if not eval_only:
         assert f"OUTPUT_DIR: {tmp_path}" in config.read_text()
+
+
+@pytest.mark.parametrize("most", [100, 300, -1])
+def test_the_evaluator_counts_what_the_model_gives(unjudged, tmp_path, monkeypatch, most: int):
+    cfg = get_cfg()
+    cfg.DATASETS.TEST, cfg.OUTPUT_DIR = (unjudged,), str(tmp_path)
+    cfg.TEST.DETECTIONS_PER_IMAGE = most
+    made: list[int] = []
+
+    class Recorder(CocoMetricsEvaluator):
+        def __init__(self, *args, max_detections: int, **more) -> None:
+            made.append(max_detections)
+            super().__init__(*args, max_detections=max_detections, **more)
+
+    monkeypatch.setattr(yacs, "CocoMetricsEvaluator", Recorder)
+    monkeypatch.setattr(yacs, "build_test_loader", lambda *_: [])
+    monkeypatch.setattr(yacs, "inference_on_dataset", lambda *_: {})
+    assert yacs.evaluate_model(cfg, None) == {}
+    assert made == [most]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +42,22 @@ def content() -> dict:
         "annotations": annotations,
         "categories": [{"id": 7, "name": "seven"}, {"id": 2, "name": "two"}],
     }
+
+
+@pytest.fixture
+def registered(tmp_path: Path) -> Iterator[Callable[[dict], str]]:
+    """Registers a json with detectron2, as people do, and returns the name of the dataset."""
+    names = []
+
+    def register(content: dict) -> str:
+        names.append(f"registered_{len(names)}")
+        path = tmp_path / f"{names[-1]}.json"
+        path.write_text(json.dumps(content))
+        register_coco_instances(names[-1], {}, str(path), str(tmp_path))
+        DatasetCatalog.get(names[-1])  # sets the classes
+        return names[-1]
+
+    yield register
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -96,8 +96,73 @@ def test_a_model_that_knows_nothing(truth):
     for entry in entries:
         entry["score"] = 0.06
     text = diagnosed(truth, entries)
-    assert "not trained for long enough" in text and "highest score 0.06" in text
+    assert "has not learned, it was not trained for long enough" in text
+    assert "highest score 0.06" in text
     assert "divided" not in text and "order of the classes" not in text
+
+
+def synthetic(per_image: int, images: int, classes: int = 2) -> dict:
+    """Small images with small objects at random places."""
+    rng = np.random.default_rng(4)
+    content: dict = {
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "height": 96, "width": 128}
+            for i in range(1, images + 1)
+        ],
+        "annotations": [],
+        "categories": [{"id": i, "name": f"c{i}"} for i in range(1, classes + 1)],
+    }
+    for image in content["images"]:
+        for _ in range(per_image):
+            x, y, w, h = *rng.integers(0, 60, 2).tolist(), *rng.integers(16, 30, 2).tolist()
+            content["annotations"].append(
+                {"id": len(content["annotations"]) + 1, "image_id": image["id"], "area": w * h,
+                 "category_id": int(rng.integers(1, classes + 1)), "bbox": [x, y, w, h],
+                 "iscrowd": 0}
+            )  # fmt: skip
+    return content
+
+
+@pytest.mark.parametrize("images", [4, 12, 60])
+@pytest.mark.parametrize("score", [0.3, 0.9])
+def test_boxes_of_a_network_that_has_learned_nothing(images: int, score: float):
+    """They are everywhere and twice as large as any object, so some fit if they are divided."""
+    content, rng = synthetic(2, images), np.random.default_rng(1)
+    entries = [
+        {
+            "image_id": image["id"], "category_id": 1, "score": score,
+            "bbox": [*rng.uniform(0, 110, 2), *rng.uniform(36, 60, 2)],
+        }
+        for image in content["images"]
+        for _ in range(100)
+    ]  # fmt: skip
+    text = diagnosed(content, entries)
+    assert "has not learned" in text and "divided" not in text and "order" not in text
+
+
+@pytest.mark.parametrize(("images", "blamed"), [(24, False), (25, True)])
+def test_a_factor_needs_50_pairs(images: int, blamed: bool):
+    content = synthetic(2, images)
+    text = diagnosed(content, boxes_only(content, lambda b, _: b * 3))
+    assert ("divided by 3:" in text) is blamed and ("has not learned" in text) is not blamed
+
+
+@pytest.mark.parametrize(("score", "blamed"), [(0.49, False), (0.5, True)])
+def test_pairs_that_nobody_is_sure_of_show_nothing(truth, score: float, blamed: bool):
+    entries = [e | {"score": score} for e in boxes_only(truth, lambda b, s: b / (s * 2))]
+    text = diagnosed(truth, entries)
+    assert ("read as relative" in text) is blamed and ("has not learned" in text) is not blamed
+
+
+def test_pairs_that_match_badly_show_nothing(truth):
+    rng = np.random.default_rng(2)
+
+    def far_and_shifted(box, _):
+        shift = rng.choice([-0.25, 0.25], 2) * box[2:]
+        return 2.5 * np.concatenate([box[:2] + shift, box[2:]])
+
+    text = diagnosed(truth, boxes_only(truth, far_and_shifted))
+    assert "has not learned" in text and "divided" not in text
 
 
 def test_images_without_objects_and_detections_elsewhere(content):
