@@ -130,7 +130,7 @@ def submit(
         slurm: options of ``sbatch`` without their dashes; None leaves one out.
 
     Raises:
-        InputError: submitit is not there, or refuses.
+        InputError: submitit is not installed, or refuses.
     """
     submitit = import_submitit()
     try:

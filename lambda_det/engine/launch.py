@@ -286,7 +286,7 @@ def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) 
         if signals and number == signal.SIGTERM:  # a training would have finished its iteration
             raise WorkerLostError(
                 f"stopped by {signal.Signals(signals[0]).name} before the first iteration or "
-                "behind the last one: nothing more is saved; to go on: the same with --resume",
+                "after the last one: nothing more is saved; to go on: the same with --resume",
                 128 + signals[0],
             )
         raise WorkerLostError(

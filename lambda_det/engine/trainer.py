@@ -126,7 +126,7 @@ class Trainer(SimpleTrainer):
             self._leave_out(data, str(error), own, before, statistics)
             return
         total = sum(losses.values())
-        # Behind the backward pass, so that a GPU need not wait in the middle of the iteration.
+        # After the backward pass, so that a GPU need not wait in the middle of the iteration.
         bad_loss, bad_gradient = self._any_bad(total)
         if bad_loss or bad_gradient:
             own = not bad_loss or not torch.isfinite(total)
