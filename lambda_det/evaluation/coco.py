@@ -61,12 +61,14 @@ def evaluate_files(
         :func:`~lambda_det.evaluation.counting.count` returns them.
 
     Raises:
-        InputError: a file is missing or not valid; the predictions are not of these images and
+        InputError: a file is missing or not valid; there are no annotations; the predictions are not of these images and
             categories; the back end is not available; or ``max_detections`` is not allowed.
     """
     if max_detections is not None:
         check_limit("--max-detections", max_detections)
     ground_truth = GroundTruth.from_file(annotations)
+    if not ground_truth.is_labelled:
+        raise InputError(f"annotation file {annotations} has no annotations to judge by")
     detections = Detections(
         read_detections(predictions), ground_truth, f"predictions {predictions}"
     )

@@ -6,6 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, given, settings
 
 from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.intake import detectron2_images
 from lambda_det.errors import InputError
 
 JSON = st.recursive(
@@ -65,3 +66,52 @@ def test_a_json_is_taken_or_refused_by_a_line(content) -> None:
         assert all(min(entry["bbox"][2:]) > 0 for entry in entries)
         assert summary.most_objects[0] <= summary.num_objects
         assert all(isinstance(name, str) for name in summary.class_names)
+
+
+# Faults of real exports: what is put into an annotation, "remove" takes the key away.
+SQUARE = [1, 2, 9, 2, 9, 12, 1, 12]
+FAULTS = [
+    {"id": "remove"}, {"id": 1}, {"id": None}, {"image_id": "1"}, {"image_id": 1.0},
+    {"image_id": 99}, {"category_id": "2"}, {"category_id": 99}, {"category_id": "fish"},
+    {"bbox": "remove"}, {"bbox": None}, {"bbox": []}, {"bbox": [1, 2, 0, 10]},
+    {"bbox": [1, 2, 8, -7e-15]}, {"bbox": [-3, -4, 80, 90]}, {"bbox": [1, 2, 8, -3]},
+    {"area": "remove"}, {"area": -80}, {"area": [0]}, {"area": None}, {"iscrowd": "remove"},
+    {"iscrowd": None}, {"iscrowd": 1}, {"iscrowd": True}, {"segmentation": "remove"},
+    {"segmentation": None}, {"segmentation": []}, {"segmentation": [[]]},
+    {"segmentation": [[1, 2]]}, {"segmentation": [[1, 2, 3, 4]]}, {"segmentation": SQUARE},
+    {"segmentation": [[*SQUARE, 1]]}, {"segmentation": [SQUARE, [1, 2]]},
+    {"segmentation": [[x, y] for x, y in zip(SQUARE[::2], SQUARE[1::2], strict=True)]},
+    {"segmentation": {"size": [30, 40], "counts": [600, 600]}, "iscrowd": 1},
+    {"segmentation": {"size": [40, 30], "counts": [600, 600]}},
+]  # fmt: skip
+
+
+def _with(annotation: dict, fault: dict) -> dict:
+    changed = {**annotation, **fault}
+    return {key: value for key, value in changed.items() if value != "remove"}
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(st.lists(st.lists(st.sampled_from(FAULTS), max_size=2), min_size=1, max_size=6))
+def test_every_annotation_is_learned_or_counted(faults) -> None:
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 30, "width": 40} for i in (1, 2)],
+        "categories": [{"id": 2, "name": "two"}, {"id": 3, "name": "three"}],
+        "annotations": [],
+    }
+    for number, several in enumerate(faults, start=1):
+        annotation = {"id": number, "image_id": 2, "category_id": 3, "bbox": [1, 2, 8, 10],
+                      "area": 80, "iscrowd": 0, "segmentation": [SQUARE]}  # fmt: skip
+        for fault in several:
+            annotation = _with(annotation, fault)
+        content["annotations"].append(annotation)
+    try:
+        found = clean_coco(content, "a.json")
+    except InputError as error:
+        assert "a.json: annotation" in str(error) and "\n" not in str(error)
+        return
+    images = detectron2_images(found, "images")
+    learned = sum(not a["iscrowd"] for image in images for a in image["annotations"])
+    crowds = sum(a["iscrowd"] for image in images for a in image["annotations"])
+    assert learned == found.summary.num_objects
+    assert learned + crowds + found.summary.findings.left_out() == len(faults)

@@ -221,6 +221,9 @@ def test_without_annotations(write_folder, small_content: dict, make_cfg, annota
     content = spoiled(small_content, ("annotations",), annotations)
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
     configure_datasets(make_cfg(root, ("train2017",), ("val2017",)))
+    val = str(root / "annotations" / "instances_val2017.json")
+    with pytest.raises(InputError, match="no annotations to judge by"):
+        evaluate_files(val, val)
     (root / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="no annotations to train on"):
         configure_datasets(make_cfg(root, ("train2017",)))
