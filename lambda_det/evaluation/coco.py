@@ -61,8 +61,9 @@ def evaluate_files(
         :func:`~lambda_det.evaluation.counting.count` returns them.
 
     Raises:
-        InputError: a file is missing or not valid; there are no annotations; the predictions are not of these images and
-            categories; the back end is not available; or ``max_detections`` is not allowed.
+        InputError: a file is missing or not valid; there are no annotations; the predictions are
+            not of these images and categories; the back end is not available; or
+            ``max_detections`` is not allowed.
     """
     if max_detections is not None:
         check_limit("--max-detections", max_detections)
