@@ -40,6 +40,7 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         masks=cfg.MODEL.MASK_ON,
         keypoints=cfg.MODEL.KEYPOINT_ON,
         for_training=for_training,
+        val_share=node.VAL_SHARE,
     )
     node.TRAIN, node.TEST = found.train, found.test
     node.COCO_FOLDER = found.folder or node.COCO_FOLDER
@@ -88,6 +89,7 @@ def configure_heads(
                     masks=False,
                     keypoints=cfg.MODEL.KEYPOINT_ON,
                     for_training=False,
+                    val_share=cfg.DATASETS.VAL_SHARE,
                 )
                 num_classes = len(found.classes) or None
                 num_keypoints = num_keypoints or len(found.keypoints) or None

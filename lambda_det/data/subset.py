@@ -6,8 +6,8 @@ import json
 import os
 from collections.abc import Sequence
 
-from lambda_det.data.coco_folder import locate_split
 from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.layouts import locate_split
 from lambda_det.errors import InputError
 from lambda_det.io import new_folder
 

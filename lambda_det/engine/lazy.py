@@ -130,6 +130,7 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         masks=has_head(lazy, "mask_head"),
         keypoints=has_head(lazy, "keypoint_head"),
         for_training=for_training,
+        val_share=select(lazy, "train.val_share") or 0.0,
     )
     for split, names in (("train", found.train), ("test", found.test)):
         if splits[split]:

@@ -29,6 +29,7 @@ LAZY_NAMES = {
     "SEED": "train.seed",
     "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",
     "DATASETS.COCO_FOLDER": "train.coco_folder",
+    "DATASETS.VAL_SHARE": "train.val_share",
     "DATASETS.TRAIN": "dataloader.train.dataset.names",
     "DATASETS.TEST": "dataloader.test.dataset.names",
     "INPUT.FORMAT": "model.input_format",

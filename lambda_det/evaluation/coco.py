@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 from detectron2.evaluation import COCOEvaluator
 
+from lambda_det.data.coco_folder import images_of
 from lambda_det.errors import InputError
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detections import Detections, read_detections
@@ -115,7 +116,8 @@ class CocoMetricsEvaluator(COCOEvaluator):
 
     def _checked(self, entries: list[dict]) -> tuple[GroundTruth, Detections]:
         if self._ground_truth is None:
-            self._ground_truth = GroundTruth(self._coco_api.dataset, self._metadata.json_file)
+            content = _own_part(self._coco_api.dataset, self._dataset_name)
+            self._ground_truth = GroundTruth(content, self._metadata.json_file)
         if "segm" in self._tasks and not self._ground_truth.has_masks:
             raise InputError(
                 f"annotation file {self._ground_truth.source} has no masks, and the model predicts "
@@ -128,6 +130,17 @@ class CocoMetricsEvaluator(COCOEvaluator):
             )
         source = f"detections on {self._dataset_name}"
         return self._ground_truth, Detections(entries, self._ground_truth, source)
+
+
+def _own_part(content: dict, dataset_name: str) -> dict:
+    """The images of a json that a dataset has, with their annotations."""
+    listed = [image["id"] for image in content["images"]]
+    own = images_of(dataset_name, listed)
+    if own is listed:
+        return content
+    images = [image for image in content["images"] if image["id"] in own]
+    annotations = [one for one in content["annotations"] if one["image_id"] in own]
+    return {**content, "images": images, "annotations": annotations}
 
 
 def flat_results(values: dict, task: str = "bbox") -> dict[str, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from lambda_det.data.coco_json import parse_coco_json, summarize_coco
+from lambda_det.data.file_names import image_paths
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     detections_per_image,
@@ -61,7 +62,11 @@ def draw_predictions(
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold {score_threshold}: 0 to 1 is allowed")
     content = parse_coco_json(annotations)
-    summarize_coco(content, annotations, images)
+    summarize_coco(content, annotations)
+    names = [image["file_name"] for image in content["images"]]
+    paths = image_paths(names, images, annotations)
+    listed = zip(content["images"], paths, strict=True)
+    content["images"] = [{**image, "file_name": path} for image, path in listed]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = content
@@ -70,7 +75,7 @@ def draw_predictions(
     chosen = choose_images(coco, num_images)
     pairs = []
     for image_id in chosen:
-        image = image_of(coco, image_id, images)
+        image = image_of(coco, image_id, "")
         truth = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         found = [
             object_of(coco, d, detected=True)
