@@ -120,8 +120,8 @@ class Layout:
         if not whole.images:
             folders = ", ".join(_folders_of_coco(self.path, whole.name))
             raise InputError(
-                f"no image directory for split {whole.name!r} of the {self.tool} folder "
-                f"{self.path}: none of {folders} exists"
+                f"no image directory for split {whole.name!r} of {self.path} ({self.tool}): none "
+                f"of {folders} exists"
             )
         return replace(whole, name=name, part=part, val_share=self.val_share if part else 0.0)
 
@@ -161,11 +161,11 @@ class Layout:
     def _missing(self, name: str, role: str = "") -> str:
         if self.tool == "COCO":
             expected = os.path.join(self.path, "annotations", f"instances_{name}.json")
-            what = f"annotation file {expected} does not exist"
+            text = f"annotation file {expected} does not exist; splits of this COCO folder: "
         else:
-            what = f"{key('DATASETS.COCO_FOLDER')} {self.path} has no "
-            what += f"{role} split" if role else f"split {name!r}"
-        text = f"{what}; splits of this {self.tool} folder: {', '.join(self.names)}"
+            what = f"{role} split" if role else f"split {name!r}"
+            text = f"{key('DATASETS.COCO_FOLDER')} {self.path} ({self.tool}) has no {what}; it has "
+        text += ", ".join(self.names)
         to_learn = [own for own in self.names if not _ROLES["test"][1].match(own)]
         if role == VALIDATION and len(to_learn) == 1 == len(_of_role(to_learn, TRAINING)):
             text += f"; {key('DATASETS.VAL_SHARE')} 0.1 keeps a tenth of its images for validation"
@@ -184,7 +184,7 @@ def find_layout(path: str, *, val_share: float = 0.0) -> Layout:
     """
     path, name = absolute(path), key("DATASETS.COCO_FOLDER")
     if os.path.isfile(path) and path.endswith(".json"):
-        return Layout("COCO (one json)", path, (_of_json(path),), val_share=val_share)
+        return Layout("a COCO json", path, (_of_json(path),), val_share=val_share)
     if not os.path.isdir(path):
         raise InputError(f"{name} {path} is not a directory and not a json file")
     try:

@@ -178,7 +178,7 @@ def test_an_unknown_name_is_answered_with_the_splits(export, make_cfg):
     assert f"unknown dataset 'trian'; allowed: a split of DATASETS.COCO_FOLDER {root}" in text
     assert "(train, valid)" in text and "minival" not in text
     text = refusal(make_cfg(root, (), ("coco_folder_test",)))
-    assert text.endswith("has no split 'test'; splits of this Roboflow folder: train, valid")
+    assert text.endswith(f"{root} (Roboflow) has no split 'test'; it has train, valid")
 
 
 def test_several_splits_for_training(export, make_cfg):

@@ -30,9 +30,16 @@ def many(export, small_content: dict) -> Path:
 def test_a_single_split_is_for_training(many: Path, make_cfg):
     configure_datasets(make_cfg(many, ("coco_2017_train",)))
     text = refusal(make_cfg(many, ("coco_2017_train",), ("coco_2017_val",)))
-    assert f"{many} has no validation split; splits of this Label Studio folder: result" in text
+    assert f"{many} (Label Studio) has no validation split; it has result" in text
     assert "DATASETS.VAL_SHARE 0.1" in text
     assert "DATASETS.VAL_SHARE" in refusal(make_cfg(many, (), ("coco_folder_result_share",)))
+
+
+def test_a_single_split_for_validation_is_not_for_training(export, make_cfg):
+    root = export("val2017/_annotations.coco.json", "val2017")
+    configure_datasets(make_cfg(root, (), ("coco_2017_val",)))
+    text = refusal(make_cfg(root, ("coco_2017_train",)))
+    assert text.endswith(f"{root} (Roboflow) has no training split; it has val2017")
 
 
 def test_a_share_for_validation(many: Path, make_cfg, tmp_path: Path):
