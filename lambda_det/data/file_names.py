@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from lambda_det.data.values import shown
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ def image_paths(
         dataset: folder of the dataset; None = the one that has the json and the images in it.
 
     Raises:
-        InputError: no file, or more than one, fits a name; or the files are pointers of Git LFS.
+        InputError: no file, or more than one, fits a name; a name is not text; or the files are
+            pointers of Git LFS.
     """
     found = find_images(file_names, images, json_file, dataset)
     found.refuse_missing()
@@ -97,15 +99,24 @@ def image_paths(
 def find_images(
     file_names: Sequence[str], images: str, json_file: str, dataset: str | None = None
 ) -> FoundImages:
-    """Do what :func:`image_paths` does, without a log line or an error.
+    """Do what :func:`image_paths` does, without a log line, and without an error for what is
+    missing.
 
     This lists each folder once. Of a name that leads to a file as it is written, nothing more is
     looked at.
+
+    Raises:
+        InputError: a name is not text.
     """
     search = _Search(images, json_file, dataset)
     found = FoundImages(json_file, [])
     top, start = search.files_of(images).files, os.path.join(images, "")
     for index, name in enumerate(file_names):
+        if not isinstance(name, str):
+            raise InputError(
+                f"annotation file {json_file}: file_name {shown(name)} of images[{index}] is not "
+                "text"
+            )
         if name in top:
             found.paths.append(start + name)
             continue

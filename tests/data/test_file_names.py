@@ -161,6 +161,12 @@ def test_names_that_no_file_can_have(make, name: str):
     assert "does not exist (1 of the 1 images" in refusal(make("images/a.png"), name)
 
 
+@pytest.mark.parametrize("name", [12, None, ["a.png"], b"a.png"])
+def test_a_name_that_is_not_text(make, name: object):
+    with pytest.raises(InputError, match=r"a\.json: file_name .* of images\[1\] is not text"):
+        paths(make("images/a.png"), "a.png", name)
+
+
 def test_hidden_files_are_not_found_by_their_name_alone(make):
     assert "does not exist (" in refusal(make("images/.trash/a.png"), "x/a.png")
 
