@@ -39,11 +39,15 @@ def add_lambda_config(cfg: CfgNode) -> None:
     _add(cfg.TEST, "BEST_METRIC", "")
     # Weights & Biases: ENABLED sends the metrics there. NAME "" = the last folder of OUTPUT_DIR.
     _add(cfg, "WANDB", CfgNode({"ENABLED": False, "PROJECT": "lambda_det", "NAME": ""}))
-    # Folder of a dataset in COCO layout. "" = the environment variable LAMBDA_DET_COCO_FOLDER, or,
-    # if that is not set, the datasets that detectron2 registers.
+    # Folder of a dataset as an annotation tool exports it, or a COCO json. "" = the environment
+    # variable LAMBDA_DET_COCO_FOLDER, or, if that is not set, the datasets that detectron2
+    # registers.
     _add(cfg.DATASETS, "COCO_FOLDER", "")
     # True refuses a dataset in which anything would be mended or left out, see docs/data.md.
     _add(cfg.DATASETS, "STRICT", False)
+    # If that folder has no validation split, this share of the images of its training split is
+    # coco_2017_val, and coco_2017_train is the rest. They are the same images in every run.
+    _add(cfg.DATASETS, "VAL_SHARE", 0.0)
     # Number of the newest checkpoints model_0001234.pth that a run keeps in OUTPUT_DIR, in addition
     # to model_final.pth; 0 = all. Keep at least 2, so that a run can resume from the older one if
     # the newest is damaged.

@@ -21,6 +21,7 @@ train = dict(
     best_metric="",
     wandb=dict(enabled=False, project="lambda_det", name=""),  # lambda_det: WANDB.*
     coco_folder="",  # lambda_det: DATASETS.COCO_FOLDER
+    val_share=0.0,  # lambda_det: DATASETS.VAL_SHARE
     # lambda_det: the parts that init_checkpoint must fill, as MODEL.LAMBDA_RESNET.PARTIAL_INIT
     partial_init=dict(enabled=False, as_identity=False, min_coverage=1.0),
 )

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from pycocotools.coco import COCO
 
 from lambda_det.comparison.run_files import FINISHED, FINISHED_FILE
 from lambda_det.comparison.suite import Run, Suite
@@ -20,6 +19,7 @@ from lambda_det.evaluation.coco import DETECTIONS_FILE
 from lambda_det.evaluation.counting import evaluation_of
 from lambda_det.evaluation.detections import Detections, read_detections
 from lambda_det.evaluation.drawn_objects import (
+    coco_to_draw,
     detections_per_image,
     draw_objects,
     image_of,
@@ -85,13 +85,12 @@ def examples_of(suite: Suite, states: Mapping[Run, str], set_name: str) -> list[
     }
     truth = GroundTruth.from_file(annotations)
     found = {model: found_per_image(truth, path) for model, path in paths.items()}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(annotations)
+    coco = coco_to_draw(annotations, images)
     detections = {model: detections_per_image(path, coco) for model, path in paths.items()}
     examples = []
     for image_id, reason in choose(suite, found).items():
         name = coco.imgs[image_id]["file_name"]
-        image = image_of(coco, image_id, images)
+        image = image_of(coco, image_id)
         objects = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         tiles = [("ground truth", _jpeg(draw_objects(image, objects)))]
         for model in paths:

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from detectron2.data import MetadataCatalog
 
-from lambda_det.data.coco_folder import PREFIX, json_of
+from lambda_det.data.coco_folder import PREFIX
 from lambda_det.data.coco_json import parse_coco_json
 from lambda_det.data.display_names import plain_name, registered_categories
+from lambda_det.data.layouts import locate_split
 from lambda_det.data.values import whole
 from lambda_det.errors import InputError
 
@@ -83,7 +84,9 @@ def categories_of_training(name: str, folder: str) -> Pairs:
         metadata = MetadataCatalog.get(name)
         pairs, json_file = registered_categories(metadata), metadata.get("json_file")
     else:
-        pairs, json_file = [], json_of(folder, name.removeprefix(PREFIX))
+        pairs, json_file = [], None
+        with contextlib.suppress(InputError):
+            json_file, _ = locate_split(folder, name.removeprefix(PREFIX))
     if not pairs and json_file is not None:
         with contextlib.suppress(InputError, KeyError, TypeError):
             categories = parse_coco_json(json_file)["categories"]

@@ -1,50 +1,55 @@
-"""Folders in COCO layout as detectron2 datasets.
+"""Splits of a folder, or of a json, as detectron2 datasets.
 
-``DATASETS.COCO_FOLDER`` or the environment variable ``LAMBDA_DET_COCO_FOLDER`` names the folder.
-The classes, their contiguous ids and their number are read from its json; the user does not give
-them.
+``DATASETS.COCO_FOLDER`` or the environment variable ``LAMBDA_DET_COCO_FOLDER`` names the path;
+:mod:`lambda_det.data.layouts` says which layouts it may have. The classes, their contiguous ids and
+their number are read from the json; the user does not give them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import re
+import hashlib
+from collections.abc import Collection, Iterable
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from lambda_det.data.intake import load_coco, summarize_coco
-from lambda_det.errors import InputError, key
+from lambda_det.data.layouts import SHARE, Split, find_layout
+from lambda_det.errors import InputError
 
 ENVIRONMENT_VARIABLE = "LAMBDA_DET_COCO_FOLDER"
 PREFIX = "coco_folder_"
-KEYPOINTS = "person_keypoints_"
-
-# COCO keeps annotations of other kinds in the same folder; these files are not splits.
-_OTHER_ANNOTATIONS = re.compile(r"^(captions|image_info|panoptic|person_keypoints|stuff)_")
 
 
 def register_coco_folder(root: str, split: str) -> str:
-    """Register one split of a COCO-layout folder with detectron2 and return its dataset name.
+    """Register one split of a folder with detectron2 and return its dataset name.
 
-    The json is ``<root>/annotations/instances_<split>.json``, or else
-    ``<root>/annotations/<split>.json``. The images are in ``<root>/<split>/``,
-    ``<root>/images/<split>/`` or ``<root>/images/``, whichever exists first. The dataset is called
-    ``coco_folder_<split>`` and replaces an earlier one of that name. The images of the split
-    ``person_keypoints_<split>``, as COCO calls it, are those of ``<split>``. The metadata (classes,
-    contiguous ids, keypoints) are set at once.
+    Args:
+        root: the folder, or a json, see :func:`~lambda_det.data.layouts.find_layout`.
+        split: name of the split.
 
     Raises:
         InputError: the folder, the json or the image directory does not exist, or the json fails a
             check of :func:`lambda_det.data.intake.summarize_coco`.
     """
-    json_file, image_root = locate_split(root, split)
-    summary = summarize_coco(json_file, image_root)
-    name = PREFIX + split
+    return register_split(find_layout(root).split(split))
+
+
+def register_split(split: Split) -> str:
+    """Register a split with detectron2 and return its dataset name.
+
+    The dataset is called ``coco_folder_<split>`` and replaces an earlier one of that name. The
+    metadata (classes, contiguous ids, keypoints) are set at once.
+
+    Raises:
+        InputError: the json fails a check of :func:`lambda_det.data.intake.summarize_coco`.
+    """
+    summary = summarize_coco(split.json_file, split.images)
+    name = PREFIX + split.name
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    _register(name, json_file, image_root)
+    _register(name, split)
     MetadataCatalog.get(name).set(**summary.metadata)
     return name
 
@@ -62,72 +67,68 @@ def register_splits(root: str) -> list[str]:
         The names ``coco_folder_<split>`` of all splits that have a json and images.
     """
     names = []
-    for split in folder_splits(root):
-        with contextlib.suppress(InputError):
-            json_file, image_root = locate_split(root, split)
-            names.append(PREFIX + split)
-            if PREFIX + split not in DatasetCatalog:
-                _register(PREFIX + split, json_file, image_root)
+    with contextlib.suppress(InputError):
+        layout = find_layout(root)
+        for split in (split for split in layout.splits if split.images):
+            names.append(PREFIX + split.name)
+            if names[-1] not in DatasetCatalog:
+                _register(names[-1], split)
     return names
 
 
-def _register(name: str, json_file: str, image_root: str) -> None:
+def _register(name: str, split: Split) -> None:
     def read() -> list[dict]:
-        MetadataCatalog.get(name).set(**summarize_coco(json_file, image_root).metadata)
-        return load_coco(json_file, image_root)
+        metadata = MetadataCatalog.get(name)
+        metadata.set(**summarize_coco(split.json_file, split.images).metadata)
+        images = load_coco(split.json_file, split.images)
+        own = frozenset(images_of(name, [image["image_id"] for image in images]))
+        return [image for image in images if image["image_id"] in own]
 
     DatasetCatalog.register(name, read)
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=split.json_file, image_root=split.images, evaluator_type="coco")
+    if split.part:
+        metadata.set(part_of_json=(split.part, split.val_share))
 
 
-def locate_split(root: str, split: str) -> tuple[str, str]:
-    """Find the json and the image directory of ``split`` in ``root``; return absolute paths.
+def images_of(name: str, listed: Collection[int | str]) -> Collection[int | str]:
+    """Return the ids of the images that a dataset has of those that its json lists.
+
+    They are all of them, unless ``DATASETS.VAL_SHARE`` divides the json.
+
+    Args:
+        name: name of a dataset that is registered with detectron2.
+        listed: ids of the images in its json.
+    """
+    part, val_share = MetadataCatalog.get(name).get("part_of_json", ("", 0.0))
+    if not part:
+        return listed
+    training, validation = share_of(listed, val_share)
+    return validation if part == SHARE else training
+
+
+def share_of(
+    images: Iterable[int | str], share: float
+) -> tuple[frozenset[int | str], frozenset[int | str]]:
+    """Divide images at random into those for training and those for validation.
+
+    The division follows from the ids alone: it is the same in every run, and most of it stays when
+    images are added.
+
+    Args:
+        images: their ids.
+        share: share of the images for validation, between 0 and 1.
+
+    Returns:
+        The ids for training and those for validation, at least one of each.
 
     Raises:
-        InputError: the folder, the json or the image directory does not exist.
+        InputError: there are fewer than two images.
     """
-    root = absolute(root)
-    if not os.path.isdir(root):
-        raise InputError(f"{key('DATASETS.COCO_FOLDER')} {root} is not a directory")
-    json_file = json_of(root, split)
-    if json_file is None:
-        expected = os.path.join(root, "annotations", f"instances_{split}.json")
+    ordered = sorted(images, key=lambda number: hashlib.sha256(ascii(number).encode()).digest())
+    if len(ordered) < 2:
         raise InputError(
-            f"annotation file {expected} does not exist; "
-            f"splits of this COCO folder: {', '.join(folder_splits(root)) or 'none'}"
+            f"{len(ordered)} image cannot be divided into images for training and for validation"
         )
-    folder = split.removeprefix(KEYPOINTS)
-    candidates = (
-        os.path.join(root, folder),
-        os.path.join(root, "images", folder),
-        os.path.join(root, "images"),
-    )
-    for image_root in candidates:
-        if os.path.isdir(image_root):
-            return json_file, image_root
-    raise InputError(
-        f"no image directory for split {split!r} of the COCO folder {root}: "
-        f"none of {', '.join(candidates)} exists"
-    )
-
-
-def folder_splits(root: str) -> list[str]:
-    """Sorted names of the splits that have a json in ``<root>/annotations``; empty without one."""
-    try:
-        files = os.listdir(os.path.join(root, "annotations"))
-    except OSError:
-        return []
-    stems = (file.removesuffix(".json") for file in files if file.endswith(".json"))
-    return sorted({s.removeprefix("instances_") for s in stems if not _OTHER_ANNOTATIONS.match(s)})
-
-
-def json_of(root: str, split: str) -> str | None:
-    for file in (f"instances_{split}.json", f"{split}.json"):
-        path = os.path.join(root, "annotations", file)
-        if os.path.isfile(path):
-            return path
-    return None
-
-
-def absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    count = min(max(1, round(share * len(ordered))), len(ordered) - 1)
+    return frozenset(ordered[count:]), frozenset(ordered[:count])

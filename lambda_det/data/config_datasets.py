@@ -49,6 +49,7 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         keypoints=cfg.MODEL.KEYPOINT_ON,
         for_training=for_training,
         strict=node.STRICT,
+        val_share=node.VAL_SHARE,
     )
     heads = (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET)
     if not for_training:
@@ -134,6 +135,7 @@ def configure_heads(
                     masks=False,
                     keypoints=cfg.MODEL.KEYPOINT_ON,
                     for_training=False,
+                    val_share=cfg.DATASETS.VAL_SHARE,
                 )
                 num_classes = len(found.classes) or None
                 num_keypoints = num_keypoints or len(found.keypoints) or None

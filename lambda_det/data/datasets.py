@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import functools
+import importlib.util
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -14,28 +17,17 @@ from detectron2.utils.file_io import PathManager
 from lambda_det.data.class_subsets import check_categories
 from lambda_det.data.coco_folder import (
     ENVIRONMENT_VARIABLE,
-    KEYPOINTS,
     PREFIX,
-    absolute,
-    folder_splits,
-    json_of,
-    locate_split,
-    register_coco_folder,
+    register_split,
 )
 from lambda_det.data.coco_json import CocoSummary
 from lambda_det.data.display_names import registered_names
 from lambda_det.data.intake import summarize_coco
+from lambda_det.data.layouts import STOCK_SPLITS, Layout, Split, absolute, find_layout
+from lambda_det.data.values import is_finite
 from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
-
-# Splits of the folder that replace the datasets named in detectron2's own configs.
-STOCK_SPLITS = {
-    "coco_2017_train": "train2017",
-    "coco_2017_val": "val2017",
-    "keypoints_coco_2017_train": f"{KEYPOINTS}train2017",
-    "keypoints_coco_2017_val": f"{KEYPOINTS}val2017",
-}
 
 # Training keeps every object's mask, and its IoU with each of about 200 000 anchors, in memory.
 _MAX_OBJECTS = 10_000
@@ -69,23 +61,27 @@ def resolve_datasets(
     keypoints: bool = False,
     for_training: bool = True,
     strict: bool = False,
+    val_share: float = 0.0,
 ) -> Datasets:
     """Find, check and register the datasets of a run.
 
     If a folder is given (``folder``, else ``LAMBDA_DET_COCO_FOLDER``), the names
-    ``coco_2017_train`` and ``coco_2017_val`` mean its splits ``train2017`` and ``val2017``, and the
+    ``coco_2017_train`` and ``coco_2017_val`` mean its training and its validation split, and the
     name ``coco_folder_<split>``, or ``<split>`` if detectron2 has no dataset of that name, means
-    that split. ``keypoints_coco_2017_train`` and ``_val`` mean ``person_keypoints_train2017`` and
-    ``_val2017``. Without a folder, the names are detectron2's own datasets
-    (``DETECTRON2_DATASETS``).
+    that split. ``keypoints_coco_2017_train`` and ``_val`` mean the splits that are called
+    ``person_keypoints_…``, if there are any. Without a folder, the names are detectron2's own
+    datasets (``DETECTRON2_DATASETS``).
 
     Args:
         train, test: names of datasets.
-        folder: a folder in COCO layout; "" takes the environment variable.
+        folder: a folder, or a json, in one of the layouts of
+            :func:`~lambda_det.data.layouts.find_layout`; "" takes the environment variable.
         masks: whether the model needs masks.
         keypoints: whether the model needs keypoints.
         for_training: False for an evaluation: the training sets are not read and need not exist.
         strict: whether a dataset in which something is mended or left out is refused.
+        val_share: if the folder has no validation split, the share of the images of the training
+            split that ``coco_2017_val`` means; ``coco_2017_train`` means the rest. 0 = none.
 
     Returns:
         The datasets, in which the splits of the folder are called ``coco_folder_<split>``. A second
@@ -99,16 +95,22 @@ def resolve_datasets(
     folder = folder or os.environ.get(ENVIRONMENT_VARIABLE, "")
     if folder:
         folder = absolute(folder)
-        if not os.path.isdir(folder):
+        if not os.path.exists(folder):
             raise InputError(f"{key('DATASETS.COCO_FOLDER')} {folder} is not a directory")
+    if not is_finite(val_share) or not 0 <= val_share < 1:
+        raise InputError(
+            f"{key('DATASETS.VAL_SHARE')}={val_share!r}: expected a number from 0 to below 1"
+        )
+    layout = functools.cache(lambda: find_layout(folder, val_share=val_share))
     renamed: dict[str, str] = {}
     for name in dict.fromkeys((*train, *test) if for_training else test):
-        split = _split_of(name, folder)
+        split = _split_of(name, layout if folder else None)
         if split is None:
             renamed[name], summary = name, _check_registered(name, folder)
         else:
-            renamed[name] = register_coco_folder(folder, split)
-            summary = summarize_coco(*locate_split(folder, split))
+            _log_once(str(layout()))
+            renamed[name] = register_split(split)
+            summary = summarize_coco(split.json_file, split.images)
         if summary is not None:
             if strict:
                 summary.findings.refuse()
@@ -122,8 +124,10 @@ def resolve_datasets(
     model = check_categories(trained, [renamed[name] for name in test])
     for name in train if not for_training else ():
         with contextlib.suppress(InputError):
-            split = _split_of(name, folder)
-            renamed[name] = name if split is None else PREFIX + split
+            split = _split_of(name, layout if folder else None)
+            renamed[name] = name if split is None else PREFIX + split.name
+    if val_share and train and for_training:
+        _check_use(val_share, [renamed[name] for name in (*train, *test)])
     points = _common_keypoints(registered) if keypoints else ()
     return Datasets(
         train=tuple(renamed.get(name, name) for name in train),
@@ -134,30 +138,50 @@ def resolve_datasets(
     )
 
 
-def _split_of(name: str, folder: str) -> str | None:
-    """The split of ``folder`` that a dataset name means; None for a name in ``DatasetCatalog``."""
+def _split_of(name: str, layout: Callable[[], Layout] | None) -> Split | None:
+    """The split of the folder that a dataset name means; None for a name in ``DatasetCatalog``.
+
+    Args:
+        name: name of the dataset.
+        layout: returns the layout of the folder; None = no folder is named.
+    """
+    if layout is None:
+        if name in DatasetCatalog and not name.startswith(PREFIX):
+            return None
+        near = difflib.get_close_matches(name, [*DatasetCatalog], n=1)
+        what = f"unknown dataset {name!r}" + (f" (nearest: {near[0]!r})" if near else "")
+        if name.startswith(PREFIX):
+            what = f"dataset {name!r} needs a folder"
+        raise InputError(
+            f"{what}: set {key('DATASETS.COCO_FOLDER')} or the environment variable "
+            f"{ENVIRONMENT_VARIABLE} to the folder of its images and annotations"
+        )
     if name.startswith(PREFIX):
-        if not folder:
-            raise InputError(
-                f"dataset {name!r} needs a folder: set {key('DATASETS.COCO_FOLDER')} or the "
-                f"environment variable {ENVIRONMENT_VARIABLE}"
-            )
-        return name.removeprefix(PREFIX)
-    if folder and name in STOCK_SPLITS:
-        return STOCK_SPLITS[name]
+        return layout().split(name.removeprefix(PREFIX))
+    if name in STOCK_SPLITS:
+        return layout().split_of_role(*STOCK_SPLITS[name])
     if name in DatasetCatalog:
         return None
-    if folder and json_of(folder, name):
-        return name
-    known = [n for n in DatasetCatalog if MetadataCatalog.get(n).get("evaluator_type") == "coco"]
-    name_of_folder = key("DATASETS.COCO_FOLDER")
-    hint = f"a split of a folder named by {name_of_folder}"
-    if folder:
-        splits = ", ".join(folder_splits(folder)) or "none"
-        hint = f"a split of {name_of_folder} {folder} ({splits})"
+    if name in [split.name for split in (*layout().splits, *layout().hidden)]:
+        return layout().split(name)
     raise InputError(
-        f"unknown dataset {name!r}; allowed: {hint}, or one of {', '.join(sorted(known))}"
+        f"unknown dataset {name!r}; allowed: a split of {key('DATASETS.COCO_FOLDER')} "
+        f"{layout().path} ({', '.join(layout().names)}), or coco_2017_train and coco_2017_val for "
+        "those of training and validation"
     )
+
+
+@functools.cache
+def _log_once(text: str) -> None:
+    logger.info("%s", text)
+
+
+def _check_use(val_share: float, names: Sequence[str]) -> None:
+    if not any(MetadataCatalog.get(name).get("part_of_json") for name in names):
+        raise InputError(
+            f"{key('DATASETS.VAL_SHARE')}={val_share} divides coco_2017_train and coco_2017_val of "
+            f"{key('DATASETS.COCO_FOLDER')}, none of which is among the datasets {', '.join(names)}"
+        )
 
 
 def _check_registered(name: str, folder: str) -> CocoSummary | None:
@@ -182,6 +206,8 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
             f"{key('DATASETS.COCO_FOLDER')} "
             f"to a COCO-layout folder{where if folder else ''}"
         )
+    if metadata.get("evaluator_type") == "lvis" and importlib.util.find_spec("lvis") is None:
+        raise InputError(f"dataset {name!r} is read by the package lvis: pip install lvis")
     known = metadata.get("thing_classes")
     if metadata.get("evaluator_type") != "coco" or (known and name not in STOCK_SPLITS):
         return None

@@ -7,12 +7,13 @@ missing one is otherwise an error of a data-loader worker long after the start.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from detectron2.structures import BoxMode
 
 from lambda_det.data.coco_json import CocoSet, CocoSummary, read_coco
+from lambda_det.data.file_names import image_paths
 from lambda_det.errors import InputError
 
 
@@ -38,7 +39,8 @@ def summarize_coco(json_file: str, image_root: str) -> CocoSummary:
         image_root: folder of the images.
 
     Raises:
-        InputError: as :func:`read_coco`, or a listed image does not exist.
+        InputError: as :func:`~lambda_det.data.coco_json.read_coco`, or a listed image does not
+            exist.
     """
     file = _file_of(json_file, image_root)
     if file not in _summaries:
@@ -70,25 +72,33 @@ def _file_of(json_file: str, image_root: str) -> _File:
 
 def _read(file: _File) -> None:
     found = read_coco(file.path)
-    check_files(file.path, [image["file_name"] for image in found.images], file.image_root)
+    names = [image["file_name"] for image in found.images]
+    paths = image_paths(names, file.image_root, file.path)
     if file not in _summaries:
         found.summary.findings.log()
     _summaries[file] = found.summary
-    _waiting[file] = detectron2_images(found, file.image_root)
+    _waiting[file] = detectron2_images(found, paths)
 
 
-def detectron2_images(found: CocoSet, image_root: str) -> list[dict]:
-    """Return clean content as images in detectron2's dataset format, sorted by id."""
+def detectron2_images(found: CocoSet, paths: Sequence[str]) -> list[dict]:
+    """Return clean content as images in detectron2's dataset format, sorted by id.
+
+    Args:
+        found: the content.
+        paths: path of each of its images.
+    """
     numbers = {category: index for index, (category, _) in enumerate(found.summary.categories)}
     images = {
         image["id"]: {
-            "file_name": os.path.join(image_root, image["file_name"]),
+            "file_name": path,
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
             "annotations": [],
         }
-        for image in sorted(found.images, key=lambda image: image["id"])
+        for image, path in sorted(
+            zip(found.images, paths, strict=True), key=lambda pair: pair[0]["id"]
+        )
     }
     for annotation in found.annotations:
         entry = {
@@ -106,29 +116,3 @@ def detectron2_images(found: CocoSet, image_root: str) -> list[dict]:
             ]
         images[annotation["image_id"]]["annotations"].append(entry)
     return list(images.values())
-
-
-def check_files(json_file: str, file_names: Collection[str], image_root: str) -> None:
-    """Check that every listed image exists, with one listing of each directory."""
-    listings: dict[str, set[str]] = {}
-    missing: list[str] = []
-    for file_name in file_names:
-        path = os.path.join(image_root, file_name)
-        directory, base = os.path.split(path)
-        if directory not in listings:
-            listings[directory] = _listing(directory)
-        if base not in listings[directory]:
-            missing.append(path)
-    if missing:
-        raise InputError(
-            f"image {missing[0]}, listed in {json_file}, does not exist "
-            f"({len(missing)} of the {len(file_names)} images listed are missing)"
-        )
-
-
-def _listing(directory: str) -> set[str]:
-    try:
-        with os.scandir(directory) as entries:
-            return {entry.name for entry in entries}
-    except OSError:
-        return set()

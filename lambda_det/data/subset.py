@@ -6,9 +6,9 @@ import json
 import os
 from collections.abc import Sequence
 
-from lambda_det.data.coco_folder import locate_split
 from lambda_det.data.coco_json import clean_coco, parse_coco_json
-from lambda_det.data.intake import check_files
+from lambda_det.data.file_names import image_paths
+from lambda_det.data.layouts import locate_split
 from lambda_det.errors import InputError
 from lambda_det.io import new_folder
 
@@ -28,7 +28,8 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
     json_file, image_root = locate_split(root, split)
     content = parse_coco_json(json_file)
     summary, listed, entries = clean_coco(content, json_file)
-    check_files(json_file, [image["file_name"] for image in listed], image_root)
+    names = [image["file_name"] for image in listed]
+    paths = dict(zip(names, image_paths(names, image_root, json_file), strict=True))
     summary.findings.log()
     chosen = set(image_ids)
     if not chosen:
@@ -53,7 +54,7 @@ def write_subset(root: str, split: str, image_ids: Sequence[int], output: str) -
             name = image["file_name"]
             link = os.path.join(folder, split, name)
             os.makedirs(os.path.dirname(link), exist_ok=True)
-            os.symlink(os.path.join(image_root, name), link)
+            os.symlink(paths[name], link)
         target = os.path.join(folder, "annotations", f"instances_{split}.json")
         with open(target, "w", encoding="utf-8") as file:
             json.dump({**content, "images": images, "annotations": annotations}, file)

@@ -132,6 +132,7 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         keypoints=has_head(lazy, "keypoint_head"),
         for_training=for_training,
         strict=bool(select(lazy, "train.strict")),
+        val_share=select(lazy, "train.val_share") or 0.0,
     )
     nodes = [
         node

@@ -30,6 +30,7 @@ LAZY_NAMES = {
     "DATALOADER.NUM_WORKERS": "dataloader.train.num_workers",
     "DATASETS.COCO_FOLDER": "train.coco_folder",
     "DATASETS.STRICT": "train.strict",
+    "DATASETS.VAL_SHARE": "train.val_share",
     "DATASETS.TRAIN": "dataloader.train.dataset.names",
     "DATASETS.TEST": "dataloader.test.dataset.names",
     "INPUT.FORMAT": "model.input_format",

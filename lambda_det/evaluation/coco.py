@@ -18,7 +18,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from lambda_det.data.class_subsets import MODEL_CATEGORY_IDS
-from lambda_det.data.coco_json import read_coco
+from lambda_det.data.coco_folder import images_of
+from lambda_det.data.coco_json import CocoSet, read_coco
 from lambda_det.errors import InputError, key
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detection_limits import COCO_LIMIT, check_limit, warn_of_limit
@@ -120,7 +121,7 @@ class CocoMetricsEvaluator(DatasetEvaluator):
             convert_to_coco_json(dataset_name, path)
             self._metadata.json_file = path
         json_file = PathManager.get_local_path(self._metadata.json_file)
-        self._ground_truth = GroundTruth(read_coco(json_file))
+        self._ground_truth = GroundTruth(_own_part(read_coco(json_file), dataset_name))
         self.reset()
 
     def reset(self) -> None:
@@ -211,6 +212,18 @@ class CocoMetricsEvaluator(DatasetEvaluator):
                 "them: set MODEL.KEYPOINT_ON False"
             )
         return Detections(entries, self._ground_truth, source)
+
+
+def _own_part(content: CocoSet, dataset_name: str) -> CocoSet:
+    """The images of a json that a dataset has, with their annotations."""
+    listed = [image["id"] for image in content.images]
+    own = images_of(dataset_name, listed)
+    if own is listed:
+        return content
+    return content._replace(
+        images=[image for image in content.images if image["id"] in own],
+        annotations=[one for one in content.annotations if one["image_id"] in own],
+    )
 
 
 def flat_results(values: dict, task: str = "bbox") -> dict[str, float]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 
 import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import read_coco
-from lambda_det.data.intake import check_files
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
+    coco_to_draw,
     detections_per_image,
     draw_objects,
     image_of,
@@ -61,22 +59,12 @@ def draw_predictions(
         raise InputError(f"--num-images {num_images}: at least 1 is needed")
     if not 0 <= score_threshold <= 1:
         raise InputError(f"--score-threshold {score_threshold}: 0 to 1 is allowed")
-    summary, listed, entries = read_coco(annotations)
-    check_files(annotations, [image["file_name"] for image in listed], images)
-    summary.findings.log()
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": listed,
-            "annotations": entries,
-            "categories": [{"id": i, "name": name} for i, name in summary.categories],
-        }
-        coco.createIndex()
+    coco = coco_to_draw(annotations, images)
     detections = detections_per_image(predictions, coco)
     chosen = choose_images(coco, num_images)
     pairs = []
     for image_id in chosen:
-        image = image_of(coco, image_id, images)
+        image = image_of(coco, image_id)
         truth = [object_of(coco, a, detected=False) for a in coco.imgToAnns[image_id]]
         found = [
             object_of(coco, d, detected=True)

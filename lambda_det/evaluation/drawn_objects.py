@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +18,9 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.coco_json import clean_coco, read_coco
 from lambda_det.data.display_names import display_names
+from lambda_det.data.file_names import image_paths
 from lambda_det.data.image_files import read_image
 from lambda_det.data.rle import compress
 from lambda_det.errors import InputError
@@ -145,15 +146,40 @@ def _overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def image_of(coco: COCO, image_id: int, folder: str) -> np.ndarray:
-    """Read an image, (H, W, 3) BGR, on which the objects of the annotations can be drawn.
+def coco_to_draw(annotations: str, images: str) -> COCO:
+    """pycocotools' index of a COCO json as it is read for a training; what is mended and left out
+    is logged.
+
+    Args:
+        annotations: path of the json.
+        images: folder of its images, each of which gets the key ``path``.
+
+    Raises:
+        InputError: the json is not valid, or an image is missing.
+    """
+    summary, listed, entries = read_coco(annotations)
+    paths = image_paths([image["file_name"] for image in listed], images, annotations)
+    summary.findings.log()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{**one, "path": path} for one, path in zip(listed, paths, strict=True)],
+            "annotations": entries,
+            "categories": [{"id": i, "name": name} for i, name in summary.categories],
+        }
+        coco.createIndex()
+    return coco
+
+
+def image_of(coco: COCO, image_id: int) -> np.ndarray:
+    """Read an image of :func:`coco_to_draw`, (H, W, 3) BGR, on which its objects can be drawn.
 
     Raises:
         InputError: the file is missing, cannot be read, or has another size than the annotations
             say.
     """
     entry = coco.imgs[image_id]
-    path = os.path.join(folder, entry["file_name"])
+    path = entry["path"]
     image = read_image(path)
     (height, width), said = image.shape[:2], (entry["height"], entry["width"])
     if (height, width) != said:

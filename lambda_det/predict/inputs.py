@@ -3,12 +3,14 @@ output files."""
 
 from __future__ import annotations
 
+import functools
 import glob
 import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lambda_det.data.file_names import find_images
 from lambda_det.errors import InputError
 
 IMAGE_ENDINGS = (
@@ -138,7 +140,9 @@ def output_names(
 def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> list[dict]:
     """Find the entry of a COCO json for each image file.
 
-    It is the entry whose ``file_name`` is the end of the path; the longest one is taken.
+    It is the entry whose ``file_name`` is the end of the path; the longest one is taken. Without
+    one, it is the entry whose name leads to the image as it would in a training on the folder that
+    has all of ``paths`` in it.
 
     Args:
         paths: paths of image files.
@@ -148,6 +152,7 @@ def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> 
     Raises:
         InputError: the json does not list an image, or two paths are the same image of it.
     """
+    by_file = functools.cache(lambda: _entries_by_file(paths, listed, source))
     by_name: dict[str, list[dict]] = {}
     for image in listed:
         by_name.setdefault(os.path.basename(image["file_name"]), []).append(image)
@@ -161,6 +166,8 @@ def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> 
             )
         ]
         if not fitting:
+            fitting = by_file().get(os.path.realpath(path), [])
+        if not fitting:
             raise InputError(
                 f"--input {path} is not among the {len(listed)} images of --annotations {source}"
             )
@@ -173,3 +180,18 @@ def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> 
             )
         entries.append(entry)
     return entries
+
+
+def _entries_by_file(
+    paths: Sequence[str], listed: Sequence[dict], source: str
+) -> dict[str, list[dict]]:
+    """The entries of a COCO json by the files that their names lead to."""
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
+    names = [image["file_name"] for image in listed]
+    found = find_images(names, folder, source)
+    found.log(names)
+    files: dict[str, list[dict]] = {}
+    for index, path in enumerate(found.paths):
+        if index not in found.missing:
+            files.setdefault(os.path.realpath(path), []).append(listed[index])
+    return files

@@ -85,7 +85,8 @@ def _measure(reader: str, path: str) -> tuple[float, float]:
     if reader == "detectron2":
         images = load_coco_json(path, "images", "read_by_detectron2")
     else:
-        images = detectron2_images(read_coco(path), "images")
+        found = read_coco(path)
+        images = detectron2_images(found, [image["file_name"] for image in found.images])
     seconds = time.process_time() - start
     assert images
     return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024

@@ -69,6 +69,27 @@ def write_folder(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def export(tmp_path: Path, small_content: dict):
+    """Writes a json whose images have names that begin with ``named``, and the images."""
+    root = tmp_path / "my_data"
+
+    def write(json_file: str, images: str, named: str = "", content: dict | None = None) -> Path:
+        content = json.loads(json.dumps(content or small_content))
+        folder = root / images
+        folder.mkdir(parents=True, exist_ok=True)
+        for image in content["images"]:
+            pixels = np.full((image["height"], image["width"], 3), 90, np.uint8)
+            cv2.imwrite(str(folder / image["file_name"]), pixels)
+            image["file_name"] = named + image["file_name"]
+        path = root / json_file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        return root
+
+    return write
+
+
+@pytest.fixture
 def make_cfg() -> Callable[..., object]:
     """A configuration whose datasets are given as keywords."""
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from detectron2.structures import BoxMode
 
-from lambda_det.errors import one_line
+from lambda_det.data import configure_datasets
+from lambda_det.errors import InputError, one_line
 
 TRAIN, VAL = "coco_folder_train2017", "coco_folder_val2017"
 HEIGHT, WIDTH = 300, 400  # of the records below
@@ -19,6 +20,13 @@ def single_line(error: pytest.ExceptionInfo) -> str:
     assert "\n" not in text
     assert one_line(error.value) == text
     return text
+
+
+def refusal(cfg) -> str:
+    """The one line with which the datasets of a config are refused."""
+    with pytest.raises(InputError) as error:
+        configure_datasets(cfg)
+    return single_line(error)
 
 
 def warnings(log) -> list[str]:

@@ -120,7 +120,7 @@ def test_evaluation_needs_no_training_set(write_folder, small_content: dict, mak
     with pytest.raises(InputError, match=r"instances_train2017\.json"):
         configure_datasets(cfg.clone())
     configure_datasets(cfg, for_training=False)
-    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == ((TRAIN,), (VAL,))
+    assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("coco_2017_train",), (VAL,))
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
     unknown = make_cfg(root, ("gone",), ("val2017",))
     configure_datasets(unknown, for_training=False)

@@ -110,7 +110,7 @@ def test_every_annotation_is_learned_or_counted(faults) -> None:
     except InputError as error:
         assert "a.json: annotation" in str(error) and "\n" not in str(error)
         return
-    images = detectron2_images(found, "images")
+    images = detectron2_images(found, ["1.jpg", "2.jpg"])
     learned = sum(not a["iscrowd"] for image in images for a in image["annotations"])
     crowds = sum(a["iscrowd"] for image in images for a in image["annotations"])
     assert learned == found.summary.num_objects

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,22 @@ def test_folder_name_without_folder(make_cfg):
 
 @pytest.mark.parametrize("with_folder", [False, True])
 def test_unknown_name(shapes: Path, make_cfg, with_folder: bool):
-    with pytest.raises(InputError, match="unknown dataset 'coco_2071_val'; allowed: ") as error:
+    with pytest.raises(InputError, match=r"unknown dataset 'coco_2071_val'") as error:
         configure_datasets(make_cfg(shapes if with_folder else "", (), ("coco_2071_val",)))
     text = single_line(error)
-    assert "coco_2017_val" in text
+    assert "coco_2017_val" in text and "DATASETS.COCO_FOLDER" in text
     assert ("train2017, val2017" in text) == with_folder
+    assert "minival" not in text  # detectron2's own are not listed
+
+
+def test_lvis_without_its_package(make_cfg, tmp_path: Path, monkeypatch):
+    json_file = tmp_path / "lvis_v1_train.json"
+    json_file.write_text("{}")
+    metadata = MetadataCatalog.get("lvis_v1_train")
+    monkeypatch.setitem(metadata.__dict__, "json_file", str(json_file))
+    monkeypatch.setitem(sys.modules, "lvis", None)
+    with pytest.raises(InputError, match=r"'lvis_v1_train' is read by .*: pip install lvis$"):
+        configure_datasets(make_cfg("", ("lvis_v1_train",)))
 
 
 @pytest.fixture

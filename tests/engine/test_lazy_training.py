@@ -244,6 +244,8 @@ def test_other_files_are_refused(tmp_path: Path, project: Path) -> None:
         ("train.amp.precision=fp16", "train.amp.precision='fp16': expected one of float32, bf"),
         ("train.device=tpu", "train.device='tpu'"),
         ("train.coco_folder=gone", "train.coco_folder"),
+        ("train.val_share=2", "train.val_share=2: expected a number from 0 to below 1"),
+        ("train.val_share=0.1", "has a validation split (val2017)"),
         ("train.best_metric=segm", "train.best_metric='segm'"),
         ("train.accumulate=3", "train.accumulate=3: expected a number that dataloader.train."),
         ("train.init_checkpoint=gone.pth", "train.init_checkpoint='gone.pth'"),

@@ -159,6 +159,17 @@ def test_other_errors(files: dict[str, str]):
         draw_predictions(**files)
 
 
+def test_names_that_lead_nowhere_as_they_are_written(files: dict[str, str]):
+    draw_predictions(**files)
+    drawn = Path(files["output"]).read_bytes()
+    content = json.loads(Path(files["annotations"]).read_text())
+    for image in content["images"]:
+        image["file_name"] = "images\\" + image["file_name"]
+    Path(files["annotations"]).write_text(json.dumps(content))
+    draw_predictions(**files)
+    assert Path(files["output"]).read_bytes() == drawn
+
+
 def test_missing_image(files: dict[str, str]):
     (Path(files["images"]) / "b.png").unlink()
     with pytest.raises(InputError, match=r"b\.png.*does not exist"):
