@@ -28,6 +28,10 @@ class InputError(ValueError):
         super().__init__(text if _TRACEBACK in text else printable(text))
 
 
+class UnreadableImageError(InputError):
+    """An image file is missing, cannot be decoded, or has another size than its json says."""
+
+
 class RunFailedError(RuntimeError):
     """A run ended early although the user's input is valid.
 
@@ -69,7 +73,9 @@ def keys_named(names: Mapping[str, str]) -> Iterator[None]:
 
 
 _TRACEBACK = "Traceback (most recent call last)"
-_QUALIFIED_NAME = f"{InputError.__module__}.{InputError.__qualname__}: "
+_QUALIFIED_NAMES = tuple(
+    f"{kind.__module__}.{kind.__qualname__}: " for kind in (InputError, UnreadableImageError)
+)
 
 
 def printable(text: str) -> str:
@@ -84,7 +90,10 @@ def one_line(error: BaseException) -> str:
     the message.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[-1].removeprefix(_QUALIFIED_NAME))
+    last = lines[-1]
+    for name in _QUALIFIED_NAMES:
+        last = last.removeprefix(name)
+    return printable(last)
 
 
 def reason_of(error: BaseException) -> str:
@@ -99,7 +108,7 @@ def first_line_of(error: BaseException) -> str:
 
 def is_input_error_of_a_worker(error: BaseException) -> bool:
     """Return whether the text of ``error`` is another process's traceback of an InputError."""
-    return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)
+    return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAMES)
 
 
 def check_choice(name: str, value: object, allowed: Collection[object]) -> None:

@@ -152,7 +152,7 @@ def image_of(coco: COCO, image_id: int, folder: str) -> np.ndarray:
     """
     entry = coco.imgs[image_id]
     path = os.path.join(folder, entry["file_name"])
-    image = read_image(path)
+    image = read_image(path, expected=(entry["width"], entry["height"]))
     (height, width), said = image.shape[:2], (entry["height"], entry["width"])
     if (height, width) != said:
         raise InputError(
