@@ -76,6 +76,7 @@ class Trainer(SimpleTrainer):
         self.precision = precision
         self.max_skipped, self.skipped = max_skipped, 0
         self._parts = accumulate
+        self.finished = 0
         self._device = next(model.parameters()).device
         self._scaler = torch.amp.GradScaler("cuda") if precision is torch.float16 else None
         # To go on without an iteration, all processes must know before the gradients are shared. A
@@ -86,6 +87,10 @@ class Trainer(SimpleTrainer):
             and comm.get_world_size() > 1
             and all(name.startswith("backbone.") for name in waiting)
         )
+
+    def after_step(self) -> None:
+        self.finished = self.iter + 1
+        super().after_step()
 
     def after_train(self) -> None:
         self.iter = min(self.iter, self.max_iter)  # detectron2 adds 1 even if no step ran
