@@ -19,7 +19,12 @@ class InputError(ValueError):
     The message is one line that names the key or file, the value and what is allowed. Characters
     that a terminal would execute or cannot show, such as a line break in a file name, are replaced
     by their Python escapes.
+
+    Attributes:
+        of_all_processes: whether each process of a training is known to raise it.
     """
+
+    of_all_processes = False
 
     def __init__(self, text: object = "") -> None:
         text = str(text)

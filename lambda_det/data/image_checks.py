@@ -79,10 +79,11 @@ def usable_images(
     name = key("DATALOADER.SKIP_UNREADABLE")
     count = f"{source}: {len(faults)} of the {len(images)} image files"
     example = f"the first, {local[first]}, {faults[first]}"
-    if not skip:
-        raise InputError(f"{count} cannot be used; {example} ({name} True leaves them out)")
-    if len(faults) == len(images):
-        raise InputError(f"{count} cannot be used; {example}")
+    if not skip or len(faults) == len(images):
+        hint = "" if skip else f" ({name} True leaves them out)"
+        error = InputError(f"{count} cannot be used; {example}{hint}")
+        error.of_all_processes = True
+        raise error
     _say_once(f"{count} are left out ({name} True){consequence}; {example}")
     return [image for index, image in enumerate(images) if index not in faults]
 

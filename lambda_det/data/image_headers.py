@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import PIL
 from PIL import Image
 
+from lambda_det.config import PILLOW_LIMIT
 from lambda_det.data.image_files import opened, orientation_of, stored_size, without_limit
 from lambda_det.errors import InputError, reason_of
 from lambda_det.io import read_json, write_json
@@ -91,7 +92,7 @@ def _header(path: str) -> Header | str:
             name = image.format or ""
             size = stored_size(image)
             header = Header(*size, orientation_of(image), image.mode, name)
-            if not _is_complete(file, name):
+            if not _is_complete(file, name) and size[0] * size[1] <= PILLOW_LIMIT:
                 image.load()  # what follows the end may be long, so this decides
     except FileNotFoundError:
         return "does not exist"

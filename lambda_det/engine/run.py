@@ -151,9 +151,11 @@ class _Run:
                 self._close_loader()  # before the save: its workers wait for half a minute only
                 self._save_interrupted(stop)
                 raise
-            except InputError:  # such as an image that cannot be read, in training or evaluation
+            except InputError as error:  # such as an image that cannot be read
                 self._close_loader()
                 self._save_after_error()
+                if error.of_all_processes:
+                    comm.synchronize()  # the end of one ends the others, which may be writing
                 raise
             finally:
                 self._close_loader()
@@ -207,7 +209,8 @@ class _Run:
             close()
 
     def _save_after_error(self) -> None:
-        """Save what an error, which this process alone may have met, would have thrown away."""
+        """Save what the error would throw away. Only this process may have met it, so that nothing
+        here waits for others."""
         done, last = self.trainer.finished, self.options.max_iter
         if not self.trainer.start_iter < done < last or not comm.is_main_process():
             return  # nothing is new, or the last checkpoint is there

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lambda_det.engine.accumulation import mean_losses, measured_once, split
 from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.engine.nonfinite import any_not_finite, describe_gradients, watching
-from lambda_det.engine.parallel import bare, without_sharing
+from lambda_det.engine.parallel import bare, errors_shared, without_sharing
 from lambda_det.engine.run_state import RunState
 from lambda_det.errors import InputError, key
 from lambda_det.layers.precision import autocast_to
@@ -156,13 +156,14 @@ class Trainer(SimpleTrainer):
     def _next_batch(self) -> Sequence:
         if self._batches is None:
             self._batches = iter(self.data_loader)
-        try:
-            return next(self._batches)
-        except StopIteration:
-            raise InputError(
-                f"the loader of the training has no batch for iteration {self.iter}; it must have "
-                "one for every iteration"
-            ) from None
+        with errors_shared():
+            try:
+                return next(self._batches)
+            except StopIteration:
+                raise InputError(
+                    f"the loader of the training has no batch for iteration {self.iter}; it must "
+                    "have one for every iteration"
+                ) from None
 
     def state_dict(self) -> dict[str, object]:
         # In the form of DefaultTrainer's, which can continue from it; v0.5 keeps no optimiser.

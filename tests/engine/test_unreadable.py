@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 from checkpoint_differences import content, differences, ignoring_folder
 from detectron2.engine import HookBase
+from detectron2.utils import comm
+from tiny_detector import CONFIG, TINY
+from torch.multiprocessing import ProcessRaisedException
 
+from lambda_det.configs import load_config
 from lambda_det.data import generate_shapes
-from lambda_det.engine import parts_from_lazy
+from lambda_det.engine import parts_from_cfg, parts_from_lazy, run
+from lambda_det.engine.launch import launch
 from lambda_det.engine.lazy_config import load_lazy_config
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, one_line
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 VAL = ("DATASETS.TEST", "('coco_2017_val',)", "DATALOADER.NUM_WORKERS", 0)
@@ -157,3 +162,33 @@ def test_a_disk_that_is_full_is_one_line(begin, monkeypatch, log) -> None:
     with pytest.raises(InputError, match="No space left"):
         training.train()
     assert not [line for line in log.messages if "an error has ended" in line]
+
+
+class _BreaksInProcess1:
+    def __init__(self, loader) -> None:
+        self._loader = loader
+
+    def __iter__(self):
+        for number, batch in enumerate(self._loader):
+            if number == 2 and comm.get_rank() == 1:
+                raise InputError("image a.png cannot be read")
+            yield batch
+
+
+def _train_in_two(config: str, words: list[str]) -> None:
+    parts, options = parts_from_cfg(load_config(config, words))
+    parts.train_loader, parts.evaluate = _BreaksInProcess1(parts.train_loader), None
+    run(parts, options)
+
+
+@pytest.mark.slow
+def test_process_0_saves_what_another_cannot_go_on_with(project, folder: Path, tmp_path) -> None:
+    words = [
+        *TINY, "DATASETS.COCO_FOLDER", str(folder), "OUTPUT_DIR", str(tmp_path / "run"),
+        "MODEL.LAMBDA_RESNET.DEPTH", "26", "DATALOADER.NUM_WORKERS", "0",
+        "SOLVER.CHECKPOINT_PERIOD", "100", "SOLVER.MAX_ITER", "9",
+    ]  # fmt: skip
+    with pytest.raises(ProcessRaisedException) as error:
+        launch(_train_in_two, 2, device="cpu", args=(str(project / CONFIG), words))
+    assert one_line(error.value) == "image a.png cannot be read"
+    assert content(tmp_path / "run", "model_0000001.pth")["iteration"] == 1
