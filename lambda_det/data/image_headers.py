@@ -15,7 +15,7 @@ from PIL import Image
 
 from lambda_det.config import PILLOW_LIMIT
 from lambda_det.data.image_files import opened, orientation_of, stored_size, without_limit
-from lambda_det.errors import InputError, reason_of
+from lambda_det.errors import reason_of
 from lambda_det.io import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -121,24 +121,22 @@ def _is_complete(file: Any, image_format: str) -> bool:
 
 
 def _cache_file(paths: Iterable[str]) -> str:
-    """The file for the folders of these images."""
+    """The file for the folders of these images, as this Pillow reads them."""
     folders = sorted({os.path.dirname(os.path.abspath(path)) for path in paths})
-    name = hashlib.sha256("\n".join(folders).encode(errors="surrogateescape")).hexdigest()[:16]
+    text = "\n".join([PIL.__version__, *folders])
+    name = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(root, "lambda_det", f"image_headers_{name}.json")
 
 
 def _remembered(path: str) -> dict[str, tuple[int, int, Header]]:
-    """The content of a cache file; nothing if it is missing, damaged or of another Pillow."""
+    """The content of a cache file; nothing if it is missing or damaged."""
     try:
-        content = read_json(path)
-        if content["pillow"] != PIL.__version__:
-            return {}
         return {
             name: (size, changed, Header(*rest))
-            for name, (size, changed, *rest) in content["images"].items()
+            for name, (size, changed, *rest) in read_json(path).items()
         }
-    except (InputError, ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, AttributeError):  # InputError is a ValueError
         return {}
 
 
@@ -146,6 +144,6 @@ def _remember(path: str, paths: Iterable[str]) -> None:
     entries = ((name, _known[name]) for name in paths if name in _known)
     images = {name: [size, changed, *header] for name, (size, changed, header) in entries}
     try:
-        write_json({"pillow": PIL.__version__, "images": images}, path, indent=None)
+        write_json(images, path, indent=None)
     except (OSError, ValueError):  # a read-only home; the files are read again next time
         logger.debug("%s cannot be written", path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.data import detection_utils
 from detectron2.data import transforms as T
 from PIL import Image
 
@@ -32,6 +33,24 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path) -> None:
 def test_eight_bits_are_left_alone(mode: str) -> None:
     image = Image.new(mode, (3, 2))
     assert eight_bits(image) is image
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB", "L", "YUV-BT.601"])
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [("RGB", "jpg"), ("CMYK", "jpg"), ("L", "jpg"), ("RGB", "png"), ("RGBA", "png"), ("P", "png"),
+     ("1", "png"), ("LA", "png"), ("P", "gif"), ("RGB", "tif"), ("RGB", "webp"), ("RGB", "bmp")],
+)  # fmt: skip
+def test_other_images_are_read_as_detectron2_does(mode, ending, image_format, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+    path = str(tmp_path / f"a.{ending}")
+    exif = {"exif": Image.Exif()} if ending == "jpg" else {}
+    if exif:
+        exif["exif"][274] = 6
+    Image.fromarray(pixels).convert(mode).save(path, **exif)
+    expected = detection_utils.read_image(path, image_format)
+    found = read_image(path, image_format)
+    assert found.dtype == expected.dtype and (found == expected).all()
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
