@@ -12,6 +12,12 @@ REMOVED_KEYS = ("TEST.SANITY_IMAGES", "PRETRAIN.LOG_PERIOD")
 """Keys that a config of an earlier version may contain. ``train_net --dry-run`` has taken the place
 of the first."""
 
+EXIF_MODES = ("auto", "apply", "ignore")
+"""The values of ``INPUT.EXIF``."""
+
+PILLOW_LIMIT = 178_956_970
+"""Pixels of an image from which on Pillow refuses it, unless it is told otherwise."""
+
 # A key whose default is None accepts a value of any type: detectron2's CfgNode allows it.
 
 
@@ -19,6 +25,17 @@ def add_lambda_config(cfg: CfgNode) -> None:
     """Add lambda_det's keys with their defaults to ``cfg``; keys that exist are not changed."""
     _add(cfg.MODEL, "LAMBDA_RESNET", _lambda_resnet())
     _add(cfg.INPUT, "LSJ", _large_scale_jitter())
+    # The frame of an image with an EXIF orientation: "apply" turns the image, "ignore" takes it as
+    # it is stored, "auto" turns it unless its json has the size of the stored frame.
+    _add(cfg.INPUT, "EXIF", "auto")
+    # Value of white in 16-bit grey images, such as 4095 for a sensor of 12 bits; 0 = 65535.
+    _add(cfg.INPUT, "WHITE_LEVEL", 0)
+    # Largest number of pixels of an image. The default is Pillow's limit, which protects from files
+    # that are made to fill the memory.
+    _add(cfg.INPUT, "MAX_PIXELS", PILLOW_LIMIT)
+    # Whether image files that are missing, cannot be read or have another size than their json says
+    # are left out and counted; otherwise they end the run.
+    _add(cfg.DATALOADER, "SKIP_UNREADABLE", False)
     # Type to which SOLVER.AMP casts: "float16" (detectron2's, needs a GPU) or "bfloat16" (on a CPU,
     # too). The rounding error of bfloat16 in a new lambda layer's output is nearly as large as its
     # content part.

@@ -19,13 +19,22 @@ class InputError(ValueError):
     The message is one line that names the key or file, the value and what is allowed. Characters
     that a terminal would execute or cannot show, such as a line break in a file name, are replaced
     by their Python escapes.
+
+    Attributes:
+        of_all_processes: whether each process of a training is known to raise it.
     """
+
+    of_all_processes = False
 
     def __init__(self, text: object = "") -> None:
         text = str(text)
         # torch's DataLoader raises a worker's error again with the traceback as its text. The line
         # breaks of the traceback stay, so that one_line() can find the message.
         super().__init__(text if _TRACEBACK in text else printable(text))
+
+
+class UnreadableImageError(InputError):
+    """An image file is missing, cannot be decoded, or has another size than its json says."""
 
 
 class RunFailedError(RuntimeError):
@@ -69,7 +78,9 @@ def keys_named(names: Mapping[str, str]) -> Iterator[None]:
 
 
 _TRACEBACK = "Traceback (most recent call last)"
-_QUALIFIED_NAME = f"{InputError.__module__}.{InputError.__qualname__}: "
+_QUALIFIED_NAMES = tuple(
+    f"{kind.__module__}.{kind.__qualname__}: " for kind in (InputError, UnreadableImageError)
+)
 
 
 def printable(text: str) -> str:
@@ -84,7 +95,10 @@ def one_line(error: BaseException) -> str:
     the message.
     """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[-1].removeprefix(_QUALIFIED_NAME))
+    last = lines[-1]
+    for name in _QUALIFIED_NAMES:
+        last = last.removeprefix(name)
+    return printable(last)
 
 
 def reason_of(error: BaseException) -> str:
@@ -99,7 +113,7 @@ def first_line_of(error: BaseException) -> str:
 
 def is_input_error_of_a_worker(error: BaseException) -> bool:
     """Return whether the text of ``error`` is another process's traceback of an InputError."""
-    return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAME)
+    return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAMES)
 
 
 def check_choice(name: str, value: object, allowed: Collection[object]) -> None:

@@ -3,6 +3,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.data import transforms as T
 
+from lambda_det.config import PILLOW_LIMIT
 from lambda_det.data import LambdaDatasetMapper, detection_test_loader, training_loader
 from lambda_det.data.augmentations import keep_one_pixel
 from lambda_det.evaluation import CocoMetricsEvaluator
@@ -25,9 +26,13 @@ dataloader = dict(
             image_format="RGB",
             use_instance_mask=True,
             instance_mask_format="polygon",
+            exif="auto",  # lambda_det: INPUT.EXIF, WHITE_LEVEL and MAX_PIXELS
+            white_level=0,
+            max_pixels=PILLOW_LIMIT,
         ),
         total_batch_size=16,
         num_workers=4,
+        skip_unreadable=False,  # lambda_det: DATALOADER.SKIP_UNREADABLE
     ),
     test=L(detection_test_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
@@ -43,8 +48,12 @@ dataloader = dict(
             image_format="RGB",
             use_instance_mask=True,
             instance_mask_format="polygon",
+            exif="${dataloader.train.mapper.exif}",
+            white_level="${dataloader.train.mapper.white_level}",
+            max_pixels="${dataloader.train.mapper.max_pixels}",
         ),
         num_workers=4,
+        skip_unreadable="${dataloader.train.skip_unreadable}",
     ),
     # Without an output_dir, the evaluator writes into train.output_dir/inference.
     evaluator=L(CocoMetricsEvaluator)(

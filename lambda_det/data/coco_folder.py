@@ -35,21 +35,25 @@ def register_coco_folder(root: str, split: str) -> str:
     return register_split(find_layout(root).split(split))
 
 
-def register_split(split: Split) -> str:
+def register_split(split: Split, *, skip_missing: bool = False) -> str:
     """Register a split with detectron2 and return its dataset name.
 
     The dataset is called ``coco_folder_<split>`` and replaces an earlier one of that name. The
     metadata (classes, contiguous ids, keypoints) are set at once.
 
+    Args:
+        split: the split.
+        skip_missing: whether images may be missing.
+
     Raises:
         InputError: the json fails a check of :func:`lambda_det.data.intake.summarize_coco`.
     """
-    summary = summarize_coco(split.json_file, split.images)
+    summary = summarize_coco(split.json_file, split.images, skip_missing=skip_missing)
     name = PREFIX + split.name
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
             catalog.remove(name)
-    _register(name, split)
+    _register(name, split, skip_missing)
     MetadataCatalog.get(name).set(**summary.metadata)
     return name
 
@@ -72,14 +76,15 @@ def register_splits(root: str) -> list[str]:
         for split in (split for split in layout.splits if split.images):
             names.append(PREFIX + split.name)
             if names[-1] not in DatasetCatalog:
-                _register(names[-1], split)
+                _register(names[-1], split, skip_missing=False)
     return names
 
 
-def _register(name: str, split: Split) -> None:
+def _register(name: str, split: Split, skip_missing: bool) -> None:
     def read() -> list[dict]:
         metadata = MetadataCatalog.get(name)
-        metadata.set(**summarize_coco(split.json_file, split.images).metadata)
+        summary = summarize_coco(split.json_file, split.images, skip_missing=skip_missing)
+        metadata.set(**summary.metadata)
         images = load_coco(split.json_file, split.images)
         own = frozenset(images_of(name, [image["image_id"] for image in images]))
         return [image for image in images if image["image_id"] in own]

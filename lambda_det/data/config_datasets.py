@@ -50,6 +50,7 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         for_training=for_training,
         strict=node.STRICT,
         val_share=node.VAL_SHARE,
+        skip_missing=cfg.DATALOADER.SKIP_UNREADABLE,
     )
     heads = (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET)
     if not for_training:

@@ -62,6 +62,7 @@ def resolve_datasets(
     for_training: bool = True,
     strict: bool = False,
     val_share: float = 0.0,
+    skip_missing: bool = False,
 ) -> Datasets:
     """Find, check and register the datasets of a run.
 
@@ -82,6 +83,7 @@ def resolve_datasets(
         strict: whether a dataset in which something is mended or left out is refused.
         val_share: if the folder has no validation split, the share of the images of the training
             split that ``coco_2017_val`` means; ``coco_2017_train`` means the rest. 0 = none.
+        skip_missing: whether images of a dataset may be missing.
 
     Returns:
         The datasets, in which the splits of the folder are called ``coco_folder_<split>``. A second
@@ -106,11 +108,11 @@ def resolve_datasets(
     for name in dict.fromkeys((*train, *test) if for_training else test):
         split = _split_of(name, layout if folder else None)
         if split is None:
-            renamed[name], summary = name, _check_registered(name, folder)
+            renamed[name], summary = name, _check_registered(name, folder, skip_missing)
         else:
             _log_once(str(layout()))
-            renamed[name] = register_split(split)
-            summary = summarize_coco(split.json_file, split.images)
+            renamed[name] = register_split(split, skip_missing=skip_missing)
+            summary = summarize_coco(split.json_file, split.images, skip_missing=skip_missing)
         if summary is not None:
             if strict:
                 summary.findings.refuse()
@@ -184,7 +186,7 @@ def _check_use(val_share: float, names: Sequence[str]) -> None:
         )
 
 
-def _check_registered(name: str, folder: str) -> CocoSummary | None:
+def _check_registered(name: str, folder: str, skip_missing: bool) -> CocoSummary | None:
     """Check a dataset of detectron2's ``DatasetCatalog``.
 
     The two stock COCO datasets, and COCO datasets registered without classes, are read in full. Of
@@ -211,7 +213,9 @@ def _check_registered(name: str, folder: str) -> CocoSummary | None:
     known = metadata.get("thing_classes")
     if metadata.get("evaluator_type") != "coco" or (known and name not in STOCK_SPLITS):
         return None
-    summary = summarize_coco(PathManager.get_local_path(json_file), metadata.image_root)
+    summary = summarize_coco(
+        PathManager.get_local_path(json_file), metadata.image_root, skip_missing=skip_missing
+    )
     if known is None:
         as_written = {"thing_classes": [name for _, name in summary.categories]}
         for field, value in {**summary.metadata, **as_written}.items():  # load_coco_json sets these

@@ -66,12 +66,12 @@ class FoundImages:
                 self.paths[indices[0]],
             )  # fmt: skip
 
-    def refuse_missing(self) -> None:
-        """Raise InputError if a file is missing, with the reason of the first and the number."""
+    def refuse_missing(self, hint: str = "") -> None:
+        """Raise InputError if a file is missing: the reason of the first, the number, the hint."""
         for index, reason in self.missing.items():
             raise InputError(
                 f"image {self.paths[index]}, listed in {self.json_file}, {reason} "
-                f"({len(self.missing)} of the {len(self.paths)} images listed are missing)"
+                f"({len(self.missing)} of the {len(self.paths)} images listed are missing{hint})"
             )
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from detectron2.structures import BoxMode
 
 from lambda_det.data.coco_json import CocoSet, CocoSummary, read_coco
-from lambda_det.data.file_names import image_paths
-from lambda_det.errors import InputError
+from lambda_det.data.file_names import FoundImages, find_images
+from lambda_det.errors import InputError, key
 
 
 class _File(NamedTuple):
@@ -24,12 +24,12 @@ class _File(NamedTuple):
     size: int
 
 
-_summaries: dict[_File, CocoSummary] = {}
+_known: dict[_File, tuple[CocoSummary, FoundImages]] = {}
 # Read with the summary, for the loader that soon asks for them: a large json takes a minute.
 _waiting: dict[_File, list[dict]] = {}
 
 
-def summarize_coco(json_file: str, image_root: str) -> CocoSummary:
+def summarize_coco(json_file: str, image_root: str, *, skip_missing: bool = False) -> CocoSummary:
     """Read a json and look for its images; each state of the file is read once.
 
     The first time, a warning is logged for each kind of finding.
@@ -37,24 +37,28 @@ def summarize_coco(json_file: str, image_root: str) -> CocoSummary:
     Args:
         json_file: path of the json.
         image_root: folder of the images.
+        skip_missing: whether images may be missing; the check of image files leaves them out.
 
     Raises:
         InputError: as :func:`~lambda_det.data.coco_json.read_coco`, or a listed image does not
             exist.
     """
     file = _file_of(json_file, image_root)
-    if file not in _summaries:
+    if file not in _known:
         _read(file)
-    return _summaries[file]
+    summary, images = _known[file]
+    if not skip_missing:
+        images.refuse_missing(f"; {key('DATALOADER.SKIP_UNREADABLE')} True leaves them out")
+    return summary
 
 
 def load_coco(json_file: str, image_root: str) -> list[dict]:
-    """Read a json as images in detectron2's dataset format, sorted by id.
+    """Read a json as images in detectron2's dataset format, sorted by id; files may be missing.
 
     For a json that detectron2's ``load_coco_json`` can read, the result is the same.
 
     Raises:
-        InputError: as :func:`summarize_coco`.
+        InputError: as :func:`~lambda_det.data.coco_json.read_coco`.
     """
     file = _file_of(json_file, image_root)
     if file not in _waiting:
@@ -71,13 +75,14 @@ def _file_of(json_file: str, image_root: str) -> _File:
 
 
 def _read(file: _File) -> None:
-    found = read_coco(file.path)
-    names = [image["file_name"] for image in found.images]
-    paths = image_paths(names, file.image_root, file.path)
-    if file not in _summaries:
-        found.summary.findings.log()
-    _summaries[file] = found.summary
-    _waiting[file] = detectron2_images(found, paths)
+    content = read_coco(file.path)
+    names = [image["file_name"] for image in content.images]
+    found = find_images(names, file.image_root, file.path)
+    if file not in _known:
+        content.summary.findings.log()
+        found.log(names)
+    _known[file] = content.summary, found
+    _waiting[file] = detectron2_images(content, found.paths)
 
 
 def detectron2_images(found: CocoSet, paths: Sequence[str]) -> list[dict]:

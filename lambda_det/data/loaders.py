@@ -11,23 +11,27 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_test_loader, samplers
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+    samplers,
+)
 from detectron2.utils import comm
 from torch import Generator as RandomGenerator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from lambda_det.data.image_checks import usable_images
 from lambda_det.data.mapper import LambdaDatasetMapper
-from lambda_det.data.order import Key, KeyStream, MakeSampler, sampler_maker, wide_images
+from lambda_det.data.order import KeyStream, MakeSampler, sampler_maker, wide_images
+from lambda_det.data.skipping import Mapper, ReadableImages, SeededImages, SkippingImages, Skips
 from lambda_det.data.training_images import training_images
 from lambda_det.errors import InputError, key
-from lambda_det.randomness import seeded
 
 logger = logging.getLogger(__name__)
-
-Mapper = Callable[[dict], dict]
 
 GRACE_S = 30
 """Seconds that a worker continues after a SIGTERM, so that the training can end its iteration."""
@@ -52,6 +56,8 @@ class TrainingLoader:
             not.
         num_workers: number of worker processes that map images; 0 maps them in this process.
         seed: seed of the order and of the augmentations; if it is negative, a random one is taken.
+        skip_unreadable: whether the next image that can be read takes the place of one that cannot;
+            one warning names each such file.
 
     Raises:
         InputError: ``total_batch_size`` is not a multiple of the number of processes.
@@ -67,11 +73,15 @@ class TrainingLoader:
         aspect_ratio_grouping: bool = True,
         num_workers: int = 0,
         seed: int = -1,
+        skip_unreadable: bool = False,
     ) -> None:
         self.batch_size = _share_of_batch(total_batch_size)
         self.seed = seed if seed >= 0 else comm.shared_random_seed()
         self.start, self.num_images = 0, len(dataset)
-        self._dataset = _SeededImages(DatasetFromList(dataset, copy=False), mapper)
+        self._dataset = SeededImages(
+            DatasetFromList(dataset, copy=False), mapper, skip=skip_unreadable
+        )
+        self._skips = Skips("the next image that can be read takes its place")
         self._wide = wide_images(dataset) if aspect_ratio_grouping else None
         self._make_sampler = make_sampler or functools.partial(
             samplers.TrainingSampler, len(dataset), True
@@ -106,7 +116,7 @@ class TrainingLoader:
             )
         )
         while True:
-            yield [next(single) for _ in range(self.batch_size)]
+            yield [self._skips.of(next(single)) for _ in range(self.batch_size)]
 
 
 training_loader = TrainingLoader
@@ -121,18 +131,6 @@ def _end_workers() -> None:
     """
     for loader in list(_running):
         loader.close()
-
-
-class _SeededImages(Dataset):
-    """A dataset of mapped images; its key is (index, seed), and the seed fixes the augmentation."""
-
-    def __init__(self, images: Dataset, mapper: Mapper) -> None:
-        self.images, self._mapper = images, mapper
-
-    def __getitem__(self, key: Key) -> dict:
-        index, seed = key
-        with seeded(seed):
-            return self._mapper(self.images[index])
 
 
 def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoader:
@@ -158,6 +156,7 @@ def build_train_loader(cfg: CfgNode, *, seed: int | None = None) -> TrainingLoad
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         seed=cfg.SEED if seed is None else seed,
+        skip_unreadable=cfg.DATALOADER.SKIP_UNREADABLE,
     )
 
 
@@ -171,18 +170,67 @@ def _share_of_batch(total: int) -> int:
     return total // world
 
 
+_NOT_FOUND = "; they have no detections, and their objects count as not found"
+
+
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
-    """Build a loader that yields each image of ``dataset_name`` once, in order, in lists of one."""
-    mapper = LambdaDatasetMapper(cfg, False)
-    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
-    return _finishing(loader)
+    """Build a loader that yields each image of ``dataset_name`` once, in order, in lists of one.
+
+    Raises:
+        InputError: an image file cannot be used, see
+            :func:`~lambda_det.data.image_checks.usable_images`.
+    """
+    node, mapper = cfg.DATALOADER, LambdaDatasetMapper(cfg, False)
+    images = usable_images(
+        get_detection_dataset_dicts([dataset_name], filter_empty=False),
+        f"{key('DATASETS.TEST')} {dataset_name!r}",
+        mapper.reading,
+        skip=node.SKIP_UNREADABLE,
+        workers=node.NUM_WORKERS,
+        consequence=_NOT_FOUND,
+    )
+    return _test_loader(images, mapper, node.NUM_WORKERS, node.SKIP_UNREADABLE)
 
 
 def detection_test_loader(
-    dataset: Sequence[dict], mapper: Mapper, *, num_workers: int = 0
+    dataset: Sequence[dict],
+    mapper: Mapper,
+    *,
+    num_workers: int = 0,
+    skip_unreadable: bool = False,
 ) -> Iterable[list[dict]]:
-    """Build the loader of :func:`build_test_loader` from explicit arguments, for a LazyConfig."""
-    return _finishing(build_detection_test_loader(dataset, mapper=mapper, num_workers=num_workers))
+    """Build the loader of :func:`build_test_loader` from explicit arguments, for a LazyConfig.
+
+    The image files are checked if ``mapper`` is a :class:`LambdaDatasetMapper` and ``dataset`` a
+    list.
+    """
+    if isinstance(mapper, LambdaDatasetMapper) and isinstance(dataset, list):
+        dataset = usable_images(
+            dataset,
+            key("DATASETS.TEST"),
+            mapper.reading,
+            skip=skip_unreadable,
+            workers=num_workers,
+            consequence=_NOT_FOUND,
+        )
+    return _test_loader(dataset, mapper, num_workers, skip_unreadable)
+
+
+def _test_loader(
+    images: Sequence[dict], mapper: Mapper, num_workers: int, skip: bool
+) -> Iterable[list[dict]]:
+    if not skip:
+        loader = build_detection_test_loader(images, mapper=mapper, num_workers=num_workers)
+        loader.worker_init_fn = finish_before_ending
+        return loader
+    # detectron2's dataset puts any other image, which then counts twice, into the place of one that
+    # is None.
+    skipping = SkippingImages(
+        DatasetFromList(images, copy=False) if isinstance(images, list) else images, mapper
+    )
+    loader = build_detection_test_loader(skipping, mapper=None, num_workers=num_workers)
+    loader.worker_init_fn = finish_before_ending
+    return ReadableImages(loader)
 
 
 class FirstBatches:
@@ -201,11 +249,6 @@ class FirstBatches:
 
     def __iter__(self) -> Iterator:
         return itertools.islice(self._loader, self._number)
-
-
-def _finishing(loader: DataLoader) -> DataLoader:
-    loader.worker_init_fn = finish_before_ending
-    return loader
 
 
 def finish_before_ending(worker: int) -> None:

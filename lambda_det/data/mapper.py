@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
 
+from lambda_det.config import PILLOW_LIMIT
 from lambda_det.data.augmentations import keep_one_pixel, large_scale_jitter
-from lambda_det.data.image_files import read_image
-from lambda_det.errors import InputError
+from lambda_det.data.image_files import ImageReading, expected_size, read_image
+from lambda_det.errors import InputError, UnreadableImageError
 
 WITH_MASK = "gt_with_mask"
 """Field of an image's instances: False for those whose ``gt_masks`` is not to be learned, because
@@ -35,19 +36,35 @@ class LambdaDatasetMapper(DatasetMapper):
     - With ``INPUT.MASK_FORMAT`` ``"polygon"``, an image that has an object stored as RLE gets
       bitmasks for all of its objects; other images get polygons. With ``"bitmask"``, all get
       bitmasks.
-    - An image that cannot be decoded or whose size is not that of the json, and an annotation whose
-      mask cannot be used, raise an :class:`~lambda_det.errors.InputError` that names the file.
+    - An image that cannot be decoded or whose size is not that of the json raises an
+      :class:`~lambda_det.errors.UnreadableImageError`, and an annotation whose mask cannot be used
+      an :class:`~lambda_det.errors.InputError`, that name the file.
     - An object without a mask, beside others that have one, gets its box as a mask, and its image
       the field ``gt_with_mask`` (N,) bool.
     - An object without keypoints, beside others that have some, gets invisible ones.
     - Objects that a crop removes are dropped in both mask formats (detectron2 v0.5 stops with an
       error on a polygon that is cropped to nothing). Polygons of fewer than 3 points are dropped
       too. An image without objects has an empty ``gt_masks``.
+    - ``exif``, ``white_level`` and ``max_pixels`` are those of
+      :class:`~lambda_det.data.image_files.ImageReading`.
     - 16-bit grey is scaled to 8 bits (Pillow clips it to white), and the shorter side of a long
       thin image keeps at least one pixel.
     - Coordinates stored as integers are converted to float first, because fvcore's transforms write
       into their input array and would truncate them.
     """
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        exif: str = "auto",
+        white_level: int = 0,
+        max_pixels: int = PILLOW_LIMIT,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(is_train, **arguments)
+        self.reading = ImageReading(exif, white_level, max_pixels)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -78,7 +95,7 @@ class LambdaDatasetMapper(DatasetMapper):
             )
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         arguments["augmentations"] = keep_one_pixel(arguments["augmentations"])
-        return arguments
+        return {**arguments, **vars(ImageReading.from_config(cfg))}
 
     def __call__(self, dataset_dict: dict) -> dict:
         """Read one image, transform it and its objects, and convert them to tensors.
@@ -123,11 +140,16 @@ class LambdaDatasetMapper(DatasetMapper):
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
         """Read the image (H, W, 3) in ``image_format`` and check its size against the json."""
         path = dataset_dict["file_name"]
-        image = read_image(path, self.image_format)
+        image = read_image(
+            path,
+            self.image_format,
+            reading=self.reading,
+            expected=expected_size(dataset_dict),
+        )
         try:
             detection_utils.check_image_size(dataset_dict, image)
         except detection_utils.SizeMismatchError as error:
-            raise InputError(
+            raise UnreadableImageError(
                 f"image {path} is {image.shape[1]} x {image.shape[0]} pixels (width x height), "
                 f"but its json says {dataset_dict['width']} x {dataset_dict['height']}"
             ) from error

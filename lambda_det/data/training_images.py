@@ -7,6 +7,8 @@ import itertools
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 
+from lambda_det.data.image_checks import usable_images
+from lambda_det.data.image_files import ImageReading
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.errors import InputError
 
@@ -18,6 +20,7 @@ def training_images(cfg: CfgNode) -> list[dict]:
 
     Raises:
         InputError: ``DATASETS.TRAIN`` is empty, no image is left after filtering, or a check of
+            :func:`~lambda_det.data.image_checks.usable_images` or
             :func:`~lambda_det.data.training_set_checks.check_images` fails.
     """
     names = tuple(cfg.DATASETS.TRAIN)
@@ -39,6 +42,13 @@ def training_images(cfg: CfgNode) -> list[dict]:
             f"are filtered out (DATALOADER.FILTER_EMPTY_ANNOTATIONS {filter_empty}): crowd regions "
             "and objects whose polygons all have fewer than 3 points do not count"
         ) from error
+    images = usable_images(
+        images,
+        source,
+        ImageReading.from_config(cfg),
+        skip=cfg.DATALOADER.SKIP_UNREADABLE,
+        workers=cfg.DATALOADER.NUM_WORKERS,
+    )
     check_images(
         images,
         names,

@@ -30,8 +30,9 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.rules import LoadingRules
-from lambda_det.data import resolve_datasets
+from lambda_det.data import LambdaDatasetMapper, detection_test_loader, resolve_datasets
 from lambda_det.data.config_datasets import with_classes_of_training
+from lambda_det.data.image_checks import usable_images
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.engine.checks import check_device, check_pixels, on_device
@@ -40,7 +41,7 @@ from lambda_det.engine.lazy_config import LAZY_NAMES, MAPPER, config_of, has_hea
 from lambda_det.engine.parts import Parts, Results, RunOptions
 from lambda_det.engine.values import check_values, options_from_cfg
 from lambda_det.engine.yacs import check_schedule, tasks_of
-from lambda_det.errors import keys_named
+from lambda_det.errors import key, keys_named
 
 
 def parts_from_lazy(lazy: DictConfig) -> tuple[Parts, RunOptions]:
@@ -89,6 +90,8 @@ def build_lazy_parts(lazy: DictConfig, options: RunOptions) -> tuple[Parts, RunO
     model = instantiate(lazy.model).to(device)
     optimizer = _build_optimizer(lazy, model)
     multiplier = instantiate(lazy.lr_multiplier)
+    if _is_evaluated(lazy) and _target(lazy.dataloader.test) is detection_test_loader:
+        instantiate(lazy.dataloader.test)  # it checks the image files, before the first iteration
     parts = Parts(
         model=model,
         optimizer=optimizer,
@@ -133,6 +136,7 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         for_training=for_training,
         strict=bool(select(lazy, "train.strict")),
         val_share=select(lazy, "train.val_share") or 0.0,
+        skip_missing=bool(select(lazy, LAZY_NAMES["DATALOADER.SKIP_UNREADABLE"])),
     )
     nodes = [
         node
@@ -182,8 +186,7 @@ def evaluate_lazy(
     if not _is_evaluated(lazy):
         return {}
     node = copy.deepcopy(lazy.dataloader.evaluator)
-    target = locate(node._target_) if isinstance(node._target_, str) else node._target_
-    takes_folder = "output_dir" in inspect.signature(target).parameters
+    takes_folder = "output_dir" in inspect.signature(_target(node)).parameters
     if takes_folder and (folder is not None or "output_dir" not in node):
         folder = folder or select(lazy, "train.output_dir") or "./output"
         node.output_dir = os.path.join(folder, "inference")
@@ -229,6 +232,14 @@ def _build_train_loader(lazy: DictConfig, seed: int) -> Iterable:
     node = lazy.dataloader.train
     parts = {name: instantiate(value) for name, value in node.items() if name != "_target_"}
     if isinstance(images := parts.get("dataset"), list) and images:
+        if isinstance(mapper := parts.get("mapper"), LambdaDatasetMapper):
+            images = parts["dataset"] = usable_images(
+                images,
+                f"{key('DATASETS.TRAIN')} {_names(lazy, 'train')}",
+                mapper.reading,
+                skip=parts.get("skip_unreadable", False),
+                workers=parts.get("num_workers", 0),
+            )
         classes = [select(lazy, f"model.{name}num_classes") for name in ("roi_heads.", "")]
         places = ("model.proposal_generator.anchor_generator", "model.anchor_generator")
         sizes: Sequence = next((s for place in places if (s := select(lazy, f"{place}.sizes"))), [])
@@ -239,7 +250,7 @@ def _build_train_loader(lazy: DictConfig, seed: int) -> Iterable:
             num_classes=next((count for count in classes if isinstance(count, int)), None),
             anchor_sizes=[side for level in sizes for side in level],
         )
-    loader = node._target_(**parts) if callable(node._target_) else instantiate(node)
+    loader = _target(node)(**parts)
     if isinstance(loader, TrainingLoader) and seed >= 0 and "seed" not in node:
         loader.seed = seed
     return loader
@@ -271,6 +282,11 @@ def set_largest_size(lazy: DictConfig) -> None:
         sides = node.short_edge_length
         largest = max(sides) if OmegaConf.is_list(sides) else sides
         node.update(short_edge_length=largest, sample_style="choice")
+
+
+def _target(node: DictConfig) -> Any:
+    """Return what a node calls; a config that was read from text has its name."""
+    return locate(node._target_) if isinstance(node._target_, str) else node._target_
 
 
 def _is_evaluated(lazy: DictConfig) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -12,7 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, one_line
 
 
 def parallel(model: nn.Module) -> nn.Module:
@@ -70,3 +71,23 @@ def without_sharing(model: nn.Module, unless: bool) -> AbstractContextManager:
     if unless or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()
+
+
+@contextlib.contextmanager
+def errors_shared() -> Iterator[None]:
+    """Raise the InputError that one process meets in the block in all of them, after the block.
+
+    The others would wait for its gradients, and process 0 could not save what is done.
+    """
+    error = None
+    try:
+        yield
+    except InputError as raised:
+        error = raised
+    if comm.get_world_size() > 1:
+        lines = comm.all_gather(None if error is None else one_line(error))
+        if (line := next((line for line in lines if line is not None), None)) is not None:
+            error = InputError(line)
+            error.of_all_processes = True
+    if error is not None:
+        raise error

@@ -56,7 +56,8 @@ def run(
 
     Raises:
         InputError: weights, an image or a checkpoint cannot be read, a file cannot be written, or
-            a check of the model fails.
+            a check of the model fails. If an iteration was finished, process 0 saves a checkpoint
+            before it raises the error.
         FloatingPointError: a loss or a gradient is not finite.
         TrainingInterrupted: SIGTERM or SIGINT came; the iteration is finished and saved.
     """
@@ -128,6 +129,12 @@ class _Run:
                 self._close_loader()  # before the save: its workers wait for half a minute only
                 self._save_interrupted(stop)
                 raise
+            except InputError as error:  # such as an image that cannot be read
+                self._close_loader()
+                self._save_after_error()
+                if error.of_all_processes:
+                    comm.synchronize()  # the end of one ends the others, which may be writing
+                raise
             finally:
                 self._close_loader()
         self.summary.finish()
@@ -178,6 +185,25 @@ class _Run:
         close = getattr(self.parts.train_loader, "close", None)  # ends its worker processes
         if close is not None:
             close()
+
+    def _save_after_error(self) -> None:
+        """Save what the error would throw away. Only this process may have met it, so that nothing
+        here waits for others."""
+        done, last = self.trainer.finished, self.options.max_iter
+        if not self.trainer.start_iter < done < last or not comm.is_main_process():
+            return  # nothing is new, or the last checkpoint is there
+        self.trainer.iter = self.trainer.storage.iter = done - 1
+        try:
+            self.checkpointer.save(f"model_{done - 1:07d}", iteration=done - 1)
+        except InputError as error:  # a full disk, which may be what the error is about
+            logger.warning("%s", error)
+            return
+        command = self.parts.resume_command
+        logger.warning(
+            "an error has ended the training after iteration %d of %d, which is saved; to go on "
+            "once its cause is mended: %s",
+            done, last, shlex.join(command) if command else "run(parts, options, resume=True)",
+        )  # fmt: skip
 
     def _save_interrupted(self, stop: TrainingInterrupted) -> None:
         iteration, last = self.trainer.iter, self.options.max_iter

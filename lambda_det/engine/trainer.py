@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lambda_det.engine.accumulation import mean_losses, measured_once, split
 from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.engine.nonfinite import any_not_finite, describe_gradients, watching
-from lambda_det.engine.parallel import bare, without_sharing
+from lambda_det.engine.parallel import bare, errors_shared, without_sharing
 from lambda_det.engine.run_state import RunState
 from lambda_det.errors import InputError, key
 from lambda_det.layers.precision import autocast_to
@@ -76,6 +76,7 @@ class Trainer(SimpleTrainer):
         self.precision = precision
         self.max_skipped, self.skipped = max_skipped, 0
         self._parts = accumulate
+        self.finished = 0
         self._device = next(model.parameters()).device
         self._scaler = torch.amp.GradScaler("cuda") if precision is torch.float16 else None
         # To go on without an iteration, all processes must know before the gradients are shared. A
@@ -86,6 +87,10 @@ class Trainer(SimpleTrainer):
             and comm.get_world_size() > 1
             and all(name.startswith("backbone.") for name in waiting)
         )
+
+    def after_step(self) -> None:
+        self.finished = self.iter + 1
+        super().after_step()
 
     def after_train(self) -> None:
         self.iter = min(self.iter, self.max_iter)  # detectron2 adds 1 even if no step ran
@@ -151,13 +156,14 @@ class Trainer(SimpleTrainer):
     def _next_batch(self) -> Sequence:
         if self._batches is None:
             self._batches = iter(self.data_loader)
-        try:
-            return next(self._batches)
-        except StopIteration:
-            raise InputError(
-                f"the loader of the training has no batch for iteration {self.iter}; it must have "
-                "one for every iteration"
-            ) from None
+        with errors_shared():
+            try:
+                return next(self._batches)
+            except StopIteration:
+                raise InputError(
+                    f"the loader of the training has no batch for iteration {self.iter}; it must "
+                    "have one for every iteration"
+                ) from None
 
     def state_dict(self) -> dict[str, object]:
         # In the form of DefaultTrainer's, which can continue from it; v0.5 keeps no optimiser.

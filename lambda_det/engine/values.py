@@ -24,6 +24,7 @@ from detectron2.solver.build import GradientClipType
 from fvcore.common.registry import Registry
 
 from lambda_det.backbone.build import check_norms_of_heads
+from lambda_det.config import EXIF_MODES
 from lambda_det.engine.parts import (
     NOT_NEGATIVE,
     OPTION_KEYS,
@@ -69,7 +70,13 @@ def _is_colour(values: Sequence) -> bool:
 
 _RULES: dict[str, Rule] = {
     "DATALOADER.NUM_WORKERS": NOT_NEGATIVE,
+    "INPUT.EXIF": one_of(EXIF_MODES),
     "INPUT.FORMAT": one_of(("RGB", "BGR", "L", "YUV-BT.601")),
+    "INPUT.MAX_PIXELS": POSITIVE,
+    "INPUT.WHITE_LEVEL": (
+        "the value of white in 16-bit images, from 1 to 65535, or 0 for 65535",
+        lambda value: is_count(value, 0) and value <= 65535,
+    ),
     "INPUT.MASK_FORMAT": one_of(("bitmask", "polygon")),
     "INPUT.MIN_SIZE_TRAIN": (
         "whole numbers of pixels, 0 for no resizing",

@@ -94,6 +94,8 @@ def build_parts(cfg: CfgNode, recipe: Recipe | None = None) -> tuple[Parts, RunO
     model = build_detector(cfg)
     optimizer = build_optimizer(cfg, model)
     loader = build_train_loader(cfg)
+    for name in cfg.DATASETS.TEST:  # its image files are checked before the first iteration
+        build_test_loader(cfg, name)
     parts = Parts(
         model=model,
         optimizer=optimizer,

@@ -180,7 +180,7 @@ def image_of(coco: COCO, image_id: int) -> np.ndarray:
     """
     entry = coco.imgs[image_id]
     path = entry["path"]
-    image = read_image(path)
+    image = read_image(path, expected=(entry["width"], entry["height"]))
     (height, width), said = image.shape[:2], (entry["height"], entry["width"])
     if (height, width) != said:
         raise InputError(

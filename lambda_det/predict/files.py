@@ -15,7 +15,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lambda_det.checkpoint.loading import numbers_of_heads
 from lambda_det.data.config_datasets import configure_heads
-from lambda_det.data.image_files import read_image
+from lambda_det.data.image_checks import warn_of_frames
+from lambda_det.data.image_files import ImageReading, expected_size, read_image
+from lambda_det.data.image_headers import Header, read_headers
 from lambda_det.errors import InputError, writing
 from lambda_det.io import write_bytes, write_json
 from lambda_det.predict.class_names import (
@@ -107,7 +109,9 @@ def predict_files(
     if listed is None:
         entries = [{"id": number} for number in range(1, len(images) + 1)]
     else:
-        entries = listed_images([file.path for file in images], listed, str(annotations))
+        paths = [file.path for file in images]
+        entries = listed_images(paths, listed, str(annotations))
+        _warn_of_frames(cfg, dict(zip(paths, entries, strict=True)), f"--annotations {annotations}")
     with writing(f"--output {output}"):
         os.makedirs(output, exist_ok=True)
     predictor = Predictor(cfg)
@@ -135,6 +139,16 @@ def predict_files(
             except InputError as error:
                 _note(done, file.path, error)
     return done
+
+
+def _warn_of_frames(cfg: CfgNode, entries: dict[str, dict], source: str) -> None:
+    headers = read_headers(list(entries), cfg.DATALOADER.NUM_WORKERS)
+    sound = [
+        ({**entries[path], "file_name": path}, header)
+        for path, header in headers.items()
+        if isinstance(header, Header)
+    ]
+    warn_of_frames(sound, source, ImageReading.from_config(cfg))
 
 
 def _endings(file: InputFile, draw: bool) -> list[str]:
@@ -189,11 +203,17 @@ def _predict_images(
     the annotations, of which only the id need be known."""
     rows: dict[int, dict] = {}
     results: dict[int, list[dict]] = {}
+    reading = ImageReading.from_config(predictor.cfg)
 
     def readable() -> Iterator[tuple[tuple[int, np.ndarray], np.ndarray]]:
         for index, (path, _, entry) in enumerate(jobs):
             try:
-                image = read_image(path, predictor.cfg.INPUT.FORMAT)
+                image = read_image(
+                    path,
+                    predictor.cfg.INPUT.FORMAT,
+                    reading=reading,
+                    expected=expected_size(entry),
+                )
                 height, width = image.shape[:2]
                 if entry.get("width", width) != width or entry.get("height", height) != height:
                     raise InputError(

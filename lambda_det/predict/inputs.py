@@ -6,16 +6,17 @@ from __future__ import annotations
 import functools
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lambda_det.data.file_names import find_images
+from lambda_det.data.image_files import image_endings, left_out
 from lambda_det.errors import InputError
 
-IMAGE_ENDINGS = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
-)  # fmt: skip
+logger = logging.getLogger(__name__)
+
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
 
 
@@ -41,8 +42,9 @@ def find_inputs(named: Sequence[str], *, recursive: bool = False) -> list[InputF
     """Find the files that command-line arguments name.
 
     An argument is a file of any extension, a folder or a glob (``**`` matches any number of
-    folders). From folders and globs, hidden files and files without an image or video extension
-    are left out.
+    folders). Of folders and globs, the files are taken whose extension is that of an image format
+    that Pillow can decode, or of a video. One line counts the others. Hidden files and folders,
+    whose names begin with a dot, are neither taken nor counted.
 
     Args:
         named: the arguments of ``--input``.
@@ -55,37 +57,49 @@ def find_inputs(named: Sequence[str], *, recursive: bool = False) -> list[InputF
         InputError: an argument matches no file, or a folder cannot be read.
     """
     files: dict[str, InputFile] = {}
+    others: dict[str, None] = {}
     for argument in named:
-        found = list(_files_of(argument, recursive))
+        found, unknown = _files_of(argument, recursive)
         if not found:
             is_flat = os.path.isdir(argument) and not recursive
             hint = "; --recursive searches sub-folders" if is_flat else ""
-            raise InputError(f"--input {argument}: no image or video was found{hint}")
+            counts = f" ({left_out(unknown)})" if unknown else ""
+            raise InputError(f"--input {argument}: no image or video was found{counts}{hint}")
         for file in found:
             files.setdefault(os.path.realpath(file.path), file)
+        others |= dict.fromkeys(map(os.path.realpath, unknown))
+    if unread := left_out(path for path in others if path not in files):
+        logger.info("--input: %s", unread)
     return list(files.values())
 
 
-def _files_of(argument: str, recursive: bool) -> Iterator[InputFile]:
+def _files_of(argument: str, recursive: bool) -> tuple[list[InputFile], list[str]]:
+    """The files that an argument names, and the paths of those that are left out."""
     path = os.path.expanduser(argument)
     if os.path.isfile(path):
-        yield InputFile(path, os.path.basename(path))
-    elif os.path.isdir(path):
-        for folder, below, names in os.walk(path, onerror=_refuse):
-            below[:] = sorted(n for n in below if not n.startswith(".")) if recursive else []
-            for name in sorted(filter(_is_wanted, names)):
-                file = os.path.join(folder, name)
-                yield InputFile(file, os.path.relpath(file, path))
+        return [InputFile(path, os.path.basename(path))], []
+    if os.path.isdir(path):
+        pairs = [(file, os.path.relpath(file, path)) for file in _files_in(path, recursive)]
+    elif glob.has_magic(path):
+        found = sorted(glob.glob(path, recursive=True))
+        pairs = [(file, os.path.basename(file)) for file in found if os.path.isfile(file)]
     else:
-        if not glob.has_magic(path):
-            raise InputError(f"--input {argument}: no such file or folder")
-        for file in sorted(glob.glob(path, recursive=True)):
-            if _is_wanted(os.path.basename(file)) and os.path.isfile(file):
-                yield InputFile(file, os.path.basename(file))
+        raise InputError(f"--input {argument}: no such file or folder")
+    pairs = [(file, name) for file, name in pairs if not os.path.basename(file).startswith(".")]
+    endings = (*image_endings(), *VIDEO_ENDINGS)
+    files, unknown = [], []
+    for file, name in pairs:
+        if file.lower().endswith(endings):
+            files.append(InputFile(file, name))
+        else:
+            unknown.append(file)
+    return files, unknown
 
 
-def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(IMAGE_ENDINGS + VIDEO_ENDINGS)
+def _files_in(folder: str, recursive: bool) -> Iterator[str]:
+    for place, below, names in os.walk(folder, onerror=_refuse):
+        below[:] = sorted(name for name in below if not name.startswith(".")) if recursive else []
+        yield from (os.path.join(place, name) for name in sorted(names))
 
 
 def _refuse(error: OSError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset
 
-from lambda_det.data.image_files import eight_bits
+from lambda_det.data.image_files import eight_bits, image_endings, left_out
 from lambda_det.data.loaders import finish_before_ending
 from lambda_det.errors import InputError
 from lambda_det.randomness import IMAGE, ORDER, seed_of, seeded
+
+logger = logging.getLogger(__name__)
 
 VAL_NAMES = ("val", "validation")
 
@@ -39,7 +42,9 @@ class ImageFolder:
 def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
     """List the images and classes of an ImageFolder.
 
-    The classes are sorted as timm does it: numbers in names are compared by value.
+    The classes are sorted as timm does it: numbers in names are compared by value. Images are the
+    files whose extension is that of a format that Pillow can decode; one line counts the others.
+    Hidden files and folders, whose names begin with a dot, are neither read nor counted.
 
     Args:
         root: folder that contains ``train/`` and ``val/`` (or ``validation/``), each with one
@@ -66,25 +71,52 @@ def read_image_folder(root: str, num_classes: int = 0) -> ImageFolder:
             f"PRETRAIN.NUM_CLASSES={num_classes}: {root} has {len(classes)} classes; set it to "
             f"{len(classes)}, or to 0 to accept any number"
         )
+    logger.info(
+        "%s: %d images to train on and %d to validate with, %d classes",
+        root, len(train), len(val), len(classes),
+    )  # fmt: skip
     return ImageFolder(train, val, classes)
 
 
 def _read_split(folder: str) -> tuple[list[Sample], list[str]]:
     entries = os.scandir(folder) if os.path.isdir(folder) else ()
-    names = {entry.name for entry in entries if entry.is_dir()}
+    names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")}
     if not names:
         fault = "contains no folders" if os.path.isdir(folder) else "does not exist"
         raise InputError(f"--data: {folder} {fault}; expected one folder per class")
-    samples, numbers = find_images_and_targets(folder)
-    if empty := sorted(names - numbers.keys()):
+    endings = image_endings()
+    samples, numbers = find_images_and_targets(folder, types=endings)
+    samples = [(path, number) for path, number in samples if not _is_hidden(path, folder)]
+    used = {number for _, number in samples}
+    classes = [name for name, number in numbers.items() if number in used]  # sorted
+    unread = left_out(name for name in _visible_files(folder) if _ending(name) not in endings)
+    if empty := sorted(names - set(classes)):
         raise InputError(
-            f"--data: class folder {os.path.join(folder, empty[0])} contains no image "
-            "(.jpg, .jpeg, .png)"
+            f"--data: class folder {os.path.join(folder, empty[0])} contains no image that Pillow "
+            "can open" + (f" ({folder}: {unread})" if unread else "")
         )
-    if stray := sorted(numbers.keys() - names):
+    if stray := sorted(set(classes) - names):
         path = next(path for path, number in samples if number == numbers[stray[0]])
         raise InputError(f"--data: {path} is not in a class folder of {folder}")
-    return samples, list(numbers)
+    if unread:
+        logger.info("%s: %s", folder, unread)
+    renumbered = {numbers[name]: index for index, name in enumerate(classes)}
+    return [(path, renumbered[number]) for path, number in samples], classes
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _is_hidden(path: str, folder: str) -> bool:
+    return any(part.startswith(".") for part in os.path.relpath(path, folder).split(os.sep))
+
+
+def _visible_files(folder: str) -> Iterator[str]:
+    """The names of the files in a folder and below it, without hidden ones."""
+    for _, below, names in os.walk(folder, followlinks=True):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from (name for name in names if not name.startswith("."))
 
 
 class SeededImages(Dataset):

@@ -18,6 +18,7 @@ from lambda_det.data import configure_datasets
 from lambda_det.data.coco_json import clean_coco, read_coco
 from lambda_det.data.findings import KEPT, KINDS, LEFT_OUT
 from lambda_det.data.intake import load_coco
+from lambda_det.data.training_images import training_images
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
 
@@ -262,3 +263,17 @@ def test_crowd_regions_are_kept(coco_tiny):
     assert crowds and np.all([a["iscrowd"] for a in annotations if a["id"] in
                               {c["id"] for c in crowds}])  # fmt: skip
     assert len(annotations) == len(raw)
+
+
+def test_missing_images(write_folder, small_content: dict, make_cfg, log):
+    """They refuse the training, with the way on; then the check of image files leaves them out."""
+    root = write_folder(train2017=small_content)
+    (root / "train2017" / "a.jpg").unlink()
+    cfg = make_cfg(root, ("train2017",))
+    with pytest.raises(InputError, match=r"a\.jpg.*1 of the 2.*DATALOADER\.SKIP_UNREADABLE True"):
+        configure_datasets(cfg.clone())
+    cfg.DATALOADER.SKIP_UNREADABLE = True
+    configure_datasets(cfg)
+    assert [Path(image["file_name"]).name for image in training_images(cfg)] == ["b.jpg"]
+    lines = [line for line in warnings(log) if "are left out" in line]
+    assert len(lines) == 1 and "1 of the 2 image files" in lines[0]

@@ -79,12 +79,13 @@ def test_broken_image_in_a_worker(write_folder, small_content: dict, make_cfg):
     """The error of a data-loader worker reaches the user as the same line."""
     root = write_folder(val2017=small_content)
     broken = root / "val2017" / "b.jpg"
-    broken.write_bytes(broken.read_bytes()[:200])
     cfg = make_cfg(root, (), ("val2017",))
     cfg.DATALOADER.NUM_WORKERS = 1
     configure_datasets(cfg)
+    loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
+    broken.write_bytes(broken.read_bytes()[:200])  # after the check of all files
     with pytest.raises(InputError) as error:
-        list(build_test_loader(cfg, cfg.DATASETS.TEST[0]))
+        list(loader)
     assert one_line(error.value).startswith(f"image {broken} cannot be read")
 
 

@@ -245,10 +245,9 @@ def test_weights_that_fit_nothing_are_refused(
     assert_one_line(capfd, ["MODEL.WEIGHTS", "other.pth", "fits"])
 
 
-def test_truncated_image_stops_the_training_with_its_name(
+def test_truncated_images_are_one_line_before_anything_is_trained(
     run_in_process, tiny_overrides, tmp_path, monkeypatch, capfd
 ):
-    """Also when the image is read by a worker process of the data loader."""
     from lambda_det.data import generate_shapes
 
     folder = tmp_path / "shapes"
@@ -261,4 +260,5 @@ def test_truncated_image_stops_the_training_with_its_name(
         *tiny_overrides, "DATALOADER.NUM_WORKERS", 1,
     )  # fmt: skip
     assert status == 2
-    assert_one_line(capfd, ["train2017", "cannot be read"])
+    assert_one_line(capfd, ["4 of the 4 image files", "train2017", "is truncated"])
+    assert not (tmp_path / "run" / "metrics.json").exists()

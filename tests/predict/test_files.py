@@ -94,6 +94,36 @@ def test_each_kind_of_image_among_broken_ones(run: Run, tmp_path: Path):
     assert not [path for path in out.rglob("*") if "tmp" in path.name]
 
 
+def test_the_frame_of_turned_images(run: Run, cfg: CfgNode, tmp_path: Path, log):
+    """With annotations, sizes decide of a quarter turn, and a half turn has one warning."""
+    images = []
+    for number, orientation in ((1, 6), (2, 3)):
+        exif = Image.Exif()
+        exif[274] = orientation
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(smooth_image(number, 40, 70)).save(path, exif=exif)
+        images.append({"id": number, "file_name": path.name, "width": 70, "height": 40})
+    names = [{"id": i, "name": f"class {i}"} for i in range(4)]
+    content = {"images": images, "annotations": [], "categories": names}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    files = [tmp_path / "1.jpg", tmp_path / "2.jpg"]
+    done = run(*files, annotations=str(tmp_path / "a.json"), draw=False)
+    assert not done.failed and [row["width"] for row in done.images] == [70, 70]
+    (line,) = [line for line in log.messages if "180 degrees" in line]
+    assert line.startswith(f"--annotations {tmp_path}/a.json: 1 of the 2 images")
+    assert [row["width"] for row in run(*files, draw=False).images] == [40, 70]
+
+
+def test_a_mosaic_names_the_key(run: Run, predictor: Predictor, tmp_path: Path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.png"), smooth_image(1, 40, 70))
+    cfg = predictor.cfg.clone()
+    cfg.defrost()
+    cfg.INPUT.MAX_PIXELS = 2799
+    monkeypatch.setattr(predictor, "cfg", cfg)
+    (reason,) = run(tmp_path / "a.png").failed.values()
+    assert "it has 2800 pixels, more than INPUT.MAX_PIXELS 2799" in reason
+
+
 def test_the_threshold_holds_for_what_is_written(run: Run, shapes_folder: Path, tmp_path: Path):
     one = shapes_folder / "val2017/000000000001.jpg"
     run(one, draw=False)

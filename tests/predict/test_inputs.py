@@ -28,6 +28,31 @@ def test_a_folder_gives_what_ends_like_an_image_or_video(tree: Path):
     assert [file.is_video for file in find_inputs([str(tree)])] == [False, False, True]
 
 
+def test_every_image_type_is_taken_and_the_rest_is_counted(tmp_path: Path, log):
+    taken = ["a.jfif", "b.jpe", "c.jp2", "d.dib", "e.WEBP", "f.mpg"]
+    hidden = ["._g.JPG", ".DS_Store", ".ipynb_checkpoints/h.png"]
+    for name in (*taken, *hidden, "i.heic", "j.HEIC", "Thumbs.db", "below/k.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert places(tmp_path) == places(tmp_path / "*") == taken
+    assert log.messages == ["--input: 3 files left out: .heic 2, .db 1"] * 2
+    log.clear()
+    assert places(tmp_path / "*", tmp_path, tmp_path / "i.heic", recursive=True) == [
+        *taken,
+        "i.heic",
+    ]
+    assert log.messages == ["--input: 3 files left out: .db 1, .heic 1, .txt 1"]
+    for name in taken:
+        (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"found \(3 files left out: .*\); --recursive searches"):
+        places(tmp_path)
+
+
+def test_a_clean_folder_has_no_line(tree: Path, log):
+    (tree / "notes.txt").unlink()
+    assert places(tree) and not log.messages
+
+
 def test_a_glob(tree: Path):
     assert places(tree / "*") == ["a.png", "b.JPG", "film.mp4"]
     assert places(tree / "**" / "*.png") == ["a.png", "a.png"]

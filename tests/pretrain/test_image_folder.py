@@ -122,6 +122,37 @@ def test_every_validation_image_is_in_one_share(cfg, image_folder):
     assert targets == sorted(target for _, target in val) == [0, 1, 1, 2, 2]
 
 
+def test_every_image_type_is_read_and_the_rest_is_counted(tmp_path, log):
+    root = make_folder(tmp_path)
+    folder = root / "train" / "class2"
+    for ending in ("webp", "bmp", "tif", "jfif", "JPE", "jp2"):
+        Image.open(folder / "0.png").save(
+            folder / f"a.{ending}", {"jfif": "JPEG", "JPE": "JPEG"}.get(ending)
+        )
+    for name in ("b.heic", "notes.txt", "c.heic", "._0.png", ".DS_Store"):
+        (folder / name).write_bytes(b"")
+    data = read_image_folder(str(root))
+    assert [Path(path).name for path, target in data.train if target == 0] == [
+        "0.png", "a.bmp", "a.jfif", "a.jp2", "a.JPE", "a.tif", "a.webp",
+    ]  # fmt: skip
+    images = SeededImages(data.train, np.asarray)
+    assert all(images[index, 0][0].shape == (40, 37, 3) for index in range(8))
+    assert log.messages == [
+        f"{root}/train: 3 files left out: .heic 2, .txt 1",
+        f"{root}: 8 images to train on and 2 to validate with, 2 classes",
+    ]
+
+
+def test_hidden_folders_are_no_classes(tmp_path, log):
+    root = make_folder(tmp_path)
+    before = read_image_folder(str(root))
+    for split in ("train", "validation"):
+        write_images(root / split / ".ipynb_checkpoints", 1, seed=0)
+        write_images(root / split / "class2" / ".ipynb_checkpoints", 1, seed=0)
+    write_images(root / "train" / ".thumbnails" / "class10", 1, seed=0)
+    assert read_image_folder(str(root)) == before and before.classes == ["class2", "class10"]
+
+
 def make_folder(root: Path) -> Path:
     for split in ("train", "validation"):
         for name in ("class2", "class10"):
