@@ -11,7 +11,7 @@ from itertools import chain
 
 import pycocotools.mask as mask_util
 
-from lambda_det.data.findings import Findings, Place
+from lambda_det.data.findings import Findings
 from lambda_det.data.rle import compress, long_polygons
 from lambda_det.data.values import check_box, is_finite, is_in, shown, whole
 from lambda_det.errors import InputError
@@ -102,7 +102,7 @@ class AnnotationRules:
         return f"{name} of {image['file_name']}" if image else name
 
     def _found(self, kind: str, more: str = "") -> None:
-        place = Place("annotations", self._at[0], self._image_id)
+        place = ("annotations", self._at[0], self._image_id)
         self._findings.add(kind, self._name() + more, place=place)
 
     def _wrong(self, text: str) -> InputError:

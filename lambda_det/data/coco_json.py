@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lambda_det.data.annotation_rules import AnnotationRules
-from lambda_det.data.findings import EXAMPLES, Findings, Place
+from lambda_det.data.findings import EXAMPLES, Findings
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import shown, whole
 from lambda_det.errors import InputError
@@ -155,7 +155,7 @@ def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> Co
 
 def _add_kept(findings: Findings, kind: str, annotations: list[dict]) -> None:
     for number, annotation in enumerate(annotations[:EXAMPLES]):
-        place = Place("annotations", None, annotation["image_id"])
+        place = ("annotations", None, annotation["image_id"])
         name, count = f"annotation id {shown(annotation['id'])}", 0 if number else len(annotations)
         findings.add(kind, name, count, place=place)
 
@@ -215,7 +215,7 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
         if category_id is None:
             raise InputError(f"{file}: category id {shown(given)} is not an integer")
         if type(given) is not int:
-            findings.add("number", f"category id {shown(given)}", place=Place("categories", index))
+            findings.add("number", f"category id {shown(given)}", place=("categories", index))
         if not isinstance(name, str):
             raise InputError(
                 f"{file}: category id {category_id} has name {shown(name)}; text is needed"
@@ -226,7 +226,7 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
                     f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
                     f"{name!r})"
                 )
-            findings.add("repeated", f"category id {category_id}", place=Place("categories", index))
+            findings.add("repeated", f"category id {category_id}", place=("categories", index))
         names[category_id] = name
     return names
 
@@ -242,7 +242,7 @@ def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dic
                     f"{file}: image id {shown(image['id'])} occurs twice ({known['file_name']} and "
                     f"{image['file_name']})"
                 )
-            place = Place("images", index, image["id"])
+            place = ("images", index, image["id"])
             findings.add("repeated", f"image id {shown(image['id'])}", place=place)
         found[image["id"]] = image
     if not found:
@@ -271,7 +271,7 @@ def _image(file: str, index: int, entry: dict, findings: Findings) -> dict:
             changes[side] = number
     image = {**entry, **changes} if changes else entry
     if changes:
-        place = Place("images", index, image["id"])
+        place = ("images", index, image["id"])
         name = f"image id {shown(entry['id'])}, {next(iter(changes))}"
         findings.add("number", name, place=place)
     if not all(type(image[s]) is int and 0 < image[s] < MAX_SIDE for s in ("height", "width")):

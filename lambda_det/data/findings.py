@@ -122,15 +122,16 @@ class Findings:
     places: dict[str, list[Place]] = field(default_factory=dict)
     all_places: bool = False
 
-    def add(self, kind: str, example: str, count: int = 1, *, place: Place | None = None) -> None:
-        """Count an entry of a kind; ``example`` names it, and ``place`` is where it stands."""
+    def add(self, kind: str, example: str, count: int = 1, *, place: tuple | None = None) -> None:
+        """Count an entry of a kind; ``example`` names it, and ``place`` has the values of its
+        :class:`Place`."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         known = self.examples.setdefault(kind, [])
         if len(known) < EXAMPLES:
             known.append(example)
         places = self.places.setdefault(kind, [])
         if place is not None and (self.all_places or len(places) < EXAMPLES):
-            places.append(place)
+            places.append(Place(*place))
 
     def line(self, kind: str) -> str:
         """One line that says how many entries are of a kind, what happens to them, and which is the
