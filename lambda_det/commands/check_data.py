@@ -4,8 +4,9 @@ lambda_det check_data FOLDER [--split S] [--output O.json] [--examples PAGE.png]
 lambda_det check_data FOLDER --write CLEAN_FOLDER [--copy]
                       [--image-ids ID ... | --count N [--seed SEED]]
 
-The exit status is 0 if a training can read the dataset, and 2 if it refuses it. The files of the
-dataset are never changed.
+FOLDER is a dataset in COCO layout; or, to be converted by --write, a json of the VGG Image
+Annotator or a folder with one, or a folder of images/ and masks/. The exit status is 0 if a
+training can read it, and 2 if that is refused. Its files are never changed.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import sys
 
 from lambda_det.commands import command_parser
 from lambda_det.data.clean_copy import choose_images, clean_folder, write_split
-from lambda_det.data.coco_folder import folder_splits, locate_split
+from lambda_det.data.conversions import readers_of
 from lambda_det.data.dataset_report import split_report
 from lambda_det.data.report_text import report_text
-from lambda_det.data.split_content import SplitContent, check_learnable, read_split
+from lambda_det.data.split_content import SplitContent, check_learnable
 from lambda_det.errors import InputError, exit_on_input_error, keys_named, writing
 from lambda_det.io import check_writable, write_json
 
@@ -29,8 +30,16 @@ NAMES = {"DATASETS.COCO_FOLDER": "the dataset", "DATASETS.TRAIN": "the split"}
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = command_parser(__name__, __doc__)
-    parser.add_argument("folder", metavar="FOLDER", help="folder of the dataset")
-    parser.add_argument("--split", metavar="S", help="split to read (all that the folder has)")
+    parser.add_argument("folder", metavar="FOLDER", help="the dataset")
+    parser.add_argument(
+        "--split",
+        metavar="S",
+        help="split to read (all that there are); name of the split of a dataset that has none "
+        "(train2017)",
+    )
+    parser.add_argument(
+        "--class-attribute", metavar="NAME", help="region attribute of VIA that is the class"
+    )
     parser.add_argument("--output", metavar="JSON", help="file for the same report as JSON")
     parser.add_argument(
         "--examples", metavar="PNG", help="file for a page of drawn images, some of every finding"
@@ -72,11 +81,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    splits = [args.split] if args.split else folder_splits(args.folder)
-    if not splits:
-        locate_split(args.folder, "train2017")  # says what is missing
-    if args.image_ids and len(splits) > 1:
-        raise InputError(f"--image-ids needs --split, one of {', '.join(splits)}")
+    readers = readers_of(args.folder, args.split, args.class_attribute)
+    if args.image_ids and len(readers) > 1:
+        raise InputError(f"--image-ids needs --split, one of {', '.join(readers)}")
     reports: list[dict] = []
     written: list[str] = []
     page = None
@@ -87,10 +94,12 @@ def check(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         folder = None
         if args.write is not None:
-            folder = stack.enter_context(clean_folder(args.write, splits))
+            folder = stack.enter_context(clean_folder(args.write, [*readers]))
         unlearnable = None
-        for name in splits:  # one after the other: the jsons may not fit into memory together
-            data = read_split(args.folder, name, all_places=folder is not None)
+        for (
+            read
+        ) in readers.values():  # one after the other: the jsons may not fit into memory together
+            data = read(all_places=folder is not None)
             try:
                 check_learnable(data)
             except InputError as error:
