@@ -48,6 +48,7 @@ class AnnotationRules:
         self._known: set[int | str] = set()
         self._unnumbered: list[dict] = []
         self._at: tuple[int, dict, dict | None] = 0, {}, None
+        self._image_id: int | str | None = None
 
     def apply(self, index: int, entry: object) -> dict | None:
         """Return an annotation that can be learned and judged, or None where there is none.
@@ -67,7 +68,7 @@ class AnnotationRules:
                 f"{self._file}: annotations[{index}] has no {', '.join(missing)} (each of "
                 "annotations needs image_id, category_id, and bbox or segmentation)"
             )
-        self._at = index, entry, None
+        self._at, self._image_id = (index, entry, None), None
         changes: dict[str, object] = {}
         if not (
             self._refers("image_id", self._images, "no_image", changes)
@@ -100,8 +101,9 @@ class AnnotationRules:
         name = f"annotation id {shown(entry['id'])}" if "id" in entry else f"annotations[{index}]"
         return f"{name} of {image['file_name']}" if image else name
 
-    def _found(self, kind: str) -> None:
-        self._findings.add(kind, self._name())
+    def _found(self, kind: str, more: str = "") -> None:
+        place = ("annotations", self._at[0], self._image_id)
+        self._findings.add(kind, self._name() + more, place=place)
 
     def _wrong(self, text: str) -> InputError:
         return InputError(f"{self._file}: {self._name()} {text}")
@@ -110,16 +112,20 @@ class AnnotationRules:
         """Whether an id is a known one; one in another form (``"7"``, ``7.0``) is mended."""
         value = self._at[1][field]
         if type(value) is not float and is_in(value, known):
+            if field == "image_id":
+                self._image_id = value
             return True
         number = whole(value)
         forms = () if number is None else (number, str(number))
         if (form := next((form for form in forms if form in known), None)) is not None:
             changes[field] = form
-            self._findings.add("number", f"{self._name()}, {field} {shown(value)}")
+            if field == "image_id":
+                self._image_id = form
+            self._found("number", f", {field} {shown(value)}")
             return True
         if not _is_id(value) and not is_finite(value):
             raise self._wrong(f"has {field} {shown(value)}; a whole number or a text is needed")
-        self._findings.add(kind, f"{self._name()}, {field} {shown(value)}")
+        self._found(kind, f", {field} {shown(value)}")
         return False
 
     def _mask(self, changes: dict[str, object]) -> bool:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lambda_det.data.annotation_rules import AnnotationRules
 from lambda_det.data.display_names import display_names
-from lambda_det.data.findings import Findings
+from lambda_det.data.findings import EXAMPLES, Findings
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import shown, whole
 from lambda_det.errors import InputError
@@ -107,18 +107,19 @@ def read_coco(json_file: str) -> CocoSet:
     return clean_coco(parse_coco_json(json_file), json_file)
 
 
-def clean_coco(content: dict, json_file: str) -> CocoSet:
+def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> CocoSet:
     """Do what :func:`read_coco` does with a parsed json, which is not changed.
 
     Args:
         content: the json, as :func:`parse_coco_json` returns it.
         json_file: path of the json, for messages.
+        all_places: whether the findings remember where every entry stands.
 
     Raises:
         InputError: as :func:`read_coco`.
     """
     file = f"annotation file {json_file}"
-    findings = Findings(file)
+    findings = Findings(file, all_places=all_places)
     try:
         categories = _categories(file, content["categories"], findings)
         images = _images(file, content["images"], findings)
@@ -132,9 +133,9 @@ def clean_coco(content: dict, json_file: str) -> CocoSet:
     objects = [a for a in annotations if not a["iscrowd"]]
     unmasked = [a for a in objects if not a.get("segmentation")]
     if 0 < len(unmasked) < len(objects):
-        findings.add("no_mask", f"annotation id {shown(unmasked[0]['id'])}", len(unmasked))
+        _add_kept(findings, "no_mask", unmasked)
     if annotations and not objects:
-        findings.add("all_crowds", f"annotation id {shown(annotations[0]['id'])}", len(annotations))
+        _add_kept(findings, "all_crowds", annotations)
     crowded, most = next(iter(Counter(a["image_id"] for a in objects).most_common(1)), (None, 0))
     allowed = (0, 3 * len(keypoints))
     summary = CocoSummary(
@@ -151,6 +152,13 @@ def clean_coco(content: dict, json_file: str) -> CocoSet:
         findings=findings,
     )
     return CocoSet(summary, list(images.values()), annotations)
+
+
+def _add_kept(findings: Findings, kind: str, annotations: list[dict]) -> None:
+    for number, annotation in enumerate(annotations[:EXAMPLES]):
+        place = ("annotations", None, annotation["image_id"])
+        name, count = f"annotation id {shown(annotation['id'])}", 0 if number else len(annotations)
+        findings.add(kind, name, count, place=place)
 
 
 def parse_coco_json(json_file: str) -> dict:
@@ -208,7 +216,7 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
         if category_id is None:
             raise InputError(f"{file}: category id {shown(given)} is not an integer")
         if type(given) is not int:
-            findings.add("number", f"category id {shown(given)}")
+            findings.add("number", f"category id {shown(given)}", place=("categories", index))
         if not isinstance(name, str):
             raise InputError(
                 f"{file}: category id {category_id} has name {shown(name)}; text is needed"
@@ -219,7 +227,7 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
                     f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
                     f"{name!r})"
                 )
-            findings.add("repeated", f"category id {category_id}")
+            findings.add("repeated", f"category id {category_id}", place=("categories", index))
         names[category_id] = name
     return names
 
@@ -228,14 +236,15 @@ def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dic
     """Return id -> entry of the images."""
     found: dict[int | str, dict] = {}
     for index, entry in enumerate(entries):
-        image = _image(file, _entry(file, "images", index, entry, _IMAGE_KEYS), findings)
+        image = _image(file, index, _entry(file, "images", index, entry, _IMAGE_KEYS), findings)
         if (known := found.get(image["id"])) is not None:
             if known != image:
                 raise InputError(
                     f"{file}: image id {shown(image['id'])} occurs twice ({known['file_name']} and "
                     f"{image['file_name']})"
                 )
-            findings.add("repeated", f"image id {shown(image['id'])}")
+            place = ("images", index, image["id"])
+            findings.add("repeated", f"image id {shown(image['id'])}", place=place)
         found[image["id"]] = image
     if not found:
         raise InputError(f"{file}: images is empty")
@@ -249,7 +258,7 @@ def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dic
     return found
 
 
-def _image(file: str, entry: dict, findings: Findings) -> dict:
+def _image(file: str, index: int, entry: dict, findings: Findings) -> dict:
     """Return an entry of ``images`` with an id, and with a size in whole pixels and a file name
     that can be used."""
     where = f"{file}: image id {shown(entry['id'])}"
@@ -263,7 +272,9 @@ def _image(file: str, entry: dict, findings: Findings) -> dict:
             changes[side] = number
     image = {**entry, **changes} if changes else entry
     if changes:
-        findings.add("number", f"image id {shown(entry['id'])}, {next(iter(changes))}")
+        place = ("images", index, image["id"])
+        name = f"image id {shown(entry['id'])}, {next(iter(changes))}"
+        findings.add("number", name, place=place)
     if not all(type(image[s]) is int and 0 < image[s] < MAX_SIDE for s in ("height", "width")):
         raise InputError(
             f"{where} has height {shown(entry['height'])} and width {shown(entry['width'])}; whole "

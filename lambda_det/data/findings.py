@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from lambda_det.errors import InputError, key
 
@@ -89,6 +90,20 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+class Place(NamedTuple):
+    """Where an entry stands.
+
+    Attributes:
+        section: list of the json, such as ``annotations``.
+        index: its place in that list; None if it is not known.
+        image_id: id of its image; None if it has none that is listed.
+    """
+
+    section: str
+    index: int | None
+    image_id: int | str | None = None
+
+
 @dataclass
 class Findings:
     """The findings of one annotation file.
@@ -97,18 +112,26 @@ class Findings:
         source: name of the file, the subject of every message.
         counts: kind -> number of entries, in the order in which the kinds were met.
         examples: kind -> the first entries of the kind, as a message names them.
+        places: kind -> where these entries stand; of all entries with ``all_places``.
+        all_places: whether every place is remembered, for an account of all changes.
     """
 
     source: str
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    places: dict[str, list[Place]] = field(default_factory=dict)
+    all_places: bool = False
 
-    def add(self, kind: str, example: str, count: int = 1) -> None:
-        """Count an entry of a kind; ``example`` names it."""
+    def add(self, kind: str, example: str, count: int = 1, *, place: tuple | None = None) -> None:
+        """Count an entry of a kind; ``example`` names it, and ``place`` has the values of its
+        :class:`Place`."""
         self.counts[kind] = self.counts.get(kind, 0) + count
         known = self.examples.setdefault(kind, [])
         if len(known) < EXAMPLES:
             known.append(example)
+        places = self.places.setdefault(kind, [])
+        if place is not None and (self.all_places or len(places) < EXAMPLES):
+            places.append(Place(*place))
 
     def line(self, kind: str) -> str:
         """One line that says how many entries are of a kind, what happens to them, and which is the

@@ -226,3 +226,32 @@ def left_out(names: Iterable[str]) -> str:
     counts = ", ".join(f"{ending} {count}" for ending, count in ordered)
     total = sum(endings.values())
     return f"{total} file{'s' if total > 1 else ''} left out: {counts}"
+
+
+def size_as_seen(path: str) -> tuple[int, int]:
+    """Return height and width in pixels of an image, turned as its EXIF orientation says.
+
+    Raises:
+        UnreadableImageError: the file is missing, or its header cannot be read.
+    """
+    try:
+        with open(path, "rb") as file, opened(file) as image:
+            width, height = turned_size(stored_size(image), orientation_of(image))
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError and others
+        raise UnreadableImageError(f"image {path} cannot be read: {reason_of(error)}") from error
+    return height, width
+
+
+def image_names(folder: str) -> list[str]:
+    """Return the sorted names of the images in a folder, without hidden files. A folder that does
+    not exist has none."""
+    known = image_endings()
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return sorted(
+        name
+        for name in names
+        if not name.startswith(".") and os.path.splitext(name)[1].lower() in known
+    )

@@ -18,7 +18,7 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import clean_coco, read_coco
+from lambda_det.data.coco_json import CocoSet, clean_coco, read_coco
 from lambda_det.data.display_names import display_names
 from lambda_det.data.file_names import image_paths
 from lambda_det.data.image_files import read_image
@@ -157,9 +157,15 @@ def coco_to_draw(annotations: str, images: str) -> COCO:
     Raises:
         InputError: the json is not valid, or an image is missing.
     """
-    summary, listed, entries = read_coco(annotations)
-    paths = image_paths([image["file_name"] for image in listed], images, annotations)
-    summary.findings.log()
+    content = read_coco(annotations)
+    paths = image_paths([image["file_name"] for image in content.images], images, annotations)
+    content.summary.findings.log()
+    return index_to_draw(content, paths)
+
+
+def index_to_draw(content: CocoSet, paths: Sequence[str]) -> COCO:
+    """Make the index of :func:`coco_to_draw` of clean content and the path of each image."""
+    summary, listed, entries = content
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = {

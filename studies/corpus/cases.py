@@ -119,13 +119,6 @@ def evaluate(folder: Path, truth: dict | None = None) -> list[object]:
     return [*words, "--predictions", folder / "found.json", "--output", folder / "metrics.json"]
 
 
-def subset(folder: Path, name: str) -> list[object]:
-    """Make a subset of the image of that name."""
-    root = write_folder(folder, content(index=0, file_name=name))
-    words = ["make_coco_subset", "--coco", root, "--split", "train2017"]
-    return [*words, "--image-ids", 1, "--output", folder / "few"]
-
-
 # ---- images ----
 
 
@@ -363,13 +356,8 @@ def _output_in_file(folder: Path) -> list[object]:
 def _subset_exists(folder: Path) -> list[object]:
     (folder / "few").mkdir()
     (folder / "few" / "mine").write_text("mine")
-    return subset(folder, "a.png")
-
-
-@case("paths", "a subset of an image outside of its folder", "leaves the folder of the images")
-def _subset_outside(folder: Path) -> list[object]:
-    (folder / "precious.png").write_text("mine")
-    return subset(folder, "../../precious.png")
+    root = write_folder(folder)
+    return ["check_data", root, "--image-ids", 1, "--write", folder / "few"]
 
 
 @case("paths", "generated shapes onto a file", "DIR/shapes")

@@ -1,0 +1,119 @@
+"""What a split of a dataset holds, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from lambda_det.data.findings import KINDS, Findings
+from lambda_det.data.split_content import STOCK_RESIZE, SplitContent
+
+STOCK_ANCHORS = (32, 64, 128, 256, 512)
+"""detectron2's ``MODEL.ANCHOR_GENERATOR.SIZES`` for an FPN: square roots of areas in pixels."""
+
+SMALL, LARGE = 32**2, 96**2
+"""Areas in pixels between COCO's small, medium and large objects."""
+
+_REACH = 2  # an anchor fits objects of half to twice its size
+_SMALLEST_ANCHOR = 4  # pixels; the stride of the finest level of an FPN
+
+
+def split_report(data: SplitContent) -> dict:
+    """Return the findings, sizes and counts of a split, in the form of a JSON.
+
+    Sizes of objects are square roots of the areas of their boxes, in pixels of the image file.
+    Objects are those that are learned: crowd regions are counted apart.
+    """
+    summary, images, annotations = data.found
+    objects = [entry for entry in annotations if not entry["iscrowd"]]
+    per_image = Counter(entry["image_id"] for entry in objects)
+    per_class = Counter(entry["category_id"] for entry in objects)
+    most, most_in = summary.most_objects
+    return {
+        "split": data.name,
+        "annotations": data.source,
+        "image_folder": data.image_root,
+        "images": len(images),
+        "objects": len(objects),
+        "objects_with_mask": sum(bool(entry.get("segmentation")) for entry in objects),
+        "crowd_regions": len(annotations) - len(objects),
+        "left_out": summary.findings.left_out(),
+        "images_without_objects": len(images) - len(per_image),
+        "findings": findings_table(summary.findings),
+        "image_sizes": _image_sizes(images),
+        "objects_per_image": {
+            "median": float(np.median([per_image[image["id"]] for image in images])),
+            "largest": most,
+            "largest_in": most_in,
+        },
+        "classes": [
+            {"id": category, "name": name, "objects": per_class[category]}
+            for category, name in summary.categories
+        ],
+        "object_sizes": _object_sizes(objects) if objects else None,
+        "anchor_sizes": _anchor_sizes(images, objects) if objects else None,
+    }
+
+
+def findings_table(findings: Findings) -> list[dict]:
+    """The findings: one entry for each kind, with its count, treatment and first examples."""
+    return [
+        {
+            "kind": kind,
+            "count": count,
+            "treatment": KINDS[kind].treatment,
+            "what": KINDS[kind].what,
+            "done": KINDS[kind].done,
+            "examples": findings.examples[kind],
+        }
+        for kind, count in findings.counts.items()
+    ]
+
+
+def _image_sizes(images: list[dict]) -> dict[str, list[int]]:
+    """Width and height of three of the images, in the order of their areas."""
+    sizes = sorted(
+        ((image["width"], image["height"]) for image in images), key=lambda size: size[0] * size[1]
+    )
+    chosen = {"smallest": sizes[0], "median": sizes[len(sizes) // 2], "largest": sizes[-1]}
+    return {name: list(size) for name, size in chosen.items()}
+
+
+def _object_sizes(objects: list[dict]) -> dict[str, float]:
+    sizes, areas = _sizes_of(objects), np.array([entry["area"] for entry in objects])
+    small, large = float((areas < SMALL).mean()), float((areas > LARGE).mean())
+    return {
+        "smallest": float(sizes.min()),
+        "median": float(np.median(sizes)),
+        "largest": float(sizes.max()),
+        "share_small": small,
+        "share_medium": 1 - small - large,
+        "share_large": large,
+    }
+
+
+def _sizes_of(objects: list[dict]) -> np.ndarray:
+    """(n,) square roots of the areas of the boxes in pixels."""
+    return np.sqrt([entry["bbox"][2] * entry["bbox"][3] for entry in objects])
+
+
+def _anchor_sizes(images: list[dict], objects: list[dict]) -> dict:
+    """Sizes of anchors that fit the objects after detectron2's own resizing of the images.
+
+    Each of five levels is twice the one before. The middle one is the power of two next to the
+    geometric mean of the 5th and the 95th percentile of the sizes.
+    """
+    numbers = {image["id"]: index for index, image in enumerate(images)}
+    sides = np.array([(image["height"], image["width"]) for image in images], dtype=np.float64)
+    factors, _ = STOCK_RESIZE.factors(sides[:, 0], sides[:, 1])
+    sizes = _sizes_of(objects) * factors[[numbers[entry["image_id"]] for entry in objects]]
+    low, median, high = np.percentile(sizes, (5, 50, 95))
+    first = max(2.0 ** np.round(np.log2(max(low * high, 1e-12)) / 2 - 2), _SMALLEST_ANCHOR)
+    outside = (sizes < STOCK_ANCHORS[0] / _REACH) | (sizes > STOCK_ANCHORS[-1] * _REACH)
+    return {
+        "percentiles": {"5": float(low), "50": float(median), "95": float(high)},
+        "fitting": [[int(first * 2**level)] for level in range(len(STOCK_ANCHORS))],
+        "detectron2": [[size] for size in STOCK_ANCHORS],
+        "share_outside_detectron2": float(outside.mean()),
+    }

@@ -1,0 +1,85 @@
+"""One split of a dataset, read as a training reads it, beside what its json says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detectron2.structures import BoxMode
+
+from lambda_det.data.coco_json import CocoSet, clean_coco, parse_coco_json
+from lambda_det.data.datasets import check_trainable
+from lambda_det.data.file_names import image_paths
+from lambda_det.data.layouts import locate_split
+from lambda_det.data.training_set_checks import TrainingResize, check_images
+
+STOCK_RESIZE = TrainingResize(short_sides=(800,), longest=1333)
+"""How detectron2's own configs resize an image."""
+
+
+@dataclass(frozen=True)
+class SplitContent:
+    """A split of a dataset.
+
+    Attributes:
+        name: its name.
+        source: path of the json that it was read from.
+        image_root: folder of the images.
+        content: the json, as it is.
+        found: what is clean of it.
+        paths: image id -> path of its file.
+    """
+
+    name: str
+    source: str
+    image_root: str
+    content: dict
+    found: CocoSet
+    paths: dict[int | str, str]
+
+
+def read_split(root: str, name: str, *, all_places: bool = False) -> SplitContent:
+    """Read a split of a folder.
+
+    Args:
+        root: the folder.
+        name: name of the split.
+        all_places: whether the findings remember where every entry stands.
+
+    Raises:
+        InputError: a training would refuse it, as a test set, too.
+    """
+    json_file, image_root = locate_split(root, name)
+    content = parse_coco_json(json_file)
+    return split_of(name, json_file, image_root, content, all_places=all_places)
+
+
+def split_of(
+    name: str, source: str, image_root: str, content: dict, *, all_places: bool = False
+) -> SplitContent:
+    """Make a split of the content of a json; the arguments are those of the attributes.
+
+    Raises:
+        InputError: as :func:`read_split`.
+    """
+    found = clean_coco(content, source, all_places=all_places)
+    paths = image_paths([image["file_name"] for image in found.images], image_root, source)
+    paths = {image["id"]: path for image, path in zip(found.images, paths, strict=True)}
+    return SplitContent(name, source, image_root, content, found, paths)
+
+
+def check_learnable(data: SplitContent) -> None:
+    """Check what a training checks of its training set alone.
+
+    Raises:
+        InputError: it has no object to learn, too many in one image, or all of its boxes are
+            wrong in the same way.
+    """
+    check_trainable(data.found.summary)
+    images = {
+        image["id"]: {"height": image["height"], "width": image["width"], "annotations": []}
+        for image in data.found.images
+    }
+    for entry in data.found.annotations:
+        box = {"bbox": entry["bbox"], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+        images[entry["image_id"]]["annotations"].append({**box, "iscrowd": entry["iscrowd"]})
+    check_images([*images.values()], (data.name,), resize=STOCK_RESIZE, num_classes=None)
