@@ -97,7 +97,7 @@ def _fault(header: Header | str, expected: Size | None, reading: ImageReading) -
         reading.check_pixels(stored)
         has_sixteen_bits(header.mode, header.image_format)
     except ValueError as error:
-        return f"cannot be read: {error}"
+        return f"cannot be read ({error})"
     if expected is None:
         return ""
     turned = reading.is_turned(stored, header.orientation, expected)

@@ -161,14 +161,16 @@ def _turned(path: Path) -> None:
     noise().save(path, exif=exif)
 
 
-_image("a JPEG that is cut", "b.jpg cannot be read", _cut, "b.jpg")
-_image("a PNG of 300 bytes that claims 60000 x 60000 pixels", "b.png cannot be read", _bomb,
+_image("a JPEG that is cut", "b.jpg, is truncated", _cut, "b.jpg")
+_image("a PNG of 300 bytes that claims 60000 x 60000 pixels",
+       "b.png, cannot be read (it has 3600000000 pixels, more than INPUT.MAX_PIXELS", _bomb,
        sides=(60000, 60000))  # fmt: skip
 _image("PNG with alpha, all transparent", "b.png read: 120 x 160 pixels, mean 130", _transparent,
        status=0)  # fmt: skip
 _image("turned by its EXIF, json of what is seen", "b.jpg read: 160 x 120 pixels", _turned,
        "b.jpg", (WIDTH, HEIGHT), status=0)  # fmt: skip
-_image("turned by its EXIF, json of what is stored", "30 x 40 pixels", _turned, "b.jpg")
+_image("turned by its EXIF, json of what is stored", "b.jpg read: 120 x 160 pixels", _turned,
+       "b.jpg", status=0)  # fmt: skip
 
 
 # ---- the json of a training set ----

@@ -76,7 +76,7 @@ FAULTS = {
     "floats": (
         3,
         lambda path: Image.fromarray(np.ones(SIZE[::-1], np.float32)).save(path),
-        "cannot be read: its pixels are of Pillow's mode F, 8 or 16 bits are needed",
+        "cannot be read (its pixels are of Pillow's mode F, 8 or 16 bits are needed)",
     ),
 }
 

@@ -260,5 +260,5 @@ def test_truncated_images_are_one_line_before_anything_is_trained(
         *tiny_overrides, "DATALOADER.NUM_WORKERS", 1,
     )  # fmt: skip
     assert status == 2
-    assert_one_line(capfd, ["4 of the 4 image files", "train2017", "is truncated"])
+    assert_one_line(capfd, ["3 of the 3 image files", "train2017", "is truncated"])
     assert not (tmp_path / "run" / "metrics.json").exists()
