@@ -12,7 +12,7 @@ from itertools import chain
 import pycocotools.mask as mask_util
 
 from lambda_det.data.findings import Findings
-from lambda_det.data.rle import compress, long_polygons
+from lambda_det.data.rle import REACH, compress, long_polygons
 from lambda_det.data.values import check_box, is_finite, is_in, shown, whole
 from lambda_det.errors import InputError
 
@@ -30,7 +30,7 @@ class AnnotationRules:
         findings: is told of what is mended and left out.
 
     Attributes:
-        codes: annotation, as a message names it -> compressed RLE, of the masks that were not
+        codes: name of an annotation in messages, and compressed RLE, of the masks that were not
             polygons. Their characters are not checked yet, see
             :func:`~lambda_det.data.rle.first_broken`.
     """
@@ -42,7 +42,7 @@ class AnnotationRules:
         categories: Mapping[int, str],
         findings: Findings,
     ) -> None:
-        self.codes: dict[str, dict] = {}
+        self.codes: list[tuple[str, dict]] = []
         self._file, self._images, self._categories = file, images, categories
         self._findings = findings
         self._known: set[int | str] = set()
@@ -133,6 +133,8 @@ class AnnotationRules:
         _, entry, image = self._at
         segmentation = entry.get("segmentation")
         height, width = image["height"], image["width"]
+        if isinstance(segmentation, list) and segmentation and not any(segmentation):
+            segmentation = changes["segmentation"] = []  # of [[]]
         try:
             if isinstance(segmentation, list) and segmentation:
                 polygons = self._polygons(segmentation)
@@ -146,7 +148,10 @@ class AnnotationRules:
                     changes["segmentation"] = kept
             elif segmentation:
                 code = compress(segmentation, height, width)
-                self.codes[self._name()] = code
+                self.codes.append((self._name(), code))
+                if not mask_util.area(code):
+                    self._found("point_mask")
+                    return False
                 if not isinstance(segmentation["counts"], str):
                     changes["segmentation"] = {**code, "counts": code["counts"].decode("ascii")}
         except ValueError as error:
@@ -155,18 +160,11 @@ class AnnotationRules:
 
     def _polygons(self, segmentation: list) -> list:
         """The polygons of a list of polygons, of one flat list, or of a list of points."""
-        first = segmentation[0]
-        pairs = all(isinstance(p, list) and len(p) == 2 for p in segmentation)
-        if not isinstance(first, list):
+        if not isinstance(segmentation[0], list):
             polygons = [segmentation]
-        elif pairs and len(segmentation) >= 3 and not any(isinstance(n, list) for n in first):
+        elif len(segmentation) >= 3 and _are_points(segmentation):
             polygons = [[*chain.from_iterable(segmentation)]]
-        elif first and isinstance(first[0], list):
-            if not all(
-                isinstance(polygon, list) and all(isinstance(p, list) for p in polygon)
-                for polygon in segmentation
-            ):
-                raise ValueError("mixes polygons and lists of points")
+        elif all(map(_are_points, segmentation)):
             polygons = [[*chain.from_iterable(polygon)] for polygon in segmentation]
         else:
             polygons = segmentation
@@ -188,7 +186,17 @@ class AnnotationRules:
                     self._found("box_side")
                     box = changes["bbox"] = [*box[:2], *sides]
             check_box(f"{self._file}: {self._name()}", box)
+            _, _, image = self._at
+            height, width = image["height"], image["width"]
+            if max(max(box), -min(box)) > REACH * max(height, width):
+                raise self._wrong(
+                    f"has bbox {shown(box)}, which reaches beyond {REACH} times its image"
+                )
             if box[2] > 0 and box[3] > 0:
+                x, y, w, h = box
+                if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+                    self._found("outside")
+                    return False
                 return True
         segmentation = changes.get("segmentation", entry.get("segmentation"))
         measured = _box_of(segmentation) if segmentation else [0, 0, 0, 0]
@@ -208,17 +216,27 @@ class AnnotationRules:
         if not isinstance(keypoints, list) or not all(map(is_finite, keypoints)):
             raise self._wrong(f"has keypoints {shown(keypoints)}; finite numbers are needed")
         crowd = entry.get("iscrowd")
-        if crowd is None:
-            changes["iscrowd"] = 0
+        if type(crowd) is not int:
+            number = int(crowd or 0) if crowd is None or crowd in (True, False) else whole(crowd)
+            if number is None:
+                raise self._wrong(f"has 'iscrowd' {shown(crowd)}; 0 or 1 is allowed")
+            changes["iscrowd"] = crowd = number
             self._found("iscrowd")
-        elif crowd not in (0, 1):
-            raise self._wrong(f"has 'iscrowd' {shown(crowd)}; 0 or 1 is allowed")
-        elif type(crowd) is not int:
-            changes["iscrowd"] = int(crowd)
+        if crowd not in (0, 1):
+            raise self._wrong(f"has 'iscrowd' {shown(entry['iscrowd'])}; 0 or 1 is allowed")
         area = entry.get("area")
         if not is_finite(area) or area < 0:
             self._found("area")
             changes["area"] = _area_of({**entry, **changes})
+
+
+def _are_points(values: object) -> bool:
+    """Whether a list has pairs of numbers, x and y, and nothing else."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(p, list) and len(p) == 2 and all(map(is_finite, p)) for p in values)
+    )
 
 
 def _is_id(value: object) -> bool:

@@ -15,7 +15,7 @@ from detectron2.data import MetadataCatalog
 from lambda_det.data.coco_folder import PREFIX
 from lambda_det.data.coco_json import parse_coco_json
 from lambda_det.data.display_names import plain_name, registered_categories
-from lambda_det.data.layouts import locate_split
+from lambda_det.data.layouts import REST, SHARE, locate_split
 from lambda_det.data.values import whole
 from lambda_det.errors import InputError
 
@@ -85,8 +85,10 @@ def categories_of_training(name: str, folder: str) -> Pairs:
         pairs, json_file = registered_categories(metadata), metadata.get("json_file")
     else:
         pairs, json_file = [], None
-        with contextlib.suppress(InputError):
-            json_file, _ = locate_split(folder, name.removeprefix(PREFIX))
+        split = name.removeprefix(PREFIX)
+        for end in ("", REST, SHARE):  # a part has the classes of the whole
+            with contextlib.suppress(InputError):
+                json_file, _ = locate_split(folder, split.removesuffix(end))
     if not pairs and json_file is not None:
         with contextlib.suppress(InputError, KeyError, TypeError):
             categories = parse_coco_json(json_file)["categories"]

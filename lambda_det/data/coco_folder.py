@@ -84,7 +84,13 @@ def _register(name: str, split: Split, skip_missing: bool) -> None:
     def read() -> list[dict]:
         metadata = MetadataCatalog.get(name)
         summary = summarize_coco(split.json_file, split.images, skip_missing=skip_missing)
-        metadata.set(**summary.metadata)
+        try:
+            metadata.set(**summary.metadata)
+        except AssertionError as error:  # detectron2's, of a value that is there already
+            raise InputError(
+                f"annotation file {split.json_file} has other classes or keypoints than when "
+                f"dataset {name!r} was registered"
+            ) from error
         images = load_coco(split.json_file, split.images)
         own = frozenset(images_of(name, [image["image_id"] for image in images]))
         return [image for image in images if image["image_id"] in own]

@@ -36,7 +36,8 @@ class CocoSummary:
         is_labelled: whether the json has a list of annotations; COCO's test-dev has none.
         num_objects: number of annotations that a model can learn from, crowd regions not counted.
         most_objects: the largest number of such annotations in one image, and its file name.
-        has_masks: whether any object has a mask; True if there is no object.
+        has_masks: whether any object, crowd regions not counted, has a mask; True if there is no
+            object.
         keypoints: names of the keypoints; empty if no category has any, or if two categories have
             different ones.
         misfit: id of the first annotation that has another number of keypoints; None if there is
@@ -297,9 +298,9 @@ def _annotations(
     applied = (rules.apply(index, entry) for index, entry in enumerate(entries))
     annotations = [annotation for annotation in applied if annotation is not None]
     rules.number()
-    if (broken := first_broken(list(rules.codes.values()))) is not None:
+    if (broken := first_broken([code for _, code in rules.codes])) is not None:
         raise InputError(
-            f"{file}: {list(rules.codes)[broken]} has a segmentation that is not a complete RLE of "
+            f"{file}: {rules.codes[broken][0]} has a segmentation that is not a complete RLE of "
             "its image"
         )
     return annotations

@@ -18,6 +18,7 @@ from lambda_det.data.class_subsets import (
 )
 from lambda_det.data.datasets import Datasets, resolve_datasets
 from lambda_det.data.display_names import display_names, registered_categories
+from lambda_det.data.intake import release
 from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ def configure_heads(
                 num_keypoints = num_keypoints or len(found.keypoints) or None
                 if num_classes is not None:
                     break
+    release()
     if num_classes is not None:
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = num_classes
     if num_keypoints is not None:

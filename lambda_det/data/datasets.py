@@ -22,7 +22,7 @@ from lambda_det.data.coco_folder import (
 )
 from lambda_det.data.coco_json import CocoSummary
 from lambda_det.data.display_names import registered_names
-from lambda_det.data.intake import summarize_coco
+from lambda_det.data.intake import load_coco, summarize_coco
 from lambda_det.data.layouts import STOCK_SPLITS, Layout, Split, absolute, find_layout
 from lambda_det.data.values import is_finite
 from lambda_det.errors import InputError, key
@@ -189,9 +189,10 @@ def _check_use(val_share: float, names: Sequence[str]) -> None:
 def _check_registered(name: str, folder: str, skip_missing: bool) -> CocoSummary | None:
     """Check a dataset of detectron2's ``DatasetCatalog``.
 
-    The two stock COCO datasets, and COCO datasets registered without classes, are read in full. Of
-    all others (LVIS, keypoints, detectron2's "minival" jsons, which contain invalid annotations)
-    only the existence of the json is checked.
+    The two stock COCO datasets, and COCO datasets registered without classes, are read in full, and
+    from now on as those of a folder are, unless a user's own function reads them. Of all others
+    (LVIS, keypoints, detectron2's "minival" jsons, which contain invalid annotations) only the
+    existence of the json is checked.
 
     Returns:
         The summary of the json; None if it was not read.
@@ -213,9 +214,11 @@ def _check_registered(name: str, folder: str, skip_missing: bool) -> CocoSummary
     known = metadata.get("thing_classes")
     if metadata.get("evaluator_type") != "coco" or (known and name not in STOCK_SPLITS):
         return None
-    summary = summarize_coco(
-        PathManager.get_local_path(json_file), metadata.image_root, skip_missing=skip_missing
-    )
+    path, images = PathManager.get_local_path(json_file), metadata.image_root
+    summary = summarize_coco(path, images, skip_missing=skip_missing)
+    if DatasetCatalog.data[name].__module__.startswith("detectron2."):  # by its load_coco_json
+        DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, functools.partial(load_coco, path, images))
     if known is None:
         as_written = {"thing_classes": [name for _, name in summary.categories]}
         for field, value in {**summary.metadata, **as_written}.items():  # load_coco_json sets these

@@ -21,8 +21,10 @@ def display_names(categories: Iterable[tuple[int | None, str]]) -> list[str]:
     """
     pairs = list(categories)
     names = [name for _, name in pairs]
-    while len(set(names)) < len(names):  # a new name may be that of a third category
+    for _ in pairs:  # a new name may be that of a third category
         counts = Counter(names)
+        if len(counts) == len(names):
+            break
         names = [
             f"{name} ({number})" if counts[name] > 1 else name
             for (number, _), name in zip(pairs, names, strict=True)

@@ -53,7 +53,11 @@ KINDS: Mapping[str, Kind] = {
     "area": Kind(
         MENDED, "annotations have no valid area", "it is measured on the mask, or else on the box"
     ),
-    "iscrowd": Kind(MENDED, "annotations have no iscrowd of 0 or 1", "it is taken as 0"),
+    "iscrowd": Kind(
+        MENDED,
+        "annotations have no iscrowd, or true, false or text",
+        "it is read as 0 or 1, and as 0 where it is missing",
+    ),
     "polygon_form": Kind(
         MENDED,
         "masks are a flat list of coordinates, or a list of points",
@@ -71,7 +75,12 @@ KINDS: Mapping[str, Kind] = {
         LEFT_OUT, "objects have no extent", "nothing of them can be learned or judged"
     ),
     "point_mask": Kind(
-        LEFT_OUT, "masks are a point or a line", "their objects are not learned or judged"
+        LEFT_OUT,
+        "masks have fewer than three points, or no pixel",
+        "their objects are not learned or judged",
+    ),
+    "outside": Kind(
+        LEFT_OUT, "objects lie outside of their image", "nothing of them can be learned or judged"
     ),
     "no_image": Kind(
         LEFT_OUT, "annotations are of images that are not listed", "they belong to nothing"

@@ -1,7 +1,7 @@
 """The one way in for datasets in COCO's format: training, evaluation and every command use it.
 
-A json is read once for each state of the file. Its images are looked for before the training; a
-missing one is otherwise an error of a data-loader worker long after the start.
+Its images are looked for before the training; a missing one is otherwise an error of a data-loader
+worker long after the start.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _waiting: dict[_File, list[dict]] = {}
 
 
 def summarize_coco(json_file: str, image_root: str, *, skip_missing: bool = False) -> CocoSummary:
-    """Read a json and look for its images; each state of the file is read once.
+    """Read a json and look for its images; a second call for the same state of the file is free.
 
     The first time, a warning is logged for each kind of finding.
 
@@ -44,8 +44,8 @@ def summarize_coco(json_file: str, image_root: str, *, skip_missing: bool = Fals
             exist.
     """
     file = _file_of(json_file, image_root)
-    if file not in _known:
-        _read(file)
+    if file not in _known or (_known[file][1].missing and not skip_missing):
+        _read(file)  # what was missing may have come
     summary, images = _known[file]
     if not skip_missing:
         images.refuse_missing(f"; {key('DATALOADER.SKIP_UNREADABLE')} True leaves them out")
@@ -55,7 +55,8 @@ def summarize_coco(json_file: str, image_root: str, *, skip_missing: bool = Fals
 def load_coco(json_file: str, image_root: str) -> list[dict]:
     """Read a json as images in detectron2's dataset format, sorted by id; files may be missing.
 
-    For a json that detectron2's ``load_coco_json`` can read, the result is the same.
+    Of a json without findings, the result is that of detectron2's ``load_coco_json``, with
+    run-length masks as text.
 
     Raises:
         InputError: as :func:`~lambda_det.data.coco_json.read_coco`.
@@ -64,6 +65,11 @@ def load_coco(json_file: str, image_root: str) -> list[dict]:
     if file not in _waiting:
         _read(file)
     return _waiting.pop(file)
+
+
+def release() -> None:
+    """Forget the images that were read with a summary; for a command that needs no more."""
+    _waiting.clear()
 
 
 def _file_of(json_file: str, image_root: str) -> _File:
@@ -82,6 +88,8 @@ def _read(file: _File) -> None:
         content.summary.findings.log()
         found.log(names)
     _known[file] = content.summary, found
+    for other in [other for other in _waiting if other[:2] == file[:2]]:
+        del _waiting[other]
     _waiting[file] = detectron2_images(content, found.paths)
 
 

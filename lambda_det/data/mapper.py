@@ -40,7 +40,8 @@ class LambdaDatasetMapper(DatasetMapper):
       :class:`~lambda_det.errors.UnreadableImageError`, and an annotation whose mask cannot be used
       an :class:`~lambda_det.errors.InputError`, that name the file.
     - An object without a mask, beside others that have one, gets its box as a mask, and its image
-      the field ``gt_with_mask`` (N,) bool.
+      the field ``gt_with_mask`` (N,) bool, by which :func:`lambda_det.engine.run` leaves it out of
+      the loss of masks; another trainer would learn the box.
     - An object without keypoints, beside others that have some, gets invisible ones.
     - Objects that a crop removes are dropped in both mask formats (detectron2 v0.5 stops with an
       error on a polygon that is cropped to nothing). Polygons of fewer than 3 points are dropped
@@ -160,7 +161,9 @@ class LambdaDatasetMapper(DatasetMapper):
         if not self.use_keypoint:
             annotation.pop("keypoints", None)
         else:  # a class without keypoints, beside one that has them
-            annotation.setdefault("keypoints", [0.0] * 3 * len(self.keypoint_hflip_indices))
+            annotation["keypoints"] = annotation.get("keypoints") or [0.0] * 3 * len(
+                self.keypoint_hflip_indices
+            )
         annotation["bbox"] = [float(value) for value in annotation["bbox"]]
         if not self.use_instance_mask:
             annotation.pop("segmentation", None)
@@ -181,7 +184,7 @@ class LambdaDatasetMapper(DatasetMapper):
                         f"image {path}: a polygon is not a list x0, y0, x1, y1 ... but has shape "
                         f"{polygon.shape}; a segmentation is a list of such lists"
                     )
-            # load_coco_json drops short polygons already; a user's own dataset may still have them.
+            # The intake drops short polygons already; a user's own dataset may still have them.
             annotation["segmentation"] = [p for p in polygons if len(p) >= 6]
             return
         size, expected = list(segmentation["size"]), [dataset_dict["height"], dataset_dict["width"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -74,6 +75,13 @@ def evaluate_files(
     detections = Detections(
         read_detections(predictions), ground_truth, f"predictions {predictions}"
     )
+    if detections.num_images < len(ground_truth.images) / 2:
+        logger.warning(
+            "predictions %s are of %d of the %d images; objects in the others count as not found. "
+            "If only a part of the images was given to the model (DATASETS.VAL_SHARE), its numbers "
+            "are those of evaluate --config-file",
+            predictions, detections.num_images, len(ground_truth.images),
+        )  # fmt: skip
     if max_detections is None:
         max_detections = COCO_LIMIT
         warn_of_limit(ground_truth)
@@ -100,8 +108,8 @@ class CocoMetricsEvaluator(DatasetEvaluator):
         oks_sigmas, max_detections: as for :func:`~lambda_det.evaluation.counting.count`.
 
     Raises:
-        InputError: the annotations are not valid; on :meth:`evaluate`, if the detections are not,
-            or if the model predicts masks but the annotations have none.
+        InputError: on :meth:`evaluate`, if the annotations or the detections are not valid, or if
+            the model predicts masks but the annotations have none.
     """
 
     def __init__(
@@ -120,9 +128,13 @@ class CocoMetricsEvaluator(DatasetEvaluator):
             path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
             convert_to_coco_json(dataset_name, path)
             self._metadata.json_file = path
-        json_file = PathManager.get_local_path(self._metadata.json_file)
-        self._ground_truth = GroundTruth(_own_part(read_coco(json_file), dataset_name))
         self.reset()
+
+    @functools.cached_property
+    def _ground_truth(self) -> GroundTruth:
+        """The annotations; only the process that evaluates reads them."""
+        content = read_coco(PathManager.get_local_path(self._metadata.json_file))
+        return GroundTruth(_own_part(content, self._name))
 
     def reset(self) -> None:
         self._predictions: list[dict] = []

@@ -78,7 +78,9 @@ class GroundTruth:
         unknown = [not annotation.get("segmentation") for annotation in self._annotations]
         codes = compressed_masks(
             [
-                {**a, "segmentation": [_rectangle(a["bbox"])]} if missing else a
+                {**a, "segmentation": [_rectangle(a["bbox"], *self.images[a["image_id"]][1:])]}
+                if missing
+                else a
                 for a, missing in zip(self._annotations, unknown, strict=True)
             ],
             self.images,
@@ -169,6 +171,8 @@ def _numbered_images(images: list[dict]) -> dict[object, tuple[int, int, int]]:
     }
 
 
-def _rectangle(box: Sequence[float]) -> list[float]:
-    x, y, width, height = box
-    return [x, y, x + width, y, x + width, y + height, x, y + height]
+def _rectangle(box: Sequence[float], height: int, width: int) -> list[float]:
+    """The part of a box that is in an image, as a polygon."""
+    x, y = max(0, box[0]), max(0, box[1])
+    right, bottom = min(width, box[0] + box[2]), min(height, box[1] + box[3])
+    return [x, y, right, y, right, bottom, x, bottom]

@@ -15,6 +15,7 @@ from lambda_det.data.display_names import (
     registered_categories,
     registered_names,
 )
+from lambda_det.data.intake import release
 from lambda_det.errors import InputError
 from lambda_det.io import read_json
 
@@ -134,6 +135,7 @@ def classes_of_config(cfg: CfgNode, count: int | None) -> ClassNames | None:
             try:
                 configure_datasets(trial, for_training=False)
                 registered = trial.DATASETS.TEST[0]
+                release()  # only the names are needed
             except InputError:
                 if cfg.DATASETS.COCO_FOLDER:  # the name may mean a split of that folder
                     continue

@@ -62,7 +62,7 @@ def test_clean_copy(folder_of, small_content, tmp_path, kind, path, value, wante
     assert learned(output) == learned(root)
 
     if KINDS[kind].treatment == KEPT:
-        assert account["changes"] == {}
+        assert set(account["changes"]) == ({"form"} if value == [[]] else set())
         return
     (entry,) = account["changes"][kind]["entries"]
     section, index = path[:2]

@@ -64,6 +64,8 @@ CASES = {
     "iscrowd": [
         ((*FIRST, "iscrowd"), "remove", ("iscrowd", 0)),
         ((*FIRST, "iscrowd"), None, ("iscrowd", 0)),
+        ((*FIRST, "iscrowd"), False, ("iscrowd", 0)),
+        ((*FIRST, "iscrowd"), "0", ("iscrowd", 0)),
     ],
     "polygon_form": [
         ((*FIRST, "segmentation"), SQUARE, ("segmentation", [SQUARE])),
@@ -82,11 +84,19 @@ CASES = {
     "short_polygon": [
         ((*FIRST, "segmentation"), [SQUARE, [1, 2, 3, 4]], ("segmentation", [SQUARE])),
     ],
-    "no_mask": [((*FIRST, "segmentation"), [], ("bbox", [4, 6, 10, 8]))],
+    "no_mask": [
+        ((*FIRST, "segmentation"), [], ("segmentation", [])),
+        ((*FIRST, "segmentation"), [[]], ("segmentation", [])),
+        ((*FIRST, "segmentation"), None, ("segmentation", None)),
+    ],
+    "outside": [
+        ((*FIRST, "bbox"), [40, 6, 10, 8], None),
+        ((*FIRST, "bbox"), [4, -9, 10, 9], None),
+    ],
     "point_mask": [
         ((*FIRST, "segmentation"), [[1, 2, 3, 4]], None),
         ((*FIRST, "segmentation"), [[1, 2]], None),
-        ((*FIRST, "segmentation"), [[]], None),
+        ((*FIRST, "segmentation"), {"size": [30, 40], "counts": [1200]}, None),
     ],
     "no_extent": [
         (FIRST, {"id": 1, "image_id": 1, "category_id": 7, "bbox": [0, 0, 0, 0],
@@ -128,7 +138,7 @@ def test_treatment(small_content: dict, kind: str, path, value, wanted):
         field, expected = wanted
         assert len(annotations) == 2
         assert annotations[0][field] == expected
-        assert kind != "number" or type(annotations[0][field]) is int
+        assert kind not in ("number", "iscrowd") or type(annotations[0][field]) is int
         assert len({a["id"] for a in annotations}) == 2
 
 
