@@ -22,6 +22,7 @@ from lambda_det.io import read_json
 
 MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
 
+_FEW = 0.1  # share of the annotations; with fewer objects, nearly all are crowd regions
 _IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name")
 
@@ -135,8 +136,8 @@ def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> Co
     unmasked = [a for a in objects if not a.get("segmentation")]
     if 0 < len(unmasked) < len(objects):
         _add_kept(findings, "no_mask", unmasked)
-    if annotations and not objects:
-        _add_kept(findings, "all_crowds", annotations)
+    if len(objects) < _FEW * len(annotations):
+        _add_kept(findings, "all_crowds", [a for a in annotations if a["iscrowd"]])
     crowded, most = next(iter(Counter(a["image_id"] for a in objects).most_common(1)), (None, 0))
     allowed = (0, 3 * len(keypoints))
     summary = CocoSummary(

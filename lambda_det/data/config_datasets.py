@@ -52,6 +52,7 @@ def configure_datasets(cfg: CfgNode, *, for_training: bool = True) -> None:
         strict=node.STRICT,
         val_share=node.VAL_SHARE,
         skip_missing=cfg.DATALOADER.SKIP_UNREADABLE,
+        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
     heads = (cfg.MODEL.ROI_HEADS, cfg.MODEL.RETINANET)
     if not for_training:

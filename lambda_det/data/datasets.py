@@ -63,6 +63,7 @@ def resolve_datasets(
     strict: bool = False,
     val_share: float = 0.0,
     skip_missing: bool = False,
+    detections_per_image: int = -1,
 ) -> Datasets:
     """Find, check and register the datasets of a run.
 
@@ -84,6 +85,8 @@ def resolve_datasets(
         val_share: if the folder has no validation split, the share of the images of the training
             split that ``coco_2017_val`` means; ``coco_2017_train`` means the rest. 0 = none.
         skip_missing: whether images of a dataset may be missing.
+        detections_per_image: most detections that the model gives; more objects in a test image are
+            a warning. -1 = all.
 
     Returns:
         The datasets, in which the splits of the folder are called ``coco_folder_<split>``. A second
@@ -118,6 +121,8 @@ def resolve_datasets(
                 summary.findings.refuse()
             if name in train and for_training:
                 check_trainable(summary)
+            if name in test:
+                _warn_of_many(summary, detections_per_image)
             _check_masks(summary, masks)
             if keypoints:
                 _check_keypoints(summary)
@@ -268,6 +273,16 @@ def check_trainable(summary: CocoSummary) -> None:
             f"{file}: {file_name} has {most} objects; more than {_MAX_OBJECTS} in one image do not "
             "fit into memory, cut the image into tiles"
         )
+
+
+def _warn_of_many(summary: CocoSummary, detections_per_image: int) -> None:
+    most, file_name = summary.most_objects
+    if 0 <= detections_per_image < most:
+        logger.warning(
+            "annotation file %s: %s has %d objects, and %s is %d: the others count as not found",
+            summary.json_file, file_name, most, key("TEST.DETECTIONS_PER_IMAGE"),
+            detections_per_image,
+        )  # fmt: skip
 
 
 def _check_masks(summary: CocoSummary, masks: bool) -> None:

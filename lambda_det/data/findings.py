@@ -94,7 +94,9 @@ KINDS: Mapping[str, Kind] = {
         "masks are learned and judged without them, boxes with them",
     ),
     "all_crowds": Kind(
-        KEPT, "objects are all marked as crowd regions (iscrowd 1)", "none of them is learned"
+        KEPT,
+        "objects, which are (nearly) all, are marked as crowd regions (iscrowd 1)",
+        "crowd regions are not learned",
     ),
 }
 

@@ -166,6 +166,11 @@ def test_only_crowd_regions(small_content: dict):
     for annotation in small_content["annotations"]:
         annotation["iscrowd"] = 1
     assert clean_coco(small_content, "a.json").summary.findings.counts == {"all_crowds": 2}
+    one = small_content["annotations"][0]
+    small_content["annotations"] = [{**one, "id": i, "iscrowd": int(i > 1)} for i in range(1, 12)]
+    assert clean_coco(small_content, "a.json").summary.findings.counts == {"all_crowds": 10}
+    small_content["annotations"].pop()
+    assert not clean_coco(small_content, "a.json").summary.findings.counts
 
 
 def test_area_of_a_run_length_mask(small_content: dict):

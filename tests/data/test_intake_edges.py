@@ -102,3 +102,16 @@ def test_predictions_of_a_part_of_the_images(small_content: dict, tmp_path, log)
                                   "score": 1}]))  # fmt: skip
     evaluate_files(str(truth), str(found))
     assert any("are of 1 of the 5 images" in line for line in warnings(log))
+
+
+def test_more_objects_than_detections(write_folder, small_content, make_cfg, log):
+    one = small_content["annotations"][0]
+    small_content["annotations"] = [{**one, "id": i} for i in range(1, 8)]
+    cfg = make_cfg(write_folder(val2017=small_content), (), ("val2017",))
+    for limit, count in ((7, 0), (-1, 0), (6, 1)):
+        log.clear()
+        cfg.TEST.DETECTIONS_PER_IMAGE = limit
+        configure_datasets(cfg.clone())
+        lines = [line for line in warnings(log) if "TEST.DETECTIONS_PER_IMAGE" in line]
+        assert len(lines) == count
+    assert "a.jpg has 7 objects, and TEST.DETECTIONS_PER_IMAGE is 6" in lines[0]
