@@ -101,9 +101,28 @@ def one_line(error: BaseException) -> str:
     return printable(last)
 
 
+# Errors of which the file that was read is not the cause.
+_OF_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
+
+
 def reason_of(error: BaseException) -> str:
     """Return the text of another library's error in one line; its type's name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def raise_if_of_machine(error: Exception, subject: str) -> None:
+    """Raise an InputError, of which no image is left out, if a file is not to blame for an error:
+    there is no memory left, too many files are open, or a disk or a network fails.
+
+    Args:
+        error: the error of reading the file.
+        subject: the beginning of the message.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_MACHINE:
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise InputError(
+            f"{subject} cannot be read: {reason} (a fault of this machine, not of the file)"
+        ) from error
 
 
 def first_line_of(error: BaseException) -> str:

@@ -10,29 +10,17 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import quote, unquote
 
+from lambda_det.data.name_spellings import listed, parts_of, spellings_of
 from lambda_det.data.values import shown
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# What is changed in a name, and how a message says so.
-_SPELLINGS = (
-    ("with / for \\", lambda name: name.replace("\\", "/")),
-    ("with the codes of a web address decoded", unquote),
-    (
-        "with the codes of a web address",
-        lambda name: quote(name, safe="/\\:", errors="replace"),
-    ),
-    ("in the Unicode form NFC", lambda name: unicodedata.normalize("NFC", name)),
-    ("in the Unicode form NFD", lambda name: unicodedata.normalize("NFD", name)),
-)
 _REPEATED = "without the repeated name of the folder"
 _END = "by the end of the path"
 _ALONE = "by the name of the file alone"
@@ -81,7 +69,7 @@ def image_paths(
     """Return the path of each image, and log how names are read that are not as they are written.
 
     Args:
-        file_names: the names, as the json has them.
+        file_names: as the json has them.
         images: folder of the images.
         json_file: path of the json.
         dataset: folder of the dataset; None = the one that has the json and the images in it.
@@ -97,18 +85,22 @@ def image_paths(
 
 
 def find_images(
-    file_names: Sequence[str], images: str, json_file: str, dataset: str | None = None
+    file_names: Sequence[str],
+    images: str,
+    json_file: str,
+    dataset: str | None = None,
+    among: Iterable[str] | None = None,
 ) -> FoundImages:
-    """Do what :func:`image_paths` does, without a log line, and without an error for what is
-    missing.
+    """Do what :func:`image_paths` does, without log lines or errors for what is missing.
 
     This lists each folder once. Of a name that leads to a file as it is written, nothing more is
-    looked at.
+    looked at. The name of a file alone is looked for ``among`` these paths; None = all below
+    ``images``.
 
     Raises:
         InputError: a name is not text.
     """
-    search = _Search(images, json_file, dataset)
+    search = _Search(images, json_file, dataset, among)
     found = FoundImages(json_file, [])
     top, start = search.files_of(images).files, os.path.join(images, "")
     for index, name in enumerate(file_names):
@@ -190,8 +182,10 @@ class _Listing(NamedTuple):
 class _Search:
     """Files that names may mean, from listings of the folders, each of which is made once."""
 
-    def __init__(self, images: str, json_file: str, dataset: str | None) -> None:
-        self._images = images
+    def __init__(
+        self, images: str, json_file: str, dataset: str | None, among: Iterable[str] | None
+    ) -> None:
+        self._among = _files_in(images) if among is None else among
         of_json = os.path.dirname(os.path.abspath(json_file))
         if dataset is None:
             dataset = os.path.commonpath([of_json, os.path.abspath(images)])
@@ -225,7 +219,7 @@ class _Search:
 
     def find(self, name: str) -> _Match:
         """Find the file of a name that leads to none as it is written; the reason without one."""
-        spellings = _spellings(name)
+        spellings = spellings_of(name)
         steps = itertools.chain(  # each is looked at only if those before it find nothing
             (self._as_named(spellings), self._without_repeated(spellings)),
             self._by_end(spellings),
@@ -248,28 +242,28 @@ class _Search:
             for folder, relative in self._folders.items():
                 path = os.path.join(folder, text)
                 if self.has(path):
-                    yield _Match(path, _listed(how, relative))
+                    yield _Match(path, listed(how, relative))
 
     def _without_repeated(self, spellings: dict[str, str]) -> Iterator[_Match]:
         for text, how in spellings.items():
-            parts = _parts(text)
+            parts = parts_of(text)
             for folder in self._folders:
                 left = list(parts)
                 while len(left) > 1 and left[0] == os.path.basename(folder):
                     del left[0]
                     if self.has(path := os.path.join(folder, *left)):
-                        yield _Match(path, _listed(how, _REPEATED))
+                        yield _Match(path, listed(how, _REPEATED))
 
     def _by_end(self, spellings: dict[str, str]) -> Iterator[list[_Match]]:
         """For each length of the end of the path, from the longest to a folder and a file."""
-        longest = max(len(_parts(text)) for text in spellings)
+        longest = max(len(parts_of(text)) for text in spellings)
         for length in range(longest, 1, -1):
             yield [
-                _Match(path, _listed(how, _END))
+                _Match(path, listed(how, _END))
                 for text, how in spellings.items()
                 for folder in self._folders
-                if len(_parts(text)) >= length
-                and self.has(path := os.path.join(folder, *_parts(text)[-length:]))
+                if len(parts_of(text)) >= length
+                and self.has(path := os.path.join(folder, *parts_of(text)[-length:]))
             ]
 
     def _alone(self, spellings: dict[str, str]) -> Iterator[_Match]:
@@ -277,16 +271,14 @@ class _Search:
             base = os.path.basename(text)
             for path in self._files_below().get(base.casefold(), ()):
                 if os.path.basename(path) == base and self.has(path):
-                    yield _Match(path, _listed(how, _ALONE))
+                    yield _Match(path, listed(how, _ALONE))
 
     def _files_below(self) -> dict[str, list[str]]:
-        """Files in the folder of the images and its sub-folders, by name in small letters."""
+        """The files of the last step, by name in small letters."""
         if self._below is None:
             self._below = defaultdict(list)
-            for folder, folders, files in os.walk(self._images):
-                folders[:] = (name for name in folders if not name.startswith("."))
-                for name in files:
-                    self._below[name.casefold()].append(os.path.join(folder, name))
+            for path in self._among:
+                self._below[os.path.basename(path).casefold()].append(path)
         return self._below
 
     def _reason(self, name: str, spellings: dict[str, str]) -> str:
@@ -301,19 +293,7 @@ class _Search:
         return "does not exist"
 
 
-def _spellings(name: str) -> dict[str, str]:
-    """Ways to spell a name -> how a message calls them; the name itself comes first."""
-    found = {name: ""}
-    for called, change in _SPELLINGS:
-        for text, how in list(found.items()):
-            found.setdefault(change(text), _listed(how, called))
-    return found
-
-
-def _parts(text: str) -> list[str]:
-    """The folders and the file of a path, without its root and steps up."""
-    return [part for part in text.split("/") if part not in ("", ".", "..")]
-
-
-def _listed(*words: str) -> str:
-    return ", ".join(filter(None, words))
+def _files_in(images: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(images):
+        folders[:] = (name for name in folders if not name.startswith("."))
+        yield from (os.path.join(folder, name) for name in files)

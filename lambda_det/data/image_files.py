@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -16,7 +17,13 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from lambda_det.config import EXIF_MODES, PILLOW_LIMIT
-from lambda_det.errors import UnreadableImageError, check_choice, key, reason_of
+from lambda_det.errors import (
+    UnreadableImageError,
+    check_choice,
+    key,
+    raise_if_of_machine,
+    reason_of,
+)
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -36,6 +43,11 @@ _INVERSE = _TURNS | {6: _TURNS[8], 8: _TURNS[6]}
 
 # Pillow knows the endings of these formats, but decodes none of them (EPS: by another program).
 _NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PALM", "PDF", "WMF"}
+
+_PNG_START = 8  # bytes before the first chunk
+_PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_PNG_KEYWORDS = {b"exif", b"Raw profile type exif", b"XML:com.adobe.xmp", b"xmp"}
+_PNG_HEAD = 40  # bytes of a chunk; its length, name and the longest of the keywords
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,7 @@ def read_image(
     Raises:
         UnreadableImageError: the file is missing, cannot be decoded, has too many pixels, or has
             pixels of more than 16 bits.
+        InputError: this machine cannot read the file now.
     """
     try:
         with PathManager.open(path, "rb") as file, opened(file) as image:
@@ -128,6 +141,7 @@ def read_image(
             return detection_utils.convert_PIL_to_numpy(eight, image_format)
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
+        raise_if_of_machine(error, f"{called} {path}")
         raise UnreadableImageError(f"{called} {path} cannot be read: {reason_of(error)}") from error
 
 
@@ -149,12 +163,58 @@ def without_limit() -> Iterator[None]:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Return EXIF's orientation of an image, 1 to 8; 1 = it is not turned, or nothing says so."""
+    """Return EXIF's orientation of an image, 1 to 8; 1 = it is not turned, or nothing says so.
+
+    Pillow decodes a PNG for this, because the orientation may follow the pixels.
+    """
     try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a damaged EXIF part; detectron2#1885
+        return _orientation_in(image.getexif())
+    except Exception as error:  # a damaged EXIF part; detectron2#1885
+        raise_if_of_machine(error, "the EXIF part of an image")
         return 1
+
+
+def orientation_in_header(image: Image.Image, file: BinaryIO) -> int:
+    """Do what :func:`orientation_of` does, but decode a PNG only if texts follow its pixels and it
+    has at most ``PILLOW_LIMIT`` pixels.
+
+    Args:
+        image: one that is not decoded yet.
+        file: the file of it.
+    """
+    few = image.size[0] * image.size[1] <= PILLOW_LIMIT
+    if image.format != "PNG" or "exif" in image.info or (few and _has_late_texts(file)):
+        return orientation_of(image)
+    try:
+        return _orientation_in(Image.Image.getexif(image))  # PNG's own would decode
+    except Exception:
+        return 1
+
+
+def _orientation_in(exif: Image.Exif) -> int:
+    found = exif.get(_ORIENTATION, 1)
     return found if found in _TURNS else 1
+
+
+def _has_late_texts(file: BinaryIO) -> bool:
+    """Whether chunks follow the pixels of a PNG that may tell its orientation."""
+    before, place, in_pixels = file.tell(), _PNG_START, False
+    try:
+        while len(head := _read_at(file, place, _PNG_HEAD)) == _PNG_HEAD:  # the last has 12
+            name, keyword = head[4:8], head[8:].split(b"\0")[0]
+            in_pixels = in_pixels or name == b"IDAT"
+            is_told = name == b"eXIf" or (name in _PNG_TEXTS and keyword in _PNG_KEYWORDS)
+            if in_pixels and is_told:
+                return True
+            place += 12 + int.from_bytes(head[:4], "big")  # the length, the name and the sum
+        return False
+    finally:
+        file.seek(before)
+
+
+def _read_at(file: BinaryIO, place: int, size: int) -> bytes:
+    file.seek(place)
+    return file.read(size)
 
 
 def stored_size(image: Image.Image) -> Size:
@@ -233,11 +293,13 @@ def size_as_seen(path: str) -> tuple[int, int]:
 
     Raises:
         UnreadableImageError: the file is missing, or its header cannot be read.
+        InputError: this machine cannot read the file now.
     """
     try:
         with open(path, "rb") as file, opened(file) as image:
-            width, height = turned_size(stored_size(image), orientation_of(image))
+            width, height = turned_size(stored_size(image), orientation_in_header(image, file))
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError and others
+        raise_if_of_machine(error, f"image {path}")
         raise UnreadableImageError(f"image {path} cannot be read: {reason_of(error)}") from error
     return height, width
 

@@ -1,4 +1,9 @@
-"""Headers of image files, read by the hundred thousand and remembered for the next run."""
+"""Headers of image files, read by the hundred thousand and remembered for the next run.
+
+Whether a JPEG or PNG is complete is seen by the mark at its end. An image of another format, of
+which large datasets have few, is decoded, if it has at most ``PILLOW_LIMIT`` pixels; of a larger
+one the header is all that is looked at.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +19,13 @@ import PIL
 from PIL import Image
 
 from lambda_det.config import PILLOW_LIMIT
-from lambda_det.data.image_files import opened, orientation_of, stored_size, without_limit
-from lambda_det.errors import reason_of
+from lambda_det.data.image_files import (
+    opened,
+    orientation_in_header,
+    stored_size,
+    without_limit,
+)
+from lambda_det.errors import raise_if_of_machine, reason_of
 from lambda_det.io import read_json, write_json
 
 logger = logging.getLogger(__name__)
@@ -23,6 +33,7 @@ logger = logging.getLogger(__name__)
 _TAIL = 1024  # bytes; many cameras and programs write something after the end of a JPEG
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _REMEMBERED = 500  # fewer files than this are read in less time than a cache is worth
+_RULES = "2"  # a new number, when what counts as sound changes, forgets what is remembered
 _PART = 64  # files that a thread takes at a time
 _PERIOD_S = 5  # between two lines of progress
 
@@ -56,10 +67,13 @@ def read_headers(paths: Sequence[str], workers: int = 0) -> dict[str, Header | s
 
     Args:
         paths: local paths.
-        workers: number of threads, at least 1.
+        workers: number of threads; 0 is taken as 1.
 
     Returns:
         Path -> the header, or what is wrong with the file: ``"is truncated"``.
+
+    Raises:
+        InputError: this machine cannot read a file now, for which the file is not to blame.
     """
     Image.preinit()
     Image.init()  # not by several threads at once
@@ -91,24 +105,29 @@ def _header(path: str) -> Header | str:
         with open(path, "rb") as file, opened(file) as image:
             name = image.format or ""
             size = stored_size(image)
-            header = Header(*size, orientation_of(image), image.mode, name)
-            if not _is_complete(file, name) and size[0] * size[1] <= PILLOW_LIMIT:
-                image.load()  # what follows the end may be long, so this decides
+            header = Header(*size, orientation_in_header(image, file), image.mode, name)
+            if not _has_end(file, name):
+                if size[0] * size[1] <= PILLOW_LIMIT:
+                    image.load()  # what follows the end may be long, so this decides
+                elif name in _ENDS:
+                    return "is truncated"
     except FileNotFoundError:
         return "does not exist"
     except PIL.UnidentifiedImageError:
         return "is no image that Pillow can open" if status.st_size else "is empty"
     except Exception as error:  # of Pillow's decoders, of many types
+        raise_if_of_machine(error, f"image {path}")
         reason = getattr(error, "strerror", None) or reason_of(error)
         return "is truncated" if "truncated" in reason.lower() else f"cannot be read ({reason})"
     _known[path] = status.st_size, status.st_mtime_ns, header
     return header
 
 
-def _is_complete(file: Any, image_format: str) -> bool:
-    """Whether the file of an image ends as its format says; only of a format with an end mark."""
+def _has_end(file: Any, image_format: str) -> bool:
+    """Whether the file of an image has the end mark of its format near its end; False without such
+    a mark."""
     if (end := _ENDS.get(image_format)) is None:
-        return True
+        return False
     place = file.tell()
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL))
@@ -123,7 +142,7 @@ def _is_complete(file: Any, image_format: str) -> bool:
 def _cache_file(paths: Iterable[str]) -> str:
     """The file for the folders of these images, as this Pillow reads them."""
     folders = sorted({os.path.dirname(os.path.abspath(path)) for path in paths})
-    text = "\n".join([PIL.__version__, *folders])
+    text = "\n".join([_RULES, PIL.__version__, *folders])
     name = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(root, "lambda_det", f"image_headers_{name}.json")

@@ -156,7 +156,7 @@ def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> 
 
     It is the entry whose ``file_name`` is the end of the path; the longest one is taken. Without
     one, it is the entry whose name leads to the image as it would in a training on the folder that
-    has all of ``paths`` in it.
+    has all of ``paths`` in it, with no other files in its sub-folders.
 
     Args:
         paths: paths of image files.
@@ -199,10 +199,13 @@ def listed_images(paths: Sequence[str], listed: Sequence[dict], source: str) -> 
 def _entries_by_file(
     paths: Sequence[str], listed: Sequence[dict], source: str
 ) -> dict[str, list[dict]]:
-    """The entries of a COCO json by the files that their names lead to."""
+    """The entries of a COCO json by the files that their names lead to.
+
+    The folder of all paths may be a home or the root of the disk, so that nobody walks it.
+    """
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [image["file_name"] for image in listed]
-    found = find_images(names, folder, source)
+    found = find_images(names, folder, source, among=[os.path.abspath(path) for path in paths])
     found.log(names)
     files: dict[str, list[dict]] = {}
     for index, path in enumerate(found.paths):

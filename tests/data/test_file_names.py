@@ -202,3 +202,21 @@ def test_predict_reads_names_as_a_training_does(make, log):
     assert "1 of the 2 file names are read with / for \\, by the name" in warnings(log)[0]
     with pytest.raises(InputError, match="is not among the 2 images of --annotations"):
         listed_images([source], listed, source)
+
+
+def test_predict_walks_no_folder(make, monkeypatch, log):
+    """That of all inputs may be a home or the root of the disk."""
+    root = make("images/a.png", "deep/er/b.png", "elsewhere/a.png")
+    listed = [{"id": 7, "file_name": "images/a.png"}, {"id": 8, "file_name": "old\\b.png"}]
+    files = [str(root / "images" / "a.png"), str(root / "deep" / "er" / "b.png")]
+
+    def refuse(_: str) -> None:
+        raise AssertionError("a folder is walked")
+
+    monkeypatch.setattr(os, "walk", refuse)
+    assert [e["id"] for e in listed_images(files, listed, str(root / "annotations/a.json"))] == [
+        7,
+        8,
+    ]
+    with pytest.raises(InputError, match="is not among the 2 images"):
+        listed_images([str(root / "deep" / "c.png")], listed, str(root / "annotations/a.json"))

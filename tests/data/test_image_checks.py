@@ -10,38 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_helpers import single_line, warnings
+from image_helpers import SIZE, check, cut, forget, record, save
 from PIL import Image
 
-from lambda_det.data import image_checks, image_headers
+from lambda_det.data import image_headers
 from lambda_det.data.image_checks import usable_images
 from lambda_det.data.image_files import ImageReading
 from lambda_det.data.image_headers import Header, read_headers
 from lambda_det.errors import InputError
 
-SIZE = 40, 30
-
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(image_headers, "_known", {})
-    monkeypatch.setattr(image_checks, "_said", set())
-
-
-def noise(seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-
-
-def record(path: Path, size: tuple[int, int] | None = SIZE) -> dict:
-    sides = {} if size is None else {"width": size[0], "height": size[1]}
-    return {"file_name": str(path), **sides}
-
-
-def save(path: Path, orientation: int = 1, size: tuple[int, int] = SIZE) -> dict:
-    exif = Image.Exif()
-    exif[274] = orientation
-    Image.fromarray(noise(size=size)).save(path, exif=exif)
-    return record(path)
+    forget(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -49,17 +30,9 @@ def four(tmp_path: Path) -> list[dict]:
     return [save(tmp_path / f"{i}.{end}") for i, end in enumerate(("jpg", "png", "webp", "tif"))]
 
 
-def check(images: list[dict], **more) -> list[dict]:
-    return usable_images(images, "the set", ImageReading(), **more)
-
-
 def test_sound_files_pass_without_a_word(four: list[dict], log) -> None:
     found = check([*four, {"image_id": 7}, {"file_name": "https://host/a.jpg"}], workers=3)
     assert len(found) == 6 and not log.records
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-200])
 
 
 def another_size(path: Path) -> None:
