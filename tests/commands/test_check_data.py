@@ -136,7 +136,8 @@ def test_every_kind_can_be_drawn(tmp_path):
         {"image_id": 9}, {"category_id": 9}, {"iscrowd": None}, {"bbox": [0, 0, 0, 0]},
         {"bbox": [4, 6, 10, -1e-9]}, {"segmentation": SQUARE}, {"segmentation": [[1, 2, 3, 4]]},
         {"segmentation": [[*SQUARE, 4]]}, {"segmentation": [SQUARE, [1, 2, 3, 4]]},
-        {"segmentation": []}, {"id": 1}, {"bbox": [99, 6, 5, 5]}, {"bbox": None, "segmentation": [[1, 2]]},
+        {"segmentation": []}, {"id": 1}, {"bbox": [99, 6, 5, 5]},
+        {"bbox": None, "segmentation": [[1, 2]]},
     ]  # fmt: skip
     value["annotations"] += [{**first, "id": 10 + i, **c} for i, c in enumerate(changes)]
     root, page = write_folder(tmp_path / "data", train=value), tmp_path / "page.png"
