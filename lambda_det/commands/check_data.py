@@ -21,7 +21,7 @@ from lambda_det.data.clean_copy import choose_images, clean_folder, write_split
 from lambda_det.data.conversions import readers_of
 from lambda_det.data.dataset_report import split_report
 from lambda_det.data.report_text import report_text
-from lambda_det.data.split_content import SplitContent, check_learnable
+from lambda_det.data.split_content import SplitContent, check_files, check_learnable
 from lambda_det.errors import InputError, exit_on_input_error, keys_named, writing
 from lambda_det.io import check_writable, write_json
 
@@ -85,48 +85,52 @@ def check(args: argparse.Namespace) -> None:
     if args.image_ids and len(readers) > 1:
         raise InputError(f"--image-ids needs --split, one of {', '.join(readers)}")
     reports: list[dict] = []
+    lines: list[str] = []
     written: list[str] = []
     page = None
     if args.examples is not None:
         from lambda_det.evaluation.example_page import ExamplePage  # takes OpenCV
 
         page = ExamplePage()
-    with contextlib.ExitStack() as stack:
-        folder = None
-        if args.write is not None:
-            folder = stack.enter_context(clean_folder(args.write, [*readers]))
-        unlearnable = None
-        for (
-            read
-        ) in readers.values():  # one after the other: the jsons may not fit into memory together
-            data = read(all_places=folder is not None)
-            try:
-                check_learnable(data)
-            except InputError as error:
-                if data.found.summary.num_objects:
-                    raise
-                unlearnable = error
-            reports.append(split_report(data))
-            print(report_text(reports[-1]) + "\n")
-            if page is not None:
-                page.add(data)
-            if folder is not None:
-                written.append(write_chosen(args, folder, data))
-        if unlearnable is not None and not any(report["objects"] for report in reports):
-            raise unlearnable
-    for line in written:
-        print(line)
-    if page is not None:
-        page.write(args.examples)
-    if args.output is not None:
-        with writing(f"--output {args.output}"):
-            write_json({"splits": reports}, args.output)
+    try:
+        with contextlib.ExitStack() as stack:
+            folder = None
+            if args.write is not None:
+                folder = stack.enter_context(clean_folder(args.write, [*readers]))
+            unlearnable = None
+            for read in readers.values():  # not together: the jsons may not fit into memory
+                data = read(all_places=folder is not None)
+                check_files(data)
+                try:
+                    check_learnable(data)
+                except InputError as error:
+                    if data.found.summary.num_objects:
+                        raise
+                    unlearnable = error
+                reports.append(split_report(data))
+                lines.append(report_text(reports[-1]) + "\n")
+                if page is not None:
+                    page.add(data)
+                if folder is not None:
+                    written.append(write_chosen(args, folder, data))
+            if unlearnable is not None and not any(report["objects"] for report in reports):
+                raise unlearnable
+        lines += written
+        if page is not None:
+            page.write(args.examples)
+        if args.output is not None:
+            with writing(f"--output {args.output}"):
+                write_json({"splits": reports}, args.output)
+    finally:  # last, because the reader of the output may end before (| head)
+        for line in lines:
+            print(line)
 
 
 def write_chosen(args: argparse.Namespace, folder: str, data: SplitContent) -> str:
     """Write the images of a split that the arguments choose; return a line that says so."""
     chosen = choose_images(data, image_ids=args.image_ids or (), count=args.count, seed=args.seed)
-    objects = write_split(folder, data, chosen, copy=args.copy)
+    with writing(f"--write {args.write}"):
+        objects = write_split(folder, data, chosen, copy=args.copy)
     how = ""
     if args.count is not None:
         how = " (the first by id)" if args.seed is None else f" (chosen by the seed {args.seed})"

@@ -20,9 +20,11 @@ from lambda_det.io import new_folder, read_json, write_bytes, write_json
 CHANGES = "changes.json"
 """Name of the file that gives an account of the changes: split -> its changes."""
 
+_ANNOTATIONS = "annotations"
+
 
 @contextlib.contextmanager
-def clean_folder(output: str, splits: Sequence[str]) -> Iterator[str]:
+def clean_folder(output: str, splits: Sequence[str], *, flag: str = "--write") -> Iterator[str]:
     """Make a folder for :func:`write_split` that appears complete or not at all.
 
     If ``output`` is such a folder already, the new splits are added to it.
@@ -30,36 +32,34 @@ def clean_folder(output: str, splits: Sequence[str]) -> Iterator[str]:
     Args:
         output: the folder.
         splits: names of the splits that will be written.
+        flag: the command-line flag that error messages name.
 
     Yields:
         The folder to write to, which becomes ``output``.
 
     Raises:
         InputError: ``output`` exists and is not a folder that was written by this function, or it
-            has one of the splits; or it cannot be written.
+            has one of the splits; its account is damaged; a split has a name that cannot be that of
+            a folder; or it cannot be written.
     """
     output = os.path.abspath(output)
-    is_new = not os.path.lexists(output)
-    if not is_new:
-        _check_extendable(output, splits)
     for split in splits:
-        if split != os.path.basename(split):
-            raise InputError(f"--split {split!r}: the name of a split has no folders in it")
-    with writing(f"--write {output}"):
-        if is_new:
-            with new_folder(output) as folder:
-                yield folder
-            return
-        parent = os.path.dirname(output)
-        with tempfile.TemporaryDirectory(prefix=os.path.basename(output), dir=parent) as folder:
-            yield folder
-            for split in splits:
-                os.replace(os.path.join(folder, _folder_of(split)),
-                           os.path.join(output, _folder_of(split)))  # fmt: skip
-            both = read_json(output, CHANGES) | read_json(folder, CHANGES)
-            write_json(both, os.path.join(output, CHANGES))
-            for split in splits:  # last, because a split is there once it has a json
-                os.replace(_json_of(folder, split), _json_of(output, split))
+        _check_name(split)
+    where = f"{flag} {output}"
+    earlier = _account_of(output, splits, where) if os.path.lexists(output) else None
+    with contextlib.ExitStack() as stack:
+        with writing(where):
+            if earlier is None:
+                folder = stack.enter_context(new_folder(output))
+            else:
+                parent, name = os.path.split(output)
+                made = tempfile.TemporaryDirectory(prefix=name, dir=parent)
+                folder = stack.enter_context(made)
+        yield folder
+        with writing(where):  # not around the block, whose errors may be of other files
+            if earlier is not None:
+                _add(folder, output, splits, earlier)
+            stack.close()
 
 
 def choose_images(
@@ -159,16 +159,54 @@ def write_split(
     return sum(not a["iscrowd"] for a in annotations)
 
 
-def _check_extendable(output: str, splits: Sequence[str]) -> None:
+def _check_name(split: str) -> None:
+    name = _folder_of(split)
+    is_plain = name and name == os.path.basename(name) and not name.startswith(".")
+    if not is_plain or name.casefold() in (_ANNOTATIONS, CHANGES):
+        raise InputError(
+            f"--split {split!r}: the name of a split becomes that of the folder of its images; it "
+            f"has no folders in it, does not begin with a dot and is not {_ANNOTATIONS!r}"
+        )
+
+
+def _account_of(output: str, splits: Sequence[str], where: str) -> dict:
+    """The account of a folder to which splits can be added."""
     if not os.path.isfile(os.path.join(output, CHANGES)):
         raise InputError(
-            f"--write {output}: exists already; name a folder that does not, or one that "
-            "check_data wrote, to which a split is added"
+            f"{where}: exists already; name a folder that does not, or one that check_data wrote, "
+            "to which a split is added"
         )
     for split in splits:
         for path in (_json_of(output, split), os.path.join(output, _folder_of(split))):
             if os.path.lexists(path):
-                raise InputError(f"--write {output}: has the split {split!r} already ({path})")
+                raise InputError(f"{where}: has the split {split!r} already ({path})")
+    account = read_json(output, CHANGES)
+    if not isinstance(account, dict):
+        raise InputError(
+            f"{where}: {os.path.join(output, CHANGES)} is damaged: it holds a "
+            f"{type(account).__name__}, not an object with an account of each split"
+        )
+    return account
+
+
+def _add(folder: str, output: str, splits: Sequence[str], earlier: dict) -> None:
+    """Move splits, all or none, from the folder where they were written."""
+    account, new, old = (os.path.join(folder, name) for name in (CHANGES, "new.json", "old.json"))
+    write_json(earlier | read_json(account), new)
+    names = dict.fromkeys(map(_folder_of, splits))
+    moves = [(os.path.join(folder, name), os.path.join(output, name)) for name in names]
+    moves += [(os.path.join(output, CHANGES), old), (new, os.path.join(output, CHANGES))]
+    # The jsons are last, because a split is there once it has one.
+    moves += [(_json_of(folder, split), _json_of(output, split)) for split in splits]
+    done: list[tuple[str, str]] = []
+    try:
+        for source, target in moves:
+            os.replace(source, target)
+            done.append((source, target))
+    except BaseException:
+        for source, target in reversed(done):
+            os.replace(target, source)
+        raise
 
 
 def _folder_of(split: str) -> str:
@@ -177,7 +215,7 @@ def _folder_of(split: str) -> str:
 
 def _json_of(folder: str, split: str) -> str:
     name = split if split.startswith(KEYPOINTS) else f"instances_{split}"
-    return os.path.join(folder, "annotations", f"{name}.json")
+    return os.path.join(folder, _ANNOTATIONS, f"{name}.json")
 
 
 def _names(paths: dict[int | str, str], root: str) -> dict[int | str, str]:

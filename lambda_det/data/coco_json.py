@@ -211,6 +211,7 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
     if not entries:
         raise InputError(f"{file}: categories is empty; list every class")
     names: dict[int, str] = {}
+    known: dict[int, dict] = {}
     for index, entry in enumerate(entries):
         category = _entry(file, "categories", index, entry, _CATEGORY_KEYS)
         given, name = category["id"], category["name"]
@@ -229,8 +230,12 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
                     f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
                     f"{name!r})"
                 )
+            if known[category_id] != {**category, "id": category_id}:
+                raise InputError(
+                    f"{file}: category id {category_id} occurs twice with different fields"
+                )
             findings.add("repeated", f"category id {category_id}", place=("categories", index))
-        names[category_id] = name
+        names[category_id], known[category_id] = name, {**category, "id": category_id}
     return names
 
 

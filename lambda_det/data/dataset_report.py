@@ -82,14 +82,14 @@ def _image_sizes(images: list[dict]) -> dict[str, list[int]]:
 
 def _object_sizes(objects: list[dict]) -> dict[str, float]:
     sizes, areas = _sizes_of(objects), np.array([entry["area"] for entry in objects])
-    small, large = float((areas < SMALL).mean()), float((areas > LARGE).mean())
+    is_small, is_large = areas < SMALL, areas > LARGE
     return {
         "smallest": float(sizes.min()),
         "median": float(np.median(sizes)),
         "largest": float(sizes.max()),
-        "share_small": small,
-        "share_medium": 1 - small - large,
-        "share_large": large,
+        "share_small": float(is_small.mean()),
+        "share_medium": float((~is_small & ~is_large).mean()),
+        "share_large": float(is_large.mean()),
     }
 
 

@@ -49,6 +49,7 @@ _LOOKED_FOR = (
     + ", ".join(f"{file} ({tool})" for tool, file, _ in _EXPORTS)
     + ", train.json and val.json (labelme2coco)"
 )
+_ALONE = "train"  # name of the split of an export that has one, except Roboflow's
 _MOST_ENTRIES = 8  # of a folder that a message lists
 
 
@@ -282,8 +283,8 @@ def _of_json(path: str) -> Split:
     folder, file = os.path.split(path)
     name = file.removesuffix(".json").removeprefix("instances_")
     for tool, own, images in _EXPORTS:
-        if file == own:  # a folder of Roboflow's is a split
-            name = os.path.basename(folder) if tool == "Roboflow" else name
+        if file == own:  # its name says nothing of the split; a folder of Roboflow's is one
+            name = os.path.basename(folder) if tool == "Roboflow" else _ALONE
             return Split(name, path, _first_folder(folder, images))
     root = os.path.dirname(folder) if os.path.basename(folder) == "annotations" else folder
     return Split(name, path, _images_of_coco(root, name) or root)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -23,6 +24,7 @@ from lambda_det.errors import InputError, reason_of
 logger = logging.getLogger(__name__)
 
 _IMAGES, _MASKS = "images", "masks"
+_MOST_VALUES = 2**16 - 1  # of a mask of 16 bits, without the background
 _LOSSY = (".jpg", ".jpeg", ".jfif", ".jpe")
 
 
@@ -50,7 +52,7 @@ def read_mask_images(folder: str) -> tuple[dict, str]:
 
     Raises:
         InputError: no image has a mask, a mask cannot be read, has another size than its image or
-            is stored as JPEG.
+            is stored as JPEG, or has more values than there can be objects.
     """
     is_bowl = not _has_both(folder)
     root = folder if is_bowl else os.path.join(folder, _IMAGES)
@@ -62,8 +64,9 @@ def read_mask_images(folder: str) -> tuple[dict, str]:
         path = os.path.join(root, name)
         height, width = size_as_seen(path)
         images.append({"id": len(images) + 1, "file_name": name, "height": height, "width": width})
-        objects = _objects_in(mask, path) if mask else [_mask_in(p, path) > 0 for p in parts]
-        largest = max(largest, len(objects))
+        # One mask after the other: all of an image may not fit into memory together.
+        objects = _objects_in(mask, path) if mask else (_mask_in(p, path) > 0 for p in parts)
+        before = len(annotations)
         for inside in objects:
             code = mask_util.encode(np.asfortranarray(inside, dtype=np.uint8))
             annotations.append({
@@ -75,6 +78,7 @@ def read_mask_images(folder: str) -> tuple[dict, str]:
                 "area": float(mask_util.area(code)),
                 "segmentation": {"size": [height, width], "counts": code["counts"].decode("ascii")},
             })  # fmt: skip
+        largest = max(largest, len(annotations) - before)
     if not images:
         raise InputError(f"{folder}: no image has a mask of the same name ({len(found)} images)")
     if len(images) < len(found):
@@ -139,10 +143,17 @@ def _masks_by_stem(folder: str) -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def _objects_in(path: str, image: str) -> list[np.ndarray]:
-    """(H, W) bool masks of the objects whose numbers the pixels are."""
+def _objects_in(path: str, image: str) -> Iterator[np.ndarray]:
+    """(H, W) bool masks of the objects whose numbers the pixels are, one after the other."""
     numbers = _mask_in(path, image)
-    return [numbers == number for number in np.unique(numbers) if number]
+    values = [number for number in np.unique(numbers) if number]
+    if len(values) > _MOST_VALUES:
+        raise InputError(
+            f"mask {path} has {len(values)} different values or colours besides 0; one for each "
+            f"object is needed, and {_MOST_VALUES} are allowed"
+        )
+    for number in values:
+        yield numbers == number
 
 
 def _mask_in(path: str, image: str) -> np.ndarray:
@@ -154,9 +165,7 @@ def _mask_in(path: str, image: str) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             pixels = np.asarray(opened)
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError and others
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and others
         raise InputError(f"mask {path} cannot be read: {reason_of(error)}") from error
     if pixels.ndim == 3:  # without the transparency
         colours = pixels[..., : 3 if pixels.shape[2] > 2 else 1].astype(np.int64)

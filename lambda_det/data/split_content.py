@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from detectron2.structures import BoxMode
@@ -9,6 +11,8 @@ from detectron2.structures import BoxMode
 from lambda_det.data.coco_json import CocoSet, clean_coco, parse_coco_json
 from lambda_det.data.datasets import check_trainable
 from lambda_det.data.file_names import image_paths
+from lambda_det.data.image_checks import usable_images
+from lambda_det.data.image_files import ImageReading
 from lambda_det.data.layouts import locate_split
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 
@@ -65,6 +69,25 @@ def split_of(
     paths = image_paths([image["file_name"] for image in found.images], image_root, source)
     paths = {image["id"]: path for image, path in zip(found.images, paths, strict=True)}
     return SplitContent(name, source, image_root, content, found, paths)
+
+
+def check_files(data: SplitContent, chosen: Collection[int | str] | None = None) -> None:
+    """Check the image files, as a training does with detectron2's own way to read them.
+
+    Args:
+        data: the split.
+        chosen: ids of the images; None = all.
+
+    Raises:
+        InputError: a file is truncated, cannot be opened, or has another size than the json says.
+    """
+    wanted = data.paths if chosen is None else set(chosen)
+    images = [
+        {**image, "file_name": data.paths[image["id"]]}
+        for image in data.found.images
+        if image["id"] in wanted
+    ]
+    usable_images(images, data.source, ImageReading(), workers=os.cpu_count() or 1)
 
 
 def check_learnable(data: SplitContent) -> None:

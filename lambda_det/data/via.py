@@ -156,14 +156,15 @@ def _value(region: dict, attribute: str | None) -> str:
     value = (region.get("region_attributes") or {}).get(attribute, "")
     if isinstance(value, dict):
         marked = [name for name, is_marked in value.items() if is_marked]
-        return marked[0] if len(marked) == 1 else ""
-    return str(value).strip()
+        value = marked[0] if len(marked) == 1 else ""
+    return "" if value is None else str(value).strip()
 
 
 def _class_names(project: dict, attribute: str | None, values: list[str]) -> list[str]:
     """The names in VIA's list of options, and then others that regions have."""
-    options = list(_part(project, "_via_attributes", "region", attribute, "options"))
-    return options + sorted({*values} - {*options, ""}) or [CLASS]
+    options = _part(project, "_via_attributes", "region", attribute, "options")
+    named = dict.fromkeys(name for option in options if (name := option.strip()))
+    return [*named, *sorted({*values} - {*named, ""})] or [CLASS]
 
 
 def _image_root(json_file: str, project: dict, entries: list[dict]) -> str:

@@ -166,5 +166,35 @@ def test_the_older_name_for_a_few_images(folder, tmp_path, capsys):
     output = tmp_path / "few"
     words = ["--coco", str(folder), "--split", "val", "--image-ids", "1", "2"]
     assert make_coco_subset.main([*words, "--output", str(output)]) == 0
-    assert f"{output}: 2 images, 2 objects in val" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{output}: 2 images, 2 objects in val\n"
     assert (output / "val" / "c.png").is_symlink()
+    assert make_coco_subset.main([*words, "--output", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --output {folder}: exists already") and error.count("\n") == 1
+
+
+def test_broken_images_are_refused(folder, tmp_path, capsys):
+    whole = (folder / "train" / "b.png").read_bytes()
+    other = cv2.imencode(".png", np.zeros((31, 40, 3), np.uint8))[1].tobytes()
+    clean = tmp_path / "clean"
+    for spoiled, said in ((whole[: len(whole) // 2], "is truncated"), (other, "is 40 x 31 pixels")):
+        (folder / "train" / "b.png").write_bytes(spoiled)
+        assert check_data.main([str(folder), "--write", str(clean)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and said in error and "1 of the 2 image files" in error
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+        words = ["--coco", str(folder), "--split", "train", "--output", str(clean), "--image-ids"]
+        assert make_coco_subset.main([*words, "1", "2"]) == 2
+        assert said in capsys.readouterr().err and not clean.exists()
+    assert make_coco_subset.main([*words, "1"]) == 0  # of the images that are taken
+
+
+def test_a_reader_that_ends_early_takes_nothing_away(folder, tmp_path, monkeypatch):
+    def ended(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(check_data, "print", ended, raising=False)
+    clean, output = tmp_path / "clean", tmp_path / "o.json"
+    with pytest.raises(BrokenPipeError):
+        check_data.main([str(folder), "--write", str(clean), "--output", str(output)])
+    assert (clean / "annotations" / "instances_val.json").is_file() and output.is_file()

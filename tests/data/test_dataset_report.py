@@ -103,6 +103,14 @@ def test_what_else_is_in_the_json_is_kept(folder_of, small_content, tmp_path):
     assert account["changes"]["number"]["entries"][0]["changed"] == {"id": {"from": "7", "to": 7}}
 
 
+def test_categories_of_one_id_and_other_fields_are_refused(folder_of, small_content):
+    first = small_content["categories"][0]
+    small_content["categories"].append({**first, "keypoints": ["nose"]})
+    with pytest.raises(InputError, match="occurs twice with different fields") as error:
+        read_split(str(folder_of(small_content)), SPLIT)
+    single_line(error)
+
+
 def test_all_changes_are_listed(folder_of, small_content, tmp_path):
     first = small_content["annotations"][0]
     small_content["annotations"] = [{**first, "id": i, "area": float("nan")} for i in range(20)]
@@ -236,6 +244,19 @@ def test_numbers_of_a_report(folder_of, small_content):
     text = report_text(report)
     assert "seven 2, three (id 3) 1" in text and "classes without an object: three (id 9)" in text
     assert "masks: 2 objects have one" in text and "annotation id 5 of b.jpg" in text
+
+
+def test_shares_of_sizes_are_not_negative(folder_of, small_content):
+    first = small_content["annotations"][0]
+    areas = [4, 4, *[96**2 + 1] * 9]
+    small_content["annotations"] = [
+        {**first, "id": number, "area": area, "segmentation": [], "bbox": [0, 0, 20, 20]}
+        for number, area in enumerate(areas, start=1)
+    ]
+    report = split_report(read_split(str(folder_of(small_content)), SPLIT))
+    assert report["object_sizes"]["share_large"] == 9 / 11
+    assert report["object_sizes"]["share_medium"] == 0
+    assert "medium 0 %" in report_text(report)
 
 
 # 800 / 100 pixels: sides are 8 times as long after the resizing.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from lambda_det.commands import check_data
 from lambda_det.data.conversions import readers_of
 from lambda_det.data.intake import load_coco
+from lambda_det.data.mask_images import read_mask_images
 from lambda_det.errors import InputError
 
 HEIGHT, WIDTH = 30, 40
@@ -135,6 +137,21 @@ def test_folders_of_splits(tmp_path: Path):
     assert readers_of(str(tmp_path), "val")["val"]().found.summary.num_objects == 4
 
 
+def test_objects_are_not_in_memory_together(tmp_path: Path):
+    side = 512
+    save(tmp_path / "images" / "a.png", np.zeros((side, side), np.uint8))
+    numbers = np.repeat(np.arange(256, dtype=np.uint8), side * side // 256)
+    save(tmp_path / "masks" / "a.png", numbers.reshape(side, side))
+    tracemalloc.start()
+    try:
+        content, _ = read_mask_images(str(tmp_path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(content["annotations"]) == 255
+    assert peak < 20 * side * side  # bytes; 255 masks are 255 * side * side
+
+
 def test_what_is_odd_is_said(tmp_path: Path, log):
     for name in "abc":
         save_image(tmp_path / "images" / f"{name}.jpg")
@@ -165,11 +182,20 @@ def other_name(root: Path) -> None:
     save(root / "masks" / "other.png", numbered([1], np.uint8))
 
 
+def no_numbers(root: Path) -> None:
+    """An image that is no mask: nearly every pixel has a colour of its own."""
+    numbers = np.arange(1, 257 * 256 + 1).reshape(257, 256)
+    save(root / "images" / "a.jpg", np.zeros((257, 256, 3), np.uint8))
+    colours = np.stack([numbers >> shift & 255 for shift in (0, 8, 16)], axis=-1)
+    save(root / "masks" / "a.png", colours.astype(np.uint8))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
         (wrong_size, "has 41 x 30 pixels .*, its image 40 x 30"),
         (jpeg, "is a JPEG, which changes"),
+        (no_numbers, "has 65792 different values or colours besides 0; .* 65535 are allowed"),
         (broken, "cannot be read: "),
         (other_name, "no image has a mask of the same name .1 images"),
     ],

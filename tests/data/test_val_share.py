@@ -30,9 +30,9 @@ def many(export, small_content: dict) -> Path:
 def test_a_single_split_is_for_training(many: Path, make_cfg):
     configure_datasets(make_cfg(many, ("coco_2017_train",)))
     text = refusal(make_cfg(many, ("coco_2017_train",), ("coco_2017_val",)))
-    assert f"{many} (Label Studio) has no validation split; it has result" in text
+    assert f"{many} (Label Studio) has no validation split; it has train" in text
     assert "DATASETS.VAL_SHARE 0.1" in text
-    assert "DATASETS.VAL_SHARE" in refusal(make_cfg(many, (), ("coco_folder_result_share",)))
+    assert "DATASETS.VAL_SHARE" in refusal(make_cfg(many, (), ("coco_folder_train_share",)))
 
 
 def test_a_single_split_for_validation_is_not_for_training(export, make_cfg):
@@ -46,15 +46,15 @@ def test_a_share_for_validation(many: Path, make_cfg, tmp_path: Path):
     cfg = make_cfg(many, ("coco_2017_train",), ("coco_2017_val",))
     cfg.DATASETS.VAL_SHARE = 0.25
     configure_datasets(cfg)
-    assert cfg.DATASETS.TRAIN == ("coco_folder_result_rest",)
-    assert cfg.DATASETS.TEST == ("coco_folder_result_share",)
+    assert cfg.DATASETS.TRAIN == ("coco_folder_train_rest",)
+    assert cfg.DATASETS.TEST == ("coco_folder_train_share",)
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     ids = [[record["image_id"] for record in DatasetCatalog.get(name)] for name in names]
     assert len(ids[1]) == 5 and sorted(ids[0] + ids[1]) == list(range(20))
     once = cfg.clone()
     configure_datasets(cfg)
     assert cfg == once
-    whole = make_cfg(many, (), ("result",))
+    whole = make_cfg(many, (), ("train",))
     configure_datasets(whole)
     assert len(DatasetCatalog.get(whole.DATASETS.TEST[0])) == 20
 
@@ -106,11 +106,11 @@ def test_a_share_that_makes_no_sense(export, make_cfg, share: float, text: str):
 
 
 def test_a_share_that_nothing_uses(many: Path, make_cfg):
-    cfg = make_cfg(many, ("result",))
+    cfg = make_cfg(many, ("train",))
     cfg.DATASETS.VAL_SHARE = 0.1
     text = refusal(cfg)
     assert "DATASETS.VAL_SHARE=0.1 divides coco_2017_train and coco_2017_val" in text
-    assert text.endswith("none of which is among the datasets coco_folder_result")
+    assert text.endswith("none of which is among the datasets coco_folder_train")
 
 
 def test_a_share_beside_a_test_split(export, make_cfg, many: Path):

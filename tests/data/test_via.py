@@ -146,6 +146,17 @@ def test_options_of_a_project_are_classes(tmp_path: Path):
     assert found.summary.findings.counts == {"no_class": 3, "area": 2, "box_from_mask": 2}
 
 
+def test_empty_names_are_no_classes(tmp_path: Path):
+    content = project(
+        entries(a=[region(kind="cat"), region(kind=None), region(kind={" cat": True})], b=[]),
+        kind={"type": "radio", "options": {"": "", "cat ": "a cat", " ": ""}},
+    )
+    found = readers_of(write(tmp_path, content), "train")["train"]().found
+    assert found.summary.class_names == ["cat"]
+    assert [a["id"] for a in found.annotations] == [1, 3]
+    assert found.summary.findings.counts["no_class"] == 1
+
+
 def test_a_turned_image_has_the_size_that_is_seen(tmp_path: Path):
     file = write(tmp_path, entries(a=[region()], b=[]))
     exif = Image.Exif()
