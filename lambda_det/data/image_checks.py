@@ -50,7 +50,7 @@ def usable_images(
         source: what messages call the dataset.
         reading: how the images are going to be read.
         skip: whether to leave out images that cannot be used.
-        workers: number of threads that read the files, at least 1.
+        workers: number of threads that read the files; 0 is taken as 1.
         consequence: what the warning says of images that are left out.
 
     Raises:
@@ -58,21 +58,21 @@ def usable_images(
             annotations say or more pixels than allowed, and ``skip`` is False; or none is left.
     """
     local = {i: p for i, image in enumerate(images) if (p := _local_path(image)) is not None}
-    faults: dict[int, str] | None = None
+    faults: dict[int, str] = {}
+    error: Exception | None = None
     if comm.is_main_process():
-        headers = read_headers(list(local.values()), workers)
-        found = {index: headers[path] for index, path in local.items()}
-        faults = {
-            index: fault
-            for index, header in found.items()
-            if (fault := _fault(header, expected_size(images[index]), reading))
-        }
-        sound = {i: h for i, h in found.items() if isinstance(h, Header) and i not in faults}
-        warn_of_frames([(images[i], header) for i, header in sound.items()], source, reading)
-        if not reading.white_level:
-            _warn_of_white([(local[i], header) for i, header in sound.items()], source)
+        try:
+            faults = _faults(images, local, source, reading, workers)
+        except Exception as raised:  # the others wait for this process
+            error = raised
     if comm.get_world_size() > 1:
-        faults = comm.all_gather(faults)[0]
+        faults, line = comm.all_gather((faults, None if error is None else str(error)))[0]
+        if error is None and line is not None:
+            error = InputError(line)
+    if error is not None:
+        if isinstance(error, InputError):
+            error.of_all_processes = True
+        raise error
     if not faults:
         return list(images)
     first = min(faults)
@@ -86,6 +86,28 @@ def usable_images(
         raise error
     _say_once(f"{count} are left out ({name} True){consequence}; {example}")
     return [image for index, image in enumerate(images) if index not in faults]
+
+
+def _faults(
+    images: Sequence[dict],
+    local: Mapping[int, str],
+    source: str,
+    reading: ImageReading,
+    workers: int,
+) -> dict[int, str]:
+    """Read the files ``local`` (index of an image -> path); return index -> what is wrong."""
+    headers = read_headers(list(local.values()), workers)
+    found = {index: headers[path] for index, path in local.items()}
+    faults = {
+        index: fault
+        for index, header in found.items()
+        if (fault := _fault(header, expected_size(images[index]), reading))
+    }
+    sound = {i: h for i, h in found.items() if isinstance(h, Header) and i not in faults}
+    warn_of_frames([(images[i], header) for i, header in sound.items()], source, reading)
+    if not reading.white_level:
+        _warn_of_white([(local[i], header) for i, header in sound.items()], source)
+    return faults
 
 
 def _fault(header: Header | str, expected: Size | None, reading: ImageReading) -> str:

@@ -140,11 +140,13 @@ def _has_end(file: Any, image_format: str) -> bool:
 
 
 def _cache_file(paths: Iterable[str]) -> str:
-    """The file for the folders of these images, as this Pillow reads them."""
+    """The file for the folders of these images, as this Pillow reads them; "" if there is none."""
     folders = sorted({os.path.dirname(os.path.abspath(path)) for path in paths})
     text = "\n".join([_RULES, PIL.__version__, *folders])
     name = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
     root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(root):  # a user without a home
+        return ""
     return os.path.join(root, "lambda_det", f"image_headers_{name}.json")
 
 
@@ -160,9 +162,11 @@ def _remembered(path: str) -> dict[str, tuple[int, int, Header]]:
 
 
 def _remember(path: str, paths: Iterable[str]) -> None:
-    entries = ((name, _known[name]) for name in paths if name in _known)
+    entries = ((n, _known[n]) for n in paths if n in _known and os.path.exists(n))
     images = {name: [size, changed, *header] for name, (size, changed, header) in entries}
+    own = f"{path}.{os.getpid()}"  # another run may write the same at the same time
     try:
-        write_json(images, path, indent=None)
+        write_json(images, own, indent=None)
+        os.replace(own, path)
     except (OSError, ValueError):  # a read-only home; the files are read again next time
         logger.debug("%s cannot be written", path)

@@ -17,6 +17,21 @@ from lambda_det.engine.interruption import Interruption
 from lambda_det.engine.parts import Parts, RunOptions
 from lambda_det.engine.progress import PeakGpuMemory, ShortHistories, Writers
 from lambda_det.engine.run_state import LRScheduler, RunState
+from lambda_det.errors import InputError
+
+
+class PreciseBN(hooks.PreciseBN):
+    """detectron2's hook; after an error, such as an image that cannot be read, the running
+    statistics are what they were, since the training saves them before it ends."""
+
+    def update_stats(self) -> None:
+        before = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        try:
+            super().update_stats()
+        except InputError:
+            for buffer, value in before:
+                buffer.copy_(value)
+            raise
 
 
 def hooks_in_order(
@@ -53,7 +68,7 @@ def hooks_in_order(
         in_order.append(LRScheduler(parts.optimizer, parts.scheduler))
     if parts.statistics_loader is not None and options.precise_bn:
         in_order.append(
-            hooks.PreciseBN(options.eval_period, model, parts.statistics_loader, options.precise_bn)
+            PreciseBN(options.eval_period, model, parts.statistics_loader, options.precise_bn)
         )
     in_order += own_hooks
     if is_main:

@@ -204,7 +204,7 @@ _json("a file name with a line break and a terminal's escape",
       content(file_name="b\n\x1b[2Jc.png"), r"b\n\x1b[2Jc.png, listed in")  # fmt: skip
 _json("a file name with byte 0", content(file_name="b\0.png"), r"b\x00.png")
 _json("a box outside of the image", content("annotations", bbox=[100, 100, 9, 9]),
-      "b.png read: 120 x 160 pixels, mean 130, objects: 0", status=0)  # fmt: skip
+      "1 objects lie outside of their image; left out", status=0)  # fmt: skip
 _json("a box without width beside its mask", content("annotations", bbox=[4, 6, 0, 8]),
       "b.png read: 120 x 160 pixels, mean 130, objects: 1", status=0)  # fmt: skip
 _json("polygons of 2 points only", _two_points, "no annotations to train on")

@@ -27,6 +27,8 @@ from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.conversion import convert
 from lambda_det.checkpoint.translation import read_and_translate
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 
 def test_torchvision(tmp_path: Path) -> None:
     """At depth 50; 101 is the file of MSRA's below."""

@@ -23,6 +23,8 @@ from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import read_and_translate, translate
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 timm = pytest.importorskip("timm", reason="timm is not installed: its weights cannot be compared")
 
 LAMBDA = {"stem": "tiered", "scope": 9, "position_bias": True}

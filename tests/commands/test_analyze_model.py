@@ -12,6 +12,8 @@ from lambda_det.analysis.flops import count_flops, total_flops
 from lambda_det.commands import analyze_model
 from lambda_det.layers import LambdaLayer
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 
 @pytest.fixture
 def tool(monkeypatch):

@@ -20,6 +20,8 @@ from lambda_det.configs import load_config
 from lambda_det.data import configure_datasets, generate_shapes
 from lambda_det.export import export_config
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 UNREAD = "is not read by this script"
 
 

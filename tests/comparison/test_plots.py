@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import cv2
 import numpy as np
+import pytest
 
 from lambda_det.comparison import plots
 
@@ -29,6 +30,7 @@ def test_a_variant_has_one_colour_and_a_depth_one_marker():
     assert len({style.colour for style in plots.styles(two).values()}) == 2
 
 
+@pytest.mark.slow
 def test_trade_off_as_svg_and_png():
     rows = [row("resnet", 101, 30, set_label="hard"), row("resnet", 152, 32, set_label="easy")]
     draw = plots.trade_off_figure({"rows": rows}, list(plots.TRADE_OFFS))

@@ -44,7 +44,7 @@ def test_the_next_image_takes_the_place(workers: int, log) -> None:
     ]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_without_the_key_it_is_an_error(workers: int) -> None:
     with pytest.raises(InputError) as error:
         training_ids(10, num_workers=workers)

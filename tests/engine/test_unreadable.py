@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from checkpoint_differences import content, differences, ignoring_folder
 from detectron2.engine import HookBase
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from tiny_detector import CONFIG, TINY
+from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from lambda_det.configs import load_config
 from lambda_det.data import generate_shapes
 from lambda_det.engine import parts_from_cfg, parts_from_lazy, run
+from lambda_det.engine.hooks import PreciseBN
 from lambda_det.engine.launch import launch
 from lambda_det.engine.lazy_config import load_lazy_config
 from lambda_det.errors import InputError, one_line
@@ -192,3 +197,18 @@ def test_process_0_saves_what_another_cannot_go_on_with(project, folder: Path, t
         launch(_train_in_two, 2, device="cpu", args=(str(project / CONFIG), words))
     assert one_line(error.value) == "image a.png cannot be read"
     assert content(tmp_path / "run", "model_0000001.pth")["iteration"] == 1
+
+
+def test_an_error_in_precise_bn_leaves_the_statistics_as_they_were() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+
+    def batches():
+        yield torch.randn(2, 3, 5, 5)
+        raise InputError("an image cannot be read")
+
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    hook = PreciseBN(1, model, batches(), 2)
+    hook.trainer = SimpleNamespace(iter=0)
+    with EventStorage(), pytest.raises(InputError):
+        hook.update_stats()
+    assert all(torch.equal(before[name], value) for name, value in model.named_buffers())

@@ -34,6 +34,8 @@ KILLED = """
 import os, runpy, signal, sys
 from lambda_det.pretrain.classifier import Classifier
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 forward, calls = Classifier.forward, []
 
 def killed_at_five(self, batch):

@@ -23,6 +23,8 @@ from lambda_det.pretrain.classifier import Classifier, evaluate
 from lambda_det.pretrain.image_folder import build_val_loader, read_image_folder
 from lambda_det.pretrain.timm_parts import build_mixing
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 
 def detector(project: Path) -> torch.nn.Module:
     cfg = get_cfg()
