@@ -18,6 +18,8 @@ from pretrain_helpers import arguments, start_tool
 from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.errors import InputError
 
+pytestmark = pytest.mark.slow  # builds or trains whole networks
+
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     """What was measured, without the times."""
@@ -33,8 +35,6 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 KILLED = """
 import os, runpy, signal, sys
 from lambda_det.pretrain.classifier import Classifier
-
-pytestmark = pytest.mark.slow  # builds or trains whole networks
 
 forward, calls = Classifier.forward, []
 
