@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -278,10 +279,20 @@ def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) 
         if process.exitcode is None:
             process.kill()  # it may wait in a collective operation, where it hears nothing else
             process.join()
-    # Of those only that failed first: PyTorch aborts a process that has lost another one.
+
+    def moment(index: int) -> float:
+        """When a process raised an error; infinity if it did not."""
+        try:
+            return os.stat(context.error_files[index]).st_mtime_ns
+        except (OSError, AttributeError):  # it has not raised, or PyTorch keeps no files yet
+            return math.inf
+
+    has_raised = any(math.isfinite(moment(index)) for index in range(len(processes)))
+    # Of those only that failed first: PyTorch aborts a process that has lost another one, and that
+    # other one, which has raised an error, may take longer to end.
     for index in failed:
         number = -processes[index].exitcode
-        if number < 0:
+        if number < 0 or (number == signal.SIGABRT and has_raised):
             continue
         if signals and number == signal.SIGTERM:  # a training would have finished its iteration
             raise WorkerLostError(
@@ -297,13 +308,6 @@ def _wait(context: multiprocessing.ProcessContext, signals: Sequence[int] = ()) 
     if {process.exitcode for process in processes} == {interrupted}:
         raise SystemExit(interrupted)
     if failed:  # let join raise the first error: the others are of the lost connection to it
-
-        def moment(index: int) -> float:
-            try:
-                return os.stat(context.error_files[index]).st_mtime_ns
-            except (OSError, AttributeError):  # it has not raised, or PyTorch keeps no files yet
-                return float("inf")
-
         first = min((i for i, process in enumerate(processes) if process.exitcode), key=moment)
         context.sentinels = {processes[first].sentinel: first}
     while not context.join():  # raises what a process raised

@@ -156,6 +156,21 @@ def one_is_wrong() -> None:
     dist.barrier()
 
 
+def one_is_wrong_and_the_other_aborts() -> None:
+    if comm.get_rank() == 1:
+        atexit.register(time.sleep, 2)  # so that its error is there before it ends
+        raise InputError("KEY=1: expected 2")
+    time.sleep(0.5)
+    os.abort()  # as PyTorch does in a process that has lost another one
+
+
+@pytest.mark.slow
+def test_an_abort_does_not_hide_the_error_that_came_before() -> None:
+    with pytest.raises(ProcessRaisedException) as caught:
+        launch(one_is_wrong_and_the_other_aborts, 2, device="cpu")
+    assert one_line(caught.value) == "KEY=1: expected 2"
+
+
 class NanInProcess1(torch.nn.Linear):
     """Its loss is finite in process 0 only."""
 
