@@ -82,6 +82,7 @@ def _evaluate(lazy: DictConfig, weights: str) -> Results:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = add_dry_run(command_parser(__name__, __doc__, default_argument_parser()))
+    parser.set_defaults(dist_url="auto")  # detectron2's is one port for all runs of a user
     args = add_import(parser).parse_args(argv)
     import_modules(args.modules)
     check_dry_run(args)

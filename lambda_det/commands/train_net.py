@@ -58,6 +58,7 @@ def train_or_evaluate(args: Namespace) -> None:
 @exit_on_input_error
 def main(argv: list[str] | None = None) -> None:
     parser = add_dry_run(command_parser(__name__, __doc__, default_argument_parser()))
+    parser.set_defaults(dist_url="auto")  # detectron2's is one port for all runs of a user
     args = add_import(parser).parse_args(argv)
     check_dry_run(args)
     launch_command(train_or_evaluate, args, load_config(args.config_file, args.opts).MODEL.DEVICE)

@@ -20,7 +20,7 @@ from torch.multiprocessing import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.commands import train_net
+from lambda_det.commands import lazyconfig_train_net, train_net
 from lambda_det.engine import launch as launch_module
 from lambda_det.engine.interruption import TrainingInterrupted
 from lambda_det.engine.launch import WorkerLostError, cores, launch
@@ -169,6 +169,16 @@ def test_an_abort_does_not_hide_the_error_that_came_before() -> None:
     with pytest.raises(ProcessRaisedException) as caught:
         launch(one_is_wrong_and_the_other_aborts, 2, device="cpu")
     assert one_line(caught.value) == "KEY=1: expected 2"
+
+
+@pytest.mark.parametrize("command", [train_net, lazyconfig_train_net])
+def test_runs_of_one_user_have_no_port_in_common(command, monkeypatch) -> None:
+    """With detectron2's default, the processes of two runs met each other."""
+    seen = []
+    monkeypatch.setattr(command, "launch_command", lambda run, args, *rest: seen.append(args))
+    words = ["--config-file", "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu", "--num-gpus", "2"]
+    command.main([*words, *(("MODEL.DEVICE", "cpu") if command is train_net else ())])
+    assert [args.dist_url for args in seen] == ["auto"]
 
 
 class NanInProcess1(torch.nn.Linear):
