@@ -246,7 +246,7 @@ def _is_id(value: object) -> bool:
 def _box_of(segmentation: list | dict) -> list[float]:
     """x, y, width, height of a mask in pixels."""
     if isinstance(segmentation, dict):
-        return mask_util.toBbox(_encoded(segmentation)).tolist()
+        return mask_util.toBbox(compress(segmentation, *segmentation["size"])).tolist()
     xs = [x for polygon in segmentation for x in polygon[::2]]
     ys = [y for polygon in segmentation for y in polygon[1::2]]
     return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
@@ -259,7 +259,7 @@ def _area_of(annotation: dict) -> float:
     if not segmentation:
         return annotation["bbox"][2] * annotation["bbox"][3]
     if isinstance(segmentation, dict):
-        return float(mask_util.area(_encoded(segmentation)))
+        return float(mask_util.area(compress(segmentation, *segmentation["size"])))
     return sum(map(_shoelace, segmentation))
 
 
@@ -268,7 +268,3 @@ def _shoelace(polygon: list[float]) -> float:
     following = zip(xs[1:] + xs[:1], ys[1:] + ys[:1], strict=True)
     pairs = zip(xs, ys, following, strict=True)
     return abs(sum(x * y1 - x1 * y for x, y, (x1, y1) in pairs)) / 2
-
-
-def _encoded(segmentation: dict) -> dict:
-    return {**segmentation, "counts": segmentation["counts"].encode("ascii", errors="replace")}

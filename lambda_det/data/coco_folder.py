@@ -92,6 +92,8 @@ def _register(name: str, split: Split, skip_missing: bool) -> None:
                 f"dataset {name!r} was registered"
             ) from error
         images = load_coco(split.json_file, split.images)
+        if not split.part:
+            return images
         own = frozenset(images_of(name, [image["image_id"] for image in images]))
         return [image for image in images if image["image_id"] in own]
 

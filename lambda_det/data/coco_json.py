@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from lambda_det.data.annotation_rules import AnnotationRules
 from lambda_det.data.display_names import display_names
-from lambda_det.data.findings import EXAMPLES, Findings
+from lambda_det.data.findings import Findings
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import shown, whole
 from lambda_det.errors import InputError
@@ -157,10 +157,9 @@ def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> Co
 
 
 def _add_kept(findings: Findings, kind: str, annotations: list[dict]) -> None:
-    for number, annotation in enumerate(annotations[:EXAMPLES]):
+    for annotation in annotations:
         place = ("annotations", None, annotation["image_id"])
-        name, count = f"annotation id {shown(annotation['id'])}", 0 if number else len(annotations)
-        findings.add(kind, name, count, place=place)
+        findings.add(kind, f"annotation id {shown(annotation['id'])}", place=place)
 
 
 def parse_coco_json(json_file: str) -> dict:
@@ -210,7 +209,6 @@ def _entry(file: str, section: str, index: int, entry: object, keys: tuple[str, 
 def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
     if not entries:
         raise InputError(f"{file}: categories is empty; list every class")
-    names: dict[int, str] = {}
     known: dict[int, dict] = {}
     for index, entry in enumerate(entries):
         category = _entry(file, "categories", index, entry, _CATEGORY_KEYS)
@@ -224,19 +222,20 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
             raise InputError(
                 f"{file}: category id {category_id} has name {shown(name)}; text is needed"
             )
-        if category_id in names:
-            if names[category_id] != name:
+        category = {**category, "id": category_id}
+        if (before := known.get(category_id)) is not None:
+            if before["name"] != name:
                 raise InputError(
-                    f"{file}: category id {category_id} occurs twice ({names[category_id]!r} and "
+                    f"{file}: category id {category_id} occurs twice ({before['name']!r} and "
                     f"{name!r})"
                 )
-            if known[category_id] != {**category, "id": category_id}:
+            if before != category:
                 raise InputError(
                     f"{file}: category id {category_id} occurs twice with different fields"
                 )
             findings.add("repeated", f"category id {category_id}", place=("categories", index))
-        names[category_id], known[category_id] = name, {**category, "id": category_id}
-    return names
+        known[category_id] = category
+    return {category_id: category["name"] for category_id, category in known.items()}
 
 
 def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dict]:

@@ -63,22 +63,19 @@ class FoundImages:
             )
 
 
-def image_paths(
-    file_names: Sequence[str], images: str, json_file: str, dataset: str | None = None
-) -> list[str]:
+def image_paths(file_names: Sequence[str], images: str, json_file: str) -> list[str]:
     """Return the path of each image, and log how names are read that are not as they are written.
 
     Args:
         file_names: as the json has them.
         images: folder of the images.
         json_file: path of the json.
-        dataset: folder of the dataset; None = the one that has the json and the images in it.
 
     Raises:
         InputError: no file, or more than one, fits a name; a name is not text; or the files are
             pointers of Git LFS.
     """
-    found = find_images(file_names, images, json_file, dataset)
+    found = find_images(file_names, images, json_file)
     found.refuse_missing()
     found.log(file_names)
     return found.paths
@@ -88,7 +85,6 @@ def find_images(
     file_names: Sequence[str],
     images: str,
     json_file: str,
-    dataset: str | None = None,
     among: Iterable[str] | None = None,
 ) -> FoundImages:
     """Do what :func:`image_paths` does, without log lines or errors for what is missing.
@@ -100,7 +96,7 @@ def find_images(
     Raises:
         InputError: a name is not text.
     """
-    search = _Search(images, json_file, dataset, among)
+    search = _Search(images, json_file, among)
     found = FoundImages(json_file, [])
     top, start = search.files_of(images).files, os.path.join(images, "")
     for index, name in enumerate(file_names):
@@ -182,13 +178,11 @@ class _Listing(NamedTuple):
 class _Search:
     """Files that names may mean, from listings of the folders, each of which is made once."""
 
-    def __init__(
-        self, images: str, json_file: str, dataset: str | None, among: Iterable[str] | None
-    ) -> None:
+    def __init__(self, images: str, json_file: str, among: Iterable[str] | None) -> None:
         self._among = _files_in(images) if among is None else among
         of_json = os.path.dirname(os.path.abspath(json_file))
-        if dataset is None:
-            dataset = os.path.commonpath([of_json, os.path.abspath(images)])
+        # The dataset's folder has the json and the images in it.
+        dataset = os.path.commonpath([of_json, os.path.abspath(images)])
         self._folders = {images: ""}
         if of_json != os.path.abspath(images):
             self._folders[of_json] = "relative to the folder of the json"

@@ -133,10 +133,10 @@ class Findings:
     places: dict[str, list[Place]] = field(default_factory=dict)
     all_places: bool = False
 
-    def add(self, kind: str, example: str, count: int = 1, *, place: tuple | None = None) -> None:
+    def add(self, kind: str, example: str, *, place: tuple | None = None) -> None:
         """Count an entry of a kind; ``example`` names it, and ``place`` has the values of its
         :class:`Place`."""
-        self.counts[kind] = self.counts.get(kind, 0) + count
+        self.counts[kind] = self.counts.get(kind, 0) + 1
         known = self.examples.setdefault(kind, [])
         if len(known) < EXAMPLES:
             known.append(example)

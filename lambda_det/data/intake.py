@@ -1,7 +1,7 @@
 """The one way in for datasets in COCO's format: training, evaluation and every command use it.
 
-Its images are looked for before the training; a missing one is otherwise an error of a data-loader
-worker long after the start.
+The images that a json lists are looked for before the training; a missing one is otherwise an error
+of a data-loader worker long after the start.
 """
 
 from __future__ import annotations

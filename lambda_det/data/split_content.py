@@ -6,13 +6,12 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from detectron2.structures import BoxMode
-
 from lambda_det.data.coco_json import CocoSet, clean_coco, parse_coco_json
 from lambda_det.data.datasets import check_trainable
 from lambda_det.data.file_names import image_paths
 from lambda_det.data.image_checks import usable_images
 from lambda_det.data.image_files import ImageReading
+from lambda_det.data.intake import detectron2_images
 from lambda_det.data.layouts import locate_split
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 
@@ -39,6 +38,11 @@ class SplitContent:
     content: dict
     found: CocoSet
     paths: dict[int | str, str]
+
+    @property
+    def listed_paths(self) -> list[str]:
+        """Path of each image, in the order of ``found.images``."""
+        return [self.paths[image["id"]] for image in self.found.images]
 
 
 def read_split(root: str, name: str, *, all_places: bool = False) -> SplitContent:
@@ -82,11 +86,8 @@ def check_files(data: SplitContent, chosen: Collection[int | str] | None = None)
         InputError: a file is truncated, cannot be opened, or has another size than the json says.
     """
     wanted = data.paths if chosen is None else set(chosen)
-    images = [
-        {**image, "file_name": data.paths[image["id"]]}
-        for image in data.found.images
-        if image["id"] in wanted
-    ]
+    images = detectron2_images(data.found, data.listed_paths)
+    images = [image for image in images if image["image_id"] in wanted]
     usable_images(images, data.source, ImageReading(), workers=os.cpu_count() or 1)
 
 
@@ -98,11 +99,5 @@ def check_learnable(data: SplitContent) -> None:
             wrong in the same way.
     """
     check_trainable(data.found.summary)
-    images = {
-        image["id"]: {"height": image["height"], "width": image["width"], "annotations": []}
-        for image in data.found.images
-    }
-    for entry in data.found.annotations:
-        box = {"bbox": entry["bbox"], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
-        images[entry["image_id"]]["annotations"].append({**box, "iscrowd": entry["iscrowd"]})
-    check_images([*images.values()], (data.name,), resize=STOCK_RESIZE, num_classes=None)
+    images = detectron2_images(data.found, data.listed_paths)
+    check_images(images, (data.name,), resize=STOCK_RESIZE, num_classes=None)

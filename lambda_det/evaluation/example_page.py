@@ -41,8 +41,7 @@ class ExamplePage:
         Raises:
             InputError: an image cannot be read, or has another size than the json says.
         """
-        paths = [data.paths[image["id"]] for image in data.found.images]
-        coco = index_to_draw(data.found, paths)
+        coco = index_to_draw(data.found, data.listed_paths)
         chosen = choose_images(coco, _IN_A_ROW)
         tiles = [_tile(coco, image_id, []) for image_id in chosen]
         self._rows.append(_row([f"{data.name}: objects as they are learned"], tiles))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from at_iteration import At
 from checkpoint_differences import content, differences, ignoring_folder
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from lambda_det.engine.interruption import INTERRUPTED_FILE, Interruption, TrainingInterrupted
@@ -24,17 +24,6 @@ RETINANET = (
     "MODEL.FPN.IN_FEATURES", "['res3','res4','res5']", "MODEL.RETINANET.NUM_CONVS", "1",
     "MODEL.ANCHOR_GENERATOR.SIZES", "[[16],[32],[64],[96],[160]]",
 )  # fmt: skip
-
-
-class At(HookBase):
-    """Does something behind an iteration."""
-
-    def __init__(self, iteration: int, action) -> None:
-        self.iteration, self.action = iteration, action
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            self.action()
 
 
 def run_state(folder: Path) -> dict:

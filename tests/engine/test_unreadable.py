@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from at_iteration import At
 from checkpoint_differences import content, differences, ignoring_folder
-from detectron2.engine import HookBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from tiny_detector import CONFIG, TINY
@@ -116,15 +116,6 @@ def test_an_unreadable_test_image_at_the_first_evaluation_leaves_a_checkpoint(
     mend(folder / "val2017")
     begin("run", *PERIODS).train(resume=True)
     assert ignoring_folder(differences(content(run), content(undisturbed))) == []
-
-
-class At(HookBase):
-    def __init__(self, iteration: int, action) -> None:
-        self.iteration, self.action = iteration, action
-
-    def before_step(self) -> None:
-        if self.trainer.iter == self.iteration:
-            self.action()
 
 
 @pytest.mark.parametrize("iteration", [0, 1, 3])
