@@ -28,7 +28,7 @@ from lambda_det.engine.run_state import METRICS_FILE, cut_metrics_file
 from lambda_det.engine.summary import RunSummary
 from lambda_det.engine.trainer import Trainer
 from lambda_det.engine.wandb_writer import WandbWriter, check_wandb
-from lambda_det.errors import InputError, key, keys_named, writing
+from lambda_det.errors import InputError, key, keys_named, release, writing
 from lambda_det.io import write_json
 
 logger = logging.getLogger(__name__)
@@ -131,6 +131,7 @@ class _Run:
                 raise
             except InputError as error:  # such as an image that cannot be read
                 self._close_loader()
+                release(error)
                 self._save_after_error()
                 if error.of_all_processes:
                     comm.synchronize()  # the end of one ends the others, which may be writing

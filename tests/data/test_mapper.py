@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import active_children
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ import torch
 
 from lambda_det.data import build_test_loader, build_train_loader, configure_datasets
 from lambda_det.data.mapper import WITH_MASK
-from lambda_det.errors import InputError, one_line
+from lambda_det.errors import InputError, exit_on_input_error
 
 # ---- reading ----
 
@@ -75,8 +76,8 @@ def test_wrong_size(one_image, mapper_of):
     assert error.value.__cause__ is not None
 
 
-def test_broken_image_in_a_worker(write_folder, small_content: dict, make_cfg):
-    """The error of a data-loader worker reaches the user as the same line."""
+def test_broken_image_in_a_worker(write_folder, small_content: dict, make_cfg, capsys):
+    """The error of a data-loader worker reaches the user as the same line, and leaves no worker."""
     root = write_folder(val2017=small_content)
     broken = root / "val2017" / "b.jpg"
     cfg = make_cfg(root, (), ("val2017",))
@@ -84,9 +85,9 @@ def test_broken_image_in_a_worker(write_folder, small_content: dict, make_cfg):
     configure_datasets(cfg)
     loader = build_test_loader(cfg, cfg.DATASETS.TEST[0])
     broken.write_bytes(broken.read_bytes()[:200])  # after the check of all files
-    with pytest.raises(InputError) as error:
-        list(loader)
-    assert one_line(error.value).startswith(f"image {broken} cannot be read")
+    assert exit_on_input_error(lambda: list(loader))() == 2
+    assert capsys.readouterr().err.startswith(f"error: image {broken} cannot be read")
+    assert not active_children()
 
 
 # ---- annotations ----

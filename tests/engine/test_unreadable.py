@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from multiprocessing import active_children
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,6 +131,14 @@ def test_an_unreadable_training_image_leaves_a_checkpoint_of_the_iteration_befor
     mend(folder / "train2017")
     begin("run", *PERIODS).train(resume=True)
     assert ignoring_folder(differences(content(run), content(undisturbed))) == []
+
+
+def test_no_worker_outlives_the_error(begin, folder: Path) -> None:
+    training = begin("run", "DATALOADER.NUM_WORKERS", 1)
+    spoil(folder / "train2017", 6)
+    with pytest.raises(InputError, match="cannot be read"):
+        training.train()
+    assert not active_children()
 
 
 def test_an_image_that_breaks_during_the_training_is_skipped(
