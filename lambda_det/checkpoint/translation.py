@@ -125,13 +125,13 @@ def translate(path: str, content: object) -> TranslatedWeights:
             others = _without_wrapper(found.tensors)
         elif layout.name_map is None:
             tensors, others = _split_own(found.tensors, layout.prefix)
+            tensors = with_norms(tensors)
         else:
             tensors, others = _rename(found.tensors, layout.name_map, layout.prefix)
             refuse_other_families(tensors)
+            tensors = with_norms(tensors, affine=layout.name_map is CAFFE2)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    if tensors:
-        tensors = with_norms(tensors, affine=layout.name_map is CAFFE2)
     others = {n: t for n, t in others.items() if not n.endswith(_IGNORED_SUFFIXES)}
     facts = (path, tensors, others, layout, found.container)
     declared = read_metadata(path, found.siblings)
