@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
+from lambda_det.checkpoint.folded_norms import norms_without_statistics
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.name_maps import NAME_MAPS
 from lambda_det.checkpoint.own_files import check_output, write_weights
@@ -44,9 +46,14 @@ class Conversion:
     def summary(self) -> str:
         """Return the source, the coverage and the config of this network as text."""
         images = "images of unknown format" if self.images is None else str(self.images)
+        folded = len(norms_without_statistics(self.tensors))
+        note = (
+            f"\nBatchNorm was folded: {folded} norms are without statistics, which is right in "
+            "evaluation; for a training with BN, --measure-on IMAGES measures them"
+        )
         return (
-            f"{self.weights.path}: {self.weights.title}\n{coverage_report(self.coverage)}\n"
-            f"for {images}\nconfig: {config_line(self.architecture)}"
+            f"{self.weights.path}: {self.weights.title}\n{coverage_report(self.coverage)}"
+            f"{note if folded else ''}\nfor {images}\nconfig: {config_line(self.architecture)}"
         )
 
 
@@ -58,6 +65,7 @@ def convert_file(
     scope: int | None = None,
     cfg: CfgNode | None = None,
     min_coverage: float | None = None,
+    change: Callable[[TranslatedWeights], TranslatedWeights] | None = None,
 ) -> Conversion:
     """Convert a file of weights and write the result atomically.
 
@@ -70,6 +78,7 @@ def convert_file(
             None = convert for the network in the file.
         min_coverage: share of the network, 0 to 1, that the file must contain, as in
             :class:`LoadingRules`; None = the value in ``cfg``, or 1 without it.
+        change: changes the weights before they are converted.
 
     Raises:
         InputError: the file cannot be read, comes from another source, contains a network that
@@ -77,7 +86,10 @@ def convert_file(
             output cannot be written.
     """
     check_output(output)
-    conversion = convert(read_and_translate(path), source=source, scope=scope, cfg=cfg)
+    weights = read_and_translate(path)
+    if change is not None:
+        weights = change(weights)
+    conversion = convert(weights, source=source, scope=scope, cfg=cfg)
     rules = LoadingRules() if cfg is None else LoadingRules.from_config(cfg)
     if min_coverage is not None:
         rules = LoadingRules(rules.partial, rules.as_identity, min_coverage, "--min-coverage")

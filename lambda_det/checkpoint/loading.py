@@ -18,6 +18,7 @@ from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.checkpoint.architecture import Architecture, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
+from lambda_det.checkpoint.folded_norms import warn_of_training
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
@@ -95,6 +96,8 @@ def load_weights(
     model.load_state_dict({full_names[n]: tensors[n] for n in coverage.loaded}, strict=False)
     for name in coverage.kept_zero:
         nn.init.zeros_(trainable[name])
+    if backbone is not None and not complete:
+        warn_of_training(path, {name: tensors[name] for name in coverage.loaded}, backbone)
     return coverage
 
 

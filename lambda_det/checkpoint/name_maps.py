@@ -215,7 +215,6 @@ CAFFE2 = NameMap(
     separator="_",
     outside={
         "conv1": "stem.conv1",
-        "conv1_b": None,  # a bias before a norm has no effect; detectron2 leaves it out too
         "res_conv1_bn": "stem.conv1.norm",
         "conv1_bn": "stem.conv1.norm",
         "fc1000": "linear",

@@ -13,6 +13,7 @@ from lambda_det.checkpoint.architecture import (
     infer_architecture,
     refuse_other_families,
 )
+from lambda_det.checkpoint.folded_norms import with_norms
 from lambda_det.checkpoint.image_format import IMAGENET, MSRA, ImageFormat
 from lambda_det.checkpoint.layouts import Layout, find_layout
 from lambda_det.checkpoint.name_maps import (
@@ -40,7 +41,8 @@ class TranslatedWeights:
 
     Attributes:
         path: the file or address, for messages.
-        tensors: the backbone's, under bare names such as ``res4.5.conv1.weight``.
+        tensors: the backbone's, under bare names such as ``res4.5.conv1.weight``. A convolution
+            into which its norm was folded has a norm again, see :mod:`.folded_norms`.
         others: all other tensors, such as a detector's heads, under their own names. A prefix of
             the whole network (``module.``) is removed.
         layout: whose names the file has; None = unknown, then ``tensors`` is empty.
@@ -123,9 +125,11 @@ def translate(path: str, content: object) -> TranslatedWeights:
             others = _without_wrapper(found.tensors)
         elif layout.name_map is None:
             tensors, others = _split_own(found.tensors, layout.prefix)
+            tensors = with_norms(tensors)
         else:
             tensors, others = _rename(found.tensors, layout.name_map, layout.prefix)
             refuse_other_families(tensors)
+            tensors = with_norms(tensors, affine=layout.name_map is CAFFE2)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     others = {n: t for n, t in others.items() if not n.endswith(_IGNORED_SUFFIXES)}
@@ -180,6 +184,9 @@ def _rename(
             parts = name_map.split(name)
             reshape = name_map.reshape.get(parts[1]) if parts else None
             translated[target] = reshape(tensor) if reshape else tensor
+    if name_map is CAFFE2 and "stem.conv1.norm.weight" in translated:
+        # MSRA's bias before a norm has no effect; detectron2 leaves it out too.
+        translated.pop("stem.conv1.bias", None)
     # ResNet-D has max-pooling in place of ResNet-RS's fourth convolution.
     stem = {name.split(".")[1] for name in translated if name.startswith("stem.")}
     if name_map is TIMM_RESNET_RS and "conv3" in stem and "conv4" not in stem:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from lambda_det.checkpoint.conversion import SOURCES, convert_file
 from lambda_det.checkpoint.rules import check_share
+from lambda_det.checkpoint.translation import TranslatedWeights
 from lambda_det.commands import command_parser
 from lambda_det.configs import load_config
+from lambda_det.data.norm_statistics import DEFAULT_COUNT, unfold_on_folder
 from lambda_det.errors import InputError, exit_on_input_error
 
 
@@ -34,6 +36,15 @@ def main(argv: list[str] | None = None) -> int:
         "--config-file", default="", metavar="YAML",
         help="fit the weights to the backbone of this config, by its PARTIAL_INIT keys",
     )  # fmt: skip
+    parser.add_argument(
+        "--measure-on", metavar="FOLDER",
+        help="if BatchNorm was folded into the convolutions of IN: unfold it, with the statistics "
+        "of images from this folder and those below it, of the config's format and test size",
+    )  # fmt: skip
+    parser.add_argument(
+        "--images", type=int, metavar="N", default=DEFAULT_COUNT,
+        help=f"number of images to measure on ({DEFAULT_COUNT})",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.min_coverage is not None:
         check_share("--min-coverage", arguments.min_coverage)
@@ -41,13 +52,25 @@ def main(argv: list[str] | None = None) -> int:
         raise InputError(f"{' '.join(arguments.opts)}: KEY VALUE pairs need --config-file")
     if arguments.scope is not None and (arguments.scope < 1 or arguments.scope % 2 == 0):
         raise InputError(f"--scope {arguments.scope}: expected an odd positive integer")
+    if arguments.images < 1:
+        raise InputError(f"--images {arguments.images}: expected a positive number")
+    cfg = load_config(arguments.config_file, arguments.opts) if arguments.config_file else None
+
+    def measured(weights: TranslatedWeights) -> TranslatedWeights:
+        weights, text = unfold_on_folder(
+            weights, arguments.measure_on, count=arguments.images, cfg=cfg
+        )
+        print(text)
+        return weights
+
     conversion = convert_file(
         arguments.input,
         arguments.output,
         source=arguments.source,
         scope=arguments.scope,
-        cfg=load_config(arguments.config_file, arguments.opts) if arguments.config_file else None,
+        cfg=cfg,
         min_coverage=arguments.min_coverage,
+        change=None if arguments.measure_on is None else measured,
     )
     print(conversion.summary())
     print(f"{arguments.output}: {len(conversion.tensors)} tensors written")

@@ -10,6 +10,8 @@ from lambda_det.comparison.run import run_name
 from lambda_det.comparison.run_files import FAILED, FINISHED
 from lambda_det.evaluation.metrics import TASK_NAMES
 
+LOADED = "pretrained_percent"
+
 
 def notes(record: Mapping) -> list[str]:
     """Sentences that say how to read the tables of a record."""
@@ -33,7 +35,7 @@ def notes(record: Mapping) -> list[str]:
            for row in rows for t in TASK_NAMES.values()):  # fmt: skip
         sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
     sentences += _control_notes(record)
-    sentences += filter(None, (pretrain_note(record),))
+    sentences += filter(None, (pretrain_note(record), *_loaded_notes(rows)))
     if any(RIGHT_CLASS in row for row in rows):
         sentences.append(
             "Found: the objects that a detection of whatever class meets at IoU 0.5; right class: "
@@ -74,6 +76,32 @@ def pretrain_note(record: Mapping) -> str:
         f"Before its training, each run makes the weights that it starts from: `{command}`, where "
         "the run's own values replace the braces."
     )
+
+
+def _loaded_notes(rows: Sequence[Mapping]) -> list[str]:
+    """For every set whose rows started from weights of different coverage, say so: a network with
+    lambda layers that starts from a ResNet's weights begins with these layers random."""
+    sentences = []
+    for set_label in dict.fromkeys(row.get("set_label", "") for row in rows):
+        of_set = [row for row in rows if row.get("set_label", "") == set_label]
+        finished = [row for row in of_set if row["finished"]]
+        shares = {row["label"]: _loaded_share(row) for row in finished}
+        if len(set(shares.values())) < 2:
+            continue
+        listed = ", ".join(f"{label} {share}" for label, share in shares.items())
+        where = f"{set_label}: the" if set_label else "The"
+        sentences.append(
+            f"{where} rows do not start equal, in so far as MODEL.WEIGHTS filled different shares "
+            f"of the backbone's parameters ({listed}); the rest started at random. A gain is "
+            "therefore of the network and of its initialisation together."
+        )
+    return sentences
+
+
+def _loaded_share(row: Mapping) -> str:
+    if LOADED not in row:
+        return "none known"
+    return f"{row[LOADED]['mean']:.1f} %"
 
 
 def gains_line(rows: Sequence[Mapping]) -> str:

@@ -6,9 +6,12 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
@@ -167,3 +170,79 @@ def test_wrong_arguments(arguments, words, convert, resnet50, tmp_path: Path, ca
 def test_outputs_that_cannot_be(name: str, convert, resnet50, tmp_path: Path, capsys) -> None:
     assert convert(resnet50, tmp_path / name) == 2
     assert name in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def folded(resnet50: Path) -> Path:
+    """The network with every BatchNorm folded into its convolution, as exports do."""
+    network = torchvision.models.resnet50(weights=None).eval()
+    network.load_state_dict(torch.load(resnet50, weights_only=True))
+    for module in list(network.modules()):
+        parts = dict(module.named_children())
+        for conv, norm in (*((f"conv{i}", f"bn{i}") for i in (1, 2, 3)), ("0", "1")):
+            if isinstance(parts.get(norm), torch.nn.BatchNorm2d):
+                setattr(module, conv, fuse_conv_bn_eval(parts[conv], parts[norm]))
+                setattr(module, norm, torch.nn.Identity())
+    file = resnet50.with_name("folded.pth")
+    torch.save(network.state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three sizes, in a folder and one below it, and one file that is damaged."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "more").mkdir()
+    generator = np.random.default_rng(0)
+    for name, size in (("a.png", (60, 70)), ("b.jpg", (71, 53)), ("more/c.png", (64, 64))):
+        pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_folded_norms_are_measured(convert, folded, photographs, tmp_path: Path, capsys) -> None:
+    plain, out = tmp_path / "plain.pth", tmp_path / "out.pth"
+    assert convert(folded, plain) == 0
+    assert "53 norms are without statistics" in capsys.readouterr().out
+    keys = {"DEPTH": 50, "VARIANT": "resnet", "STEM": "v1"}
+    config = config_file(tmp_path, **keys)
+    config.write_text(config.read_text() + "INPUT: {FORMAT: RGB, MIN_SIZE_TEST: 65}\n")
+    pairs = ["MODEL.PIXEL_STD", "[58.395,57.12,57.375]"]
+    pairs += ["MODEL.PIXEL_MEAN", "[123.675,116.28,103.53]"]
+    assert convert("--measure-on", photographs, "--config-file", config, folded, out, *pairs) == 0
+    printed = capsys.readouterr()
+    assert "53 norms were measured on 3 RGB images, mean [123.675" in printed.out
+    assert "without statistics" not in printed.out
+    saved = torch.load(out, weights_only=True)["model"]
+    assert saved.keys() == torch.load(plain, weights_only=True)["model"].keys() - {
+        "linear.weight", "linear.bias"
+    }  # fmt: skip
+    networks = []
+    for file in (plain, out):
+        networks.append(build_lambda_resnet(50, "resnet", stem="v1", out_features=("res5",)))
+        load_weights(networks[-1], str(file))
+    x = torch.randn(2, 3, 65, 81)
+    with torch.no_grad():
+        a, b = (network.eval()(x)["res5"] for network in networks)
+        assert (a - b).abs().max() < 1e-4 * a.abs().max()
+        a, b = (network.train()(x)["res5"].flatten() for network in networks)
+    assert torch.cosine_similarity(a, b, dim=0) < 0.9
+    # What the command itself has written without measuring can be measured, too.
+    assert convert("--measure-on", photographs, "--images", 1, plain, out) == 0
+    assert "on 1 RGB images" in capsys.readouterr().out
+
+
+def test_what_cannot_be_measured(convert, resnet50, folded, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    own, out = tmp_path / "own.pth", tmp_path / "out.pth"
+    torch.save({"res2.0.conv1.weight": torch.ones(1), "res2.0.conv1.bias": torch.ones(1)}, own)
+    for file, words in (
+        (resnet50, "every norm in the file has statistics"),
+        (folded, "empty: contains no image that can be read"),
+        (own, "own.pth: the format of its images is unknown"),
+    ):
+        assert convert("--measure-on", tmp_path / "empty", file, out) == 2
+        errors = capsys.readouterr().err.splitlines()
+        assert len(errors) == 1 and words in errors[0] and not out.exists()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
+from lambda_det.backbone.build import lambda_resnet_arguments
+from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.comparison import collect, comparison_tables, planning, read_suite
 from lambda_det.comparison.planning import measure, plan_text
 from lambda_det.comparison.suite import Run
+from lambda_det.configs import load_config
 from lambda_det.errors import InputError
 from lambda_det.io import write_json
 
@@ -130,3 +134,22 @@ def test_rows_of_the_paper_and_its_baselines(project):
     published = [row["published"]["box_ap"] for row in paper["rows"]]
     assert published == [48.2, 48.5, 49.4, 48.9, 49.4, 50.0]
     assert len(suites["quick_cpu"].runs) == 12  # each is trained without the branches, too
+
+
+def test_the_shipped_pretraining_fills_every_backbone(tmp_path):
+    """The network that each run pretrains is the backbone that it trains."""
+    keys = pytest.importorskip("lambda_det.pretrain", reason="timm is not installed")
+    suite = read_suite("pretrained_shapes_cpu", str(tmp_path))
+    seen = set()
+    for run in suite.runs:
+        words = shlex.split(run.pretrain.partition(" && ")[0])
+        config, pairs = words[words.index("--config-file") + 1], words[8:]
+        assert words[4:6] == ["--data", f"{tmp_path}/classes"] and pairs[-2] == "OUTPUT_DIR"
+        pretrained = load_config(config, pairs, defaults=keys.get_pretrain_cfg())
+        trained = suite.config_of(run)
+        assert run.seed == pretrained.SEED and not trained.MODEL.WEIGHTS
+        first, second = (lambda_resnet_arguments(cfg) for cfg in (pretrained, trained))
+        assert {**first, "mask_padding": True} == {**second, "mask_padding": True}
+        seen.add(first["variant"])
+        assert ImageFormat.from_config(pretrained) == ImageFormat.from_config(trained)
+    assert seen == {"resnet", "se", "lambda"}

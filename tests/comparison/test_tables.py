@@ -49,3 +49,37 @@ def test_bars_in_labels_and_values_end_no_cell():
         assert cells(lines[2])[0] == "R\x0050"
     text = results_markdown(content)
     assert "| R\\|50 | 1/1 | 30.0 |" in text and "| `MODEL.X` | `'a\\|b'` |" in text
+
+
+def loaded(model: str, label: str, percent: float | None, **more: object) -> dict:
+    share = {"mean": percent, "sd": None, "values": [percent]}
+    return row(model, label, **({} if percent is None else {"pretrained_percent": share}), **more)
+
+
+def test_rows_from_weights_of_different_coverage_are_not_equal():
+    rows = [loaded("r", "R-50", 100.0), loaded("s", "SE-50", 91.25), loaded("l", "λ-50", 83.04)]
+    text = results_markdown(record(rows))
+    assert (
+        "filled different shares of the backbone's parameters (R-50 100.0 %, SE-50 91.2 %" in text
+    )
+    assert "λ-50 83.0 %); the rest started at random" in text
+    rows[2] = loaded("l", "λ-50", None)
+    assert "λ-50 none known)" in results_markdown(record(rows))
+    rows[2]["finished"] = 0  # nothing was loaded yet
+    assert "(R-50 100.0 %, SE-50 91.2 %)" in results_markdown(record(rows))
+
+
+def test_equal_weights_need_no_word():
+    for percents in ((100.0, 100.0), (None, None), (99.99, 100.0)):
+        rows = [loaded("r", "R-50", percents[0]), loaded("l", "λ-50", percents[1])]
+        assert "at random" not in results_markdown(record(rows))
+    # Rows are compared within their set alone.
+    rows = [
+        loaded("r", "R-50", 100.0, set="a", set_label="set A"),
+        loaded("l", "λ-50", 100.0, set="a", set_label="set A"),
+        loaded("r", "R-50", 90.0, set="b", set_label="set B"),
+    ]
+    assert "at random" not in results_markdown(record(rows))
+    rows.append(loaded("l", "λ-50", 70.0, set="b", set_label="set B"))
+    text = results_markdown(record(rows))
+    assert "set B: the rows do not start equal" in text and "set A: the" not in text
