@@ -42,7 +42,8 @@ def stock_model(depth: int, **changes: object) -> tuple[nn.Module, dict[str, Ten
     """detectron2's own Mask R-CNN with frozen norms whose statistics were measured, and classifiers
     that tell regions apart; and its state without counters."""
     torch.manual_seed(0)
-    network = build_model(stock_config(depth, **{"RESNETS.NORM": "BN", **changes}))
+    trained = {"RESNETS.NORM": "BN", "BACKBONE.FREEZE_AT": 0}  # a frozen norm measures nothing
+    network = build_model(stock_config(depth, **trained, **changes))
     calibrate(_OfPixels(network.backbone), size=(96, 128))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
