@@ -100,14 +100,13 @@ def metadata_of_training(
     """
     is_ours = any(isinstance(module, LambdaResNet) for module in model.modules())
     hidden = {name: architecture[name] for name in NOT_IN_SHAPES if is_ours}
-    if images is not None and len(images.pixel_std) != 3:
-        images = None  # the format is described, and corrected, for three channels only
-    described = {"format": 1, "origin": "training", "hidden": hidden}
-    return {
-        METADATA_KEY: json.loads(
-            json.dumps(described | {"images": None if images is None else asdict(images)})
-        )
-    }
+    pixels = None if images is None else json.loads(json.dumps(asdict(images)))
+    try:
+        ImageFormat.from_dict(pixels or {})
+    except (KeyError, ValueError):  # it can describe, and correct, three channels only
+        pixels = None
+    described = {"format": 1, "origin": "training", "hidden": hidden, "images": pixels}
+    return {METADATA_KEY: described}
 
 
 @dataclass(frozen=True)

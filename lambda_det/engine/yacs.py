@@ -21,8 +21,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from lambda_det.backbone import build_detector
-from lambda_det.backbone.build import lambda_resnet_arguments
+from lambda_det.backbone import build_detector, lambda_resnet_arguments
 from lambda_det.checkpoint import load_weights, metadata_of_training
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.data import build_test_loader, build_train_loader, configure_datasets

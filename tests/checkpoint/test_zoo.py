@@ -57,6 +57,12 @@ def test_what_names_and_shapes_tell(tmp_path: Path, shapes: dict, is_known: bool
     assert found.not_in_shapes() == ({"stride_in_1x1": True} if is_known else {})
 
 
+def test_saved_again_by_pytorch(tmp_path: Path) -> None:
+    arrays = {name: tensor.numpy() for name, tensor in state(ORDINARY).items()}
+    torch.save({"model": arrays, "__author__": AUTHOR}, tmp_path / "model.pth")
+    assert read_and_translate(str(tmp_path / "model.pth")).images == MSRA
+
+
 @pytest.mark.parametrize("author", ["", "somebody"])
 def test_nothing_is_claimed_of_a_file_of_other_people(tmp_path: Path, author: str) -> None:
     found = read_and_translate(write_zoo_file(tmp_path / "m.pkl", state(ORDINARY), author=author))
