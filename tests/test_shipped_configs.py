@@ -14,6 +14,7 @@ import yaml
 from detectron2.config import get_cfg as get_stock_cfg
 from detectron2.modeling import build_model
 from recipe_facts import RECIPES, as_json, facts, knows_norm, on_meta, recorded
+from stock_mask_rcnn import stock_config
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.config import flat
@@ -83,7 +84,8 @@ def test_builds_its_model(path: Path) -> None:
     has_lambda = any(name.endswith("lambda_layer.embedding") for name in model.state_dict())
     assert has_lambda == cfg.MODEL.LAMBDA_RESNET.VARIANT.startswith("lambda")
     frozen = {n.split(".")[0] for n, p in backbone.named_parameters() if not p.requires_grad}
-    assert frozen <= {"stem"}
+    # A ResNet that is fine-tuned has all of detectron2's network, which froze as much.
+    assert frozen <= ({"stem", "res2"} if path.stem.endswith("_R_50_FPN_finetune") else {"stem"})
 
 
 def test_leaves_are_short_and_have_folders_of_their_own() -> None:
@@ -118,7 +120,8 @@ def test_rows_of_a_recipe_differ_in_what_they_compare() -> None:
         for path, other in itertools.product(paths, paths):
             one, two = keys_of(path), keys_of(other)
             compared = {f"{NODE}.VARIANT", f"{NODE}.DEPTH", "OUTPUT_DIR"}
-            if one[f"{NODE}.DEPTH"] != two[f"{NODE}.DEPTH"] and recipe.endswith("_3x"):
+            is_loaded = recipe.endswith("_3x") or "_finetune" in recipe
+            if one[f"{NODE}.DEPTH"] != two[f"{NODE}.DEPTH"] and is_loaded:
                 compared |= {"MODEL.WEIGHTS"}
             assert differences(path, other) <= compared, (path.stem, other.stem)
         for path in paths:
@@ -127,12 +130,14 @@ def test_rows_of_a_recipe_differ_in_what_they_compare() -> None:
             assert path.stem == Path(keys["OUTPUT_DIR"]).name
             if recipe.endswith("_3x") and keys["MODEL.MASK_ON"]:
                 assert keys["MODEL.WEIGHTS"] == f"torchvision://resnet{keys[f'{NODE}.DEPTH']}"
-            assert path.stem == recipe.replace("_fpn_", f"_{name}")
+            assert path.stem == recipe.removesuffix("_partial").replace("_fpn_", f"_{name}")
     all_of = {(v, d) for v in ("resnet", "se", "lambda") for d in (50, 101, 152)}
     for recipe, wanted in (
         ("lsj", {*all_of, ("lambda_full", 101)}),
         ("lsj_paper", {(v, d) for v, d in all_of if d > 50}),
         ("3x", all_of),
+        ("finetune", {("resnet", 50), ("resnet", 101)}),
+        ("finetune_partial", {(v, d) for v, d in all_of if d < 152 and v != "resnet"}),
     ):
         keys = [keys_of(path) for path in rows[f"mask_rcnn_fpn_{recipe}"]]
         assert {(k[f"{NODE}.VARIANT"], k[f"{NODE}.DEPTH"]) for k in keys} == wanted
@@ -187,6 +192,28 @@ def test_lsj_is_detectron2s_recipe() -> None:
         assert tuple(solver.STEPS) == (163889 * times, 177546 * times)
         assert (500 * times, 0.067) == (solver.WARMUP_ITERS, solver.WARMUP_FACTOR)
         assert (solver.BASE_LR, solver.WEIGHT_DECAY) == (0.1, 4e-5)
+
+
+def test_fine_tuning_is_detectron2s_network_and_images() -> None:
+    """Every key of the model that detectron2 reads has the value of its own config, and those of
+    ours that have a counterpart there have its value."""
+    for depth, variant in itertools.product((50, 101), ("R", "se_R", "lambda_R")):
+        keys = keys_of(MASK_RCNN / f"mask_rcnn_{variant}_{depth}_FPN_finetune.yaml")
+        theirs = flat(stock_config(depth))
+        free = {"MODEL.BACKBONE.NAME", "MODEL.BACKBONE.FREEZE_AT", "MODEL.WEIGHTS", "MODEL.DEVICE"}
+        compared = {k for k in theirs if re.match(r"MODEL\.(?!RESNETS)|INPUT\.FORMAT", k)} - free
+        assert len(compared) > 60
+        assert {k: keys[k] for k in compared} == {k: theirs[k] for k in compared}
+        assert keys[f"{NODE}.STRIDE_IN_1X1"] is theirs["MODEL.RESNETS.STRIDE_IN_1X1"] is True
+        digest = {50: "137849600/model_final_f10217", 101: "138205316/model_final_a3ec72"}[depth]
+        zoo = "detectron2://COCO-InstanceSegmentation"
+        assert keys["MODEL.WEIGHTS"] == f"{zoo}/mask_rcnn_R_{depth}_FPN_3x/{digest}.pkl"
+        assert keys[f"{NODE}.STEM"] == "v1"
+        assert keys["MODEL.BACKBONE.FREEZE_AT"] == (2 if variant == "R" else 1)
+        assert keys[f"{NODE}.PARTIAL_INIT"] is (variant != "R")
+        assert keys[f"{NODE}.NORM"] == ("FrozenBN" if variant == "R" else "SyncBN")
+        usual = 0.02 * keys["SOLVER.IMS_PER_BATCH"] / 16
+        assert keys["SOLVER.BASE_LR"] <= usual and keys["SOLVER.MAX_ITER"] < 90_000
 
 
 def test_paper_recipe_is_scaled_to_its_batch() -> None:

@@ -159,6 +159,12 @@ class LambdaResNet(ResNet):
             if f"{stage}.{name}" not in self._loaded and not name.endswith("num_batches_tracked")
         ]
 
+    def most_to_freeze(self) -> int:
+        """The highest ``freeze_at``, up to the present one, that freezes no tensor of
+        :meth:`frozen_without_weights`."""
+        names = self.frozen_without_weights()
+        return self._frozen.index(names[0].partition(".")[0]) if names else len(self._frozen)
+
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *more: Any, **kw: Any) -> None:
         # PyTorch calls this method both when the backbone and when a whole detector loads a state
         # dict, so it sees every checkpoint.
@@ -174,7 +180,8 @@ class LambdaResNet(ResNet):
         if names:
             logger.warning(
                 "%d frozen tensors of the backbone were never loaded and stay random, e.g. %s: "
-                "load weights or set MODEL.BACKBONE.FREEZE_AT 0",
+                "load weights or set MODEL.BACKBONE.FREEZE_AT %d",
                 len(names),
                 names[0],
+                self.most_to_freeze(),
             )

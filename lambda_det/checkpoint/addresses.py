@@ -1,8 +1,9 @@
-"""The addresses ``timm://`` and ``torchvision://`` for MODEL.WEIGHTS.
+"""The addresses ``timm://`` and ``torchvision://`` for MODEL.WEIGHTS, and a mirror of weights.
 
 timm or torchvision downloads the weights into its own cache. They are then converted to
 detectron2's names, and detectron2's PathManager returns the path of the converted file. Hence every
-trainer that reads MODEL.WEIGHTS through PathManager can use these addresses.
+trainer that reads MODEL.WEIGHTS through PathManager can use these addresses. A folder that mirrors
+weights is searched for the files of ``detectron2://``, too.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import hashlib
 import logging
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 
-from detectron2.utils.file_io import PathHandler, PathManager
+from detectron2.utils.file_io import Detectron2Handler, PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
 from torch import Tensor
 
@@ -39,6 +41,7 @@ _SUFFIXES = (".safetensors", ".pth", ".bin", ".pkl")
 _TIMM_MODELS = re.compile(
     r"resnetrs\d+|resnet(?:50|101|152|200)|lambda_resnet(?:26t|50ts|26rpt_256)"
 )
+_WITH_DIGEST = re.compile(r"model_\w+_[0-9a-f]{6}\.pkl")
 _CACHE_FORMAT = 2  # increase it when a conversion changes, so that old cached files are not used
 
 
@@ -105,11 +108,8 @@ class _WeightsHandler(PathHandler):
 
     def _mirrored(self, name: str) -> str | None:
         """Return the file of the mirror, under the library's name or its own in the URL."""
-        folder = os.environ.get(MIRROR_VARIABLE)
-        if not folder:
+        if not os.environ.get(MIRROR_VARIABLE):
             return None
-        if not os.path.isdir(folder):
-            raise InputError(f"{MIRROR_VARIABLE}={folder!r}: this folder does not exist")
         names = [name + suffix for suffix in _SUFFIXES]
         for inside in (name, f"{self.scheme}/{name}"):
             names += [f"{inside}/model.safetensors", f"{inside}/pytorch_model.bin"]
@@ -117,8 +117,7 @@ class _WeightsHandler(PathHandler):
             names.append(os.path.basename(self._url(name)))
         except Exception:  # the library is not installed or has no such model: _fetch reports it
             logger.debug("%s://%s has no known URL", self.scheme, name)
-        paths = (os.path.join(folder, each) for each in names)
-        return next((path for path in paths if os.path.isfile(path)), None)
+        return _in_mirror(names)
 
     def _url(self, name: str) -> str:
         """Return the URL from which the library downloads the weights."""
@@ -205,10 +204,36 @@ class TorchvisionHandler(_WeightsHandler):
         return choices[tag]
 
 
+class MirroredDetectron2Handler(Detectron2Handler):
+    """detectron2's handler of ``detectron2://``, which looks into the mirror first."""
+
+    def _get_local_path(self, path: str, **kwargs) -> str:
+        parts = path.removeprefix(self.PREFIX).split("/")
+        # The last two parts of R-50.pkl's address tell whose it is. A detector's file has a digest.
+        ends = [parts, parts[-2:], parts[-1:] if _WITH_DIGEST.fullmatch(parts[-1]) else parts]
+        mirrored = _in_mirror([os.path.join(*end) for end in ends])
+        return mirrored or super()._get_local_path(path, **kwargs)
+
+    def _open(self, path: str, mode: str = "r", **kwargs):
+        return PathManager.open(self._get_local_path(path), mode, **kwargs)
+
+
+def _in_mirror(names: Iterable[str]) -> str | None:
+    """Return the first of these files that is in the mirror; None without a mirror."""
+    folder = os.environ.get(MIRROR_VARIABLE)
+    if not folder:
+        return None
+    if not os.path.isdir(folder):
+        raise InputError(f"{MIRROR_VARIABLE}={folder!r}: this folder does not exist")
+    paths = (os.path.join(folder, name) for name in names)
+    return next((path for path in paths if os.path.isfile(path)), None)
+
+
 def register_addresses() -> None:
-    """Register ``timm://`` and ``torchvision://`` with detectron2's PathManager.
+    """Register ``timm://`` and ``torchvision://`` with detectron2's PathManager, and the mirror for
+    ``detectron2://``.
 
     Repeated calls are allowed.
     """
-    for handler in (TimmHandler(), TorchvisionHandler()):
+    for handler in (TimmHandler(), TorchvisionHandler(), MirroredDetectron2Handler()):
         PathManager.register_handler(handler, allow_override=True)

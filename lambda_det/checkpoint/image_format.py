@@ -102,15 +102,18 @@ def fit_to_config(
     """
     if trained_on is None:
         logger.info(
-            "%s: the format of the images that it was trained on is unknown, so the config's was "
-            "not compared",
-            path,
-        )
+            "%s: the format of the images that it was trained on is unknown, so the config's (%s) "
+            "was not compared: check that %s, %s, %s and %s are those of its training "
+            "(detectron2's defaults are %s and STRIDE_IN_1X1 True)",
+            path, given, key("INPUT.FORMAT"), key("MODEL.PIXEL_MEAN"), key("MODEL.PIXEL_STD"),
+            key("MODEL.LAMBDA_RESNET.STRIDE_IN_1X1"), MSRA,
+        )  # fmt: skip
         return None
     weight = tensors.get(FIRST_WEIGHT)
-    if weight is None:
-        return trained_on
-    if {trained_on.channel_order, given.channel_order} - {"RGB", "BGR"}:
+    if weight is None or len(given.pixel_std) != len(trained_on.pixel_std):
+        return trained_on  # the comparison of shapes reports another number of channels
+    orders = {trained_on.channel_order, given.channel_order}
+    if len(orders) > 1 and orders - {"RGB", "BGR"}:
         logger.warning(
             "%s was trained on %s, but %s is %r",
             path,

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Mapping
 
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
 from detectron2.modeling.backbone.resnet import ResNet
 from detectron2.utils.file_io import PathManager
-from torch import Tensor, nn
+from torch import nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.backbone.build import lambda_resnet_arguments
+from lambda_det.checkpoint.addresses import MIRROR_VARIABLE
 from lambda_det.checkpoint.architecture import Architecture, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.folded_norms import warn_of_training
+from lambda_det.checkpoint.heads import heads_that_start_anew, number_of_classes
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
 from lambda_det.errors import InputError, first_line_of, key
 
 logger = logging.getLogger(__name__)
-
-# The box classifier of Mask R-CNN, or of the first stage of Cascade R-CNN.
-_BOX_CLASSIFIER = re.compile(r"roi_heads\.box_predictor\.(0\.)?cls_score\.weight")
 
 
 def load_weights(
@@ -90,6 +87,9 @@ def load_weights(
         "%s=%r (%s)\n%s",
         key("MODEL.WEIGHTS"), path, weights.title, coverage_report(coverage),
     )  # fmt: skip
+    file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if sentence := heads_that_start_anew(coverage, file_shapes, shapes):
+        logger.info("%s=%r %s", key("MODEL.WEIGHTS"), path, sentence)
     if complete:
         _check_complete(coverage, path)
     rules.check(coverage, f"{key('MODEL.WEIGHTS')}={path!r}")
@@ -127,7 +127,13 @@ def local_file(path: str) -> str:
     except InputError:
         raise
     except Exception as error:  # the handlers and the network raise many types
-        raise InputError(f"{path}: cannot be downloaded ({first_line_of(error)})") from error
+        hint = ""
+        if scheme == "detectron2":
+            hint = (
+                f"; without a network, put {os.path.basename(path)} into a folder and set the "
+                f"environment variable {MIRROR_VARIABLE} to it"
+            )
+        raise InputError(f"{path}: cannot be downloaded ({first_line_of(error)}){hint}") from error
     # PathManager returns an address that no handler supports unchanged, as if it were a path.
     if local == path and not os.path.isfile(local):
         raise InputError(
@@ -162,19 +168,8 @@ def numbers_of_heads(path: str) -> tuple[int | None, int | None]:
     tensors = read_weights(path).others
     deconvolution = tensors.get("roi_heads.keypoint_head.score_lowres.weight")
     keypoints = None if deconvolution is None else deconvolution.shape[1]
-    return _number_of_classes(tensors), keypoints
-
-
-def _number_of_classes(tensors: Mapping[str, Tensor]) -> int | None:
-    for name, tensor in tensors.items():
-        if _BOX_CLASSIFIER.fullmatch(name):
-            return tensor.shape[0] - 1  # without the background, which is the last class
-    # RetinaNet's convolutions have (classes x anchors) and (4 x anchors) output channels.
-    scores = tensors.get("head.cls_score.weight")
-    boxes = tensors.get("head.bbox_pred.weight")
-    if scores is None or boxes is None or not boxes.shape[0]:
-        return None
-    return scores.shape[0] * 4 // boxes.shape[0]
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return number_of_classes(shapes), keypoints
 
 
 def _check_complete(coverage: Coverage, path: str) -> None:
@@ -202,8 +197,9 @@ def check_frozen_weights(model: nn.Module, weights: str) -> None:
     freeze = key("MODEL.BACKBONE.FREEZE_AT")
     for module in model.modules():
         if isinstance(module, LambdaResNet) and (names := module.frozen_without_weights()):
+            most = module.most_to_freeze()
             raise InputError(
                 f"{freeze} freezes {len(names)} tensors that {key('MODEL.WEIGHTS')}={weights!r} "
                 f"does not contain (first: {names[0]}), so they would stay random; use weights "
-                f"that contain them, or set {freeze} to 0"
+                f"that contain them, or set {freeze} to {f'at most {most}' if most else 0}"
             )

@@ -6,14 +6,14 @@ import inspect
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lambda_det.backbone import build_lambda_resnet
+from lambda_det.backbone import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.build import CONFIG_KEYS
-from lambda_det.checkpoint.architecture import Architecture
+from lambda_det.checkpoint.architecture import NOT_IN_SHAPES, Architecture
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.errors import InputError
 from lambda_det.io import write_atomically
@@ -84,20 +84,58 @@ def write_weights(
     write_atomically(path, lambda file: torch.save(checkpoint, file), subject=f"{path}:")
 
 
-def read_metadata(
-    path: str, siblings: Mapping[str, object]
-) -> tuple[Architecture, ImageFormat | None] | None:
-    """Return the architecture and the image format in a file's metadata.
+def metadata_of_training(
+    model: nn.Module, architecture: Architecture, images: ImageFormat | None
+) -> dict[str, object]:
+    """Return the entry that a training's checkpoints have beside their tensors.
+
+    With it, loading a checkpoint compares what names and shapes do not show. The rest of the
+    architecture is not written: it is inferred from the tensors, as without this entry.
+
+    Args:
+        model: a detector or a classifier.
+        architecture: arguments of ``build_lambda_resnet`` for its backbone. They are left out if it
+            has another backbone, which does not read them.
+        images: the images that the model is trained on; None = unknown.
+    """
+    is_ours = any(isinstance(module, LambdaResNet) for module in model.modules())
+    hidden = {name: architecture[name] for name in NOT_IN_SHAPES if is_ours}
+    pixels = None if images is None else json.loads(json.dumps(asdict(images)))
+    try:
+        ImageFormat.from_dict(pixels or {})
+    except (KeyError, ValueError):  # it can describe, and correct, three channels only
+        pixels = None
+    described = {"format": 1, "origin": "training", "hidden": hidden, "images": pixels}
+    return {METADATA_KEY: described}
+
+
+@dataclass(frozen=True)
+class OwnMetadata:
+    """The metadata of lambda_det in a file.
+
+    Attributes:
+        architecture: all arguments of ``build_lambda_resnet``; None = they are to be inferred.
+        hidden: those that names and shapes do not show, if ``architecture`` is None.
+        images: the images that the network was trained on; None = unknown.
+    """
+
+    architecture: Architecture | None
+    hidden: Architecture
+    images: ImageFormat | None
+
+
+def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | None:
+    """Return the metadata of lambda_det in a file.
 
     Args:
         path: the file, for the messages.
         siblings: the entries of the file beside its tensors; of a safetensors file its header.
 
     Returns:
-        None if the file has no metadata of lambda_det. The image format may be None (unknown).
+        None if the file has no metadata of lambda_det.
 
     Raises:
-        InputError: :func:`write_weights` cannot have written this metadata.
+        InputError: neither :func:`write_weights` nor a training can have written this metadata.
     """
     metadata = siblings.get(METADATA_KEY)
     if isinstance(metadata, str):
@@ -105,12 +143,13 @@ def read_metadata(
             metadata = json.loads(metadata)
         except ValueError:
             raise InputError(f"{path}: its metadata {METADATA_KEY!r} is not JSON") from None
-    if not isinstance(metadata, Mapping) or "architecture" not in metadata:
+    if not isinstance(metadata, Mapping) or not metadata.keys() & {"architecture", "hidden"}:
         return None
-    architecture, images = metadata["architecture"], metadata.get("images")
+    name = "architecture" if "architecture" in metadata else "hidden"
+    architecture, images = metadata[name], metadata.get("images")
     if not isinstance(architecture, Mapping):
         raise InputError(
-            f"{path}: its metadata has architecture={architecture!r:.60}; expected a mapping of "
+            f"{path}: its metadata has {name}={architecture!r:.60}; expected a mapping of "
             "arguments of build_lambda_resnet"
         )
     unknown = set(architecture) - _ARGUMENTS
@@ -120,12 +159,16 @@ def read_metadata(
             "build_lambda_resnet of this version of lambda_det does not have"
         )
     try:
-        return dict(architecture), ImageFormat.from_dict(images) if images else None
+        found = ImageFormat.from_dict(images) if images else None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: its metadata has images={images!r:.60}; expected channel_order, pixel_mean "
             f"and pixel_std ({type(error).__name__}: {error})"
         ) from error
+    whole = name == "architecture"
+    return OwnMetadata(
+        dict(architecture) if whole else None, {} if whole else dict(architecture), found
+    )
 
 
 def image_format_of_pretraining(siblings: Mapping[str, object]) -> ImageFormat | None:

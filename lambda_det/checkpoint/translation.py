@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,11 +26,13 @@ from lambda_det.checkpoint.name_maps import (
 from lambda_det.checkpoint.own_files import image_format_of_pretraining, read_metadata
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.checkpoint.tensors import check_finite, find_tensors
+from lambda_det.checkpoint.zoo import AUTHOR, implied_by_zoo
 from lambda_det.errors import InputError
 
 _DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.", "bottom_up.")
 _BACKBONE_PARTS = ("stem.", "res2.", "res3.", "res4.", "res5.", "linear.")
-_IGNORED_SUFFIXES = ("pixel_mean", "pixel_std")  # a detector has them from its config
+# A detector has them from its config; detectron2's checkpoints of 2019 have them, too.
+_IGNORED = re.compile(r"pixel_(?:mean|std)$|\.cell_anchors\.\d+$")
 
 # Arguments of timm's lambda networks that names and shapes do not show, by depth.
 _TIMM_LAMBDA_EXTRAS = {26: {"lambda_pool": 2}, 50: {"activation": "silu"}}
@@ -132,12 +135,18 @@ def translate(path: str, content: object) -> TranslatedWeights:
             tensors = with_norms(tensors, affine=layout.name_map is CAFFE2)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    others = {n: t for n, t in others.items() if not n.endswith(_IGNORED_SUFFIXES)}
+    others = {n: t for n, t in others.items() if not _IGNORED.search(n)}
     facts = (path, tensors, others, layout, found.container)
-    declared = read_metadata(path, found.siblings)
-    if declared is not None:
-        return TranslatedWeights(*facts, declared=declared[0], images=declared[1])
-    images, hidden = _implied_by(layout, str(found.siblings.get("__author__", "")))
+    own = read_metadata(path, found.siblings)
+    if own is not None:
+        return TranslatedWeights(
+            *facts, declared=own.architecture, images=own.images, hidden=own.hidden
+        )
+    author = str(found.siblings.get("__author__", ""))
+    if author == AUTHOR and layout is not None and layout.name_map is None:
+        images, hidden = implied_by_zoo(tensors, others)
+    else:
+        images, hidden = _implied_by(layout, author)
     if images is None:
         images = image_format_of_pretraining(found.siblings)
     return TranslatedWeights(*facts, images=images, hidden=hidden)

@@ -26,7 +26,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lambda_det.backbone import lambda_resnet_arguments
-from lambda_det.checkpoint import load_weights
+from lambda_det.checkpoint import load_weights, metadata_of_training
 from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.rules import LoadingRules
@@ -102,6 +102,9 @@ def build_lazy_parts(lazy: DictConfig, options: RunOptions) -> tuple[Parts, RunO
         else None,
         config=_as_yaml(lazy),
         load_weights=functools.partial(load_lazy_weights, lazy),
+        metadata=metadata_of_training(
+            model, lambda_resnet_arguments(config_of(lazy)), _image_format(lazy)
+        ),
     )
     return parts, options
 

@@ -21,8 +21,8 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from lambda_det.backbone import build_detector
-from lambda_det.checkpoint import load_weights
+from lambda_det.backbone import build_detector, lambda_resnet_arguments
+from lambda_det.checkpoint import load_weights, metadata_of_training
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.data import build_test_loader, build_train_loader, configure_datasets
 from lambda_det.data.loaders import FirstBatches
@@ -104,6 +104,9 @@ def build_parts(cfg: CfgNode, recipe: Recipe | None = None) -> tuple[Parts, RunO
         evaluate=functools.partial(evaluate_model, cfg) if cfg.DATASETS.TEST else None,
         config=cfg.dump(),
         load_weights=functools.partial(load_weights, cfg=cfg),
+        metadata=metadata_of_training(
+            model, lambda_resnet_arguments(cfg), ImageFormat.from_config(cfg)
+        ),
     )
     if options.precise_bn:
         own = cfg.clone()

@@ -12,7 +12,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from lambda_det.backbone import build_classifier
+from lambda_det.backbone import build_classifier, lambda_resnet_arguments
+from lambda_det.checkpoint import metadata_of_training
+from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.configs import find_config, load_config
 from lambda_det.engine import Parts, RunOptions, run
 from lambda_det.engine.averaging import FINAL_AVERAGE
@@ -138,7 +140,8 @@ def pretrain_parts(cfg: CfgNode, data: ImageFolder) -> tuple[Parts, RunOptions]:
         scheduler=build_scheduler(cfg, optimizer, per_epoch),
         evaluate=functools.partial(evaluate, val_loader, precision=PRECISIONS[options.precision]),
         config=cfg.dump(),
-        metadata=_metadata(cfg, data.classes),
+        metadata=_metadata(cfg, data.classes)
+        | metadata_of_training(network, lambda_resnet_arguments(cfg), ImageFormat.from_config(cfg)),
     )
     return parts, options
 

@@ -13,6 +13,8 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from lambda_det.backbone import build_lambda_resnet
+from lambda_det.checkpoint import check_frozen_weights
+from lambda_det.errors import InputError
 
 ORDER = ("stem", *STAGES)
 
@@ -161,3 +163,17 @@ def test_warning_at_the_first_training_forward(small: nn.Module, caplog) -> None
     twin.train()(x)
     twin(x)
     assert len(warnings(caplog)) == 2
+
+
+@pytest.mark.parametrize(("loaded", "most"), [((), 0), (("stem",), 1), (("stem", "res2"), 2)])
+def test_errors_name_the_most_that_can_be_frozen(loaded: tuple, most: int) -> None:
+    arguments = {"freeze_at": 3, "lambda_blocks": {"res3": "all"}, "out_features": ("res3",)}
+    backbone = build_lambda_resnet(50, "resnet", **arguments)
+    state = {n: t for n, t in backbone.state_dict().items() if n.split(".")[0] in loaded}
+    backbone.load_state_dict(state, strict=False)
+    assert backbone.most_to_freeze() == most
+    with pytest.raises(InputError, match=rf"set MODEL\.BACKBONE\.FREEZE_AT to (at most )?{most}$"):
+        check_frozen_weights(nn.ModuleDict({"backbone": backbone}), "w.pth")
+    if most == 2:
+        backbone.load_state_dict(backbone.state_dict())
+        assert backbone.most_to_freeze() == 3

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.checkpoint import load_weights
+from lambda_det.checkpoint import load_weights, metadata_of_training
 from lambda_det.checkpoint.image_format import IMAGENET, MSRA, ImageFormat, fit_to_config
 from lambda_det.checkpoint.own_files import write_weights
 from lambda_det.checkpoint.translation import translate
+from lambda_det.errors import InputError
 
 FORMATS = {"imagenet": IMAGENET, "msra": MSRA, "bgr": IMAGENET.in_order("BGR")}
 
@@ -102,3 +103,39 @@ def test_files_of_a_pretraining_name_their_images() -> None:
     found = translate("file", content).images
     assert found == ImageFormat("RGB", (1, 2, 3), (4, 5, 6))
     assert translate("file", {"model": state, "metadata": "words"}).images is None
+
+
+def test_other_orders_of_channels_are_compared_too(caplog) -> None:
+    """detectron2 also reads YUV-BT.601 and L."""
+    yuv, weight = (
+        ImageFormat("YUV-BT.601", (1.0, 2.0, 3.0), (1.0, 1.0, 1.0)),
+        torch.ones(2, 3, 1, 1),
+    )
+    tensors = {"stem.conv1.weight": weight}
+    with caplog.at_level(logging.INFO):
+        assert fit_to_config(tensors, yuv, yuv, "file") == yuv
+    assert not caplog.records and torch.equal(tensors["stem.conv1.weight"], weight)
+    fit_to_config(tensors, IMAGENET, yuv, "file")
+    assert "INPUT.FORMAT is 'YUV-BT.601'" in caplog.text
+
+
+def test_another_number_of_channels_is_left_to_the_shapes() -> None:
+    tensors = {"stem.conv1.weight": torch.ones(2, 3, 1, 1)}
+    grey = ImageFormat("RGB", (1.0,) * 6, (1.0,) * 6)
+    assert fit_to_config(tensors, IMAGENET, grey, "file") == IMAGENET
+
+
+def test_metadata_of_a_training() -> None:
+    """What is not of three channels is left out, and wrong entries are refused."""
+    network = build_lambda_resnet(50, "resnet", out_features=("res2",))
+    hidden = {"stride_in_1x1": True, "activation": "silu", "lambda_pool": 2}
+    written = metadata_of_training(network, {**hidden, "freeze_at": 2}, IMAGENET)
+    state = network.state_dict()
+    found = translate("file", {"model": state} | written)
+    assert found.images == IMAGENET and found.hidden == found.not_in_shapes() == hidden
+    grey = ImageFormat("L", (1.0,), (2.0,))
+    content = {"model": state} | metadata_of_training(network, hidden, grey)
+    assert translate("file", content).images is None
+    content["lambda_det"]["hidden"] = {"strides": 1}
+    with pytest.raises(InputError, match=r"^file: its metadata contains the argument 'strides'"):
+        translate("file", content)

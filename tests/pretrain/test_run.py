@@ -64,6 +64,8 @@ def test_the_files_say_what_they_are(finished):
         assert (metadata["depth"], metadata["variant"], metadata["stem"]) == (26, "lambda", "rs")
         assert metadata["pixel_mean"] == pytest.approx([123.675, 116.28, 103.53])
         assert content["matching_heuristics"] is True
+        assert content["lambda_det"]["hidden"]["stride_in_1x1"] is False
+        assert content["lambda_det"]["images"]["channel_order"] == "RGB"
 
 
 def test_numbers_of_the_run(finished):
