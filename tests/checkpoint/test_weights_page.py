@@ -36,8 +36,6 @@ OTHERS = ("resnetrs50", "MSRA", "folded", "lambda_resnet", "output/")  # not of 
 RANDOM = re.compile(r"res[2-5]\.\d+\.(lambda_layer|lambda_norm|se)\.")
 
 COMES_WITH = {
-    "a COCO detector of detectron2's zoo, for R": "the configs for fine-tuning",
-    "the same for SE and λ": "the configs for fine-tuning",
     "a checkpoint of Lightning": "stand-ins for unknown classes",
     "a checkpoint of mmdet, mmpretrain or mmengine (`style='pytorch'`)": "stand-ins",
     "DINO's full checkpoint (student and teacher)": "the choice of a network",
