@@ -15,6 +15,7 @@ from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.name_maps import NAME_MAPS
+from lambda_det.checkpoint.networks import split_network
 from lambda_det.checkpoint.own_files import check_output, write_weights
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
@@ -58,6 +59,7 @@ def convert_file(
     scope: int | None = None,
     cfg: CfgNode | None = None,
     min_coverage: float | None = None,
+    network: str | None = None,
 ) -> Conversion:
     """Convert a file of weights and write the result atomically.
 
@@ -70,6 +72,8 @@ def convert_file(
             None = convert for the network in the file.
         min_coverage: share of the network, 0 to 1, that the file must contain, as in
             :class:`LoadingRules`; None = the value in ``cfg``, or 1 without it.
+        network: which of several networks in the file; None = as ``path#NAME`` says, or the only
+            one.
 
     Raises:
         InputError: the file cannot be read, comes from another source, contains a network that
@@ -77,7 +81,8 @@ def convert_file(
             output cannot be written.
     """
     check_output(output)
-    conversion = convert(read_and_translate(path), source=source, scope=scope, cfg=cfg)
+    file, network = (path, network) if network is not None else split_network(path)
+    conversion = convert(read_and_translate(file, network), source=source, scope=scope, cfg=cfg)
     rules = LoadingRules() if cfg is None else LoadingRules.from_config(cfg)
     if min_coverage is not None:
         rules = LoadingRules(rules.partial, rules.as_identity, min_coverage, "--min-coverage")

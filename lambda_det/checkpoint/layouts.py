@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lambda_det.checkpoint.name_maps import NAME_MAPS, NameMap
-from lambda_det.errors import InputError
+from lambda_det.checkpoint.networks import several_networks
 
 _OWN_BLOCK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
@@ -55,15 +55,7 @@ def find_layout(names: Collection[str]) -> Layout | None:
     Raises:
         InputError: several prefixes match equally many names.
     """
-    votes: Counter[Layout] = Counter()
-    for name in names:
-        match = _OWN_BLOCK.match(name)
-        if match:
-            votes[Layout(None, match["prefix"])] += 1
-        for name_map in NAME_MAPS:
-            prefix = _prefix_of_a_block(name_map, name)
-            if prefix is not None:
-                votes[Layout(name_map, prefix)] += 1
+    votes = _votes(names)
     if not votes:
         return None
     most = max(votes.values())
@@ -75,9 +67,33 @@ def find_layout(names: Collection[str]) -> Layout | None:
     averaged = [layout for layout in best if "ema" in layout.prefix.split(".")]
     best = averaged or best
     if len(best) > 1:
-        listing = ", ".join(repr(layout.prefix) for layout in best)
-        raise InputError(f"contains several networks, with the prefixes {listing}; keep one")
+        prefixes = [layout.prefix for layout in best]
+        raise several_networks(
+            {
+                p.rstrip(".") or "without a prefix": sum(name.startswith(p) for name in names)
+                for p in prefixes
+            }
+        )
     return best[0]
+
+
+def prefixes_of_networks(names: Collection[str]) -> list[str]:
+    """Return the prefixes after which names of blocks' tensors are recognised, without a dot."""
+    return sorted({layout.prefix.rstrip(".") for layout in _votes(names)})
+
+
+def _votes(names: Collection[str]) -> Counter[Layout]:
+    """Count the names of blocks' tensors that match each layout."""
+    votes: Counter[Layout] = Counter()
+    for name in names:
+        match = _OWN_BLOCK.match(name)
+        if match:
+            votes[Layout(None, match["prefix"])] += 1
+        for name_map in NAME_MAPS:
+            prefix = _prefix_of_a_block(name_map, name)
+            if prefix is not None:
+                votes[Layout(name_map, prefix)] += 1
+    return votes
 
 
 def _prefix_of_a_block(name_map: NameMap, name: str) -> str | None:

@@ -104,10 +104,18 @@ def _encode(text: str, codec: str = "utf-8") -> bytes:
     return codecs.encode(text, codec)
 
 
+def _is_stand_in_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, StandIn)
+
+
 def _object(cls: object = None, *_: object) -> object:
     """``copyreg._reconstructor``, by which protocols 0 and 1 construct objects."""
-    is_stand_in = isinstance(cls, type) and issubclass(cls, StandIn)
-    return cls() if is_stand_in else StandIn()
+    return cls() if _is_stand_in_class(cls) else StandIn()
+
+
+def _attribute(owner: object = None, name: object = "", *_: object) -> object:
+    """``getattr``, by which protocols 0 to 3 name a class inside a class; it gets nothing."""
+    return stand_in_class(f"{owner.path}.{name}") if _is_stand_in_class(owner) else StandIn()
 
 
 # numpy 2 moved these functions from numpy.core to numpy._core. Files contain either name.
@@ -133,6 +141,8 @@ _NAMES: dict[str, object] = {
     },
     "copyreg._reconstructor": shielded(_object),
     "copy_reg._reconstructor": shielded(_object),
+    "builtins.getattr": shielded(_attribute),
+    "__builtin__.getattr": shielded(_attribute),
     "builtins.object": stand_in_class("object"),
     "__builtin__.object": stand_in_class("object"),
     "argparse.Namespace": stand_in_class("argparse.Namespace"),

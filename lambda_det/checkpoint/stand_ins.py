@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+_SCRIPT = "__torch__."  # begins the names of the classes of TorchScript
+
 
 class StandIn(dict):
     """Takes the place of an object in a pickle; it accepts everything and does nothing.
@@ -77,9 +79,11 @@ def entries(value: object) -> Mapping | None:
 
 
 def is_module(value: object) -> bool:
-    """Whether this is a stand-in for a ``torch.nn.Module``."""
+    """Whether this is a stand-in for a module of ``torch.nn`` or of TorchScript."""
     state = value.state if isinstance(value, StandIn) else None
-    return isinstance(state, Mapping) and {"_parameters", "_buffers", "_modules"} <= state.keys()
+    return isinstance(state, Mapping) and (
+        {"_parameters", "_buffers", "_modules"} <= state.keys() or value.path.startswith(_SCRIPT)
+    )
 
 
 def _state_dict(module: StandIn, prefix: str, seen: set[int]) -> Iterator[tuple[str, object]]:
@@ -87,12 +91,16 @@ def _state_dict(module: StandIn, prefix: str, seen: set[int]) -> Iterator[tuple[
         return
     seen = seen | {id(module)}
     state = module.state
+    if module.path.startswith(_SCRIPT):  # has the three in one
+        state = {kind: state for kind in ("_parameters", "_modules")}
     passing = state.get("_non_persistent_buffers_set")
     passing = passing if isinstance(passing, set) else set()
-    for kind in ("_parameters", "_buffers"):
-        for name, value in (entries(state[kind]) or {}).items():
-            if kind == "_parameters" or name not in passing:
-                yield f"{prefix}{name}", value
+    for name, value in (entries(state["_parameters"]) or {}).items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value
+    for name, value in (entries(state.get("_buffers")) or {}).items():
+        if isinstance(value, Tensor) and name not in passing:
+            yield f"{prefix}{name}", value
     for name, inner in (entries(state["_modules"]) or {}).items():
         if is_module(inner):
             yield from _state_dict(inner, f"{prefix}{name}.", seen)

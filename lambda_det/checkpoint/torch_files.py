@@ -60,7 +60,7 @@ def _from_type(rebuild: object, kind: object, arguments: tuple, state: object = 
     return found
 
 
-_NAMES: dict[str, object] = {
+TORCH_NAMES: dict[str, object] = {
     **{f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()},
     **{f"torch.cuda.{name}Storage": dtype for name, dtype in _STORAGES.items()},
     "torch.storage.UntypedStorage": torch.uint8,
@@ -137,7 +137,7 @@ def read_zip(path: str, unknown: list[str] | None) -> object:
             return data
 
         pickled = io.BytesIO(archive.read(records["data.pkl"]))
-        return load_pickle(pickled, _NAMES, unknown=unknown, storage=_Storages(read))
+        return load_pickle(pickled, TORCH_NAMES, unknown=unknown, storage=_Storages(read))
 
 
 def read_legacy(path: str, unknown: list[str] | None) -> object:
@@ -154,7 +154,7 @@ def read_legacy(path: str, unknown: list[str] | None) -> object:
         for _ in ("magic number", "version", "the machine"):
             load_pickle(file)
         storages = _Storages(reserve)
-        content = load_pickle(file, _NAMES, unknown=unknown, storage=storages)
+        content = load_pickle(file, TORCH_NAMES, unknown=unknown, storage=storages)
         keys = load_pickle(file)
         _fill_all(storages.by_key, keys, file)
         return content
