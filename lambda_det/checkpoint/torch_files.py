@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lambda_det.checkpoint.restricted_pickle import load_pickle, shielded
 from lambda_det.checkpoint.stand_ins import StandIn, stand_in_class
+from lambda_det.errors import InputError
 
 _STORAGES = {
     "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
@@ -115,12 +116,15 @@ def read_zip(path: str, unknown: list[str] | None) -> object:
         unknown: as in :func:`load_pickle`.
 
     Raises:
+        InputError: it is another zip archive.
         ForbiddenName: ``unknown`` is None, and the file names a class or function that is not
             known.
         Exception: damaged files raise exceptions of many types.
     """
     with zipfile.ZipFile(path) as archive:
         records = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+        if "data.pkl" not in records:
+            raise InputError(f"{path}: is a zip archive, but no checkpoint of PyTorch")
         for info in records.values():
             if not info.CRC:  # left out by torch.serialization.set_crc32_options(False)
                 del info.CRC

@@ -84,6 +84,14 @@ def test_pytorch_file_that_runs_code(name: str, is_zip: bool, tmp_path: Path) ->
     assert not (tmp_path / "made").exists()
 
 
+def test_a_hole_in_a_file_of_pytorch_is_seen(tmp_path: Path) -> None:
+    torch.save({"w": torch.rand(2000)}, tmp_path / "w.pth")
+    content = bytearray((tmp_path / "w.pth").read_bytes())
+    content[3000:3100] = bytes(100)
+    (tmp_path / "w.pth").write_bytes(content)
+    assert "damaged (Bad CRC-32" in refused(tmp_path / "w.pth")
+
+
 def test_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth")
@@ -147,6 +155,11 @@ def test_other_files(case: str, tmp_path: Path) -> None:
     content, words = BYTES[case]
     (tmp_path / "w.pth").write_bytes(content)
     assert words in refused(tmp_path / "w.pth")
+
+
+def test_another_zip_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", w=np.ones(2))
+    assert "is a zip archive, but no checkpoint" in refused(tmp_path / "w.npz")
 
 
 def test_folder_and_missing_file(tmp_path: Path) -> None:
