@@ -77,8 +77,8 @@ def read_file(path: str, *, stand_ins: bool = False) -> object:
         first = ", ".join(re.sub(r"[^\w.<>]", "?", name)[:80] for name in unknown[:3])
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         message = (
-            f"{path}: names {len(unknown)} classes or functions that are not known ({first}{more});"
-            " inert stand-ins took their place, and nothing of them was imported or run"
+            f"{path}: unknown classes and functions in it: {len(unknown)} ({first}{more}); inert "
+            "stand-ins took their place, and nothing of them was imported or run"
         )
         log_first_n(logging.INFO, message, name=__name__, key="message")
     return content

@@ -302,7 +302,7 @@ def test_code_beside_weights_and_in_their_place_is_not_run(kind: str, tmp_path, 
     with caplog.at_level(logging.INFO):
         found = read_and_translate(str(path))
     assert found.others["w"].tolist() == [1, 1]
-    assert f"1 classes or functions that are not known ({os.mkdir.__module__}.mkdir)" in caplog.text
+    assert f"functions in it: 1 ({os.mkdir.__module__}.mkdir)" in caplog.text
     write({"model": {"w": Attack(made)}})
     with pytest.raises(InputError, match="contains no weights"):
         read_and_translate(str(path))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
+from tiny_detector import CONFIG, TINY
 
 from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.image_format import IMAGENET
@@ -17,7 +18,6 @@ from lambda_det.checkpoint.translation import read_and_translate
 from lambda_det.configs import load_config
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.errors import InputError
-from tiny_detector import CONFIG, TINY
 
 safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
 
