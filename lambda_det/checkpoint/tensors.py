@@ -23,6 +23,7 @@ CONTAINERS = (
 )
 """Keys under which training scripts save weights. Averaged weights (EMA) come first."""
 
+_MAX_DEPTH = 10  # a container in a damaged file can be inside itself
 _NO_MODULES = ("torch._", "torch.distributed.")  # sparse, quantised, nested, sharded tensors
 _BOOKKEEPING = ("num_batches_tracked", "n_averaged", "_momentum", "model_iter")  # ends of names
 
@@ -59,7 +60,9 @@ def find_tensors(path: str, data: object, network: str | None = None) -> Tensors
             is a view larger than its memory.
     """
     container, siblings, chosen = "", {}, network is None
-    while (found := entries(data)) is not None:
+    for _ in range(_MAX_DEPTH):
+        if (found := entries(data)) is None:
+            break
         tensors = _tensors_of(path, found)
         inner = _containers(found)
         if not chosen and entries(found.get(network)):
@@ -74,7 +77,7 @@ def find_tensors(path: str, data: object, network: str | None = None) -> Tensors
         if not inner:
             break
         container, siblings, data = inner[0], {**siblings, **found}, found[inner[0]]
-    keys = ", ".join(map(repr, list(found)[:5])) if found else ""
+    keys = ", ".join(map(repr, list(found or ())[:5]))
     kind = data.path if isinstance(data, StandIn) else type(data).__name__
     text = f"its entries are {keys}" if keys else f"its content is a {kind}"
     raise InputError(f"{path}: contains no weights: {text}; expected tensors by name")
@@ -97,10 +100,9 @@ def _networks(path: str, found: Mapping, network: str | None) -> list[str]:
         tensors = _tensors_of(path, inner)
         if isinstance(key, str) and prefixes_of_networks(tensors):
             counts[key] = len(tensors)
-    if network is not None and counts:
-        raise InputError(f"{path}: {no_such_network(network, counts)}")
     if len(counts) > 1:
-        raise InputError(f"{path}: {several_networks(counts)}")
+        error = several_networks(counts) if network is None else no_such_network(network, counts)
+        raise InputError(f"{path}: {error}")
     return list(counts)
 
 

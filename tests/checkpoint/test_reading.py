@@ -199,7 +199,13 @@ def test_weights_are_found_in_their_containers() -> None:
         assert found.container == container
 
 
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.ones(2), {"model": {}}])
+INSIDE_ITSELF: dict = {}
+INSIDE_ITSELF["model"] = INSIDE_ITSELF
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"epoch": 3}, [1, 2], torch.ones(2), {"model": {}}, INSIDE_ITSELF]
+)
 def test_no_weights_at_all(content) -> None:
     with pytest.raises(InputError, match="contains no weights"):
         find_tensors("file", content)

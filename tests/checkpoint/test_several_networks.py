@@ -34,6 +34,7 @@ FILES = {
         | {"module.queue": torch.ones(2)}, "arch": "resnet50",
     },
     "averaged": {"model": network(1.0), "model_ema": {"module": network(2.0)}},
+    "inside": {"net": network(1.0, "encoder_q.") | network(2.0, "encoder_k.")},
     "nested": {"state_dict": {"online": network(1.0), "target": {"model": network(2.0)}}},
 }  # fmt: skip
 
@@ -49,7 +50,7 @@ def write(folder: Path, kind: str, name: str = "w.pth") -> str:
         ("dino", "student", 1), ("dino", "teacher", 2), ("moco", "encoder_q", 1),
         ("moco", "encoder_k", 2), ("moco", "module.encoder_k", 2), ("averaged", "model", 1),
         ("averaged", "model_ema", 2), ("averaged", None, 2), ("nested", "online", 1),
-        ("nested", "target", 2),
+        ("nested", "target", 2), ("inside", "encoder_k", 2),
     ],
 )  # fmt: skip
 def test_the_named_network_is_read(kind: str, name: str, value: float, tmp_path: Path) -> None:
