@@ -10,7 +10,7 @@ import zipfile
 from detectron2.utils.logger import log_first_n
 
 from lambda_det.checkpoint.restricted_pickle import ForbiddenName, load_pickle
-from lambda_det.checkpoint.torch_files import read_legacy, read_zip
+from lambda_det.checkpoint.torch_files import TORCH_NAMES, read_legacy, read_zip
 from lambda_det.errors import InputError, first_line_of
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def read_file(path: str, *, stand_ins: bool = False) -> object:
             content = _read_safetensors(path)
         else:
             with open(path, "rb") as file:
-                content = load_pickle(file, unknown=unknown)
+                content = load_pickle(file, TORCH_NAMES, unknown=unknown)
     except InputError:
         raise
     except ForbiddenName as error:

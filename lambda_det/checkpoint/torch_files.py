@@ -83,6 +83,7 @@ TORCH_NAMES: dict[str, object] = {
     "torch._utils._rebuild_device_tensor_from_numpy": shielded(_in_type),
     "torch._utils._rebuild_device_tensor_from_cpu_tensor": shielded(_in_type),
     "torch._utils._rebuild_xla_tensor": shielded(_in_type),
+    "torch.storage._load_from_bytes": shielded(lambda data: _storage_in_a_pickle(data)),
     "torch._tensor._rebuild_from_type": shielded(_from_type),
     "torch._tensor._rebuild_from_type_v2": shielded(_from_type),
 }
@@ -98,6 +99,8 @@ class _Storages:
         if isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module":  # with its source
             return pid[1]
         word, dtype, key, _location, count, *view = pid
+        if isinstance(dtype, type) and issubclass(dtype, StandIn):  # of quantised numbers
+            return dtype()
         if word != "storage" or not isinstance(dtype, torch.dtype) or any(view):
             raise ValueError("a persistent id that is no storage")
         size = int(count) * dtype.itemsize
@@ -147,21 +150,30 @@ def read_zip(path: str, unknown: list[str] | None) -> object:
 def read_legacy(path: str, unknown: list[str] | None) -> object:
     """Read a file of ``torch.save`` before PyTorch 1.6; arguments and errors as in read_zip."""
     with open(path, "rb") as file:
-        limit = file.seek(0, io.SEEK_END)
-        file.seek(0)
+        return _legacy(file, unknown)
 
-        def reserve(key: str, size: int) -> Tensor:
-            if size > limit:
-                raise ValueError(f"the storage {key} is larger than the file")
-            return torch.empty(size, dtype=torch.uint8)
 
-        for _ in ("magic number", "version", "the machine"):
-            load_pickle(file)
-        storages = _Storages(reserve)
-        content = load_pickle(file, TORCH_NAMES, unknown=unknown, storage=storages)
-        keys = load_pickle(file)
-        _fill_all(storages.by_key, keys, file)
-        return content
+def _legacy(file: BinaryIO, unknown: list[str] | None) -> object:
+    limit = file.seek(0, io.SEEK_END)
+    file.seek(0)
+
+    def reserve(key: str, size: int) -> Tensor:
+        if size > limit:
+            raise ValueError(f"the storage {key} is larger than the file")
+        return torch.empty(size, dtype=torch.uint8)
+
+    for _ in ("magic number", "version", "the machine"):
+        load_pickle(file)
+    storages = _Storages(reserve)
+    content = load_pickle(file, TORCH_NAMES, unknown=unknown, storage=storages)
+    keys = load_pickle(file)
+    _fill_all(storages.by_key, keys, file)
+    return content
+
+
+def _storage_in_a_pickle(data: bytes) -> object:
+    """``torch.storage._load_from_bytes``, by which tensors are in a pickle of ``pickle.dump``."""
+    return _legacy(io.BytesIO(data), None)
 
 
 def _fill_all(storages: dict, keys: Collection[object], file: BinaryIO) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from argparse import Namespace
@@ -97,9 +98,33 @@ def test_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth")
 
 
-def test_tensors_of_pytorch_in_a_bare_pickle_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": torch.zeros(2)}))
-    assert "torch." in refused(tmp_path / "w.pkl")
+@pytest.mark.parametrize("protocol", range(6))
+def test_tensors_of_pytorch_in_a_bare_pickle(protocol: int, tmp_path: Path) -> None:
+    """As ``pickle.dump`` of a state dict writes them."""
+    base = torch.arange(6.0)
+    content = {"model": OrderedDict(w=base.view(2, 3), v=torch.nn.Parameter(base[2:4].half()))}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    found = read_file(str(tmp_path / "w.pkl"))["model"]
+    for name, tensor in content["model"].items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+
+
+def test_code_in_the_bytes_of_a_storage(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(Attack(tmp_path / "made"), buffer, _use_new_zipfile_serialization=False)
+    inner = pickle.dumps(buffer.getvalue(), protocol=4)[2:-1]
+    program = b"\x80\x04ctorch.storage\n_load_from_bytes\n" + inner + b"\x85R."
+    (tmp_path / "w.pkl").write_bytes(program)
+    assert f"refused, because it refers to {os.mkdir.__module__}.mkdir" in refused(
+        tmp_path / "w.pkl"
+    )
+    assert not (tmp_path / "made").exists()
+
+
+def test_quantised_tensors_do_not_matter_beside_the_weights(tmp_path: Path) -> None:
+    quantised = torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)
+    torch.save({"model": {"w": torch.ones(2)}, "other": quantised}, tmp_path / "w.pth")
+    assert read_file(str(tmp_path / "w.pth"), stand_ins=True)["model"]["w"].sum() == 2
 
 
 @pytest.mark.parametrize("protocol", range(6))

@@ -62,7 +62,8 @@ NAMES = [
     "numpy.core.numeric _frombuffer", "collections OrderedDict", "collections Counter",
     "collections OrderedDict.fromkeys", "builtins set", "builtins bytearray", "torch FloatStorage",
     "torch float32", "torch Size", "torch._utils _rebuild_tensor_v2", "torch._utils torch.hub.load",
-    "torch._utils _rebuild_parameter", "torch._tensor _rebuild_from_type_v2", "torch Tensor",
+    "torch._utils _rebuild_parameter", "torch.storage _load_from_bytes", "torch Tensor",
+    "torch._tensor _rebuild_from_type_v2",
     "torch._utils._rebuild_tensor_v2 __globals__", "torch device", "torch.jit.load __call__",
 ]  # fmt: skip
 
