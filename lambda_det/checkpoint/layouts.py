@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from lambda_det.checkpoint.name_maps import NAME_MAPS, NameMap
 from lambda_det.checkpoint.networks import several_networks
 
+NO_PREFIX = "."
+"""Name of the network whose tensors have no prefix, beside others that have one."""
+
 _OWN_BLOCK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
     r"res[2-5]\.\d+\.(?:conv[123]|shortcut|lambda_layer|lambda_norm|se)\."
@@ -67,19 +70,27 @@ def find_layout(names: Collection[str]) -> Layout | None:
     averaged = [layout for layout in best if "ema" in layout.prefix.split(".")]
     best = averaged or best
     if len(best) > 1:
-        prefixes = [layout.prefix for layout in best]
-        raise several_networks(
-            {
-                p.rstrip(".") or "without a prefix": sum(name.startswith(p) for name in names)
-                for p in prefixes
-            }
-        )
+        networks = [layout.prefix.rstrip(".") or NO_PREFIX for layout in best]
+        raise several_networks({name: len(names_of_network(names, name)) for name in networks})
     return best[0]
 
 
 def prefixes_of_networks(names: Collection[str]) -> list[str]:
     """Return the prefixes after which names of blocks' tensors are recognised, without a dot."""
-    return sorted({layout.prefix.rstrip(".") for layout in _votes(names)})
+    return sorted({layout.prefix.rstrip(".") or NO_PREFIX for layout in _votes(names)})
+
+
+def names_of_network(names: Collection[str], network: str) -> list[str]:
+    """Return the names that have the network's name in their prefix.
+
+    ``encoder_q`` matches ``encoder_q.conv1.weight`` and ``module.encoder_q.conv1.weight``;
+    :data:`NO_PREFIX` matches what has the prefix of no other network.
+    """
+    if network == NO_PREFIX:
+        others = tuple(f"{prefix}." for prefix in prefixes_of_networks(names))
+        return [name for name in names if not name.startswith(others)]
+    start, inside = f"{network}.", f".{network}."
+    return [name for name in names if name.startswith(start) or inside in name]
 
 
 def _votes(names: Collection[str]) -> Counter[Layout]:

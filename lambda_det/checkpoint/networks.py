@@ -19,15 +19,6 @@ def split_network(path: str) -> tuple[str, str | None]:
     return file, network
 
 
-def of_network(names: Iterable[str], network: str) -> list[str]:
-    """Return the tensor names that have the network's name in their prefix.
-
-    ``encoder_q`` matches ``encoder_q.conv1.weight`` and ``module.encoder_q.conv1.weight``.
-    """
-    start, inside = f"{network}.", f".{network}."
-    return [name for name in names if name.startswith(start) or inside in name]
-
-
 def several_networks(counts: Mapping[str, int]) -> InputError:
     """Return the error for a file with several networks, given their numbers of tensors."""
     listing = ", ".join(f"{name!r} ({count} tensors)" for name, count in counts.items())

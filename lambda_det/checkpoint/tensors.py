@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lambda_det.checkpoint.layouts import prefixes_of_networks
-from lambda_det.checkpoint.networks import no_such_network, of_network, several_networks
+from lambda_det.checkpoint.layouts import names_of_network, prefixes_of_networks
+from lambda_det.checkpoint.networks import no_such_network, several_networks
 from lambda_det.checkpoint.stand_ins import StandIn, entries, holds_tensor
 from lambda_det.checkpoint.torch_files import Storage
 from lambda_det.errors import InputError
@@ -116,7 +116,7 @@ def _refuse_other_tensors(path: str, found: Mapping) -> None:
 
 
 def _of_network(path: str, tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
-    names = of_network(tensors, network)
+    names = names_of_network(tensors, network)
     if not names:
         known = prefixes_of_networks(tensors) or {name.partition(".")[0] for name in tensors}
         raise InputError(f"{path}: {no_such_network(network, known)}")

@@ -35,6 +35,7 @@ FILES = {
     },
     "averaged": {"model": network(1.0), "model_ema": {"module": network(2.0)}},
     "inside": {"net": network(1.0, "encoder_q.") | network(2.0, "encoder_k.")},
+    "plain": network(1.0) | network(2.0, "momentum."),
     "nested": {"state_dict": {"online": network(1.0), "target": {"model": network(2.0)}}},
 }  # fmt: skip
 
@@ -51,6 +52,7 @@ def write(folder: Path, kind: str, name: str = "w.pth") -> str:
         ("moco", "encoder_k", 2), ("moco", "module.encoder_k", 2), ("averaged", "model", 1),
         ("averaged", "model_ema", 2), ("averaged", None, 2), ("nested", "online", 1),
         ("nested", "target", 2), ("inside", "encoder_k", 2),
+        ("plain", ".", 1), ("plain", "momentum", 2),
     ],
 )  # fmt: skip
 def test_the_named_network_is_read(kind: str, name: str, value: float, tmp_path: Path) -> None:
@@ -66,6 +68,7 @@ def test_the_named_network_is_read(kind: str, name: str, value: float, tmp_path:
         ("dino", "'student' (5 tensors), 'teacher' (5 tensors)", "'student', 'teacher'"),
         ("moco", "'module.encoder_q' (4 tensors), 'module.encoder_k' (4 tensors)",
          "'module.encoder_k', 'module.encoder_q'"),
+        ("plain", "'.' (4 tensors), 'momentum' (4 tensors)", "'.', 'momentum'"),
         ("nested", "'online' (4 tensors), 'target' (4 tensors)", "'online', 'target'"),
     ],
 )  # fmt: skip
