@@ -92,7 +92,7 @@ def convert_file(
         conversion.tensors,
         architecture=conversion.architecture,
         images=conversion.images,
-        origin=f"{path} ({conversion.weights.title})",
+        origin=f"{file}{f'#{network}' if network else ''} ({conversion.weights.title})",
     )
     return conversion
 

@@ -98,6 +98,15 @@ def test_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchscript(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+    torch.jit.trace(module, torch.ones(1, 2)).save(tmp_path / "w.pt")
+    found = find_tensors("file", read_file(str(tmp_path / "w.pt"), stand_ins=True)).tensors
+    state = {n: t for n, t in module.state_dict().items() if t.is_floating_point()}
+    assert found.keys() == state.keys() and all(torch.equal(found[n], state[n]) for n in state)
+
+
 @pytest.mark.parametrize("protocol", range(6))
 def test_tensors_of_pytorch_in_a_bare_pickle(protocol: int, tmp_path: Path) -> None:
     """As ``pickle.dump`` of a state dict writes them."""

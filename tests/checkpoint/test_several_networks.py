@@ -110,6 +110,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch
 
 
 def test_the_command_and_a_model(two, tmp_path: Path, capsys) -> None:
+    safe_open = pytest.importorskip("safetensors", reason="safetensors is missing").safe_open
     path, teacher = two
     model = build_lambda_resnet(50, "resnet", stem="v1")
     load_weights(model, f"{path}#teacher", complete=True, rules=LoadingRules())
@@ -119,6 +120,8 @@ def test_the_command_and_a_model(two, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out.safetensors"
     assert convert_weights.main(["--network", "teacher", str(path), str(out)]) == 0
     found = read_weights(str(out))
+    with safe_open(str(out), framework="pt") as file:
+        assert f"{path}#teacher (" in file.metadata()["lambda_det"]
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in teacher.items())
     assert convert_weights.main([f"{path}#teacher", str(tmp_path / "out.pth")]) == 0
     assert convert_weights.main([str(path), str(tmp_path / "none.pth")]) == 2
