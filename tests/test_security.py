@@ -29,7 +29,7 @@ FORBIDDEN = {
 }  # fmt: skip
 MODULES = {"marshal", "shelve", "dill", "cloudpickle", "joblib", "telnetlib", "ftplib", "code"}
 # The unpickler that admits numpy arrays and plain containers by name; its tests try to break it.
-UNPICKLER = "lambda_det/checkpoint/numpy_pickle.py"
+UNPICKLER = "lambda_det/checkpoint/restricted_pickle.py"
 # Commands that a suite's author gives to a shell: a suite is a program, as README.md says.
 SHELL = "lambda_det/comparison/processes.py"
 # Runs again the file that it has written a moment before, to compare it.

@@ -17,6 +17,7 @@ from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.folded_norms import norms_without_statistics
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.name_maps import NAME_MAPS
+from lambda_det.checkpoint.networks import split_network
 from lambda_det.checkpoint.own_files import check_output, write_weights
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
@@ -65,6 +66,7 @@ def convert_file(
     scope: int | None = None,
     cfg: CfgNode | None = None,
     min_coverage: float | None = None,
+    network: str | None = None,
     change: Callable[[TranslatedWeights], TranslatedWeights] | None = None,
 ) -> Conversion:
     """Convert a file of weights and write the result atomically.
@@ -78,6 +80,8 @@ def convert_file(
             None = convert for the network in the file.
         min_coverage: share of the network, 0 to 1, that the file must contain, as in
             :class:`LoadingRules`; None = the value in ``cfg``, or 1 without it.
+        network: which of several networks in the file; None = as ``path#NAME`` says, or the only
+            one.
         change: changes the weights before they are converted.
 
     Raises:
@@ -86,7 +90,8 @@ def convert_file(
             output cannot be written.
     """
     check_output(output)
-    weights = read_and_translate(path)
+    file, network = (path, network) if network is not None else split_network(path)
+    weights = read_and_translate(file, network)
     if change is not None:
         weights = change(weights)
     conversion = convert(weights, source=source, scope=scope, cfg=cfg)
@@ -99,7 +104,7 @@ def convert_file(
         conversion.tensors,
         architecture=conversion.architecture,
         images=conversion.images,
-        origin=f"{path} ({conversion.weights.title})",
+        origin=f"{file}{f'#{network}' if network else ''} ({conversion.weights.title})",
     )
     return conversion
 

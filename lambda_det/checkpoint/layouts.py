@@ -8,7 +8,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from lambda_det.checkpoint.name_maps import NAME_MAPS, NameMap
-from lambda_det.errors import InputError
+from lambda_det.checkpoint.networks import several_networks
+
+NO_PREFIX = "."
+"""Name of the network whose tensors have no prefix, beside others that have one."""
 
 _OWN_BLOCK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
@@ -55,15 +58,7 @@ def find_layout(names: Collection[str]) -> Layout | None:
     Raises:
         InputError: several prefixes match equally many names.
     """
-    votes: Counter[Layout] = Counter()
-    for name in names:
-        match = _OWN_BLOCK.match(name)
-        if match:
-            votes[Layout(None, match["prefix"])] += 1
-        for name_map in NAME_MAPS:
-            prefix = _prefix_of_a_block(name_map, name)
-            if prefix is not None:
-                votes[Layout(name_map, prefix)] += 1
+    votes = _votes(names)
     if not votes:
         return None
     most = max(votes.values())
@@ -75,9 +70,41 @@ def find_layout(names: Collection[str]) -> Layout | None:
     averaged = [layout for layout in best if "ema" in layout.prefix.split(".")]
     best = averaged or best
     if len(best) > 1:
-        listing = ", ".join(repr(layout.prefix) for layout in best)
-        raise InputError(f"contains several networks, with the prefixes {listing}; keep one")
+        networks = [layout.prefix.rstrip(".") or NO_PREFIX for layout in best]
+        raise several_networks({name: len(names_of_network(names, name)) for name in networks})
     return best[0]
+
+
+def prefixes_of_networks(names: Collection[str]) -> list[str]:
+    """Return the prefixes after which names of blocks' tensors are recognised, without a dot."""
+    return sorted({layout.prefix.rstrip(".") or NO_PREFIX for layout in _votes(names)})
+
+
+def names_of_network(names: Collection[str], network: str) -> list[str]:
+    """Return the names that have the network's name in their prefix.
+
+    ``encoder_q`` matches ``encoder_q.conv1.weight`` and ``module.encoder_q.conv1.weight``;
+    :data:`NO_PREFIX` matches what has the prefix of no other network.
+    """
+    if network == NO_PREFIX:
+        others = tuple(f"{prefix}." for prefix in prefixes_of_networks(names))
+        return [name for name in names if not name.startswith(others)]
+    start, inside = f"{network}.", f".{network}."
+    return [name for name in names if name.startswith(start) or inside in name]
+
+
+def _votes(names: Collection[str]) -> Counter[Layout]:
+    """Count the names of blocks' tensors that match each layout."""
+    votes: Counter[Layout] = Counter()
+    for name in names:
+        match = _OWN_BLOCK.match(name)
+        if match:
+            votes[Layout(None, match["prefix"])] += 1
+        for name_map in NAME_MAPS:
+            prefix = _prefix_of_a_block(name_map, name)
+            if prefix is not None:
+                votes[Layout(name_map, prefix)] += 1
+    return votes
 
 
 def _prefix_of_a_block(name_map: NameMap, name: str) -> str | None:

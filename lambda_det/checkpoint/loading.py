@@ -20,6 +20,7 @@ from lambda_det.checkpoint.fitting import fit
 from lambda_det.checkpoint.folded_norms import warn_of_training
 from lambda_det.checkpoint.heads import heads_that_start_anew, number_of_classes
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
+from lambda_det.checkpoint.networks import split_network
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import TranslatedWeights, read_and_translate
 from lambda_det.errors import InputError, first_line_of, key
@@ -45,7 +46,8 @@ def load_weights(
 
     Args:
         model: a detector or a backbone; it may be wrapped in DistributedDataParallel.
-        path: a file, or an address that detectron2's PathManager can read.
+        path: a file, or an address that detectron2's PathManager can read; ``#NAME`` at its end
+            chooses one of several networks in it.
         complete: whether the file must contain every tensor of the model, as evaluation needs.
         cfg: gives the following three.
         rules: which tensors may stay random; None = the file must contain the whole backbone.
@@ -149,12 +151,13 @@ def read_weights(path: str) -> TranslatedWeights:
     Raises:
         InputError: the file cannot be read. The message names the key MODEL.WEIGHTS.
     """
-    local = path
+    file, network = split_network(path)
+    local = file
     try:
-        local = local_file(path)
-        return read_and_translate(local)
+        local = local_file(file)
+        return read_and_translate(local, network)
     except InputError as error:
-        text = str(error).removeprefix(f"{path}: ").removeprefix(f"{local}: ")
+        text = str(error).removeprefix(f"{file}: ").removeprefix(f"{local}: ")
         raise InputError(f"{key('MODEL.WEIGHTS')}={path!r}: {text}") from error
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-import pickle
 import re
 import zipfile
-from argparse import Namespace
 
-import numpy as np
-import torch
+from detectron2.utils.logger import log_first_n
 
-from lambda_det.checkpoint.numpy_pickle import (
-    RECONSTRUCT,
-    SCALAR,
-    ForbiddenName,
-    load_numpy_pickle,
-)
+from lambda_det.checkpoint.restricted_pickle import ForbiddenName, load_pickle
+from lambda_det.checkpoint.torch_files import TORCH_NAMES, read_legacy, read_zip
 from lambda_det.errors import InputError, first_line_of
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ".pth of PyTorch, .safetensors or .pkl of detectron2's model zoo"
 _SNIFFED_BYTES = 16
@@ -26,11 +21,13 @@ _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the magic number of torch.save before 1.6
 
 
-def read_file(path: str) -> object:
+def read_file(path: str, *, stand_ins: bool = False) -> object:
     """Read a file of weights. The format is detected from its first bytes, not from its name.
 
-    PyTorch's files are read with ``torch.load(weights_only=True)``, safetensors files with the
-    safetensors package, and other pickles with :func:`load_numpy_pickle`.
+    Args:
+        path: the file.
+        stand_ins: whether an object of a class that is not known may be in the file. It becomes a
+            :class:`~lambda_det.checkpoint.stand_ins.StandIn`, and one line of log says so.
 
     Returns:
         Nested plain containers of tensors, numpy arrays, numbers and text. Of a safetensors file
@@ -39,7 +36,7 @@ def read_file(path: str) -> object:
     Raises:
         InputError: the file does not exist, is empty or truncated, has an unknown format, or refers
             to a class or function that is neither a tensor's, a numpy array's nor a plain
-            container's.
+            container's, and ``stand_ins`` is False.
     """
     if os.path.isdir(path):
         raise InputError(f"{path}: is a folder; expected a checkpoint file ({FORMATS})")
@@ -51,13 +48,19 @@ def read_file(path: str) -> object:
     except OSError as error:
         raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
     _refuse_other_kinds(path, start)
+    if start.startswith(_ZIP) and not zipfile.is_zipfile(path):  # its directory is at its end
+        raise InputError(f"{path}: is truncated; the end of the checkpoint is missing")
+    unknown: list[str] | None = [] if stand_ins else None
     try:
-        if start.startswith((_ZIP, _TORCH_LEGACY)):
-            return _read_torch(path, is_zip=start.startswith(_ZIP))
-        if start[8:9] == b"{":
-            return _read_safetensors(path)
-        with open(path, "rb") as file:
-            return load_numpy_pickle(file)
+        if start.startswith(_ZIP):
+            content = read_zip(path, unknown)
+        elif start.startswith(_TORCH_LEGACY):
+            content = read_legacy(path, unknown)
+        elif start[8:9] == b"{":
+            content = _read_safetensors(path)
+        else:
+            with open(path, "rb") as file:
+                content = load_pickle(file, TORCH_NAMES, unknown=unknown)
     except InputError:
         raise
     except ForbiddenName as error:
@@ -70,6 +73,15 @@ def read_file(path: str) -> object:
             f"{path}: cannot be read as a checkpoint; the file is truncated or damaged "
             f"({first_line_of(error)})"
         ) from error
+    if unknown:
+        first = ", ".join(re.sub(r"[^\w.<>]", "?", name)[:80] for name in unknown[:3])
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        message = (
+            f"{path}: unknown classes and functions in it: {len(unknown)} ({first}{more}); inert "
+            "stand-ins took their place, and nothing of them was imported or run"
+        )
+        log_first_n(logging.INFO, message, name=__name__, key="message")
+    return content
 
 
 def _refuse_other_kinds(path: str, start: bytes) -> None:
@@ -87,32 +99,6 @@ def _refuse_other_kinds(path: str, start: bytes) -> None:
     is_known = start.startswith((_ZIP, b"\x80")) or start[8:9] == b"{"
     if not is_known and not start.startswith((b"(", b"c", b"}", b"]")):  # pickles of protocol 0, 1
         raise InputError(f"{path}: is not a checkpoint; expected {FORMATS}")
-
-
-def _read_torch(path: str, *, is_zip: bool) -> object:
-    if is_zip and not zipfile.is_zipfile(path):  # a zip's directory is at its end
-        raise InputError(f"{path}: is truncated; the end of the checkpoint is missing")
-    try:
-        with _harmless_types():
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"(?:GLOBAL|function|class|instantiate) `?([\w.<>]+)", str(error))
-        if name is None:
-            raise
-        raise ForbiddenName(name[1].rstrip(".")) from error
-
-
-def _harmless_types() -> contextlib.AbstractContextManager:
-    """Allow ``torch.load(weights_only=True)`` to read ``argparse.Namespace`` and numpy numbers.
-
-    timm's checkpoints contain their command line's arguments, and some of detectron2's checkpoints
-    contain numpy scalars.
-    """
-    safe_globals = getattr(torch.serialization, "safe_globals", None)  # new in PyTorch 2.5
-    if safe_globals is None:
-        return contextlib.nullcontext()
-    dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
-    return safe_globals([Namespace, np.ndarray, np.dtype, RECONSTRUCT, SCALAR, *dtypes])
 
 
 def _read_safetensors(path: str) -> dict[str, object]:

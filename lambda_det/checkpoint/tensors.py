@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lambda_det.checkpoint.layouts import names_of_network, prefixes_of_networks
+from lambda_det.checkpoint.networks import no_such_network, several_networks
+from lambda_det.checkpoint.stand_ins import StandIn, entries, holds_tensor
+from lambda_det.checkpoint.torch_files import Storage
 from lambda_det.errors import InputError
 
 EMA_CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
@@ -19,6 +23,8 @@ CONTAINERS = (
 )
 """Keys under which training scripts save weights. Averaged weights (EMA) come first."""
 
+_MAX_DEPTH = 10  # a container in a damaged file can be inside itself
+_NO_MODULES = ("torch._", "torch.distributed.")  # sparse, quantised, nested, sharded tensors
 _BOOKKEEPING = ("num_batches_tracked", "n_averaged", "_momentum", "model_iter")  # ends of names
 
 
@@ -37,7 +43,7 @@ class Tensors:
     siblings: Mapping[str, object] = field(default_factory=dict)
 
 
-def find_tensors(path: str, data: object) -> Tensors:
+def find_tensors(path: str, data: object, network: str | None = None) -> Tensors:
     """Find the weights in the content of a checkpoint.
 
     Averaged weights (EMA) are preferred to the last ones, as in timm. Counters such as
@@ -46,28 +52,87 @@ def find_tensors(path: str, data: object) -> Tensors:
     Args:
         path: the file, for the messages.
         data: the content of the file.
+        network: the one to take of several: a key of the file, or a part of the prefix that its
+            tensors have; None = the only one.
 
     Raises:
-        InputError: the content has no weights, or an array is a view larger than its memory.
+        InputError: the content has no weights, several networks or none of that name, or an array
+            is a view larger than its memory.
     """
-    container, siblings = "", {}
-    while isinstance(data, Mapping):
-        tensors = {
-            name: tensor
-            for name, value in ((str(key), value) for key, value in data.items())
-            if not name.endswith(_BOOKKEEPING)
-            and name != "lr"  # Caffe2's learning rate
-            and (tensor := _as_tensor(path, name, value)) is not None
-        }
-        inner = [key for key in CONTAINERS if isinstance(data.get(key), Mapping) and data[key]]
-        if tensors and not inner:
+    container, siblings, chosen = "", {}, network is None
+    for _ in range(_MAX_DEPTH):
+        if (found := entries(data)) is None:
+            break
+        tensors = _tensors_of(path, found)
+        inner = _containers(found)
+        if not chosen and entries(found.get(network)):
+            inner, chosen = [network], True
+        elif tensors and not inner:
+            if not chosen:
+                tensors = _of_network(path, tensors, network)
+            _refuse_other_tensors(path, found)
             return Tensors(tensors, container, siblings)
         if not inner:
+            inner = _networks(path, found, network if not chosen else None)
+        if not inner:
             break
-        container, siblings, data = inner[0], {**siblings, **data}, data[inner[0]]
-    keys = ", ".join(map(repr, list(data)[:5])) if isinstance(data, Mapping) else ""
-    found = f"its entries are {keys}" if keys else f"its content is a {type(data).__name__}"
-    raise InputError(f"{path}: contains no weights: {found}; expected tensors by name")
+        container, siblings, data = inner[0], {**siblings, **found}, found[inner[0]]
+    keys = ", ".join(map(repr, list(found or ())[:5]))
+    kind = data.path if isinstance(data, StandIn) else type(data).__name__
+    text = f"its entries are {keys}" if keys else f"its content is a {kind}"
+    raise InputError(f"{path}: contains no weights: {text}; expected tensors by name")
+
+
+def _containers(found: Mapping) -> list[str]:
+    """Return the keys under which training scripts save weights, the best first."""
+    # When mmengine saves, it exchanges the two: the average is in the model's place.
+    left_out = {"ema_state_dict"} if "message_hub" in found else set()
+    return [key for key in CONTAINERS if key not in left_out and entries(found.get(key))]
+
+
+def _networks(path: str, found: Mapping, network: str | None) -> list[str]:
+    """Return the key of the only network among mappings of other names, such as ``teacher``."""
+    counts = {}
+    for key, value in found.items():
+        inner = entries(value) or {}
+        if containers := _containers(inner):
+            inner = entries(inner[containers[0]]) or {}
+        tensors = _tensors_of(path, inner)
+        if isinstance(key, str) and prefixes_of_networks(tensors):
+            counts[key] = len(tensors)
+    if len(counts) > 1:
+        error = several_networks(counts) if network is None else no_such_network(network, counts)
+        raise InputError(f"{path}: {error}")
+    return list(counts)
+
+
+def _refuse_other_tensors(path: str, found: Mapping) -> None:
+    for name, value in found.items():
+        is_torch = isinstance(value, StandIn) and value.path.startswith(_NO_MODULES)
+        if is_torch and holds_tensor(value, (Tensor, Storage)):
+            raise InputError(
+                f"{path}: {name} is not a dense tensor ({value.path}); save a plain copy of it"
+            )
+
+
+def _of_network(path: str, tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
+    names = names_of_network(tensors, network)
+    if not names:
+        known = prefixes_of_networks(tensors) or {name.partition(".")[0] for name in tensors}
+        raise InputError(f"{path}: {no_such_network(network, known)}")
+    return {name: tensors[name] for name in names}
+
+
+def _tensors_of(path: str, found: Mapping) -> dict[str, Tensor]:
+    tensors = {}
+    for name, value in ((str(key), value) for key, value in found.items()):
+        # "lr" is Caffe2's learning rate
+        if name.endswith(_BOOKKEEPING) or name == "lr":
+            continue
+        tensor = _as_tensor(path, name, value)
+        if tensor is not None:
+            tensors[name] = tensor
+    return tensors
 
 
 def _as_tensor(path: str, name: str, value: object) -> Tensor | None:

@@ -99,27 +99,32 @@ class TranslatedWeights:
         return {argument: known[argument] for argument in NOT_IN_SHAPES if argument in known}
 
 
-def read_and_translate(path: str) -> TranslatedWeights:
+def read_and_translate(path: str, network: str | None = None) -> TranslatedWeights:
     """Read a file of weights and translate its tensor names.
+
+    Args:
+        path: the file.
+        network: which of several networks in it, as in :func:`find_tensors`.
 
     Raises:
         InputError: the file cannot be read, contains NaN or infinity, or contains a network with
             modules that lambda_det does not build.
     """
-    return translate(path, read_file(path))
+    return translate(path, read_file(path, stand_ins=True), network)
 
 
-def translate(path: str, content: object) -> TranslatedWeights:
+def translate(path: str, content: object, network: str | None = None) -> TranslatedWeights:
     """Translate the tensor names of a file that was read already.
 
     Args:
         path: the file or address, for the messages.
         content: what :func:`lambda_det.checkpoint.reading.read_file` returned.
+        network: as in :func:`read_and_translate`.
 
     Raises:
         InputError: as :func:`read_and_translate`.
     """
-    found = find_tensors(path, content)
+    found = find_tensors(path, content, network)
     check_finite(path, found.tensors)
     layout, tensors, others = None, {}, {}
     try:

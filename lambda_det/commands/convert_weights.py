@@ -26,6 +26,10 @@ def main(argv: list[str] | None = None) -> int:
         help="source that IN must come from (any)",
     )
     parser.add_argument(
+        "--network", metavar="NAME",
+        help="which of several networks in IN, such as teacher or encoder_q (IN#NAME is the same)",
+    )  # fmt: skip
+    parser.add_argument(
         "--min-coverage", type=float, metavar="SHARE",
         help="share of the backbone's parameters that IN must contain, 0 to 1 (1)",
     )  # fmt: skip
@@ -70,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         scope=arguments.scope,
         cfg=cfg,
         min_coverage=arguments.min_coverage,
+        network=arguments.network,
         change=None if arguments.measure_on is None else measured,
     )
     print(conversion.summary())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from argparse import Namespace
@@ -84,14 +85,57 @@ def test_pytorch_file_that_runs_code(name: str, is_zip: bool, tmp_path: Path) ->
     assert not (tmp_path / "made").exists()
 
 
+def test_a_hole_in_a_file_of_pytorch_is_seen(tmp_path: Path) -> None:
+    torch.save({"w": torch.rand(2000)}, tmp_path / "w.pth")
+    content = bytearray((tmp_path / "w.pth").read_bytes())
+    content[3000:3100] = bytes(100)
+    (tmp_path / "w.pth").write_bytes(content)
+    assert "damaged (Bad CRC-32" in refused(tmp_path / "w.pth")
+
+
 def test_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
     torch.save(torch.nn.Linear(2, 2), tmp_path / "module.pth")
     assert "torch.nn.modules.linear.Linear" in refused(tmp_path / "module.pth")
 
 
-def test_tensors_of_pytorch_in_a_bare_pickle_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "w.pkl").write_bytes(pickle.dumps({"w": torch.zeros(2)}))
-    assert "torch." in refused(tmp_path / "w.pkl")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchscript(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).eval()
+    torch.jit.trace(module, torch.ones(1, 2)).save(tmp_path / "w.pt")
+    found = find_tensors("file", read_file(str(tmp_path / "w.pt"), stand_ins=True)).tensors
+    state = {n: t for n, t in module.state_dict().items() if t.is_floating_point()}
+    assert found.keys() == state.keys() and all(torch.equal(found[n], state[n]) for n in state)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_tensors_of_pytorch_in_a_bare_pickle(protocol: int, tmp_path: Path) -> None:
+    """As ``pickle.dump`` of a state dict writes them."""
+    base = torch.arange(6.0)
+    content = {"model": OrderedDict(w=base.view(2, 3), v=torch.nn.Parameter(base[2:4].half()))}
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(content, protocol=protocol))
+    found = read_file(str(tmp_path / "w.pkl"))["model"]
+    for name, tensor in content["model"].items():
+        assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
+
+
+def test_code_in_the_bytes_of_a_storage(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save(Attack(tmp_path / "made"), buffer, _use_new_zipfile_serialization=False)
+    inner = pickle.dumps(buffer.getvalue(), protocol=4)[2:-1]
+    program = b"\x80\x04ctorch.storage\n_load_from_bytes\n" + inner + b"\x85R."
+    (tmp_path / "w.pkl").write_bytes(program)
+    assert f"refused, because it refers to {os.mkdir.__module__}.mkdir" in refused(
+        tmp_path / "w.pkl"
+    )
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.skipif(not hasattr(torch, "quantize_per_tensor"), reason="newer PyTorch has none")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_quantised_tensors_do_not_matter_beside_the_weights(tmp_path: Path) -> None:
+    quantised = torch.quantize_per_tensor(torch.ones(2), 0.5, 0, torch.qint8)
+    torch.save({"model": {"w": torch.ones(2)}, "other": quantised}, tmp_path / "w.pth")
+    assert read_file(str(tmp_path / "w.pth"), stand_ins=True)["model"]["w"].sum() == 2
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -149,6 +193,11 @@ def test_other_files(case: str, tmp_path: Path) -> None:
     assert words in refused(tmp_path / "w.pth")
 
 
+def test_another_zip_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", w=np.ones(2))
+    assert "is a zip archive, but no checkpoint" in refused(tmp_path / "w.npz")
+
+
 def test_folder_and_missing_file(tmp_path: Path) -> None:
     assert "is a folder" in refused(tmp_path)
     assert "no such file" in refused(tmp_path / "none.pth")
@@ -186,7 +235,13 @@ def test_weights_are_found_in_their_containers() -> None:
         assert found.container == container
 
 
-@pytest.mark.parametrize("content", [{}, {"epoch": 3}, [1, 2], torch.ones(2), {"model": {}}])
+INSIDE_ITSELF: dict = {}
+INSIDE_ITSELF["model"] = INSIDE_ITSELF
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"epoch": 3}, [1, 2], torch.ones(2), {"model": {}}, INSIDE_ITSELF]
+)
 def test_no_weights_at_all(content) -> None:
     with pytest.raises(InputError, match="contains no weights"):
         find_tensors("file", content)

@@ -1,7 +1,4 @@
-"""The table "I have … → I write …" of docs/weights.md: each row runs, on files written here.
-
-``COMES_WITH`` names the rows whose part of the code is not there yet.
-"""
+"""The table "I have … → I write …" of docs/weights.md: each row runs, on files written here."""
 
 from __future__ import annotations
 
@@ -25,7 +22,6 @@ from lambda_det.checkpoint.addresses import MIRROR_VARIABLE
 from lambda_det.checkpoint.translation import read_and_translate
 from lambda_det.commands import convert_weights
 from lambda_det.configs import load_config
-from lambda_det.errors import InputError
 
 pytestmark = pytest.mark.slow  # builds networks for each row
 
@@ -34,14 +30,6 @@ HEADER = "| I have | → I write |"
 CONFIGS = {v: f"mask_rcnn_{v}R_50_FPN_3x.yaml" for v in ("", "se_", "lambda_")}
 OTHERS = ("resnetrs50", "MSRA", "folded", "lambda_resnet", "output/")  # not of torchvision_state
 RANDOM = re.compile(r"res[2-5]\.\d+\.(lambda_layer|lambda_norm|se)\.")
-
-COMES_WITH = {
-    "a checkpoint of Lightning": "stand-ins for unknown classes",
-    "a checkpoint of mmdet, mmpretrain or mmengine (`style='pytorch'`)": "stand-ins",
-    "DINO's full checkpoint (student and teacher)": "the choice of a network",
-    "MoCo's two encoders": "the choice of a network",
-}
-"""Row -> what the row waits for. When that is there, its mark must be removed."""
 
 
 def rows() -> list[list[str]]:
@@ -148,20 +136,7 @@ def run_load(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "row",
-    [
-        pytest.param(
-            row,
-            id=row[0],
-            marks=[
-                pytest.mark.xfail(
-                    strict=True, raises=InputError, reason=f"comes with {COMES_WITH[row[0]]}"
-                )
-            ]
-            if row[0] in COMES_WITH
-            else [],
-        )
-        for row in rows()
-    ],
+    [pytest.param(row, id=row[0]) for row in rows()],
 )
 def test_row(row: list[str], place: Path) -> None:
     commands = [shlex.split(code) for code in re.findall(r"`([^`]+)`", row[1])]
@@ -172,7 +147,3 @@ def test_row(row: list[str], place: Path) -> None:
             {"convert_weights": run_convert, "train_net": run_train}[words[0]](words[1:])
         else:
             run_load(words)
-
-
-def test_every_mark_is_of_a_row() -> None:
-    assert COMES_WITH.keys() <= {row[0] for row in rows()}
