@@ -24,9 +24,13 @@ from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import build_detector
 
 
-def torchvision_state() -> dict[str, Tensor]:
+def torchvision_network() -> nn.Module:
     torch.manual_seed(0)
-    return torchvision.models.resnet50(weights=None).state_dict()
+    return torchvision.models.resnet50(weights=None)
+
+
+def torchvision_state() -> dict[str, Tensor]:
+    return torchvision_network().state_dict()
 
 
 def with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -133,6 +137,7 @@ FILES: dict[str, Callable[[Path], None]] = {
     "lambda_resnet26t.safetensors": lambda path: save_safetensors(
         path, timm_network("lambda_resnet26t").state_dict()
     ),
+    "whole_model.pth": lambda path: torch.save(torchvision_network(), path),
     "lambda_resnet50.pth": dli14,
     "checkpoint-299.pth.tar": timm_train,
     "epoch=99-step=125100.ckpt": lightning,
