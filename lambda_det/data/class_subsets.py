@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from detectron2.data import MetadataCatalog
 
 from lambda_det.data.coco_folder import PREFIX
-from lambda_det.data.coco_json import parse_coco_json
 from lambda_det.data.display_names import plain_name, registered_categories
-from lambda_det.data.layouts import REST, SHARE, locate_split
+from lambda_det.data.layouts import REST, SHARE, find_layout
 from lambda_det.data.values import whole
 from lambda_det.errors import InputError
+from lambda_det.io import read_json
 
 MODEL_CATEGORY_IDS = "model_category_ids"
 
@@ -88,10 +88,10 @@ def categories_of_training(name: str, folder: str) -> Pairs:
         split = name.removeprefix(PREFIX)
         for end in ("", REST, SHARE):  # a part has the classes of the whole
             with contextlib.suppress(InputError):
-                json_file, _ = locate_split(folder, split.removesuffix(end))
+                json_file = find_layout(folder).split(split.removesuffix(end)).json_file
     if not pairs and json_file is not None:
         with contextlib.suppress(InputError, KeyError, TypeError):
-            categories = parse_coco_json(json_file)["categories"]
+            categories = read_json(json_file)["categories"]
             pairs = sorted((whole(one["id"]), one["name"]) for one in categories)
     return pairs
 

@@ -106,14 +106,14 @@ def read_coco(json_file: str) -> CocoSet:
         InputError: the json is missing, is not JSON or is not in COCO's instances format; there are
             no images or categories; an id occurs twice; or a value makes no sense.
     """
-    return clean_coco(parse_coco_json(json_file), json_file)
+    return clean_coco(read_json(json_file, called="annotation file"), json_file)
 
 
 def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> CocoSet:
     """Do what :func:`read_coco` does with a parsed json, which is not changed.
 
     Args:
-        content: the json, as :func:`parse_coco_json` returns it.
+        content: the json.
         json_file: path of the json, for messages.
         all_places: whether the findings remember where every entry stands.
 
@@ -121,6 +121,7 @@ def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> Co
         InputError: as :func:`read_coco`.
     """
     file = f"annotation file {json_file}"
+    _check_lists(file, content)
     findings = Findings(file, all_places=all_places)
     try:
         categories = _categories(file, content["categories"], findings)
@@ -162,16 +163,10 @@ def _add_kept(findings: Findings, kind: str, annotations: list[dict]) -> None:
         findings.add(kind, f"annotation id {shown(annotation['id'])}", place=place)
 
 
-def parse_coco_json(json_file: str) -> dict:
-    """Parse a json and check that it has COCO's lists; their entries are not checked.
-
-    The list of annotations may be missing or null.
-
-    Raises:
-        InputError: the file is missing, is not JSON, or has no list of images or categories.
-    """
-    content = read_json(json_file, called="annotation file")
-    file = f"annotation file {json_file} is not in COCO format"
+def _check_lists(file: str, content: object) -> None:
+    """Check that a json has a list of images and of categories; that of annotations may be missing
+    or null."""
+    file = f"{file} is not in COCO format"
     if not isinstance(content, dict):
         raise InputError(
             f"{file}: its top level is a {type(content).__name__}, not an object with images, "
@@ -184,7 +179,6 @@ def parse_coco_json(json_file: str) -> dict:
                 f"{file}: it has no list {section!r} (images, annotations and categories are "
                 "needed)"
             )
-    return content
 
 
 def _keypoints_of(categories: list[dict]) -> tuple[str, ...]:

@@ -10,17 +10,29 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import quote, unquote
 
-from lambda_det.data.name_spellings import listed, parts_of, spellings_of
 from lambda_det.data.values import shown
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+# What is changed in a name, and how a message says so.
+_SPELLINGS = (
+    ("with / for \\", lambda name: name.replace("\\", "/")),
+    ("with the codes of a web address decoded", unquote),
+    (
+        "with the codes of a web address",
+        lambda name: quote(name, safe="/\\:", errors="replace"),
+    ),
+    ("in the Unicode form NFC", lambda name: unicodedata.normalize("NFC", name)),
+    ("in the Unicode form NFD", lambda name: unicodedata.normalize("NFD", name)),
+)
 _REPEATED = "without the repeated name of the folder"
 _END = "by the end of the path"
 _ALONE = "by the name of the file alone"
@@ -35,22 +47,24 @@ class FoundImages:
 
     Attributes:
         json_file: path of the json.
+        names: the names, as the json has them.
         paths: path of each image; where none was found, that of the name as it is written.
         missing: index of an image whose file was not found -> the reason, the end of a sentence.
         changed: how names are read that lead to no file as they are written -> their indices.
     """
 
     json_file: str
-    paths: list[str]
+    names: Sequence[str]
+    paths: list[str] = field(default_factory=list)
     missing: dict[int, str] = field(default_factory=dict)
     changed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def log(self, file_names: Sequence[str]) -> None:
+    def log(self) -> None:
         """Log one warning for each way in which names are read that are not as they are written."""
         for how, indices in self.changed.items():
             logger.warning(
                 "annotation file %s: %d of the %d file names are read %s (first: %r is %s)",
-                self.json_file, len(indices), len(self.paths), how, file_names[indices[0]],
+                self.json_file, len(indices), len(self.paths), how, self.names[indices[0]],
                 self.paths[indices[0]],
             )  # fmt: skip
 
@@ -77,7 +91,7 @@ def image_paths(file_names: Sequence[str], images: str, json_file: str) -> list[
     """
     found = find_images(file_names, images, json_file)
     found.refuse_missing()
-    found.log(file_names)
+    found.log()
     return found.paths
 
 
@@ -97,7 +111,7 @@ def find_images(
         InputError: a name is not text.
     """
     search = _Search(images, json_file, among)
-    found = FoundImages(json_file, [])
+    found = FoundImages(json_file, file_names)
     top, start = search.files_of(images).files, os.path.join(images, "")
     for index, name in enumerate(file_names):
         if not isinstance(name, str):
@@ -117,7 +131,7 @@ def find_images(
             else:
                 found.missing[index] = match.how
         found.paths.append(path)
-    _drop_shared(found, file_names)
+    _drop_shared(found)
     _find_pointers(found)
     return found
 
@@ -133,22 +147,23 @@ def is_lfs_pointer(path: str) -> bool:
         return False
 
 
-def _drop_shared(found: FoundImages, file_names: Sequence[str]) -> None:
+def _drop_shared(found: FoundImages) -> None:
     """Make missing what was found by a part of its name in a file that another name has, too."""
     loose = [how for how in found.changed if how.endswith(_LOOSE)]
     if not loose:
         return
     names = defaultdict(set)
     for index, path in enumerate(found.paths):
-        names[os.path.normpath(path)].add(file_names[index])
+        names[os.path.normpath(path)].add(found.names[index])
     for how in loose:
         for index in list(found.changed[how]):
-            others = names[os.path.normpath(found.paths[index])] - {file_names[index]}
+            name = found.names[index]
+            others = names[os.path.normpath(found.paths[index])] - {name}
             if others:
                 found.changed[how].remove(index)
                 found.missing[index] = (
-                    f"is meant by several names of the json, {file_names[index]!r} and "
-                    f"{min(others)!r}, and there is one file for them"
+                    f"is meant by several names of the json, {name!r} and {min(others)!r}, and "
+                    "there is one file for them"
                 )
         if not found.changed[how]:
             del found.changed[how]
@@ -213,7 +228,7 @@ class _Search:
 
     def find(self, name: str) -> _Match:
         """Find the file of a name that leads to none as it is written; the reason without one."""
-        spellings = spellings_of(name)
+        spellings = _spellings_of(name)
         steps = itertools.chain(  # each is looked at only if those before it find nothing
             (self._as_named(spellings), self._without_repeated(spellings)),
             self._by_end(spellings),
@@ -236,28 +251,28 @@ class _Search:
             for folder, relative in self._folders.items():
                 path = os.path.join(folder, text)
                 if self.has(path):
-                    yield _Match(path, listed(how, relative))
+                    yield _Match(path, _listed(how, relative))
 
     def _without_repeated(self, spellings: dict[str, str]) -> Iterator[_Match]:
         for text, how in spellings.items():
-            parts = parts_of(text)
+            parts = _parts_of(text)
             for folder in self._folders:
                 left = list(parts)
                 while len(left) > 1 and left[0] == os.path.basename(folder):
                     del left[0]
                     if self.has(path := os.path.join(folder, *left)):
-                        yield _Match(path, listed(how, _REPEATED))
+                        yield _Match(path, _listed(how, _REPEATED))
 
     def _by_end(self, spellings: dict[str, str]) -> Iterator[list[_Match]]:
         """For each length of the end of the path, from the longest to a folder and a file."""
-        longest = max(len(parts_of(text)) for text in spellings)
+        longest = max(len(_parts_of(text)) for text in spellings)
         for length in range(longest, 1, -1):
             yield [
-                _Match(path, listed(how, _END))
+                _Match(path, _listed(how, _END))
                 for text, how in spellings.items()
                 for folder in self._folders
-                if len(parts_of(text)) >= length
-                and self.has(path := os.path.join(folder, *parts_of(text)[-length:]))
+                if len(_parts_of(text)) >= length
+                and self.has(path := os.path.join(folder, *_parts_of(text)[-length:]))
             ]
 
     def _alone(self, spellings: dict[str, str]) -> Iterator[_Match]:
@@ -265,7 +280,7 @@ class _Search:
             base = os.path.basename(text)
             for path in self._files_below().get(base.casefold(), ()):
                 if os.path.basename(path) == base and self.has(path):
-                    yield _Match(path, listed(how, _ALONE))
+                    yield _Match(path, _listed(how, _ALONE))
 
     def _files_below(self) -> dict[str, list[str]]:
         """The files of the last step, by name in small letters."""
@@ -291,3 +306,22 @@ def _files_in(images: str) -> Iterator[str]:
     for folder, folders, files in os.walk(images):
         folders[:] = (name for name in folders if not name.startswith("."))
         yield from (os.path.join(folder, name) for name in files)
+
+
+def _spellings_of(name: str) -> dict[str, str]:
+    """Ways to spell a name -> how a message calls them; the name itself comes first."""
+    found = {name: ""}
+    for called, change in _SPELLINGS:
+        for text, how in list(found.items()):
+            found.setdefault(change(text), _listed(how, called))
+    return found
+
+
+def _parts_of(text: str) -> list[str]:
+    """The folders and the file of a path, without its root and steps up."""
+    return [part for part in text.split("/") if part not in ("", ".", "..")]
+
+
+def _listed(*words: str) -> str:
+    """Those of the words that are not empty, with commas."""
+    return ", ".join(filter(None, words))

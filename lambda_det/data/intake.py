@@ -86,7 +86,7 @@ def _read(file: _File) -> None:
     found = find_images(names, file.image_root, file.path)
     if file not in _known:
         content.summary.findings.log()
-        found.log(names)
+        found.log()
     _known[file] = content.summary, found
     for other in [other for other in _waiting if other[:2] == file[:2]]:
         del _waiting[other]

@@ -202,16 +202,6 @@ def find_layout(path: str, *, val_share: float = 0.0) -> Layout:
     return replace(found, val_share=val_share)
 
 
-def locate_split(root: str, split: str) -> tuple[str, str]:
-    """Find the json and the folder of the images of a split; return absolute paths.
-
-    Raises:
-        InputError: as :func:`find_layout` and :meth:`Layout.split`.
-    """
-    found = find_layout(root).split(split)
-    return found.json_file, found.images
-
-
 def absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 

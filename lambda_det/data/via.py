@@ -23,27 +23,26 @@ _SHAPES = ("polygon", "rect", "circle", "ellipse", "polyline", "point")
 _CORNERS = 64  # of the polygon that stands for an ellipse
 
 
-def via_files(path: str) -> dict[str, str]:
-    """Find VIA's jsons.
-
-    Args:
-        path: a json; or a folder with ``via_….json``, or whose sub-folders have one each.
+def via_files(folder: str) -> dict[str, str]:
+    """Find VIA's jsons in a folder with ``via_….json``, or whose sub-folders have one each.
 
     Returns:
         Name of the split -> path of the json; the name is "" unless it is that of a sub-folder.
-        Empty if ``path`` is no such json or folder.
+        Empty if there is none.
 
     Raises:
         InputError: a folder has several.
     """
-    if os.path.isfile(path):
-        content = read_json(path) if path.endswith(".json") else None
-        return {"": path} if _entries(content) is not None else {}
-    if file := _file_in(path):
+    if file := _file_in(folder):
         return {"": file}
-    folders = sorted(glob.glob(os.path.join(glob.escape(path), "*", "")))
-    found = {os.path.basename(folder[:-1]): _file_in(folder[:-1]) for folder in folders}
+    folders = sorted(glob.glob(os.path.join(glob.escape(folder), "*", "")))
+    found = {os.path.basename(below[:-1]): _file_in(below[:-1]) for below in folders}
     return {name: file for name, file in found.items() if file}
+
+
+def is_via(content: object) -> bool:
+    """Return whether a parsed json is one of VIA's."""
+    return _entries(content) is not None
 
 
 def read_via(json_file: str, class_attribute: str | None = None) -> tuple[dict, str]:

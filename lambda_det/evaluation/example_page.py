@@ -41,7 +41,7 @@ class ExamplePage:
         Raises:
             InputError: an image cannot be read, or has another size than the json says.
         """
-        coco = index_to_draw(data.found, data.listed_paths)
+        coco = index_to_draw(data.found, [*data.paths.values()])
         chosen = choose_images(coco, _IN_A_ROW)
         tiles = [_tile(coco, image_id, []) for image_id in chosen]
         self._rows.append(_row([f"{data.name}: objects as they are learned"], tiles))

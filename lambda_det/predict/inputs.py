@@ -206,7 +206,7 @@ def _entries_by_file(
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [image["file_name"] for image in listed]
     found = find_images(names, folder, source, among=[os.path.abspath(path) for path in paths])
-    found.log(names)
+    found.log()
     files: dict[str, list[dict]] = {}
     for index, path in enumerate(found.paths):
         if index not in found.missing:

@@ -130,9 +130,9 @@ def test_evaluation_needs_no_training_set(write_folder, small_content: dict, mak
 def test_json_is_parsed_once(write_folder, small_content: dict, make_cfg, monkeypatch):
     root = write_folder(train2017=small_content)
     parsed = []
-    original = coco_json.parse_coco_json
+    original = coco_json.read_json
     monkeypatch.setattr(
-        coco_json, "parse_coco_json", lambda path: parsed.append(path) or original(path)
+        coco_json, "read_json", lambda path, **more: parsed.append(path) or original(path, **more)
     )
     for _ in range(2):
         configure_datasets(make_cfg(root, ("train2017",), ("train2017",)))

@@ -13,10 +13,9 @@ from test_intake import ROWS, rle, spoiled
 
 from lambda_det.data.changes import FORM
 from lambda_det.data.clean_copy import CHANGES, choose_images, clean_folder, write_split
-from lambda_det.data.dataset_report import split_report
+from lambda_det.data.dataset_report import report_text, split_report
 from lambda_det.data.findings import KEPT, KINDS, LEFT_OUT
 from lambda_det.data.intake import load_coco
-from lambda_det.data.report_text import report_text
 from lambda_det.data.split_content import check_learnable, read_split
 from lambda_det.errors import InputError
 

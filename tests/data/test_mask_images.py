@@ -13,9 +13,9 @@ from data_helpers import single_line, warnings
 from PIL import Image
 
 from lambda_det.commands import check_data
-from lambda_det.data.conversions import readers_of
 from lambda_det.data.intake import load_coco
 from lambda_det.data.mask_images import read_mask_images
+from lambda_det.data.split_content import readers_of
 from lambda_det.errors import InputError
 
 HEIGHT, WIDTH = 30, 40

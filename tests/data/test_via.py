@@ -13,8 +13,8 @@ from data_helpers import single_line
 from PIL import Image
 
 from lambda_det.commands import check_data
-from lambda_det.data.conversions import readers_of
 from lambda_det.data.intake import load_coco
+from lambda_det.data.split_content import readers_of
 from lambda_det.data.via import read_via
 from lambda_det.errors import InputError
 
