@@ -16,6 +16,7 @@ from lambda_det.data.rle import REACH, compress, long_polygons
 from lambda_det.data.values import check_box, is_finite, is_in, shown, whole
 from lambda_det.errors import InputError
 
+_LINE = 1e-6  # square pixels; with less between them, points lie on one line
 _ROUNDING = 1e-3  # pixels below 0 that a side may have by rounding
 _NEEDED = ("image_id", "category_id")
 
@@ -138,7 +139,7 @@ class AnnotationRules:
         try:
             if isinstance(segmentation, list) and segmentation:
                 polygons = self._polygons(segmentation)
-                kept = long_polygons(polygons, height, width)
+                kept = [p for p in long_polygons(polygons, height, width) if not _is_line(p)]
                 if not kept:
                     self._found("point_mask")
                     return False
@@ -237,6 +238,20 @@ def _are_points(values: object) -> bool:
         and bool(values)
         and all(isinstance(p, list) and len(p) == 2 and all(map(is_finite, p)) for p in values)
     )
+
+
+def _is_line(polygon: list[float]) -> bool:
+    """Whether all points of a polygon lie on one line. Most polygons show at their third point that
+    they do not."""
+    x0, y0 = polygon[:2]
+    across = down = 0.0  # from the first point to one beside it
+    for index in range(2, len(polygon), 2):
+        dx, dy = polygon[index] - x0, polygon[index + 1] - y0
+        if abs(across * dy - down * dx) > _LINE:
+            return False
+        if dx or dy:
+            across, down = dx, dy
+    return True
 
 
 def _is_id(value: object) -> bool:

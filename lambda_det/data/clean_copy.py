@@ -14,6 +14,7 @@ import numpy as np
 from lambda_det.data.changes import categories_of, changes_of
 from lambda_det.data.layouts import KEYPOINTS
 from lambda_det.data.split_content import SplitContent
+from lambda_det.data.values import id_order
 from lambda_det.errors import InputError, writing
 from lambda_det.io import new_folder, read_json, write_bytes, write_json
 
@@ -80,7 +81,7 @@ def choose_images(
     Raises:
         InputError: an id is not in the split, or ``count`` is not a number of its images.
     """
-    known = sorted(data.paths)
+    known = sorted(data.paths, key=id_order)
     if image_ids:
         by_text = {str(image_id): image_id for image_id in known}
         if missing := [text for text in image_ids if text not in by_text]:
@@ -88,7 +89,7 @@ def choose_images(
                 f"--image-ids {' '.join(missing)}: no such image in {data.source}, which has "
                 f"{len(known)} (such as {known[0]})"
             )
-        return sorted({by_text[text] for text in image_ids})
+        return sorted({by_text[text] for text in image_ids}, key=id_order)
     if count is None:
         return known
     if not 1 <= count <= len(known):

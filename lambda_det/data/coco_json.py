@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lambda_det.data.annotation_rules import AnnotationRules
 from lambda_det.data.display_names import display_names
 from lambda_det.data.findings import Findings
+from lambda_det.data.image_sizes import sizes_of_files
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import shown, whole
 from lambda_det.errors import InputError
@@ -99,22 +100,30 @@ class CocoSet(NamedTuple):
     annotations: list[dict]
 
 
-def read_coco(json_file: str) -> CocoSet:
-    """Read the clean content of a json; the image files are not looked for, nothing is logged.
+def read_coco(json_file: str, image_root: str | None = None) -> CocoSet:
+    """Read the clean content of a json; nothing is logged.
+
+    The image files are not looked for, save those of images whose size the json does not say.
+
+    Args:
+        json_file: path of the json.
+        image_root: folder of the images; None = that of the dataset which the json is.
 
     Raises:
         InputError: the json is missing, is not JSON or is not in COCO's instances format; there are
             no images or categories; an id occurs twice; or a value makes no sense.
     """
-    return clean_coco(read_json(json_file, called="annotation file"), json_file)
+    return clean_coco(read_json(json_file, called="annotation file"), json_file, image_root)
 
 
-def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> CocoSet:
+def clean_coco(
+    content: dict, json_file: str, image_root: str | None = None, *, all_places: bool = False
+) -> CocoSet:
     """Do what :func:`read_coco` does with a parsed json, which is not changed.
 
     Args:
         content: the json.
-        json_file: path of the json, for messages.
+        json_file, image_root: as for :func:`read_coco`.
         all_places: whether the findings remember where every entry stands.
 
     Raises:
@@ -125,7 +134,8 @@ def clean_coco(content: dict, json_file: str, *, all_places: bool = False) -> Co
     findings = Findings(file, all_places=all_places)
     try:
         categories = _categories(file, content["categories"], findings)
-        images = _images(file, content["images"], findings)
+        sizes = sizes_of_files(content["images"], json_file, image_root)
+        images = _images(file, content["images"], sizes, findings)
         keypoints = _keypoints_of(content["categories"])
         entries = content.get("annotations")
         annotations = _annotations(file, entries or [], categories, images, findings)
@@ -232,11 +242,20 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
     return {category_id: category["name"] for category_id, category in known.items()}
 
 
-def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dict]:
-    """Return id -> entry of the images."""
+def _images(
+    file: str, entries: list, sizes: dict[int, dict[str, int] | str], findings: Findings
+) -> dict[int | str, dict]:
+    """Return id -> entry of the images, with the sizes that were read from files."""
     found: dict[int | str, dict] = {}
     for index, entry in enumerate(entries):
-        image = _image(file, index, _entry(file, "images", index, entry, _IMAGE_KEYS), findings)
+        measured = sizes.get(index, "")
+        if isinstance(measured, dict):
+            entry = {**entry, **measured}
+        entry = _entry(file, "images", index, entry, _IMAGE_KEYS)
+        image = _image(file, index, entry, findings, "" if isinstance(measured, dict) else measured)
+        if isinstance(measured, dict):
+            place = ("images", index, image["id"])
+            findings.add("image_size", f"image id {shown(image['id'])}", place=place)
         if (known := found.get(image["id"])) is not None:
             if known != image:
                 raise InputError(
@@ -248,19 +267,17 @@ def _images(file: str, entries: list, findings: Findings) -> dict[int | str, dic
         found[image["id"]] = image
     if not found:
         raise InputError(f"{file}: images is empty")
-    kinds = {type(image_id) for image_id in found}
-    if kinds not in ({int}, {str}):
+    if (text := next((i for i in found if type(i) is str and whole(i) in found), None)) is not None:
         raise InputError(
-            f"{file}: image ids are of several types "
-            f"({', '.join(sorted(kind.__name__ for kind in kinds))}); all must be integers, or all "
-            "strings"
+            f"{file}: the image ids {shown(text)} and {whole(text)} are one id as text and as a "
+            "number, so that nobody can tell which of the two an annotation means"
         )
     return found
 
 
-def _image(file: str, index: int, entry: dict, findings: Findings) -> dict:
+def _image(file: str, index: int, entry: dict, findings: Findings, fault: str) -> dict:
     """Return an entry of ``images`` with an id, and with a size in whole pixels and a file name
-    that can be used."""
+    that can be used; ``fault`` is what is wrong with a file that was to say the size."""
     where = f"{file}: image id {shown(entry['id'])}"
     changes: dict[str, object] = {}
     if isinstance(entry["id"], float) and (number := whole(entry["id"])) is not None:
@@ -278,7 +295,7 @@ def _image(file: str, index: int, entry: dict, findings: Findings) -> dict:
     if not all(type(image[s]) is int and 0 < image[s] < MAX_SIDE for s in ("height", "width")):
         raise InputError(
             f"{where} has height {shown(entry['height'])} and width {shown(entry['width'])}; whole "
-            f"numbers of pixels from 1 to {MAX_SIDE - 1} are needed"
+            f"numbers of pixels from 1 to {MAX_SIDE - 1} are needed{f' ({fault})' if fault else ''}"
         )
     name = image["file_name"]
     if not name or "\0" in name:

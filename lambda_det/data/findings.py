@@ -42,6 +42,9 @@ KINDS: Mapping[str, Kind] = {
         "ids or sizes are text, or have a decimal point",
         "they are read as the whole numbers that they name",
     ),
+    "image_size": Kind(
+        MENDED, "images have no height or width above 0", "it is read from the header of the file"
+    ),
     "repeated": Kind(MENDED, "images or categories are listed twice alike", "each is taken once"),
     "annotation_id": Kind(
         MENDED, "annotations have no id, or one that occurs before", "they get a new id"
@@ -68,7 +71,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "short_polygon": Kind(
         MENDED,
-        "masks have a polygon of fewer than three points beside others",
+        "masks have a polygon of fewer than three points, or of a line, beside others",
         "that polygon is dropped",
     ),
     "no_extent": Kind(
@@ -76,7 +79,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     "point_mask": Kind(
         LEFT_OUT,
-        "masks have fewer than three points, or no pixel",
+        "masks have fewer than three points, or all on one line, or no pixel",
         "their objects are not learned or judged",
     ),
     "outside": Kind(

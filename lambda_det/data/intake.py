@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 
 from lambda_det.data.coco_json import CocoSet, CocoSummary, read_coco
 from lambda_det.data.file_names import FoundImages, find_images
+from lambda_det.data.values import id_order
 from lambda_det.errors import InputError, key
 
 
@@ -81,7 +82,7 @@ def _file_of(json_file: str, image_root: str) -> _File:
 
 
 def _read(file: _File) -> None:
-    content = read_coco(file.path)
+    content = read_coco(file.path, file.image_root)
     names = [image["file_name"] for image in content.images]
     found = find_images(names, file.image_root, file.path)
     if file not in _known:
@@ -110,7 +111,7 @@ def detectron2_images(found: CocoSet, paths: Sequence[str]) -> list[dict]:
             "annotations": [],
         }
         for image, path in sorted(
-            zip(found.images, paths, strict=True), key=lambda pair: pair[0]["id"]
+            zip(found.images, paths, strict=True), key=lambda pair: id_order(pair[0]["id"])
         )
     }
     for annotation in found.annotations:

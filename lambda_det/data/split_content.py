@@ -130,7 +130,7 @@ def _converted(
 def _split_of(
     name: str, source: str, content: dict, image_root: str, all_places: bool
 ) -> SplitContent:
-    found = clean_coco(content, source, all_places=all_places)
+    found = clean_coco(content, source, image_root, all_places=all_places)
     paths = image_paths([image["file_name"] for image in found.images], image_root, source)
     by_id = {image["id"]: path for image, path in zip(found.images, paths, strict=True)}
     return SplitContent(name, source, image_root, content, found, by_id)

@@ -37,6 +37,11 @@ def shown(value: object) -> str:
     return reprlib.repr(value)
 
 
+def id_order(value: int | str) -> tuple[bool, int | str]:
+    """Key that sorts ids of which some may be text: numbers come first."""
+    return isinstance(value, str), value
+
+
 def is_in(key: object, known: Container) -> bool:
     """``key in known``, without an error for a list or object, and without taking True for 1."""
     try:

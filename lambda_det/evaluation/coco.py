@@ -133,7 +133,8 @@ class CocoMetricsEvaluator(DatasetEvaluator):
     @functools.cached_property
     def _ground_truth(self) -> GroundTruth:
         """The annotations; only the process that evaluates reads them."""
-        content = read_coco(PathManager.get_local_path(self._metadata.json_file))
+        path = PathManager.get_local_path(self._metadata.json_file)
+        content = read_coco(path, self._metadata.get("image_root"))
         return GroundTruth(_own_part(content, self._name))
 
     def reset(self) -> None:

@@ -157,7 +157,7 @@ def coco_to_draw(annotations: str, images: str) -> COCO:
     Raises:
         InputError: the json is not valid, or an image is missing.
     """
-    content = read_coco(annotations)
+    content = read_coco(annotations, images)
     paths = image_paths([image["file_name"] for image in content.images], images, annotations)
     content.summary.findings.log()
     return index_to_draw(content, paths)

@@ -150,7 +150,9 @@ def test_files_elsewhere_get_names_inside(folder_of, small_content, tmp_path):
     assert links == [(root / SPLIT / "a.jpg").resolve(), (root / "other" / "a.jpg").resolve()]
 
 
-@pytest.mark.parametrize("ids", [("frame-1", "frame-2"), (1, 2), (2**70, 2**70 + 1)])
+@pytest.mark.parametrize(
+    "ids", [("frame-1", "frame-2"), (1, 2), (2**70, "frame"), (2**70, 2**70 + 1)]
+)
 def test_images_are_chosen_by_ids_of_any_type(folder_of, small_content, tmp_path, ids):
     for image, annotation, image_id in zip(
         small_content["images"], small_content["annotations"], ids, strict=True

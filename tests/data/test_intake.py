@@ -23,6 +23,7 @@ from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
 
 SQUARE = [4, 6, 14, 6, 14, 14, 4, 14]
+LINE = [1.1, 2.2, 1.1, 2.2, 2.2, 4.4, 3.3, 6.6]
 
 
 def rle(height: int = 30, width: int = 40) -> dict:
@@ -44,6 +45,11 @@ CASES = {
         (("images", 0, "id"), 1.0, ("image_id", 1)),
         (("images", 0, "height"), "30", ("image_id", 1)),
         (("categories", 0, "id"), "7", ("category_id", 7)),
+    ],
+    "image_size": [
+        (("images", 0, "height"), -1, ("image_id", 1)),
+        (("images", 0, "width"), None, ("image_id", 1)),
+        (("images", 0, "width"), "remove", ("image_id", 1)),
     ],
     "annotation_id": [
         (("annotations", 1, "id"), 1, ("id", 1)),
@@ -83,6 +89,7 @@ CASES = {
     "odd_polygon": [((*FIRST, "segmentation"), [[*SQUARE, 4]], ("segmentation", [SQUARE]))],
     "short_polygon": [
         ((*FIRST, "segmentation"), [SQUARE, [1, 2, 3, 4]], ("segmentation", [SQUARE])),
+        ((*FIRST, "segmentation"), [SQUARE, LINE], ("segmentation", [SQUARE])),
     ],
     "no_mask": [
         ((*FIRST, "segmentation"), [], ("segmentation", [])),
@@ -96,6 +103,8 @@ CASES = {
     "point_mask": [
         ((*FIRST, "segmentation"), [[1, 2, 3, 4]], None),
         ((*FIRST, "segmentation"), [[1, 2]], None),
+        ((*FIRST, "segmentation"), [LINE], None),
+        ((*FIRST, "segmentation"), [[5, 5] * 4], None),
         ((*FIRST, "segmentation"), {"size": [30, 40], "counts": [1200]}, None),
     ],
     "no_extent": [
@@ -124,11 +133,13 @@ def spoiled(content: dict, path: tuple, value: object) -> dict:
 
 
 @pytest.mark.parametrize(("kind", "path", "value", "wanted"), ROWS)
-def test_treatment(small_content: dict, kind: str, path, value, wanted):
+def test_treatment(write_folder, small_content: dict, kind: str, path, value, wanted):
+    root = write_folder(mine=small_content)
     content = spoiled(small_content, path, value)
     before = copy.deepcopy(content)
-    summary, _, annotations = clean_coco(content, "a.json")
+    summary, images, annotations = clean_coco(content, "a.json", str(root / "mine"))
     assert content == before
+    assert all((image["height"], image["width"]) == (30, 40) for image in images)
     assert summary.findings.counts[kind] == 1
     assert (KINDS[kind].treatment == LEFT_OUT) == (wanted is None)
     if wanted is None:

@@ -11,6 +11,7 @@ from data_helpers import warnings
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
+from lambda_det.commands import check_data
 from lambda_det.data import configure_datasets, intake
 from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
@@ -115,3 +116,39 @@ def test_more_objects_than_detections(write_folder, small_content, make_cfg, log
         lines = [line for line in warnings(log) if "TEST.DETECTIONS_PER_IMAGE" in line]
         assert len(lines) == count
     assert "a.jpg has 7 objects, and TEST.DETECTIONS_PER_IMAGE is 6" in lines[0]
+
+
+def test_ids_of_images_may_be_numbers_and_text(small_content: dict, tmp_path, log):
+    second = small_content["images"][1]
+    second["id"] = small_content["annotations"][1]["image_id"] = "b"
+    truth, found = tmp_path / "truth.json", tmp_path / "found.json"
+    truth.write_text(json.dumps(small_content))
+    found.write_text(json.dumps([{**a, "score": 1} for a in small_content["annotations"]]))
+    assert evaluate_files(str(truth), str(found))["segm"]["AP"] == pytest.approx(100)
+    assert not warnings(log)
+    second["id"] = "1"
+    with pytest.raises(InputError, match="image ids '1' and 1 are one id as text and as a number"):
+        clean_coco(small_content, "a.json")
+
+
+def test_a_size_that_neither_json_nor_file_says(write_folder, small_content: dict):
+    root = write_folder(train2017=small_content)
+    small_content["images"][1]["height"] = -1
+    (root / "train2017" / "b.jpg").unlink()
+    with pytest.raises(InputError, match=r"image id 2 has height -1 .*b\.jpg does not exist\)$"):
+        clean_coco(small_content, "a.json", str(root / "train2017"))
+
+
+def test_a_bow_tie_is_no_line(small_content: dict):
+    """Its area is 0 by the shoelace formula, and its pixels can be learned."""
+    content = with_mask(small_content, [[4, 6, 14, 14, 14, 6, 4, 14]])
+    assert len(clean_coco(content, "a.json").annotations) == 2
+
+
+def test_check_data_reads_a_json_once(write_folder, small_content: dict, monkeypatch):
+    root = write_folder(train2017=small_content)
+    read, load = [], json.load
+    monkeypatch.setattr(json, "load", lambda file: read.append(file.name) or load(file))
+    path = str(root / "annotations" / "instances_train2017.json")
+    assert check_data.main([path]) == 0
+    assert read == [path]
