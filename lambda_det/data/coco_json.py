@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lambda_det.data.annotation_rules import AnnotationRules
 from lambda_det.data.display_names import display_names
 from lambda_det.data.findings import Findings
-from lambda_det.data.image_sizes import sizes_of_files
+from lambda_det.data.image_sizes import Sizes, sizes_of_files
 from lambda_det.data.rle import first_broken
 from lambda_det.data.values import shown, whole
 from lambda_det.errors import InputError
@@ -134,8 +134,8 @@ def clean_coco(
     findings = Findings(file, all_places=all_places)
     try:
         categories = _categories(file, content["categories"], findings)
-        sizes = sizes_of_files(content["images"], json_file, image_root)
-        images = _images(file, content["images"], sizes, findings)
+        files = sizes_of_files(content["images"], json_file, image_root)
+        images = _images(file, content["images"], files, findings)
         keypoints = _keypoints_of(content["categories"])
         entries = content.get("annotations")
         annotations = _annotations(file, entries or [], categories, images, findings)
@@ -242,28 +242,25 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
     return {category_id: category["name"] for category_id, category in known.items()}
 
 
-def _images(
-    file: str, entries: list, sizes: dict[int, dict[str, int] | str], findings: Findings
-) -> dict[int | str, dict]:
+def _images(file: str, entries: list, files: Sizes, findings: Findings) -> dict[int | str, dict]:
     """Return id -> entry of the images, with the sizes that were read from files."""
     found: dict[int | str, dict] = {}
+    sizes, faults = files
     for index, entry in enumerate(entries):
-        measured = sizes.get(index, "")
-        if isinstance(measured, dict):
-            entry = {**entry, **measured}
-        entry = _entry(file, "images", index, entry, _IMAGE_KEYS)
-        image = _image(file, index, entry, findings, "" if isinstance(measured, dict) else measured)
-        if isinstance(measured, dict):
-            place = ("images", index, image["id"])
-            findings.add("image_size", f"image id {shown(image['id'])}", place=place)
+        measured = sizes.get(index)
+        entry = _entry(
+            file, "images", index, {**entry, **measured} if measured else entry, _IMAGE_KEYS
+        )
+        image = _image(file, index, entry, findings, faults.get(index, ""))
+        name, place = f"image id {shown(image['id'])}", ("images", index, image["id"])
+        if measured:
+            findings.add("image_size", name, place=place)
         if (known := found.get(image["id"])) is not None:
             if known != image:
                 raise InputError(
-                    f"{file}: image id {shown(image['id'])} occurs twice ({known['file_name']} and "
-                    f"{image['file_name']})"
+                    f"{file}: {name} occurs twice ({known['file_name']} and {image['file_name']})"
                 )
-            place = ("images", index, image["id"])
-            findings.add("repeated", f"image id {shown(image['id'])}", place=place)
+            findings.add("repeated", name, place=place)
         found[image["id"]] = image
     if not found:
         raise InputError(f"{file}: images is empty")

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 from tabulate import tabulate
 
-from lambda_det.data.findings import KINDS, Findings
+from lambda_det.data.findings import KINDS
 from lambda_det.data.split_content import STOCK_RESIZE, SplitContent
 from lambda_det.errors import printable
 
@@ -32,6 +32,7 @@ def split_report(data: SplitContent) -> dict:
     Objects are those that are learned: crowd regions are counted apart.
     """
     summary, images, annotations = data.found
+    findings = summary.findings
     objects = [entry for entry in annotations if not entry["iscrowd"]]
     per_image = Counter(entry["image_id"] for entry in objects)
     per_class = Counter(entry["category_id"] for entry in objects)
@@ -44,9 +45,19 @@ def split_report(data: SplitContent) -> dict:
         "objects": len(objects),
         "objects_with_mask": sum(bool(entry.get("segmentation")) for entry in objects),
         "crowd_regions": len(annotations) - len(objects),
-        "left_out": summary.findings.left_out(),
+        "left_out": findings.left_out(),
         "images_without_objects": len(images) - len(per_image),
-        "findings": findings_table(summary.findings),
+        "findings": [
+            {
+                "kind": kind,
+                "count": count,
+                "treatment": KINDS[kind].treatment,
+                "what": KINDS[kind].what,
+                "done": KINDS[kind].done,
+                "examples": findings.examples[kind],
+            }
+            for kind, count in findings.counts.items()
+        ],
         "image_sizes": _image_sizes(images),
         "objects_per_image": {
             "median": float(np.median([per_image[image["id"]] for image in images])),
@@ -60,21 +71,6 @@ def split_report(data: SplitContent) -> dict:
         "object_sizes": _object_sizes(objects) if objects else None,
         "anchor_sizes": _anchor_sizes(images, objects) if objects else None,
     }
-
-
-def findings_table(findings: Findings) -> list[dict]:
-    """The findings: one entry for each kind, with its count, treatment and first examples."""
-    return [
-        {
-            "kind": kind,
-            "count": count,
-            "treatment": KINDS[kind].treatment,
-            "what": KINDS[kind].what,
-            "done": KINDS[kind].done,
-            "examples": findings.examples[kind],
-        }
-        for kind, count in findings.counts.items()
-    ]
 
 
 def _image_sizes(images: list[dict]) -> dict[str, list[int]]:

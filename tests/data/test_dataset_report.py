@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from data_helpers import single_line
-from test_intake import ROWS, rle, spoiled
+from odd_entries import ROWS, rle, spoiled
 
 from lambda_det.data.changes import FORM
 from lambda_det.data.clean_copy import CHANGES, choose_images, clean_folder, write_split

@@ -10,6 +10,7 @@ import pytest
 from data_helpers import warnings
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from odd_entries import SQUARE, rle
 
 from lambda_det.commands import check_data
 from lambda_det.data import configure_datasets, intake
@@ -17,13 +18,6 @@ from lambda_det.data.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
 from lambda_det.evaluation.ground_truth import GroundTruth
-
-SQUARE = [4, 6, 14, 6, 14, 14, 4, 14]
-
-
-def rle() -> dict:
-    code = mask_util.frPyObjects([SQUARE], 30, 40)[0]
-    return {"size": code["size"], "counts": code["counts"].decode()}
 
 
 def with_mask(content: dict, segmentation: object) -> dict:
