@@ -17,9 +17,9 @@ import logging
 import sys
 
 from lambda_det.commands import command_parser
-from lambda_det.data.clean_copy import choose_images, clean_folder, write_split
-from lambda_det.data.dataset_report import report_text, split_report
-from lambda_det.data.split_content import (
+from lambda_det.data.checking.clean_copy import choose_images, clean_folder, write_split
+from lambda_det.data.checking.dataset_report import report_text, split_report
+from lambda_det.data.checking.split_content import (
     SplitContent,
     check_files,
     check_learnable,

@@ -1,8 +1,7 @@
 """Datasets: COCO-layout folders, the dataset mapper, the data loaders and the generated shapes."""
 
-from lambda_det.data.coco_folder import register_coco_folder
-from lambda_det.data.config_datasets import configure_datasets
-from lambda_det.data.datasets import Datasets, resolve_datasets
+from lambda_det.data.generated.shapes import generate_shapes, shapes_statistics
+from lambda_det.data.generated.shapes_folder import generate_shapes_folder
 from lambda_det.data.loaders import (
     build_test_loader,
     build_train_loader,
@@ -10,8 +9,9 @@ from lambda_det.data.loaders import (
     training_loader,
 )
 from lambda_det.data.mapper import LambdaDatasetMapper
-from lambda_det.data.shapes import generate_shapes, shapes_statistics
-from lambda_det.data.shapes_folder import generate_shapes_folder
+from lambda_det.data.registering.coco_folder import register_coco_folder
+from lambda_det.data.registering.config_datasets import configure_datasets
+from lambda_det.data.registering.datasets import Datasets, resolve_datasets
 
 __all__ = [
     "Datasets",

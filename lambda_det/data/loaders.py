@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from torch import Generator as RandomGenerator
 from torch.utils.data import DataLoader
 
-from lambda_det.data.image_checks import usable_images
+from lambda_det.data.images.image_checks import usable_images
 from lambda_det.data.mapper import LambdaDatasetMapper
 from lambda_det.data.order import KeyStream, MakeSampler, sampler_maker, wide_images
 from lambda_det.data.skipping import Mapper, ReadableImages, SeededImages, SkippingImages, Skips
@@ -175,7 +175,7 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
 
     Raises:
         InputError: an image file cannot be used, see
-            :func:`~lambda_det.data.image_checks.usable_images`.
+            :func:`~lambda_det.data.images.image_checks.usable_images`.
     """
     return detection_test_loader(
         get_detection_dataset_dicts([dataset_name], filter_empty=False),

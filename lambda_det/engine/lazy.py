@@ -31,9 +31,9 @@ from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.data import LambdaDatasetMapper, detection_test_loader, resolve_datasets
-from lambda_det.data.config_datasets import with_classes_of_training
-from lambda_det.data.image_checks import usable_images
+from lambda_det.data.images.image_checks import usable_images
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
+from lambda_det.data.registering.config_datasets import with_classes_of_training
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.engine.checks import check_device, check_pixels, on_device
 from lambda_det.engine.evaluation import check_best_metric

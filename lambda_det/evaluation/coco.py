@@ -18,9 +18,9 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from lambda_det.data.class_subsets import MODEL_CATEGORY_IDS
-from lambda_det.data.coco_folder import images_of
-from lambda_det.data.coco_json import CocoSet, read_coco
+from lambda_det.data.reading.coco_json import CocoSet, read_coco
+from lambda_det.data.registering.class_subsets import MODEL_CATEGORY_IDS
+from lambda_det.data.registering.coco_folder import images_of
 from lambda_det.errors import InputError, key
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detection_limits import COCO_LIMIT, check_limit, warn_of_limit

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from lambda_det.data.values import id_order
+from lambda_det.data.reading.values import id_order
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     coco_to_draw,

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from lambda_det.data.findings import KINDS
-from lambda_det.data.split_content import SplitContent
-from lambda_det.data.values import is_finite, shown
+from lambda_det.data.checking.split_content import SplitContent
+from lambda_det.data.reading.findings import KINDS
+from lambda_det.data.reading.values import is_finite, shown
 from lambda_det.errors import printable, writing
 from lambda_det.evaluation.drawing import choose_images
 from lambda_det.evaluation.drawn_objects import (

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import CocoSet, read_coco
-from lambda_det.data.rle import compress, first_broken
-from lambda_det.data.values import id_order
+from lambda_det.data.reading.coco_json import CocoSet, read_coco
+from lambda_det.data.reading.rle import compress, first_broken
+from lambda_det.data.reading.values import id_order
 from lambda_det.errors import InputError
 
 
@@ -49,7 +49,7 @@ class GroundTruth:
         """Read a COCO instances json, and log what is mended and left out.
 
         Raises:
-            InputError: as :func:`~lambda_det.data.coco_json.read_coco`.
+            InputError: as :func:`~lambda_det.data.reading.coco_json.read_coco`.
         """
         content = read_coco(path)
         content.summary.findings.log()

@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lambda_det.data.file_names import find_images
-from lambda_det.data.image_files import image_endings, left_out
+from lambda_det.data.images.image_files import image_endings, left_out
+from lambda_det.data.reading.file_names import find_images
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)

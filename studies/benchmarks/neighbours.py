@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint import load_weights
-from lambda_det.data.layouts import find_layout
+from lambda_det.data.reading.layouts import find_layout
 from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lambda_det.commands import check_data, make_coco_subset
-from lambda_det.data.findings import KINDS
+from lambda_det.data.reading.findings import KINDS
 
 SQUARE = [4, 6, 14, 6, 14, 14, 4, 14]
 

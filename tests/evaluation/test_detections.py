@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from evaluation_helpers import truth_as_detections
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
 from lambda_det.evaluation.detections import Detections
