@@ -1,4 +1,9 @@
-"""Datasets: COCO-layout folders, the dataset mapper, the data loaders and the generated shapes."""
+"""Datasets: a folder in, the batches of a training out.
+
+``reading`` makes clean content of a folder, ``images`` reads and checks image files, and
+``registering`` gives the datasets of a config to detectron2; the modules here at the top make
+batches of them. ``checking`` is the command ``check_data``, and ``generated`` draws datasets.
+"""
 
 from lambda_det.data.generated.shapes import generate_shapes, shapes_statistics
 from lambda_det.data.generated.shapes_folder import generate_shapes_folder

@@ -229,13 +229,7 @@ class _Search:
     def find(self, name: str) -> _Match:
         """Find the file of a name that leads to none as it is written; the reason without one."""
         spellings = _spellings_of(name)
-        steps = itertools.chain(  # each is looked at only if those before it find nothing
-            (self._as_named(spellings), self._without_repeated(spellings)),
-            self._by_end(spellings),
-            (self._alone(spellings),),
-        )
-        for step in steps:
-            matches = list(step)
+        for matches in self._steps(spellings):
             found = {os.path.normpath(match.path): match for match in reversed(matches)}
             if len(found) > 1:  # by links it may be one file
                 found = {os.path.realpath(match.path): match for match in reversed(matches)}
@@ -246,41 +240,37 @@ class _Search:
                 return _Match("", f"does not exist, and {first} and {second} both fit its name")
         return _Match("", self._reason(name, spellings))
 
-    def _as_named(self, spellings: dict[str, str]) -> Iterator[_Match]:
-        for text, how in spellings.items():
-            for folder, relative in self._folders.items():
-                path = os.path.join(folder, text)
-                if self.has(path):
-                    yield _Match(path, _listed(how, relative))
-
-    def _without_repeated(self, spellings: dict[str, str]) -> Iterator[_Match]:
-        for text, how in spellings.items():
-            parts = _parts_of(text)
-            for folder in self._folders:
-                left = list(parts)
-                while len(left) > 1 and left[0] == os.path.basename(folder):
-                    del left[0]
-                    if self.has(path := os.path.join(folder, *left)):
-                        yield _Match(path, _listed(how, _REPEATED))
-
-    def _by_end(self, spellings: dict[str, str]) -> Iterator[list[_Match]]:
-        """For each length of the end of the path, from the longest to a folder and a file."""
-        longest = max(len(_parts_of(text)) for text in spellings)
-        for length in range(longest, 1, -1):
+    def _steps(self, spellings: dict[str, str]) -> Iterator[list[_Match]]:
+        """The files that a name may mean, those most like it first. Each step is looked at only if
+        those before it find nothing."""
+        parts = {text: _parts_of(text) for text in spellings}
+        whole = [
+            _Match(path, _listed(how, relative))
+            for text, how in spellings.items()
+            for folder, relative in self._folders.items()
+            if self.has(path := os.path.join(folder, text))
+        ]
+        for (text, how), folder in itertools.product(spellings.items(), self._folders):
+            left = parts[text]
+            while len(left) > 1 and left[0] == os.path.basename(folder):
+                left = left[1:]
+                if self.has(path := os.path.join(folder, *left)):
+                    whole.append(_Match(path, _listed(how, _REPEATED)))
+        yield whole
+        for length in range(max(map(len, parts.values())), 1, -1):
             yield [
                 _Match(path, _listed(how, _END))
                 for text, how in spellings.items()
                 for folder in self._folders
-                if len(_parts_of(text)) >= length
-                and self.has(path := os.path.join(folder, *_parts_of(text)[-length:]))
+                if len(parts[text]) >= length
+                and self.has(path := os.path.join(folder, *parts[text][-length:]))
             ]
-
-    def _alone(self, spellings: dict[str, str]) -> Iterator[_Match]:
-        for text, how in spellings.items():
-            base = os.path.basename(text)
-            for path in self._files_below().get(base.casefold(), ()):
-                if os.path.basename(path) == base and self.has(path):
-                    yield _Match(path, _listed(how, _ALONE))
+        yield [
+            _Match(path, _listed(how, _ALONE))
+            for text, how in spellings.items()
+            for path in self._files_below().get(os.path.basename(text).casefold(), ())
+            if os.path.basename(path) == os.path.basename(text) and self.has(path)
+        ]
 
     def _files_below(self) -> dict[str, list[str]]:
         """The files of the last step, by name in small letters."""
