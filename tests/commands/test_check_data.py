@@ -131,6 +131,7 @@ def test_every_kind_can_be_drawn(tmp_path):
     value = content()
     first = value["annotations"][0]
     value["images"].append(value["images"][0])
+    value["images"].append({"id": 3, "file_name": "d.png", "height": -1, "width": -1})
     value["images"][1]["width"] = "40"
     changes = [
         {"image_id": 9}, {"category_id": 9}, {"iscrowd": None}, {"bbox": [0, 0, 0, 0]},

@@ -21,6 +21,7 @@ EXPORTS = {
         "train2017": ("annotations/instances_train2017.json", "train2017", ""),
         "val2017": ("annotations/instances_val2017.json", "val2017", ""),
     },
+    "COCO, plain names": {"mine": ("annotations/mine.json", "mine", "")},
     "CVAT": {"default": ("annotations/instances_default.json", "images/default", "")},
     "CVAT, flat": {"default": ("annotations/instances_default.json", "images", "")},
     "CVAT, keypoints": {

@@ -39,34 +39,6 @@ def test_register_again_for_another_root(shapes: Path, write_folder, small_conte
     assert [a["category_id"] for d in DatasetCatalog.get(TRAIN) for a in d["annotations"]] == [1, 0]
 
 
-@pytest.mark.parametrize("layout", ["split", "images/split", "images"])
-@pytest.mark.parametrize("prefix", ["instances_", ""])
-def test_layouts(write_folder, small_content: dict, layout: str, prefix: str):
-    root = write_folder(mine=small_content)
-    images = root / "mine"
-    if layout != "split":
-        (root / "images").mkdir()
-        images = images.rename(root / "images" / "mine")
-    if layout == "images":
-        for file in list(images.iterdir()):
-            file.rename(root / "images" / file.name)
-        images.rmdir()
-    (root / "annotations" / "instances_mine.json").rename(
-        root / "annotations" / f"{prefix}mine.json"
-    )
-    assert len(DatasetCatalog.get(register_coco_folder(str(root), "mine"))) == 2
-
-
-def test_images_in_subfolders(write_folder, small_content: dict):
-    root = write_folder(mine=small_content)
-    (root / "mine" / "deep").mkdir()
-    (root / "mine" / "b.jpg").rename(root / "mine" / "deep" / "b.jpg")
-    small_content["images"][1]["file_name"] = "deep/b.jpg"
-    (root / "annotations" / "instances_mine.json").write_text(json.dumps(small_content))
-    dicts = DatasetCatalog.get(register_coco_folder(str(root), "mine"))
-    assert os.path.isfile(dicts[1]["file_name"])
-
-
 def test_configure(shapes: Path, make_cfg, caplog: pytest.LogCaptureFixture):
     cfg = make_cfg(shapes, ("coco_2017_train",), ("coco_2017_val",))
     with caplog.at_level(logging.INFO, logger="lambda_det"):

@@ -108,21 +108,3 @@ def test_boxes_without_masks(write_folder, small_content: dict, make_cfg):
     cfg.MODEL.MASK_ON = False
     configure_datasets(cfg)
     assert cfg.MODEL.RETINANET.NUM_CLASSES == 2
-
-
-@pytest.mark.parametrize(
-    "categories",
-    [
-        [{"id": 7, "name": "seven"}, {"id": 3, "name": "drei"}],
-        [{"id": 7, "name": "seven"}, {"id": 3, "name": "three"}, {"id": 8, "name": "eight"}],
-        [{"id": 9, "name": "seven"}, {"id": 3, "name": "three"}, {"id": 7, "name": "eight"}],
-    ],
-)
-def test_different_categories(write_folder, small_content: dict, make_cfg, categories):
-    root = write_folder(
-        train2017=small_content, val2017={**small_content, "categories": categories}
-    )
-    cfg = make_cfg(root, ("train2017",), ("val2017",))
-    with pytest.raises(InputError, match="different categories") as error:
-        configure_datasets(cfg)
-    single_line(error)
