@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from lambda_det.data.checking.split_content import SplitContent
-from lambda_det.data.reading.findings import KEPT, KINDS, LEFT_OUT, Place
+from lambda_det.data.reading.findings import KEPT, KINDS, Place
 from lambda_det.data.reading.values import whole
 
 FORM = "form"
@@ -29,7 +29,10 @@ def changes_of(data: SplitContent, chosen: Collection[int | str]) -> dict[str, d
         ``entry``.
     """
     findings = data.found.summary.findings
-    pairs = {place: (old, new) for place, (old, new) in _pairs(data) if new is not old}
+
+    def original(place: Place) -> dict:
+        return data.content[place.section][place.index]
+
     kinds: dict[str, dict] = {}
     seen = set()
     is_subset = len(chosen) < len(data.found.images)
@@ -38,7 +41,7 @@ def changes_of(data: SplitContent, chosen: Collection[int | str]) -> dict[str, d
             continue
         seen.update((place.section, place.index) for place in places)
         entries = [
-            _entry(place, *(pairs.get(place[:2]) or [data.content[place.section][place.index]] * 2))
+            _entry(place, *findings.changed.get(place[:2], [original(place)] * 2))
             for place in places
             if place.image_id in chosen
             or place.section == "categories"
@@ -53,7 +56,7 @@ def changes_of(data: SplitContent, chosen: Collection[int | str]) -> dict[str, d
             }
     forms = [
         _entry(Place(section, index), old, new)
-        for (section, index), (old, new) in pairs.items()
+        for (section, index), (old, new) in findings.changed.items()
         if new is not None
         and new != old
         and (section, index) not in seen
@@ -72,28 +75,6 @@ def categories_of(data: SplitContent) -> list[dict]:
     for entry in data.content["categories"]:
         found.setdefault(whole(entry["id"]), {**entry, "id": whole(entry["id"])})
     return list(found.values())
-
-
-def _pairs(data: SplitContent) -> Iterator[tuple[tuple[str, int], tuple[dict, dict | None]]]:
-    """(section, index) -> the entry as it was, and as it is; None if it is left out."""
-    places = data.found.summary.findings.places
-    left = {
-        place.index
-        for kind, those in places.items()
-        if KINDS[kind].treatment == LEFT_OUT
-        for place in those
-        if place.section == "annotations"
-    }
-    kept = iter(data.found.annotations)
-    for index, old in enumerate(data.content.get("annotations") or ()):
-        yield ("annotations", index), (old, None if index in left else next(kept))
-    images = {image["id"]: image for image in data.found.images}
-    for index, old in enumerate(data.content["images"]):
-        name = whole(old["id"]) if isinstance(old["id"], float) else old["id"]
-        yield ("images", index), (old, images[name])
-    for index, old in enumerate(data.content["categories"]):
-        new = {**old, "id": whole(old["id"])}
-        yield ("categories", index), (old, old if new == old else new)
 
 
 def _entry(place: Place, old: dict, new: dict | None) -> dict:

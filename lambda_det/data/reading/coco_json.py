@@ -15,16 +15,13 @@ from typing import NamedTuple
 from lambda_det.data.reading.annotation_rules import AnnotationRules
 from lambda_det.data.reading.display_names import display_names
 from lambda_det.data.reading.findings import Findings
-from lambda_det.data.reading.image_sizes import Sizes, sizes_of_files
+from lambda_det.data.reading.image_rules import clean_images
 from lambda_det.data.reading.rle import first_broken
-from lambda_det.data.reading.values import shown, whole
+from lambda_det.data.reading.values import check_entry, shown, whole
 from lambda_det.errors import InputError
 from lambda_det.io import read_json
 
-MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
-
 _FEW = 0.1  # share of the annotations; with fewer objects, nearly all are crowd regions
-_IMAGE_KEYS = ("id", "file_name", "height", "width")
 _CATEGORY_KEYS = ("id", "name")
 
 
@@ -134,8 +131,7 @@ def clean_coco(
     findings = Findings(file, all_places=all_places)
     try:
         categories = _categories(file, content["categories"], findings)
-        files = sizes_of_files(content["images"], json_file, image_root)
-        images = _images(file, content["images"], files, findings)
+        images = clean_images(content["images"], json_file, image_root, findings)
         keypoints = _keypoints_of(content["categories"])
         entries = content.get("annotations")
         annotations = _annotations(file, entries or [], categories, images, findings)
@@ -199,34 +195,24 @@ def _keypoints_of(categories: list[dict]) -> tuple[str, ...]:
     return tuple(lists[0]) if is_text and len(set(lists[0])) == len(lists[0]) else ()
 
 
-def _entry(file: str, section: str, index: int, entry: object, keys: tuple[str, ...]) -> dict:
-    """Return ``entry`` if it is a dict with all ``keys``, else raise InputError."""
-    missing = [k for k in keys if k not in entry] if isinstance(entry, dict) else list(keys)
-    if missing:
-        raise InputError(
-            f"{file}: {section}[{index}] has no {', '.join(missing)} "
-            f"(each of {section} needs {', '.join(keys)})"
-        )
-    return entry  # type: ignore[return-value]
-
-
 def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
     if not entries:
         raise InputError(f"{file}: categories is empty; list every class")
     known: dict[int, dict] = {}
     for index, entry in enumerate(entries):
-        category = _entry(file, "categories", index, entry, _CATEGORY_KEYS)
+        category = check_entry(file, "categories", index, entry, _CATEGORY_KEYS)
         given, name = category["id"], category["name"]
         category_id = whole(given)
         if category_id is None:
             raise InputError(f"{file}: category id {shown(given)} is not an integer")
-        if type(given) is not int:
-            findings.add("number", f"category id {shown(given)}", place=("categories", index))
         if not isinstance(name, str):
             raise InputError(
                 f"{file}: category id {category_id} has name {shown(name)}; text is needed"
             )
-        category = {**category, "id": category_id}
+        if type(given) is not int:
+            findings.add("number", f"category id {shown(given)}", place=("categories", index))
+            category = {**category, "id": category_id}
+            findings.change("categories", index, entry, category)
         if (before := known.get(category_id)) is not None:
             if before["name"] != name:
                 raise InputError(
@@ -242,64 +228,6 @@ def _categories(file: str, entries: list, findings: Findings) -> dict[int, str]:
     return {category_id: category["name"] for category_id, category in known.items()}
 
 
-def _images(file: str, entries: list, files: Sizes, findings: Findings) -> dict[int | str, dict]:
-    """Return id -> entry of the images, with the sizes that were read from files."""
-    found: dict[int | str, dict] = {}
-    sizes, faults = files
-    for index, entry in enumerate(entries):
-        measured = sizes.get(index)
-        entry = _entry(
-            file, "images", index, {**entry, **measured} if measured else entry, _IMAGE_KEYS
-        )
-        image = _image(file, index, entry, findings, faults.get(index, ""))
-        name, place = f"image id {shown(image['id'])}", ("images", index, image["id"])
-        if measured:
-            findings.add("image_size", name, place=place)
-        if (known := found.get(image["id"])) is not None:
-            if known != image:
-                raise InputError(
-                    f"{file}: {name} occurs twice ({known['file_name']} and {image['file_name']})"
-                )
-            findings.add("repeated", name, place=place)
-        found[image["id"]] = image
-    if not found:
-        raise InputError(f"{file}: images is empty")
-    if (text := next((i for i in found if type(i) is str and whole(i) in found), None)) is not None:
-        raise InputError(
-            f"{file}: the image ids {shown(text)} and {whole(text)} are one id as text and as a "
-            "number, so that nobody can tell which of the two an annotation means"
-        )
-    return found
-
-
-def _image(file: str, index: int, entry: dict, findings: Findings, fault: str) -> dict:
-    """Return an entry of ``images`` with an id, and with a size in whole pixels and a file name
-    that can be used; ``fault`` is what is wrong with a file that was to say the size."""
-    where = f"{file}: image id {shown(entry['id'])}"
-    changes: dict[str, object] = {}
-    if isinstance(entry["id"], float) and (number := whole(entry["id"])) is not None:
-        changes["id"] = number
-    elif type(entry["id"]) not in (int, str):
-        raise InputError(f"{where}: a whole number or a text is needed")
-    for side in ("height", "width"):
-        if type(entry[side]) is not int and (number := whole(entry[side])) is not None:
-            changes[side] = number
-    image = {**entry, **changes} if changes else entry
-    if changes:
-        place = ("images", index, image["id"])
-        name = f"image id {shown(entry['id'])}, {next(iter(changes))}"
-        findings.add("number", name, place=place)
-    if not all(type(image[s]) is int and 0 < image[s] < MAX_SIDE for s in ("height", "width")):
-        raise InputError(
-            f"{where} has height {shown(entry['height'])} and width {shown(entry['width'])}; whole "
-            f"numbers of pixels from 1 to {MAX_SIDE - 1} are needed{f' ({fault})' if fault else ''}"
-        )
-    name = image["file_name"]
-    if not name or "\0" in name:
-        raise InputError(f"{where} has file_name {shown(name)}; the name of a file is needed")
-    return image
-
-
 def _annotations(
     file: str,
     entries: list,
@@ -308,8 +236,12 @@ def _annotations(
     findings: Findings,
 ) -> list[dict]:
     rules = AnnotationRules(file, images, categories, findings)
-    applied = (rules.apply(index, entry) for index, entry in enumerate(entries))
-    annotations = [annotation for annotation in applied if annotation is not None]
+    annotations = []
+    for index, entry in enumerate(entries):
+        annotation = rules.apply(index, entry)
+        findings.change("annotations", index, entry, annotation)
+        if annotation is not None:
+            annotations.append(annotation)
     rules.number()
     if (broken := first_broken([code for _, code in rules.codes])) is not None:
         raise InputError(

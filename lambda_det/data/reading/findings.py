@@ -127,13 +127,16 @@ class Findings:
         counts: kind -> number of entries, in the order in which the kinds were met.
         examples: kind -> the first entries of the kind, as a message names them.
         places: kind -> where these entries stand; of all entries with ``all_places``.
-        all_places: whether every place is remembered, for an account of all changes.
+        changed: list of the json and place in it -> the entry as it was and as it is, None = it is
+            left out; only with ``all_places``.
+        all_places: whether every place and change is remembered, for an account of them.
     """
 
     source: str
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
     places: dict[str, list[Place]] = field(default_factory=dict)
+    changed: dict[tuple[str, int], tuple[dict, dict | None]] = field(default_factory=dict)
     all_places: bool = False
 
     def add(self, kind: str, example: str, *, place: tuple | None = None) -> None:
@@ -146,6 +149,11 @@ class Findings:
         places = self.places.setdefault(kind, [])
         if place is not None and (self.all_places or len(places) < EXAMPLES):
             places.append(Place(*place))
+
+    def change(self, section: str, index: int, old: dict, new: dict | None) -> None:
+        """Remember an entry that is not what it was."""
+        if self.all_places and new is not old:
+            self.changed[section, index] = old, new
 
     def line(self, kind: str) -> str:
         """One line that says how many entries are of a kind, what happens to them, and which is the

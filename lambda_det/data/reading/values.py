@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from lambda_det.errors import InputError
 
@@ -48,6 +48,17 @@ def is_in(key: object, known: Container) -> bool:
         return not isinstance(key, bool) and key in known
     except TypeError:  # a list or an object is not hashable
         return False
+
+
+def check_entry(file: str, section: str, index: int, entry: object, keys: Sequence[str]) -> dict:
+    """Return ``entry`` if it is a dict with all ``keys``, else raise InputError."""
+    missing = [k for k in keys if k not in entry] if isinstance(entry, dict) else list(keys)
+    if missing:
+        raise InputError(
+            f"{file}: {section}[{index}] has no {', '.join(missing)} "
+            f"(each of {section} needs {', '.join(keys)})"
+        )
+    return entry  # type: ignore[return-value]
 
 
 def check_box(where: str, box: object) -> None:
