@@ -7,7 +7,6 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from data_helpers import TRAIN, single_line, warnings
@@ -176,16 +175,6 @@ def test_clean_data_are_as_detectron2_reads_them(coco_tiny, split: str, caplog):
             if isinstance(mask, dict) and isinstance(mask["counts"], bytes):
                 mask["counts"] = mask["counts"].decode()
     assert ours == theirs
-
-
-def test_crowd_regions_are_kept(coco_tiny):
-    path = coco_tiny / "annotations" / "instances_train2017.json"
-    raw = json.loads(path.read_text())["annotations"]
-    _, _, annotations = read_coco(str(path))
-    crowds = [a for a in raw if a["iscrowd"]]
-    assert crowds and np.all([a["iscrowd"] for a in annotations if a["id"] in
-                              {c["id"] for c in crowds}])  # fmt: skip
-    assert len(annotations) == len(raw)
 
 
 def test_missing_images(write_folder, small_content: dict, make_cfg, log):

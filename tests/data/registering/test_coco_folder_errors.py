@@ -62,14 +62,6 @@ def test_not_json(write_folder, small_content: dict, text: str):
     assert str(path) in single_line(error)
 
 
-def test_missing_image(write_folder, small_content: dict):
-    root = write_folder(train2017=small_content)
-    (root / "train2017" / "b.jpg").unlink()
-    with pytest.raises(InputError, match=r"train2017/b\.jpg.*\(1 of the 2 images") as error:
-        register_coco_folder(str(root), "train2017")
-    single_line(error)
-
-
 def test_missing_json_names_the_splits(write_folder, small_content: dict):
     root = write_folder(train2017=small_content, extra=small_content)
     (root / "annotations" / "captions_train2017.json").write_text("{}")
