@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from detectron2.utils import comm
 
+from lambda_det.data.images.exif import Size, turned_size
 from lambda_det.data.images.image_files import (
     ImageReading,
-    Size,
     expected_size,
     has_sixteen_bits,
     opened,
-    turned_size,
 )
 from lambda_det.data.images.image_headers import Header, read_headers
 from lambda_det.errors import InputError, key

@@ -19,10 +19,9 @@ import PIL
 from PIL import Image
 
 from lambda_det.config import PILLOW_LIMIT
+from lambda_det.data.images.exif import orientation_in_header, stored_size
 from lambda_det.data.images.image_files import (
     opened,
-    orientation_in_header,
-    stored_size,
     without_limit,
 )
 from lambda_det.errors import raise_if_of_machine, reason_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from lambda_det.data.images.image_files import turned_size
+from lambda_det.data.images.exif import turned_size
 from lambda_det.data.images.image_headers import read_headers
 from lambda_det.data.reading.file_names import find_images
 from lambda_det.data.reading.findings import Findings
