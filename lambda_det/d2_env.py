@@ -35,7 +35,7 @@ def setup_environment() -> None:
 
 
 def _register_folder() -> None:
-    from lambda_det.data.coco_folder import ENVIRONMENT_VARIABLE, register_splits
+    from lambda_det.data.registering.coco_folder import ENVIRONMENT_VARIABLE, register_splits
 
     folder = os.environ.get(ENVIRONMENT_VARIABLE)
     if not folder:

@@ -187,7 +187,7 @@ def check_disk() -> str:
 
 def check_datasets() -> str:
     """Look for COCO, and folders in its layout, where a training would; no json is read."""
-    from lambda_det.data.coco_folder import ENVIRONMENT_VARIABLE, register_splits
+    from lambda_det.data.registering.coco_folder import ENVIRONMENT_VARIABLE, register_splits
 
     named = os.path.expanduser(os.environ.get(ENVIRONMENT_VARIABLE, ""))
     stock = os.path.join(os.environ.get("DETECTRON2_DATASETS", "datasets"), "coco")

@@ -17,11 +17,14 @@ import logging
 import sys
 
 from lambda_det.commands import command_parser
-from lambda_det.data.clean_copy import choose_images, clean_folder, write_split
-from lambda_det.data.conversions import readers_of
-from lambda_det.data.dataset_report import split_report
-from lambda_det.data.report_text import report_text
-from lambda_det.data.split_content import SplitContent, check_files, check_learnable
+from lambda_det.data.checking.clean_copy import choose_images, clean_folder, write_split
+from lambda_det.data.checking.dataset_report import report_text, split_report
+from lambda_det.data.checking.split_content import (
+    SplitContent,
+    check_files,
+    check_learnable,
+    readers_of,
+)
 from lambda_det.errors import InputError, exit_on_input_error, keys_named, writing
 from lambda_det.io import check_writable, write_json
 

@@ -6,8 +6,8 @@ import logging
 import sys
 
 from lambda_det.commands import command_parser
-from lambda_det.data.clean_copy import choose_images, clean_folder, write_split
-from lambda_det.data.split_content import check_files, read_split
+from lambda_det.data.checking.clean_copy import choose_images, clean_folder, write_split
+from lambda_det.data.checking.split_content import check_files, read_split
 from lambda_det.errors import exit_on_input_error, keys_named, writing
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from lambda_det.commands import command_parser
-from lambda_det.data.shapes import TRAIN_SPLIT, VAL_SPLIT, generate_shapes, shapes_statistics
-from lambda_det.data.shapes_folder import CLASSES, generate_shapes_folder
+from lambda_det.data.generated.shapes import (
+    TRAIN_SPLIT,
+    VAL_SPLIT,
+    generate_shapes,
+    shapes_statistics,
+)
+from lambda_det.data.generated.shapes_folder import CLASSES, generate_shapes_folder
 from lambda_det.errors import exit_on_input_error
 
 

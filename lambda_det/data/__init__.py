@@ -1,8 +1,12 @@
-"""Datasets: COCO-layout folders, the dataset mapper, the data loaders and the generated shapes."""
+"""Datasets: a folder in, the batches of a training out.
 
-from lambda_det.data.coco_folder import register_coco_folder
-from lambda_det.data.config_datasets import configure_datasets
-from lambda_det.data.datasets import Datasets, resolve_datasets
+``reading`` makes clean content of a folder, ``images`` reads and checks image files, and
+``registering`` gives the datasets of a config to detectron2; the modules here at the top make
+batches of them. ``checking`` is the command ``check_data``, and ``generated`` draws datasets.
+"""
+
+from lambda_det.data.generated.shapes import generate_shapes, shapes_statistics
+from lambda_det.data.generated.shapes_folder import generate_shapes_folder
 from lambda_det.data.loaders import (
     build_test_loader,
     build_train_loader,
@@ -10,8 +14,9 @@ from lambda_det.data.loaders import (
     training_loader,
 )
 from lambda_det.data.mapper import LambdaDatasetMapper
-from lambda_det.data.shapes import generate_shapes, shapes_statistics
-from lambda_det.data.shapes_folder import generate_shapes_folder
+from lambda_det.data.registering.coco_folder import register_coco_folder
+from lambda_det.data.registering.config_datasets import configure_datasets
+from lambda_det.data.registering.datasets import Datasets, resolve_datasets
 
 __all__ = [
     "Datasets",

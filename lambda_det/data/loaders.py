@@ -24,7 +24,7 @@ from detectron2.utils import comm
 from torch import Generator as RandomGenerator
 from torch.utils.data import DataLoader
 
-from lambda_det.data.image_checks import usable_images
+from lambda_det.data.images.image_checks import usable_images
 from lambda_det.data.mapper import LambdaDatasetMapper
 from lambda_det.data.order import KeyStream, MakeSampler, sampler_maker, wide_images
 from lambda_det.data.skipping import Mapper, ReadableImages, SeededImages, SkippingImages, Skips
@@ -170,26 +170,20 @@ def _share_of_batch(total: int) -> int:
     return total // world
 
 
-_NOT_FOUND = "; they have no detections, and their objects count as not found"
-
-
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Iterable[list[dict]]:
     """Build a loader that yields each image of ``dataset_name`` once, in order, in lists of one.
 
     Raises:
         InputError: an image file cannot be used, see
-            :func:`~lambda_det.data.image_checks.usable_images`.
+            :func:`~lambda_det.data.images.image_checks.usable_images`.
     """
-    node, mapper = cfg.DATALOADER, LambdaDatasetMapper(cfg, False)
-    images = usable_images(
+    return detection_test_loader(
         get_detection_dataset_dicts([dataset_name], filter_empty=False),
-        f"{key('DATASETS.TEST')} {dataset_name!r}",
-        mapper.reading,
-        skip=node.SKIP_UNREADABLE,
-        workers=node.NUM_WORKERS,
-        consequence=_NOT_FOUND,
+        LambdaDatasetMapper(cfg, False),
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        skip_unreadable=cfg.DATALOADER.SKIP_UNREADABLE,
+        name=dataset_name,
     )
-    return _test_loader(images, mapper, node.NUM_WORKERS, node.SKIP_UNREADABLE)
 
 
 def detection_test_loader(
@@ -198,39 +192,38 @@ def detection_test_loader(
     *,
     num_workers: int = 0,
     skip_unreadable: bool = False,
+    name: str = "",
 ) -> Iterable[list[dict]]:
     """Build the loader of :func:`build_test_loader` from explicit arguments, for a LazyConfig.
 
     The image files are checked if ``mapper`` is a :class:`LambdaDatasetMapper` and ``dataset`` a
     list.
+
+    Args:
+        dataset: images in detectron2's dataset format.
+        mapper: converts one image to the input of the model.
+        num_workers: number of worker processes that map images; 0 maps them in this process.
+        skip_unreadable: whether images that cannot be read are left out.
+        name: name of the dataset, for messages.
     """
     if isinstance(mapper, LambdaDatasetMapper) and isinstance(dataset, list):
         dataset = usable_images(
             dataset,
-            key("DATASETS.TEST"),
+            key("DATASETS.TEST") + (f" {name!r}" if name else ""),
             mapper.reading,
             skip=skip_unreadable,
             workers=num_workers,
-            consequence=_NOT_FOUND,
+            consequence="; they have no detections, and their objects count as not found",
         )
-    return _test_loader(dataset, mapper, num_workers, skip_unreadable)
-
-
-def _test_loader(
-    images: Sequence[dict], mapper: Mapper, num_workers: int, skip: bool
-) -> Iterable[list[dict]]:
-    if not skip:
-        loader = build_detection_test_loader(images, mapper=mapper, num_workers=num_workers)
-        loader.worker_init_fn = finish_before_ending
-        return loader
-    # detectron2's dataset puts any other image, which then counts twice, into the place of one that
-    # is None.
-    skipping = SkippingImages(
-        DatasetFromList(images, copy=False) if isinstance(images, list) else images, mapper
-    )
-    loader = build_detection_test_loader(skipping, mapper=None, num_workers=num_workers)
+    mapped: dict = {"dataset": dataset, "mapper": mapper}
+    if skip_unreadable:
+        # detectron2's dataset puts any other image, which then counts twice, into the place of one
+        # that is None.
+        images = DatasetFromList(dataset, copy=False) if isinstance(dataset, list) else dataset
+        mapped = {"dataset": SkippingImages(images, mapper), "mapper": None}
+    loader = build_detection_test_loader(**mapped, num_workers=num_workers)
     loader.worker_init_fn = finish_before_ending
-    return ReadableImages(loader)
+    return ReadableImages(loader) if skip_unreadable else loader
 
 
 class FirstBatches:

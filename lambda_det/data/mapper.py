@@ -14,7 +14,7 @@ from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints
 
 from lambda_det.config import PILLOW_LIMIT
 from lambda_det.data.augmentations import keep_one_pixel, large_scale_jitter
-from lambda_det.data.image_files import ImageReading, expected_size, read_image
+from lambda_det.data.images.image_files import ImageReading, expected_size, read_image
 from lambda_det.errors import InputError, UnreadableImageError
 
 WITH_MASK = "gt_with_mask"
@@ -47,7 +47,7 @@ class LambdaDatasetMapper(DatasetMapper):
       error on a polygon that is cropped to nothing). Polygons of fewer than 3 points are dropped
       too. An image without objects has an empty ``gt_masks``.
     - ``exif``, ``white_level`` and ``max_pixels`` are those of
-      :class:`~lambda_det.data.image_files.ImageReading`.
+      :class:`~lambda_det.data.images.image_files.ImageReading`.
     - 16-bit grey is scaled to 8 bits (Pillow clips it to white), and the shorter side of a long
       thin image keeps at least one pixel.
     - Coordinates stored as integers are converted to float first, because fvcore's transforms write

@@ -7,8 +7,8 @@ import itertools
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 
-from lambda_det.data.image_checks import usable_images
-from lambda_det.data.image_files import ImageReading
+from lambda_det.data.images.image_checks import usable_images
+from lambda_det.data.images.image_files import ImageReading
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.errors import InputError
 
@@ -20,7 +20,7 @@ def training_images(cfg: CfgNode) -> list[dict]:
 
     Raises:
         InputError: ``DATASETS.TRAIN`` is empty, no image is left after filtering, or a check of
-            :func:`~lambda_det.data.image_checks.usable_images` or
+            :func:`~lambda_det.data.images.image_checks.usable_images` or
             :func:`~lambda_det.data.training_set_checks.check_images` fails.
     """
     names = tuple(cfg.DATASETS.TRAIN)

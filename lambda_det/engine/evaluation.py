@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from lambda_det.checkpoint.reading import read_file
-from lambda_det.data.display_names import registered_names
+from lambda_det.data.reading.display_names import registered_names
 from lambda_det.engine.averaging import WeightAverage
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.interruption import Interruption

@@ -31,9 +31,9 @@ from lambda_det.checkpoint.coverage import Coverage
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.data import LambdaDatasetMapper, detection_test_loader, resolve_datasets
-from lambda_det.data.config_datasets import with_classes_of_training
-from lambda_det.data.image_checks import usable_images
+from lambda_det.data.images.image_checks import usable_images
 from lambda_det.data.loaders import FirstBatches, TrainingLoader
+from lambda_det.data.registering.config_datasets import with_classes_of_training
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.engine.checks import check_device, check_pixels, on_device
 from lambda_det.engine.evaluation import check_best_metric
@@ -42,6 +42,12 @@ from lambda_det.engine.parts import Parts, Results, RunOptions
 from lambda_det.engine.values import check_values, options_from_cfg
 from lambda_det.engine.yacs import check_schedule, tasks_of
 from lambda_det.errors import key, keys_named
+
+# Where the models of detectron2 have what TEST.DETECTIONS_PER_IMAGE is in a YAML config.
+_DETECTION_LIMITS = (
+    "model.roi_heads.box_predictor.test_topk_per_image",
+    "model.max_detections_per_image",
+)
 
 
 def parts_from_lazy(lazy: DictConfig) -> tuple[Parts, RunOptions]:
@@ -130,17 +136,21 @@ def take_datasets(lazy: DictConfig, *, for_training: bool = True) -> None:
         InputError: as :func:`~lambda_det.data.resolve_datasets`.
     """
     splits = {split: _names(lazy, split) for split in ("train", "test")}
-    found = resolve_datasets(
-        splits["train"],
-        splits["test"],
-        select(lazy, "train.coco_folder") or "",
-        masks=has_head(lazy, "mask_head"),
-        keypoints=has_head(lazy, "keypoint_head"),
-        for_training=for_training,
-        strict=bool(select(lazy, "train.strict")),
-        val_share=select(lazy, "train.val_share") or 0.0,
-        skip_missing=bool(select(lazy, LAZY_NAMES["DATALOADER.SKIP_UNREADABLE"])),
-    )
+    limits = ((place, select(lazy, place)) for place in _DETECTION_LIMITS)
+    place, limit = next(((p, n) for p, n in limits if isinstance(n, int)), ("", None))
+    with keys_named({**LAZY_NAMES, "TEST.DETECTIONS_PER_IMAGE": place}):
+        found = resolve_datasets(
+            splits["train"],
+            splits["test"],
+            select(lazy, "train.coco_folder") or "",
+            masks=has_head(lazy, "mask_head"),
+            keypoints=has_head(lazy, "keypoint_head"),
+            for_training=for_training,
+            strict=bool(select(lazy, "train.strict")),
+            val_share=select(lazy, "train.val_share") or 0.0,
+            skip_missing=bool(select(lazy, LAZY_NAMES["DATALOADER.SKIP_UNREADABLE"])),
+            detections_per_image=-1 if limit is None else limit,
+        )
     nodes = [
         node
         for node in (select(lazy, "model.roi_heads"), lazy.model)

@@ -17,7 +17,7 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from lambda_det.configs import find_config, load_config
-from lambda_det.data.config_datasets import configure_heads
+from lambda_det.data.registering.config_datasets import configure_heads
 from lambda_det.engine.run import make_output_dir
 from lambda_det.engine.yacs import prepare
 from lambda_det.errors import InputError, key, reason_of, writing
@@ -60,7 +60,8 @@ def model_config(
 ) -> CfgNode:
     """Return the config of a command that needs the model of a training, but not its data.
 
-    Classes and keypoints are set by :func:`~lambda_det.data.config_datasets.configure_heads`.
+    Classes and keypoints are set by
+    :func:`~lambda_det.data.registering.config_datasets.configure_heads`.
 
     Args:
         config_file: path or name of the YAML file that the model was trained with.

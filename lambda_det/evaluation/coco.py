@@ -18,9 +18,9 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
-from lambda_det.data.class_subsets import MODEL_CATEGORY_IDS
-from lambda_det.data.coco_folder import images_of
-from lambda_det.data.coco_json import CocoSet, read_coco
+from lambda_det.data.reading.coco_json import CocoSet, read_coco
+from lambda_det.data.registering.class_subsets import MODEL_CATEGORY_IDS
+from lambda_det.data.registering.coco_folder import images_of
 from lambda_det.errors import InputError, key
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detection_limits import COCO_LIMIT, check_limit, warn_of_limit
@@ -133,7 +133,8 @@ class CocoMetricsEvaluator(DatasetEvaluator):
     @functools.cached_property
     def _ground_truth(self) -> GroundTruth:
         """The annotations; only the process that evaluates reads them."""
-        content = read_coco(PathManager.get_local_path(self._metadata.json_file))
+        path = PathManager.get_local_path(self._metadata.json_file)
+        content = read_coco(path, self._metadata.get("image_root"))
         return GroundTruth(_own_part(content, self._name))
 
     def reset(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from lambda_det.data.display_names import display_names
+from lambda_det.data.reading.display_names import display_names
 from lambda_det.errors import InputError, one_line
 from lambda_det.evaluation.detection_limits import COCO_LIMIT, counted_detections
 from lambda_det.evaluation.detections import Detections

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 
-from lambda_det.data.values import check_box, is_finite, is_in, shown
+from lambda_det.data.reading.values import check_box, is_finite, is_in, shown
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth, coco_index, compressed_masks
 from lambda_det.io import read_json

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lambda_det.data.display_names import display_names
+from lambda_det.data.reading.display_names import display_names
 from lambda_det.evaluation.detections import Detections
 from lambda_det.evaluation.ground_truth import GroundTruth
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
+from lambda_det.data.reading.values import id_order
 from lambda_det.errors import InputError, writing
 from lambda_det.evaluation.drawn_objects import (
     coco_to_draw,
@@ -106,10 +107,10 @@ def choose_images(coco: COCO, count: int) -> list[int]:
     and then images with smaller ids.
     """
 
-    def key(image_id: int) -> tuple[int, int, int]:
+    def key(image_id: int | str) -> tuple:
         objects = [a for a in coco.imgToAnns[image_id] if not a.get("iscrowd")]
         num_classes = len({a["category_id"] for a in objects})
-        return (-min(num_classes, 4), len(objects), image_id)
+        return (-min(num_classes, 4), len(objects), *id_order(image_id))
 
     return sorted(coco.imgs, key=key)[:count]
 

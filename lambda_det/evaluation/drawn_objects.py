@@ -18,11 +18,11 @@ import pycocotools.mask as mask_util
 from detectron2.utils.colormap import colormap
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import CocoSet, clean_coco, read_coco
-from lambda_det.data.display_names import display_names
-from lambda_det.data.file_names import image_paths
-from lambda_det.data.image_files import read_image
-from lambda_det.data.rle import compress
+from lambda_det.data.images.image_files import read_image
+from lambda_det.data.reading.coco_json import CocoSet, clean_coco, read_coco
+from lambda_det.data.reading.display_names import display_names
+from lambda_det.data.reading.file_names import image_paths
+from lambda_det.data.reading.rle import compress
 from lambda_det.errors import InputError
 from lambda_det.evaluation.detections import Detections, box_of_keypoints, read_detections
 from lambda_det.evaluation.ground_truth import GroundTruth
@@ -157,7 +157,7 @@ def coco_to_draw(annotations: str, images: str) -> COCO:
     Raises:
         InputError: the json is not valid, or an image is missing.
     """
-    content = read_coco(annotations)
+    content = read_coco(annotations, images)
     paths = image_paths([image["file_name"] for image in content.images], images, annotations)
     content.summary.findings.log()
     return index_to_draw(content, paths)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from pycocotools.coco import COCO
 
-from lambda_det.data.findings import KINDS
-from lambda_det.data.split_content import SplitContent
-from lambda_det.data.values import is_finite, shown
+from lambda_det.data.checking.split_content import SplitContent
+from lambda_det.data.reading.findings import KINDS
+from lambda_det.data.reading.values import is_finite, shown
 from lambda_det.errors import printable, writing
 from lambda_det.evaluation.drawing import choose_images
 from lambda_det.evaluation.drawn_objects import (
@@ -41,7 +41,7 @@ class ExamplePage:
         Raises:
             InputError: an image cannot be read, or has another size than the json says.
         """
-        coco = index_to_draw(data.found, data.listed_paths)
+        coco = index_to_draw(data.found, [*data.paths.values()])
         chosen = choose_images(coco, _IN_A_ROW)
         tiles = [_tile(coco, image_id, []) for image_id in chosen]
         self._rows.append(_row([f"{data.name}: objects as they are learned"], tiles))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pycocotools.coco import COCO
 
-from lambda_det.data.coco_json import CocoSet, read_coco
-from lambda_det.data.rle import compress, first_broken
+from lambda_det.data.reading.coco_json import CocoSet, read_coco
+from lambda_det.data.reading.rle import compress, first_broken
+from lambda_det.data.reading.values import id_order
 from lambda_det.errors import InputError
 
 
@@ -48,7 +49,7 @@ class GroundTruth:
         """Read a COCO instances json, and log what is mended and left out.
 
         Raises:
-            InputError: as :func:`~lambda_det.data.coco_json.read_coco`.
+            InputError: as :func:`~lambda_det.data.reading.coco_json.read_coco`.
         """
         content = read_coco(path)
         content.summary.findings.log()
@@ -164,7 +165,7 @@ def coco_index(ground_truth: GroundTruth, entries: Sequence[dict], parts: Sequen
 
 
 def _numbered_images(images: list[dict]) -> dict[object, tuple[int, int, int]]:
-    ordered = sorted(images, key=lambda image: image["id"])
+    ordered = sorted(images, key=lambda image: id_order(image["id"]))
     return {
         image["id"]: (number, image["height"], image["width"])
         for number, image in enumerate(ordered, start=1)

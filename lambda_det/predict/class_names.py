@@ -9,13 +9,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from lambda_det.data import configure_datasets
-from lambda_det.data.coco_json import read_coco
-from lambda_det.data.display_names import (
+from lambda_det.data.reading.coco_json import read_coco
+from lambda_det.data.reading.display_names import (
     display_names,
     registered_categories,
     registered_names,
 )
-from lambda_det.data.intake import release
+from lambda_det.data.reading.intake import release
 from lambda_det.errors import InputError
 from lambda_det.io import read_json
 

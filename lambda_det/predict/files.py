@@ -14,10 +14,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from lambda_det.checkpoint.loading import numbers_of_heads
-from lambda_det.data.config_datasets import configure_heads
-from lambda_det.data.image_checks import warn_of_frames
-from lambda_det.data.image_files import ImageReading, expected_size, read_image
-from lambda_det.data.image_headers import Header, read_headers
+from lambda_det.data.images.image_checks import warn_of_frames
+from lambda_det.data.images.image_files import ImageReading, expected_size, read_image
+from lambda_det.data.images.image_headers import Header, read_headers
+from lambda_det.data.registering.config_datasets import configure_heads
 from lambda_det.errors import InputError, writing
 from lambda_det.io import write_bytes, write_json
 from lambda_det.predict.class_names import (

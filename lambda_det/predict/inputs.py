@@ -11,8 +11,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lambda_det.data.file_names import find_images
-from lambda_det.data.image_files import image_endings, left_out
+from lambda_det.data.images.image_files import image_endings, left_out
+from lambda_det.data.reading.file_names import find_images
 from lambda_det.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _entries_by_file(
     folder = os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])
     names = [image["file_name"] for image in listed]
     found = find_images(names, folder, source, among=[os.path.abspath(path) for path in paths])
-    found.log(names)
+    found.log()
     files: dict[str, list[dict]] = {}
     for index, path in enumerate(found.paths):
         if index not in found.missing:

@@ -17,7 +17,7 @@ from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset
 
-from lambda_det.data.image_files import eight_bits, image_endings, left_out
+from lambda_det.data.images.image_files import eight_bits, image_endings, left_out
 from lambda_det.data.loaders import finish_before_ending
 from lambda_det.errors import InputError
 from lambda_det.randomness import IMAGE, ORDER, seed_of, seeded

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pycocotools.mask as mask_util
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation.counting import choose_backend, evaluation_of, run
 from lambda_det.evaluation.detections import Detections

@@ -77,8 +77,8 @@ def measure(reader: str, path: str) -> tuple[float, float]:
 def _measure(reader: str, path: str) -> tuple[float, float]:
     from detectron2.data.datasets import load_coco_json
 
-    from lambda_det.data.coco_json import read_coco
-    from lambda_det.data.intake import detectron2_images
+    from lambda_det.data.reading.coco_json import read_coco
+    from lambda_det.data.reading.intake import detectron2_images
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.process_time()

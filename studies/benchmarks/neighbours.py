@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint import load_weights
-from lambda_det.data.layouts import locate_split
+from lambda_det.data.reading.layouts import find_layout
 from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation
@@ -108,7 +108,7 @@ def read_images(
     Raises:
         InputError: the folder or the split does not exist, or it has fewer images.
     """
-    image_root = locate_split(folder, split)[1]
+    image_root = find_layout(folder).split(split).images
     paths = sorted(glob.glob(os.path.join(glob.escape(image_root), "*.jpg")))[:number]
     if number < 1 or len(paths) < number:
         raise InputError(f"--images {number}: {image_root} has {len(paths)} files *.jpg")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lambda_det import get_cfg
 from lambda_det.data import LambdaDatasetMapper, register_coco_folder
-from lambda_det.data.rle import compress, first_broken
+from lambda_det.data.reading.rle import compress, first_broken
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files, metrics_table
 from lambda_det.evaluation.metrics import per_class_table

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.checkpoint.loading import find_backbone
-from lambda_det.data.config_datasets import configure_heads
-from lambda_det.data.image_files import read_image
+from lambda_det.data.images.image_files import read_image
+from lambda_det.data.registering.config_datasets import configure_heads
 from lambda_det.engine.checks import check_device
 from lambda_det.engine.values import check_values
 from lambda_det.errors import InputError

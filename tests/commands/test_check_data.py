@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lambda_det.commands import check_data, make_coco_subset
-from lambda_det.data.findings import KINDS
+from lambda_det.data.reading.findings import KINDS
 
 SQUARE = [4, 6, 14, 6, 14, 14, 4, 14]
 
@@ -131,6 +131,7 @@ def test_every_kind_can_be_drawn(tmp_path):
     value = content()
     first = value["annotations"][0]
     value["images"].append(value["images"][0])
+    value["images"].append({"id": 3, "file_name": "d.png", "height": -1, "width": -1})
     value["images"][1]["width"] = "40"
     changes = [
         {"image_id": 9}, {"category_id": 9}, {"iscrowd": None}, {"bbox": [0, 0, 0, 0]},

@@ -13,7 +13,7 @@ import pytest
 from lambda_det.comparison import read_suite
 from lambda_det.comparison.examples import Found, choose, examples_of, found_per_image
 from lambda_det.data import generate_shapes
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation.ground_truth import GroundTruth
 

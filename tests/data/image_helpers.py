@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lambda_det.data import image_checks, image_headers
-from lambda_det.data.image_checks import usable_images
-from lambda_det.data.image_files import ImageReading
+from lambda_det.data.images import image_checks, image_headers
+from lambda_det.data.images.image_checks import usable_images
+from lambda_det.data.images.image_files import ImageReading
 
 SIZE = 40, 30
 

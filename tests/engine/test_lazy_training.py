@@ -25,7 +25,13 @@ from lambda_det.commands.lazyconfig_train_net import main
 from lambda_det.configs import changed_values, find_lazy_config
 from lambda_det.engine import dry_run, parts_from_lazy, run
 from lambda_det.engine.interruption import INTERRUPTED_FILE, TrainingInterrupted
-from lambda_det.engine.lazy import evaluate_lazy, lazy_device, options_from_lazy, take_datasets
+from lambda_det.engine.lazy import (
+    evaluate_lazy,
+    lazy_device,
+    options_from_lazy,
+    prepare_lazy,
+    take_datasets,
+)
 from lambda_det.engine.lazy_config import load_lazy_config
 from lambda_det.errors import InputError
 
@@ -277,6 +283,12 @@ def test_values_are_checked_in_the_words_of_the_file(
         run(parts, options)
     assert says in str(error.value)
     assert not list(output.rglob("*.pth"))
+
+
+def test_more_objects_than_detections(output: Path, shapes_folder: Path, caplog) -> None:
+    place = "model.roi_heads.box_predictor.test_topk_per_image"
+    prepare_lazy(config(output, shapes_folder, f"{place}=1"))
+    assert f"objects, and {place} is 1: the others count as not found" in caplog.text
 
 
 def test_evaluation_needs_weights(output: Path, shapes_folder: Path, capsys) -> None:

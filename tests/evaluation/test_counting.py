@@ -12,7 +12,7 @@ import pycocotools.mask as mask_util
 import pytest
 from evaluation_helpers import judge, quiet_coco, random_detections, truth_as_detections
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import counting
 from lambda_det.evaluation.counting import choose_backend, count, evaluation_of

@@ -10,7 +10,7 @@ import pytest
 from evaluation_helpers import judge, random_detections, truth_as_detections
 
 from lambda_det.commands import evaluate as command
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import CocoMetricsEvaluator, evaluate_files
 from lambda_det.evaluation.counting import count

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from evaluation_helpers import truth_as_detections
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
 from lambda_det.evaluation.detections import Detections
@@ -135,7 +135,7 @@ def test_wrong_annotation(content, tmp_path, change, text):
         ({"height": 0}, "height 0"),
         ({"width": 40.5}, "width 40.5"),
         ({"width": 2**16}, "from 1 to 65535"),
-        ({"id": "x"}, "several types"),
+        ({"id": "8"}, "are one id as text and as a number"),
     ],
 )
 def test_wrong_image(content, change, text):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from evaluation_helpers import truth_as_detections
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.evaluation import evaluate_files
 from lambda_det.evaluation.counting import count
 from lambda_det.evaluation.detections import Detections

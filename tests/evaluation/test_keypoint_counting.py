@@ -9,7 +9,7 @@ import pytest
 from evaluation_helpers import judge
 from pycocotools.cocoeval import Params
 
-from lambda_det.data.coco_json import clean_coco
+from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import metrics_table
 from lambda_det.evaluation.counting import count

@@ -38,6 +38,7 @@ model = L(RetinaNet)(
     focal_loss_alpha=0.25,
     focal_loss_gamma=2.0,
     smooth_l1_beta=0.0,
+    max_detections_per_image=100,
     pixel_mean=[123.675, 116.280, 103.530],
     pixel_std=[58.395, 57.120, 57.375],
     input_format="RGB",

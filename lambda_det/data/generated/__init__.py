@@ -1,0 +1,1 @@
+"""The generated datasets of the quick start and of the tests."""

@@ -1,0 +1,1 @@
+"""A folder as a tool exported it -> clean content: layouts, names of files, json, odd entries."""

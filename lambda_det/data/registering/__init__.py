@@ -1,0 +1,1 @@
+"""The datasets that a config names -> checked and registered with detectron2."""
