@@ -21,7 +21,7 @@ from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.translation import TranslatedWeights
 from lambda_det.config import get_cfg
 from lambda_det.data.augmentations import keep_one_pixel
-from lambda_det.data.image_files import ImageReading, image_names, read_image
+from lambda_det.data.images.image_files import ImageReading, image_names, read_image
 from lambda_det.errors import InputError, UnreadableImageError
 
 logger = logging.getLogger(__name__)

@@ -10,11 +10,9 @@ import copy
 import functools
 import inspect
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import yaml
 from detectron2.config import instantiate
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.solver import LRMultiplier
@@ -37,7 +35,7 @@ from lambda_det.data.registering.config_datasets import with_classes_of_training
 from lambda_det.data.training_set_checks import TrainingResize, check_images
 from lambda_det.engine.checks import check_device, check_pixels, on_device
 from lambda_det.engine.evaluation import check_best_metric
-from lambda_det.engine.lazy_config import LAZY_NAMES, MAPPER, config_of, has_head, select
+from lambda_det.engine.lazy_config import LAZY_NAMES, MAPPER, as_yaml, config_of, has_head, select
 from lambda_det.engine.parts import Parts, Results, RunOptions
 from lambda_det.engine.values import check_values, options_from_cfg
 from lambda_det.engine.yacs import check_schedule, tasks_of
@@ -106,7 +104,7 @@ def build_lazy_parts(lazy: DictConfig, options: RunOptions) -> tuple[Parts, RunO
         evaluate=functools.partial(evaluate_lazy, lazy, folder=options.output_dir)
         if _is_evaluated(lazy)
         else None,
-        config=_as_yaml(lazy),
+        config=as_yaml(lazy),
         load_weights=functools.partial(load_lazy_weights, lazy),
         metadata=metadata_of_training(
             model, lambda_resnet_arguments(config_of(lazy)), _image_format(lazy)
@@ -304,19 +302,3 @@ def _target(node: DictConfig) -> Any:
 
 def _is_evaluated(lazy: DictConfig) -> bool:
     return select(lazy, "dataloader.evaluator") is not None
-
-
-def _as_yaml(lazy: DictConfig) -> str:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(name): plain(item) for name, item in value.items()}
-        if OmegaConf.is_list(value) or isinstance(value, (list, tuple)):
-            return [plain(item) for item in value]
-        if isinstance(value, (str, int, float, bool, type(None))):
-            return value
-        named = callable(value) and hasattr(value, "__qualname__")  # a class or a function
-        if named:
-            return f"{value.__module__}.{value.__qualname__}"
-        return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # another one in every process
-
-    return yaml.safe_dump(plain(lazy), sort_keys=False)

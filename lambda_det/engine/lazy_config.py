@@ -6,9 +6,11 @@ import difflib
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, LazyConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -179,6 +181,24 @@ def has_head(lazy: DictConfig, name: str) -> bool:
     features = f"{name.removesuffix('head')}in_features"  # None turns a head off
     heads = select(lazy, "model.roi_heads") or {}
     return heads.get(name) is not None and heads.get(features, name) is not None
+
+
+def as_yaml(lazy: DictConfig) -> str:
+    """Return a LazyConfig as YAML, with the names of what it calls; the same in every process."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(name): plain(item) for name, item in value.items()}
+        if OmegaConf.is_list(value) or isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        if isinstance(value, (str, int, float, bool, type(None))):
+            return value
+        named = callable(value) and hasattr(value, "__qualname__")  # a class or a function
+        if named:
+            return f"{value.__module__}.{value.__qualname__}"
+        return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # another one in every process
+
+    return yaml.safe_dump(plain(lazy), sort_keys=False)
 
 
 def warn_of_keys_without_effect(lazy: DictConfig) -> None:
