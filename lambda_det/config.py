@@ -142,6 +142,10 @@ def _lambda_resnet() -> CfgNode:
     node.PARTIAL_INIT = False
     node.PARTIAL_INIT_AS_IDENTITY = False
     node.MIN_COVERAGE = 1.0
+    # Number of training images on which the statistics of norms are measured that MODEL.WEIGHTS has
+    # without them, as detectron2's COCO detectors do: they are merged into weight and bias. The
+    # function in evaluation stays the same, and BN trains it, too. 0 = none, with a warning.
+    node.MEASURE_NORMS = 0
 
     layer = node.LAYER = CfgNode()
     layer.QUERY_DEPTH = 16

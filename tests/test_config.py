@@ -21,7 +21,8 @@ NODE = "MODEL.LAMBDA_RESNET"
 
 # What lambda_det.checkpoint reads; the other keys of the node are arguments of the backbone.
 OF_WEIGHTS = {
-    f"{NODE}.{key}" for key in ("PARTIAL_INIT", "PARTIAL_INIT_AS_IDENTITY", "MIN_COVERAGE")
+    f"{NODE}.{key}"
+    for key in ("PARTIAL_INIT", "PARTIAL_INIT_AS_IDENTITY", "MIN_COVERAGE", "MEASURE_NORMS")
 }
 
 

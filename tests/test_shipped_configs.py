@@ -130,14 +130,16 @@ def test_rows_of_a_recipe_differ_in_what_they_compare() -> None:
             assert path.stem == Path(keys["OUTPUT_DIR"]).name
             if recipe.endswith("_3x") and keys["MODEL.MASK_ON"]:
                 assert keys["MODEL.WEIGHTS"] == f"torchvision://resnet{keys[f'{NODE}.DEPTH']}"
-            assert path.stem == recipe.removesuffix("_partial").replace("_fpn_", f"_{name}")
+            own = re.sub("_finetune.*", "_finetune", recipe)
+            assert path.stem == own.replace("_fpn_", f"_{name}")
     all_of = {(v, d) for v in ("resnet", "se", "lambda") for d in (50, 101, 152)}
     for recipe, wanted in (
         ("lsj", {*all_of, ("lambda_full", 101)}),
         ("lsj_paper", {(v, d) for v, d in all_of if d > 50}),
         ("3x", all_of),
         ("finetune", {("resnet", 50), ("resnet", 101)}),
-        ("finetune_partial", {(v, d) for v, d in all_of if d < 152 and v != "resnet"}),
+        ("finetune_partial", {("se", 50), ("se", 101)}),
+        ("finetune_lambda", {("lambda", 50), ("lambda", 101)}),
     ):
         keys = [keys_of(path) for path in rows[f"mask_rcnn_fpn_{recipe}"]]
         assert {(k[f"{NODE}.VARIANT"], k[f"{NODE}.DEPTH"]) for k in keys} == wanted
@@ -211,7 +213,10 @@ def test_fine_tuning_is_detectron2s_network_and_images() -> None:
         assert keys[f"{NODE}.STEM"] == "v1"
         assert keys["MODEL.BACKBONE.FREEZE_AT"] == (2 if variant == "R" else 1)
         assert keys[f"{NODE}.PARTIAL_INIT"] is (variant != "R")
-        assert keys[f"{NODE}.NORM"] == ("FrozenBN" if variant == "R" else "SyncBN")
+        # The file's norms have no statistics of their own, and new norms must not be frozen.
+        trained = (keys[f"{NODE}.NORM"], keys[f"{NODE}.MEASURE_NORMS"])
+        assert trained == (("SyncBN", 64) if variant == "lambda_R" else ("FrozenBN", 0))
+        assert keys[f"{NODE}.PARTIAL_INIT_AS_IDENTITY"] is (variant == "lambda_R")
         usual = 0.02 * keys["SOLVER.IMS_PER_BATCH"] / 16
         assert keys["SOLVER.BASE_LR"] <= usual and keys["SOLVER.MAX_ITER"] < 90_000
 

@@ -211,6 +211,7 @@ def _warn_of_ignored_keys(cfg: CfgNode) -> None:
 # Keys of lambda_det that only its engine reads, with the values that ask for nothing.
 _ENGINE_KEYS = {
     "INPUT.LSJ.ENABLED": False,
+    "MODEL.LAMBDA_RESNET.MEASURE_NORMS": 0,
     "SOLVER.ACCUMULATE": 1,
     "SOLVER.CHECKPOINT_KEEP": 0,
     "SOLVER.EMA_DECAY": 0.0,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,18 @@ from lambda_det.errors import InputError, key
 
 logger = logging.getLogger(__name__)
 
+MEASURE_NORMS_KEY = "MODEL.LAMBDA_RESNET.MEASURE_NORMS"
+
+Statistics = tuple[Tensor, Tensor]
+"""Mean and variance (C,) of the channels before a norm, float64, on the CPU."""
+
 EPS = 1e-5
 """What BatchNorm adds to the variance; the same in every network of lambda_det and detectron2."""
 
 _FOLDED = re.compile(
     r"(?:stem\.conv\d|res[2-5]\.\d+\.(?:conv[123]|shortcut|lambda_layer\.(?:query|value)))\.bias"
 )
+_LEAVES = ("weight", "bias", "running_mean", "running_var")
 _TOLERANCE = 2e-6  # of the variance 1 - EPS, so that the 1 of a norm that is new differs from it
 
 
@@ -90,28 +96,48 @@ def _has_no_statistics(norm: str, tensors: Mapping[str, Tensor]) -> bool:
     return bool(torch.all((variance.double() - (1 - EPS)).abs() < _TOLERANCE))
 
 
-def warn_of_training(path: str, loaded: Mapping[str, Tensor], backbone: nn.Module) -> None:
-    """Warn if norms that take part in training were loaded without statistics.
+def trained_without_statistics(loaded: Mapping[str, Tensor], backbone: nn.Module) -> list[str]:
+    """Return the names of the norms that were loaded without statistics and take part in training.
 
     Args:
-        path: the value of MODEL.WEIGHTS, for the message.
         loaded: the tensors that were loaded, under the bare backbone's names.
         backbone: it has a FrozenBN where the statistics do not change.
     """
-    trained = {
+    trained = _trained_norms(backbone)
+    return [name for name in norms_without_statistics(loaded) if name in trained]
+
+
+def _trained_norms(backbone: nn.Module) -> set[str]:
+    return {
         name
         for name, module in backbone.named_modules()
         if isinstance(module, nn.modules.batchnorm._BatchNorm)
     }
-    norms = [name for name in norms_without_statistics(loaded) if name in trained]
-    if not norms:
-        return
+
+
+def warn_of_training(
+    path: str, norms: Sequence[str], loaded: Collection[str], backbone: nn.Module
+) -> None:
+    """Warn of what :func:`trained_without_statistics` has found, with the remedies of this model.
+
+    FrozenBN is one of them only if the file fills every norm: a frozen norm that is new would
+    never normalise, and one whose weight was set to 0 would keep its block closed.
+
+    Args:
+        path: the value of MODEL.WEIGHTS, for the message.
+        norms: the names of these norms.
+        loaded: the names of the tensors that were loaded.
+        backbone: the network.
+    """
+    leaves = [f"{norm}.{leaf}" for norm in _trained_norms(backbone) for leaf in _LEAVES]
     node = "LAMBDA_RESNET" if hasattr(backbone, "frozen_without_weights") else "RESNETS"
+    freeze = f"{key(f'MODEL.{node}.NORM')} 'FrozenBN', or " if {*leaves} <= {*loaded} else ""
     logger.warning(
-        "%s=%r has BatchNorm folded into its convolutions: %d norms (first: %s) are without "
-        "statistics, which is right in evaluation, but BN would train another function; set %s "
-        "'FrozenBN', or load what 'convert_weights --measure-on IMAGES %s NEW.pth' writes",
-        key("MODEL.WEIGHTS"), path, len(norms), norms[0], key(f"MODEL.{node}.NORM"), path,
+        "%s=%r has BatchNorm whose statistics were merged into weights and biases: %d norms "
+        "(first: %s) are without statistics, which is right in evaluation, but BN would train "
+        "another function; set %s%s 64 (in a YAML config), which measures them on 64 training "
+        "images",
+        key("MODEL.WEIGHTS"), path, len(norms), norms[0], freeze, key(MEASURE_NORMS_KEY),
     )  # fmt: skip
 
 
@@ -119,10 +145,6 @@ def unfold(
     path: str, tensors: Mapping[str, Tensor], architecture: Architecture, images: Iterable[Tensor]
 ) -> tuple[dict[str, Tensor], int]:
     """Give the norms without statistics those that are measured on images.
-
-    The function in evaluation stays the same up to rounding. A channel that hardly varies on the
-    images gets a weight near 0 (never below ``sqrt(EPS)`` times its old one), so that it also stays
-    almost constant in training.
 
     Args:
         path: the file of weights, for the messages.
@@ -144,7 +166,7 @@ def unfold(
             "out --measure-on"
         )
     plain = {"norm": "BN", "out_features": ("res5",), "num_classes": None, "freeze_at": 0}
-    network = build_lambda_resnet(**{**architecture, **plain}).eval()
+    network = build_lambda_resnet(**{**architecture, **plain})
     dtype = tensors[f"{norms[0]}.weight"].dtype
     network.to(dtype if dtype in (torch.float32, torch.float64) else torch.float32)
     state = {n: t for n, t in network.state_dict().items() if not n.endswith("batches_tracked")}
@@ -155,29 +177,25 @@ def unfold(
                 "another shape"
             )
     network.load_state_dict({name: tensors[name] for name in state}, strict=False)
-    found = dict(tensors)
-    for norm, (mean, variance) in _measure(network, norms, images).items():
-        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
-            raise InputError(f"{path}: the statistics of {norm} on the images are not finite")
-        weight, bias = (tensors[f"{norm}.{leaf}"].double() for leaf in ("weight", "bias"))
-        values = {
-            "running_mean": mean,
-            "running_var": variance,
-            "weight": weight * (variance + EPS).sqrt(),
-            "bias": bias + weight * mean,
-        }
-        for leaf, value in values.items():
-            found[f"{norm}.{leaf}"] = value.to(state[f"{norm}.{leaf}"].dtype)
-    return found, len(norms)
+    set_statistics(network, measure(network, norms, images), path)
+    changed = {
+        name: state[name] for norm in norms for leaf in _LEAVES for name in [f"{norm}.{leaf}"]
+    }
+    return {**tensors, **changed}, len(norms)
 
 
 @torch.no_grad()
-def _measure(
+def measure(
     network: nn.Module, norms: Iterable[str], images: Iterable[Tensor]
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> dict[str, Statistics]:
     """Return the mean and the variance of each channel before each norm, over all positions.
 
-    One pass suffices: what a norm gives does not depend on how it is written.
+    One pass in evaluation mode suffices: what a norm gives does not depend on how it is written.
+
+    Args:
+        network: a backbone. It is in the mode that it was in again when this function returns.
+        norms: names of its norms.
+        images: inputs (N, 3, H, W) as the network expects them, of any sizes.
     """
     sums: dict[str, list[Tensor]] = {}
 
@@ -194,12 +212,51 @@ def _measure(
         )
         for norm in norms
     ]
-    dtype = next(network.parameters()).dtype
-    for image in images:
-        network(image.to(dtype))
-    for handle in handles:
-        handle.remove()
+    was_training = network.training
+    network.eval()
+    like = next(network.parameters())
+    try:
+        for image in images:
+            network(image.to(like))
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
     return {
-        norm: (total / count, (squares / count - (total / count).square()).clamp(min=0))
+        norm: (
+            (total / count).cpu(),
+            (squares / count - (total / count).square()).clamp(min=0).cpu(),
+        )
         for norm, (count, total, squares) in sums.items()
     }
+
+
+@torch.no_grad()
+def set_statistics(network: nn.Module, found: Mapping[str, Statistics], path: str) -> None:
+    """Give norms without statistics the measured ones, and the weight and bias that go with them.
+
+    The function in evaluation stays the same up to rounding. A channel that hardly varies on the
+    images gets a weight near 0 (never below ``sqrt(EPS)`` times its old one), so that it also stays
+    almost constant in training. A weight of 0 stays 0.
+
+    Args:
+        network: the backbone, which is changed.
+        found: name of a norm -> what :func:`measure` has found.
+        path: the file of weights, for the message.
+
+    Raises:
+        InputError: the measured values are not finite.
+    """
+    for name, (mean, variance) in found.items():
+        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+            raise InputError(f"{path}: the statistics of {name} on the images are not finite")
+        norm = network.get_submodule(name)
+        weight, bias = norm.weight.double().cpu(), norm.bias.double().cpu()
+        values = {
+            "running_mean": mean,
+            "running_var": variance,
+            "weight": weight * (variance + EPS).sqrt(),
+            "bias": bias + weight * mean,
+        }
+        for leaf, value in values.items():
+            getattr(norm, leaf).copy_(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Mapping, Sequence
 
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import CfgNode
@@ -17,7 +18,12 @@ from lambda_det.checkpoint.addresses import MIRROR_VARIABLE
 from lambda_det.checkpoint.architecture import Architecture, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
-from lambda_det.checkpoint.folded_norms import warn_of_training
+from lambda_det.checkpoint.folded_norms import (
+    Statistics,
+    set_statistics,
+    trained_without_statistics,
+    warn_of_training,
+)
 from lambda_det.checkpoint.heads import heads_that_start_anew, number_of_classes
 from lambda_det.checkpoint.image_format import ImageFormat, fit_to_config
 from lambda_det.checkpoint.networks import split_network
@@ -26,6 +32,9 @@ from lambda_det.checkpoint.translation import TranslatedWeights, read_and_transl
 from lambda_det.errors import InputError, first_line_of, key
 
 logger = logging.getLogger(__name__)
+
+Measure = Callable[[nn.Module, Sequence[str]], Mapping[str, Statistics]]
+"""Takes a backbone and names of its norms, and returns the statistics of what comes into them."""
 
 
 def load_weights(
@@ -37,6 +46,7 @@ def load_weights(
     rules: LoadingRules | None = None,
     images: ImageFormat | None = None,
     architecture: Architecture | None = None,
+    measure: Measure | None = None,
 ) -> Coverage:
     """Load the weights of MODEL.WEIGHTS into a model, and log which tensors were loaded.
 
@@ -53,6 +63,8 @@ def load_weights(
         rules: which tensors may stay random; None = the file must contain the whole backbone.
         images: images of the model, with which those of the file are compared.
         architecture: arguments of the model's backbone, with which those of the file are compared.
+        measure: measures the statistics of norms that the file has without them and that take part
+            in training, see :mod:`.folded_norms`; None = a warning names these.
 
     Returns:
         The coverage: which tensors were loaded, and which were not.
@@ -99,7 +111,12 @@ def load_weights(
     for name in coverage.kept_zero:
         nn.init.zeros_(trainable[name])
     if backbone is not None and not complete:
-        warn_of_training(path, {name: tensors[name] for name in coverage.loaded}, backbone)
+        loaded = {name: tensors[name] for name in coverage.loaded}
+        norms = trained_without_statistics(loaded, backbone)
+        if norms and measure is not None:
+            set_statistics(backbone, measure(backbone, norms), path)
+        elif norms:
+            warn_of_training(path, norms, loaded, backbone)
     return coverage
 
 

@@ -78,9 +78,8 @@ class TrainingLoader:
         self.batch_size = _share_of_batch(total_batch_size)
         self.seed = seed if seed >= 0 else comm.shared_random_seed()
         self.start, self.num_images = 0, len(dataset)
-        self._dataset = SeededImages(
-            DatasetFromList(dataset, copy=False), mapper, skip=skip_unreadable
-        )
+        self.images: Sequence[dict] = DatasetFromList(dataset, copy=False)
+        self._dataset = SeededImages(self.images, mapper, skip=skip_unreadable)
         self._skips = Skips("the next image that can be read takes its place")
         self._wide = wide_images(dataset) if aspect_ratio_grouping else None
         self._make_sampler = make_sampler or functools.partial(

@@ -24,6 +24,7 @@ from detectron2.solver.build import GradientClipType
 from fvcore.common.registry import Registry
 
 from lambda_det.backbone.build import check_norms_of_heads
+from lambda_det.checkpoint.folded_norms import MEASURE_NORMS_KEY
 from lambda_det.config import EXIF_MODES
 from lambda_det.engine.parts import (
     NOT_NEGATIVE,
@@ -86,6 +87,7 @@ _RULES: dict[str, Rule] = {
     "INPUT.MAX_SIZE_TRAIN": POSITIVE,
     "INPUT.MIN_SIZE_TEST": NOT_NEGATIVE,
     "INPUT.MAX_SIZE_TEST": POSITIVE,
+    MEASURE_NORMS_KEY: NOT_NEGATIVE,
     "MODEL.LOAD_PROPOSALS": (
         "False: proposals come in pickles, which may run code",
         lambda value: value is False,

@@ -24,11 +24,17 @@ from torch import nn
 from lambda_det.backbone import build_detector, lambda_resnet_arguments
 from lambda_det.checkpoint import load_weights, metadata_of_training
 from lambda_det.checkpoint.image_format import ImageFormat
-from lambda_det.data import build_test_loader, build_train_loader, configure_datasets
-from lambda_det.data.loaders import FirstBatches
+from lambda_det.data import (
+    LambdaDatasetMapper,
+    build_test_loader,
+    build_train_loader,
+    configure_datasets,
+)
+from lambda_det.data.loaders import FirstBatches, TrainingLoader
 from lambda_det.engine.accumulation import check_accumulation
 from lambda_det.engine.checks import Recipe, check_device, check_pixels, check_solver, on_device
 from lambda_det.engine.evaluation import check_best_metric
+from lambda_det.engine.norm_measurement import TrainingImages
 from lambda_det.engine.parts import Parts, RunOptions
 from lambda_det.engine.values import check_values, options_from_cfg
 from lambda_det.evaluation import CocoMetricsEvaluator
@@ -103,7 +109,7 @@ def build_parts(cfg: CfgNode, recipe: Recipe | None = None) -> tuple[Parts, RunO
         scheduler=build_lr_scheduler(cfg, optimizer),
         evaluate=functools.partial(evaluate_model, cfg) if cfg.DATASETS.TEST else None,
         config=cfg.dump(),
-        load_weights=functools.partial(load_weights, cfg=cfg),
+        load_weights=functools.partial(load_weights, cfg=cfg, measure=_measurement(cfg, loader)),
         metadata=metadata_of_training(
             model, lambda_resnet_arguments(cfg), ImageFormat.from_config(cfg)
         ),
@@ -114,6 +120,19 @@ def build_parts(cfg: CfgNode, recipe: Recipe | None = None) -> tuple[Parts, RunO
         own.DATALOADER.NUM_WORKERS = 0  # it is read at evaluations only
         parts.statistics_loader = build_train_loader(own)
     return parts, options
+
+
+def _measurement(cfg: CfgNode, loader: TrainingLoader) -> TrainingImages | None:
+    number = cfg.MODEL.LAMBDA_RESNET.MEASURE_NORMS
+    if not number:
+        return None
+    return TrainingImages(
+        loader.images,
+        number,
+        LambdaDatasetMapper(cfg, False),
+        ImageFormat.from_config(cfg),
+        skip=cfg.DATALOADER.SKIP_UNREADABLE,
+    )
 
 
 def check_schedule(cfg: CfgNode, options: RunOptions, recipe: Recipe | None = None) -> None:

@@ -17,6 +17,7 @@ from lambda_det.backbone import build_lambda_resnet
 from lambda_det.checkpoint import load_weights
 from lambda_det.checkpoint.folded_norms import (
     EPS,
+    MEASURE_NORMS_KEY,
     norm_after,
     norms_without_statistics,
     unfold,
@@ -123,7 +124,12 @@ def test_a_training_with_bn_is_warned(norm, complete, warned, tmp_path: Path, ca
         assert load_weights(ours, file, cfg=cfg, complete=complete).share() == 1
     assert len(caplog.records) == warned
     if warned:
-        words = ("w.pth", "29 norms", "MODEL.LAMBDA_RESNET.NORM 'FrozenBN'", "--measure-on")
+        words = (
+            "w.pth",
+            "29 norms",
+            "set MODEL.LAMBDA_RESNET.NORM 'FrozenBN', or ",
+            MEASURE_NORMS_KEY,
+        )
         assert all(word in caplog.text for word in words) and "\n" not in caplog.messages[0]
     x = images(size=ODD).double()
     with torch.no_grad():

@@ -27,7 +27,7 @@ def pixels(size: tuple[int, int]) -> Tensor:
     return image * torch.tensor([1.0, 0.7, 0.4]).view(3, 1, 1)
 
 
-class _OfPixels(nn.Module):
+class OfPixels(nn.Module):
     """A backbone with the images that ``calibrate`` draws, as large as pixels are."""
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -44,7 +44,7 @@ def stock_model(depth: int, **changes: object) -> tuple[nn.Module, dict[str, Ten
     torch.manual_seed(0)
     trained = {"RESNETS.NORM": "BN", "BACKBONE.FREEZE_AT": 0}  # a frozen norm measures nothing
     network = build_model(stock_config(depth, **trained, **changes))
-    calibrate(_OfPixels(network.backbone), size=(96, 128))
+    calibrate(OfPixels(network.backbone), size=(96, 128))
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "cls_score.weight" in name or "objectness_logits.weight" in name:
