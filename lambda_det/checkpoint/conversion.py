@@ -48,14 +48,16 @@ class Conversion:
         """Return the source, the coverage and the config of this network as text."""
         images = "images of unknown format" if self.images is None else str(self.images)
         folded = len(norms_without_statistics(self.tensors))
-        note = (
-            f"\nBatchNorm was folded: {folded} norms are without statistics, which is right in "
-            "evaluation; for a training with BN, --measure-on IMAGES measures them"
-        )
-        return (
-            f"{self.weights.path}: {self.weights.title}\n{coverage_report(self.coverage)}"
-            f"{note if folded else ''}\nfor {images}\nconfig: {config_line(self.architecture)}"
-        )
+        lines = [f"{self.weights.path}: {self.weights.title}", coverage_report(self.coverage)]
+        if self.weights.others:
+            count, first = len(self.weights.others), next(iter(self.weights.others))
+            lines.append(f"{count} tensors outside of the backbone are left out (first: {first})")
+        if folded:
+            lines.append(
+                f"BatchNorm was folded: {folded} norms are without statistics, which is right in "
+                "evaluation; for a training with BN, --measure-on IMAGES measures them"
+            )
+        return "\n".join([*lines, f"for {images}", f"config: {config_line(self.architecture)}"])
 
 
 def convert_file(

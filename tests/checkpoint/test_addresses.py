@@ -64,6 +64,7 @@ def test_timm_from_a_mirror_without_timm(mirror: Path, monkeypatch: pytest.Monke
     assert load_weights(network, "timm://resnet50.a1_in1k").share() == 1
 
 
+@pytest.mark.slow
 def test_timm_published_name_in_a_mirror(mirror: Path) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     state = timm.create_model("resnetrs50").state_dict()

@@ -75,7 +75,10 @@ def train_and_eval(network: nn.Module, x: Tensor, feature: str = "res5") -> floa
     return cosine(found, expected)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "resnet" else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS],
+)
 def test_unfolded_is_the_same_function_and_trains(name: str) -> None:
     network, x = network_of(name), images(size=ODD).double()
     with torch.no_grad():

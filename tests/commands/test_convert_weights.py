@@ -65,6 +65,18 @@ def test_pth(convert, resnet50: Path, tmp_path: Path, capsys) -> None:
     assert load_weights(network, str(out)).share() == 1
 
 
+def test_what_is_left_out_of_a_detector_is_said(convert, resnet50, tmp_path, capsys) -> None:
+    state = torch.load(resnet50, weights_only=True)
+    state = {f"backbone.{name}": tensor for name, tensor in state.items() if "fc." not in name}
+    state |= {"neck.conv.weight": torch.ones(1), "neck.conv.bias": torch.ones(1)}
+    torch.save({"state_dict": state}, tmp_path / "detector.pth")
+    assert convert(tmp_path / "detector.pth", tmp_path / "out.pth") == 0
+    line = "2 tensors outside of the backbone are left out (first: neck.conv.weight)"
+    assert line in capsys.readouterr().out
+    assert convert(resnet50, tmp_path / "out.pth") == 0
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_safetensors_and_back(convert, resnet50: Path, tmp_path: Path) -> None:
     safe_open = pytest.importorskip("safetensors", reason="safetensors is missing").safe_open
     out, again = tmp_path / "out.safetensors", tmp_path / "again.pth"
@@ -202,6 +214,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_folded_norms_are_measured(convert, folded, photographs, tmp_path: Path, capsys) -> None:
     plain, out = tmp_path / "plain.pth", tmp_path / "out.pth"
     assert convert(folded, plain) == 0

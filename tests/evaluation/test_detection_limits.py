@@ -132,6 +132,7 @@ def test_as_a_reference(limit: int):
     assert (values["AP"] > evaluate(content, found)["bbox"]["AP"] + 1) == (limit != 100)
 
 
+@pytest.mark.slow
 def test_up_to_100_cocos_numbers_come_out_to_the_bit(real):
     content = real["val2017"]
     found = random_detections(content, seed=7)  # with 130 of a class in some images

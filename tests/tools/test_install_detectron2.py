@@ -186,6 +186,7 @@ def test_its_own_detectron2_is_replaced(script, monkeypatch):
     script.check_environment("0.7.2", None)
 
 
+@pytest.mark.slow
 def test_the_check_leaves_setuptools_usable(project):
     code = (
         "import install_detectron2 as script; script.check_environment('0.7.2', None)\n"
