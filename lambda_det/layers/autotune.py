@@ -7,7 +7,7 @@ and in a resumed training by its checkpoint (:mod:`lambda_det.engine.backend_cho
 
 A kind of call is: the types of the tensors, which of them get a gradient, the memory format, and
 the sizes. Batch, height, width and window are rounded to powers of the square root of 2, so that a
-training on images of many sizes measures some ten times for each of its layers' shapes, and not at
+training on images of many sizes measures some ten times for each shape of its layers, and not at
 every batch; within 19 % of a size the order of the back ends changes only where they are about
 equally fast.
 """

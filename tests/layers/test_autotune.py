@@ -240,7 +240,7 @@ def test_another_kind_of_call_has_its_own_choice() -> None:
 def test_images_of_many_sizes_are_of_few_kinds() -> None:
     """Of detectron2's multi-scale training, 640 to 800 by up to 1333 pixels, and of one whose
     scales differ by a factor of three; layers of stride 16."""
-    for shortest, most in ((640, 8), (320, 30)):
+    for shortest, most in ((640, 6), (320, 16)):
         shapes = {
             (short // 16 + 1, int(min(1333, short * ratio / 100)) // 16 + 1)
             for short in range(shortest, 801, 8)
@@ -250,4 +250,4 @@ def test_images_of_many_sizes_are_of_few_kinds() -> None:
             autotune._kind(((2, 4, 16, *s), (2, 1, 64, *s), (16, 1, 23, 23)), (), (), False)
             for s in shapes | {(x, y) for y, x in shapes}
         }
-        assert len(shapes) > 20 * most / 8 and len(kinds) <= most, len(kinds)
+        assert len(shapes) > 400 and len(kinds) <= most, len(kinds)
