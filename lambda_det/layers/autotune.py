@@ -145,8 +145,11 @@ def _rounded(size: int) -> int:
 
 def environment_of(device: torch.device) -> str:
     """What the times depend on besides the call, as text."""
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return f"{_machine(device)}{threads}; torch {torch.__version__}; {_kernels()}"
+    if device.type == "cpu":
+        setting = f", {torch.get_num_threads()} threads"
+    else:  # the convolution may be that which cuDNN has found to be the fastest
+        setting = ", cudnn.benchmark" if torch.backends.cudnn.benchmark else ""
+    return f"{_machine(device)}{setting}; torch {torch.__version__}; {_kernels()}"
 
 
 @functools.cache

@@ -31,7 +31,9 @@ TF32_TOLERANCE = 5e-3
 """The same for float32 on a GPU, where products of float32 may be taken in TensorFloat-32."""
 
 ROUNDS = 7  # measurements of each candidate, of which the shortest counts
-CLEARLY = 2.0  # a candidate that takes this many times as long as the fastest is measured no more
+CLEARLY = 2.0  # a candidate that takes this many times as long as the fastest is measured no more,
+ENOUGH = 3  # once it was measured this many times (a busy machine can delay one call eightfold),
+LONG_S = 0.1  # or at once if it takes longer than this
 SHORTEST_S = 1e-3  # a faster candidate is repeated within one measurement for about this long
 BUDGET_S = 1.0  # no new round of measurements begins after this time
 
@@ -177,7 +179,11 @@ def _times(calls: Mapping[str, Callable[[], object]], query: Tensor) -> dict[str
             repeats = min(20, max(1, round(SHORTEST_S / known))) if number else 1
             times[name] = min(known, seconds_of(name, calls[name], repeats, query))
         fastest = min(times.values())
-        running = [name for name in running if times[name] < CLEARLY * fastest]
+        running = [
+            name
+            for name in running
+            if times[name] < CLEARLY * fastest or (number + 1 < ENOUGH and times[name] < LONG_S)
+        ]
         if len(running) == 1 or time.perf_counter() - start > BUDGET_S:
             break
     return times

@@ -45,13 +45,14 @@ def test_the_clock_decides_once(clock, monkeypatch, log, fastest, gradient) -> N
     assert taken == [fastest] and len(log.records) == 1
 
 
-def test_what_is_clearly_slower_is_measured_once(clock) -> None:
-    clock.seconds["conv"] = 5.0
+@pytest.mark.parametrize(
+    ("conv", "banded", "rounds"),
+    [(5.0, 1.0, 1), (0.05, 0.01, measurement.ENOUGH), (1.1, 1.0, measurement.ROUNDS)],
+)
+def test_what_is_clearly_slower_is_soon_measured_no_more(clock, conv, banded, rounds) -> None:
+    clock.seconds = {"conv": conv, "banded": banded}
     position_lambda(*inputs())
-    assert clock.asked == ["conv", "banded"]
-    clock.seconds["conv"], clock.asked = 1.1, []
-    position_lambda(*inputs(height=20))
-    assert clock.asked == ["conv", "banded"] * measurement.ROUNDS
+    assert clock.asked == ["conv", "banded"] * rounds and chosen() == ["banded"]
 
 
 def test_a_real_clock_takes_the_faster_one(new_user, monkeypatch) -> None:
@@ -219,6 +220,13 @@ def test_another_environment_has_its_own_choice(clock, monkeypatch, change) -> N
     clock.seconds["conv"] = 0.5
     position_lambda(*inputs())
     assert sorted(chosen()) == ["banded", "conv"]
+
+
+def test_the_setting_of_cudnn_belongs_to_the_environment(monkeypatch) -> None:
+    monkeypatch.setattr(autotune, "_machine", lambda device: "a GPU, CUDA 13.0, triton 3.7")
+    before = environment_of(torch.device("cuda", 0))
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not torch.backends.cudnn.benchmark)
+    assert environment_of(torch.device("cuda", 0)) != before
 
 
 def test_another_kind_of_call_has_its_own_choice() -> None:
