@@ -158,9 +158,9 @@ def _machine(device: torch.device) -> str:
         return f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
     triton = ""
     if triton_lambda.INSTALLED:
-        import triton as module  # takes a while
+        from lambda_det.layers import triton_kernels  # imports Triton, which takes a while
 
-        triton = f", triton {module.__version__}"
+        triton = f", triton {triton_kernels.triton.__version__}"
     return f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}{triton}"
 
 

@@ -92,6 +92,16 @@ def test_nothing_is_measured(clock, call) -> None:
     assert chosen() == ["banded"]
 
 
+def test_a_back_end_that_cannot_compute_a_call_is_no_candidate(clock, monkeypatch, log) -> None:
+    monkeypatch.setitem(autotune.CANDIDATES, "cpu", ("conv", "triton"))
+    monkeypatch.setitem(BACKENDS, "triton", BACKENDS["conv"])
+    reasons = ["it needs CUDA", "it needs CUDA", None]
+    monkeypatch.setitem(autotune.UNSUPPORTED, "triton", lambda *_: reasons.pop(0))
+    clock.seconds["triton"] = 0.5
+    found = [autotune.measured_backend(*inputs(), BACKENDS) for _ in range(3)]
+    assert found == [None, None, "triton"] and len(log.records) == 1
+
+
 def test_nothing_is_measured_in_a_capture(monkeypatch) -> None:
     class OnGpu:
         is_cuda = True
