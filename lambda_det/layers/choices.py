@@ -23,7 +23,8 @@ class Choices:
     """The choices of a process.
 
     Attributes:
-        active: False in a training that goes on from one which chose by the rule.
+        active: False in a training that may not measure, or goes on from one which chose by the
+            rule.
         shared: whether process 0 hands its choices to this one, which then reads no file: when the
             file has a choice depends on the speed of the processes.
     """
