@@ -7,40 +7,62 @@ images at a time, and are computed again in the backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lambda_det.layers.triton_plan import Chunk, Plan, Tile, chunks
 
+Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any]], None]
+"""Runs a kernel on a grid with its arguments by name, ``num_warps`` and ``num_stages`` included."""
 
-def forward(query: Tensor, value: Tensor, embedding: Tensor, plan: Plan) -> Tensor:
+
+def launch_kernel(kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
+    """Run a kernel on the device of its tensors."""
+    tensor = next(value for value in arguments.values() if isinstance(value, Tensor))
+    with torch.cuda.device_of(tensor):  # Triton launches on the current device
+        kernel[grid](**arguments)
+
+
+def forward(
+    query: Tensor, value: Tensor, embedding: Tensor, plan: Plan, launch: Launch = launch_kernel
+) -> Tensor:
     """The position lambda, applied to the queries.
 
     Args:
         query, value, embedding: as in :func:`lambda_det.layers.position_lambda`; query and value
             have the same dtype.
         plan: tile sizes for these arguments.
+        launch: what runs the kernels. The studies put in its place what compiles them for a GPU
+            that is not there.
 
     Returns:
         (N, H, W, h, v), contiguous and in float32.
     """
     images, heads, _, height, width = query.shape
-    problem = _Problem(query, value, embedding, plan)
+    problem = _Problem(query, value, embedding, plan, launch)
     shape = (images, height, width, heads, value.shape[2])
     output = query.new_empty(shape, dtype=torch.float32)
     for chunk in problem.chunks():
-        problem.gather_values(problem.weights(chunk), output, chunk)
+        problem.gather_values(problem.weights(chunk, problem.table), output, chunk)
     return output
 
 
 def backward(
-    query: Tensor, value: Tensor, embedding: Tensor, output_gradient: Tensor, plan: Plan
+    query: Tensor,
+    value: Tensor,
+    embedding: Tensor,
+    output_gradient: Tensor,
+    plan: Plan,
+    launch: Launch = launch_kernel,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients with respect to query, value and embedding.
 
     Args:
-        query, value, embedding, plan: as in :func:`forward`.
+        query, value, embedding, plan, launch: as in :func:`forward`.
         output_gradient: gradient of the output, (N, H, W, h, v), contiguous, in query's dtype.
 
     Returns:
@@ -48,7 +70,7 @@ def backward(
         embedding's shape and dtype.
     """
     height, width = query.shape[-2:]
-    problem = _Problem(query, value, embedding, plan)
+    problem = _Problem(query, value, embedding, plan, launch)
     work = list(problem.chunks())
     by_rows = work[0].rows < height  # then several chunks add to the gradient of one value
     value_gradient = torch.empty_like(problem.value, memory_format=torch.contiguous_format)
@@ -56,8 +78,9 @@ def backward(
         value_gradient = torch.zeros_like(value_gradient, dtype=torch.float32)
     query_gradient = torch.empty_like(problem.query)
     table_gradient = 0
+    by_columns = problem.table_by_columns()
     for chunk in work:
-        weights = problem.weights(chunk)
+        weights = problem.weights(chunk, by_columns)
         problem.value_gradient(weights, output_gradient, value_gradient, chunk, by_rows)
         problem.weight_gradient(output_gradient, weights, chunk)  # overwrites the weights
         torch.bmm(
@@ -74,8 +97,10 @@ def backward(
 class _Problem:
     """The tensors of one call in the kernels' memory layout, and the launches of the kernels."""
 
-    def __init__(self, query: Tensor, value: Tensor, embedding: Tensor, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(
+        self, query: Tensor, value: Tensor, embedding: Tensor, plan: Plan, launch: Launch
+    ) -> None:
+        self.plan, self.launch = plan, launch
         self.heads, self.height, self.width = query.shape[1], query.shape[3], query.shape[4]
         self.channels = value.shape[2]
         self.sets, self.scope_rows, self.scope_columns = embedding.shape[1:]
@@ -102,14 +127,21 @@ class _Problem:
         shape = (part.shape[0], part[0].numel() // part.shape[-1], part.shape[-1])
         return part.view(shape)
 
-    def weights(self, chunk: Chunk) -> Tensor:
+    def table_by_columns(self) -> Tensor:
+        """The table in the order that the kernel ``value_gradient`` needs: of each window the
+        columns of one block of queries after those of another."""
+        shifts = self.plan.shifts
+        shape = (shifts, -1, self.sets, self.scope_rows, self.plan.width // shifts, shifts)
+        return self.table.view(shape).transpose(3, 4).reshape(self.table.shape)
+
+    def weights(self, chunk: Chunk, table: Tensor) -> Tensor:
         """The chunk's weights q·E (shifts, queries, u * rh * width), a view of the workspace."""
         query = self.rows_of(self.query, chunk)
         shape = (*query.shape[:2], self.columns)
         size = shape[0] * shape[1] * shape[2]
         if self.workspace is None:  # the first chunk is the largest
             self.workspace = query.new_empty(size)
-        return torch.bmm(query, self.table, out=self.workspace[:size].view(shape))
+        return torch.bmm(query, table, out=self.workspace[:size].view(shape))
 
     def table_gradient(self, weight_gradient: Tensor, chunk: Chunk) -> Tensor:
         """The chunk's part of the table's gradient: (shifts, k, u * rh * width) in float32."""
@@ -136,10 +168,12 @@ class _Problem:
         self._launch(
             triton_kernels.gather_values,
             (self._row_tiles(chunk.rows, tile) * self.blocks, self._groups(chunk), parts),
-            (weights, self._images(self.value, chunk), self._images(output, chunk)),
-            (weights.stride(0), *self._value_strides()),
-            (self.height, self.width, self.blocks, chunk.first_row, chunk.rows, self.channels),
             tile,
+            chunk,
+            weights=weights,
+            value=self._images(self.value, chunk),
+            output=self._images(output, chunk),
+            **self._value_strides(),
             STEP=self.plan.step,
         )
 
@@ -150,10 +184,12 @@ class _Problem:
         self._launch(
             triton_kernels.weight_gradient,
             (self._row_tiles(chunk.rows, tile) * self.blocks, self._groups(chunk), 1),
-            (self._images(output_gradient, chunk), self._images(self.value, chunk), weights),
-            (weights.stride(0), *self._value_strides()),
-            (self.height, self.width, self.blocks, chunk.first_row, chunk.rows, self.channels),
             tile,
+            chunk,
+            output_gradient=self._images(output_gradient, chunk),
+            value=self._images(self.value, chunk),
+            gradient=weights,
+            **self._value_strides(),
             STEP=self.plan.step,
             PARTS=-(-self.channels // tile.channels),
         )
@@ -171,34 +207,47 @@ class _Problem:
         tile = self.plan.values
         tiles = (self.width - 1 + self.scope_columns // 2) // self.plan.shifts + 1
         parts = -(-self.channels // tile.channels)
-        sizes = (self.height, self.width, self.blocks, tiles)
         self._launch(
             triton_kernels.value_gradient,
             (self._row_tiles(self.height, tile) * tiles, chunk.images * self.sets, parts),
-            (weights, self._images(output_gradient, chunk), self._images(value_gradient, chunk)),
-            (weights.stride(0),),
-            (*sizes, chunk.first_row, chunk.rows, self.channels),
             tile,
+            chunk,
+            weights=weights,
+            output_gradient=self._images(output_gradient, chunk),
+            gradient=self._images(value_gradient, chunk),
+            tiles=tiles,
             SPAN=self.plan.span,
             ACCUMULATE=accumulate,
         )
 
-    def _launch(
-        self, kernel, grid: tuple, tensors: tuple, strides: tuple, sizes: tuple, tile: Tile, **more
-    ) -> None:
-        with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
-            kernel[grid](
-                *tensors, *strides, *sizes,
-                HEADS=self.heads, GROUP=self.plan.group, SETS=self.sets,
-                RH=self.scope_rows, RW=self.scope_columns,
-                SHIFTS=self.plan.shifts, WIDTH=self.plan.width,
-                ROWS=tile.rows, CHANNELS=tile.channels, PRECISION=self.precision,
-                num_warps=tile.warps, num_stages=tile.stages, **more,
-            )  # fmt: skip
+    def _launch(self, kernel, grid: tuple[int, ...], tile: Tile, chunk: Chunk, **own) -> None:
+        queries = chunk.images * chunk.rows * self.blocks * self.heads
+        common = {
+            "shift_stride": queries * self.columns,
+            "height": self.height,
+            "width": self.width,
+            "blocks": self.blocks,
+            "first_row": chunk.first_row,
+            "rows": chunk.rows,
+            "channels": self.channels,
+            "HEADS": self.heads,
+            "GROUP": self.plan.group,
+            "SETS": self.sets,
+            "RH": self.scope_rows,
+            "RW": self.scope_columns,
+            "SHIFTS": self.plan.shifts,
+            "WIDTH": self.plan.width,
+            "ROWS": tile.rows,
+            "CHANNELS": tile.channels,
+            "PRECISION": self.precision,
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+        }
+        self.launch(kernel, grid, own | common)
 
-    def _value_strides(self) -> tuple[int, int, int, int]:
+    def _value_strides(self) -> dict[str, int]:
         n, y, x, u, _ = self.value.stride()
-        return n, u, y, x
+        return {"value_n": n, "value_u": u, "value_y": y, "value_x": x}
 
     def _groups(self, chunk: Chunk) -> int:
         return chunk.images * -(-self.heads // self.plan.group)

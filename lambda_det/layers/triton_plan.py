@@ -91,7 +91,7 @@ def make_plan(*, heads: int, height: int, channels: int, columns: int, dtype: to
     size = dtype.itemsize
     step = min(width, 64)
     group = min(power_of_two(heads), 8)
-    span = max(1, min(step // shifts, (256 // size) // (shifts * group)))
+    span = max(1, min(step // shifts, (128 // size) // (shifts * group)))
     queries = 512 // (2 * size)
     block = max(16, min(power_of_two(channels), 128 if size == 2 else 64))
     tallest = max(power_of_two(height), 2)  # 2: tl.dot needs at least 16 rows
