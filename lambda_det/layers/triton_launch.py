@@ -16,6 +16,9 @@ from torch import Tensor
 
 from lambda_det.layers.triton_plan import Chunk, Plan, Tile, chunks
 
+HALF_INTO_FLOAT32 = hasattr(torch.ops.aten.bmm, "dtype")
+"""Whether ``torch.bmm`` takes ``out_dtype`` on CUDA, which is new in PyTorch 2.8."""
+
 Launch = Callable[[Any, tuple[int, ...], Mapping[str, Any]], None]
 """Runs a kernel on a grid with its arguments by name, ``num_warps`` and ``num_stages`` included."""
 
@@ -152,12 +155,7 @@ class _Problem:
         parts = shifts * chunk.images
         query = query.reshape(parts, queries // chunk.images, depth).transpose(1, 2)
         weight_gradient = weight_gradient.view(parts, queries // chunk.images, self.columns)
-        if query.dtype == torch.float32:
-            products = torch.bmm(query, weight_gradient)
-        elif query.is_cuda and hasattr(torch.ops.aten.bmm, "dtype"):  # new in PyTorch 2.8
-            products = torch.bmm(query, weight_gradient, out_dtype=torch.float32)
-        else:
-            products = torch.bmm(query.float(), weight_gradient.float())
+        products = _float32_products(query, weight_gradient, shifts)
         return products.view(shifts, chunk.images, depth, self.columns).sum(1)
 
     def gather_values(self, weights: Tensor, output: Tensor, chunk: Chunk) -> None:
@@ -259,6 +257,22 @@ class _Problem:
     @staticmethod
     def _images(tensor: Tensor, chunk: Chunk) -> Tensor:
         return tensor[chunk.first_image : chunk.first_image + chunk.images]
+
+
+def _float32_products(a: Tensor, b: Tensor, pieces: int) -> Tensor:
+    """``torch.bmm(a, b)`` with a result in float32 that was never rounded to less.
+
+    Args:
+        a, b: (n, r, s) and (n, s, t) of one dtype.
+        pieces: parts of n; where PyTorch cannot multiply half types into float32, one part at a
+            time is copied to float32, and not all of the weights.
+    """
+    if a.dtype == torch.float32:
+        return torch.bmm(a, b)
+    if a.is_cuda and HALF_INTO_FLOAT32:
+        return torch.bmm(a, b, out_dtype=torch.float32)
+    parts = zip(a.chunk(pieces), b.chunk(pieces), strict=True)
+    return torch.cat([torch.bmm(some.float(), others.float()) for some, others in parts])
 
 
 def _by_shifts(query: Tensor, shifts: int) -> Tensor:

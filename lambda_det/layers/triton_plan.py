@@ -11,8 +11,8 @@ WORKSPACE_BYTES = 256 * 2**20
 """Bytes of weights that are in memory at one time (but at least one row of one image)."""
 
 SHARED_BYTES = 96 * 2**10
-"""Bytes of shared memory that one program may use. Every GPU with tensor cores for bfloat16 has
-that much."""
+"""Bytes of shared memory that the tiles of one program may fill. A program may use 99 KiB on the
+GPUs with the least (compute capability 8.6 and 8.9); the rest is the compiler's, for barriers."""
 
 
 @dataclass(frozen=True)
@@ -90,23 +90,29 @@ def make_plan(*, heads: int, height: int, channels: int, columns: int, dtype: to
     )
     size = dtype.itemsize
     step = min(width, 64)
-    group = min(power_of_two(heads), 8)
-    span = max(1, min(step // shifts, (128 // size) // (shifts * group)))
     queries = 512 // (2 * size)
+    group = min(power_of_two(heads), 8, queries // shifts)
+    span = max(1, min(step // shifts, (128 // size) // (shifts * group)))
     block = max(16, min(power_of_two(channels), 128 if size == 2 else 64))
     tallest = max(power_of_two(height), 2)  # 2: tl.dot needs at least 16 rows
     rows = max(1, min(queries // (shifts * group), tallest))
     key_rows = max(1, min(queries // (2 * shifts), tallest))
-    tile = _tile(rows, rows * shifts * group, step, block, size)
+    lanes, key_lanes = rows * shifts * group, key_rows * shifts
+    depth = span * shifts * group
+    # The gradient of the weights keeps the gradient of the output, unless it has to be loaded in
+    # parts, and its result passes through shared memory.
+    in_parts = channels > block
+    kept = lanes * (step + (0 if in_parts else block)) * size
+    loaded = (step + (lanes if in_parts else 0)) * block * size
     return Plan(
         shifts=shifts,
         width=width,
         step=step,
         group=group,
         span=span,
-        output=tile,
-        weights=tile,
-        values=_tile(key_rows, key_rows * shifts, span * shifts * group, block, size),
+        output=_tile(rows, block, lanes, 0, (lanes + block) * step * size),
+        weights=_tile(rows, block, lanes, kept, loaded),
+        values=_tile(key_rows, block, key_lanes, 0, (key_lanes + block) * depth * size),
     )
 
 
@@ -114,13 +120,14 @@ def _width(columns: int) -> int:
     return max(16, power_of_two(columns)) if columns <= 64 else -(-columns // 64) * 64
 
 
-def _tile(rows: int, lanes: int, depth: int, channels: int, size: int) -> Tile:
-    operands = (lanes + channels) * depth * size
+def _tile(rows: int, channels: int, lanes: int, kept: int, loaded: int) -> Tile:
+    """A tile of lanes × channels sums whose program keeps ``kept`` bytes in shared memory and loads
+    ``loaded`` bytes in each step."""
     return Tile(
         rows=rows,
         channels=channels,
         warps=8 if lanes * channels >= 128 * 128 else 4,
-        stages=max(1, min(3, SHARED_BYTES // operands)),
+        stages=max(1, min(3, (SHARED_BYTES - kept) // loaded)),
     )
 
 

@@ -38,9 +38,20 @@ def test_plan_is_one_that_the_kernels_can_run(dtype, columns) -> None:
             plan.values.channels,
         )
         assert min(sides) >= 16
-        depth = plan.span * plan.shifts * plan.group
-        operands = (plan.values.rows * plan.shifts + plan.values.channels) * depth
-        assert operands * dtype.itemsize * plan.values.stages <= SHARED_BYTES
+        lanes, depth = sides[0], sides[3]
+        assert max(lanes, depth) <= 256 // dtype.itemsize
+        key_lanes, block = sides[2], plan.weights.channels
+        in_parts = channels > block
+        for tile, kept, loaded in (
+            (plan.output, 0, (lanes + block) * plan.step),
+            (plan.values, 0, (key_lanes + block) * depth),
+            (
+                plan.weights,
+                lanes * plan.step + (0 if in_parts else lanes * block),
+                block * plan.step + (lanes * block if in_parts else 0),
+            ),
+        ):
+            assert (kept + loaded * tile.stages) * dtype.itemsize <= SHARED_BYTES
 
 
 def test_plan_of_the_paper_wastes_little() -> None:
