@@ -2,7 +2,8 @@
 
 q·E and its backward (the gradients of queries and embeddings) are plain matrix products, which
 ``torch.bmm`` computes. The weights q·E are held in a workspace of bounded size, one chunk of the
-images at a time, and are computed again in the backward pass.
+images at a time, and are computed again in the backward pass. The forward pass needs no weights in
+memory where ``triton_fused`` can compute it.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ def forward(
     Returns:
         (N, H, W, h, v), contiguous and in float32.
     """
+    if plan.fused is not None:
+        from lambda_det.layers import triton_fused
+
+        return triton_fused.forward(query, value, embedding, plan.fused, launch)
     images, heads, _, height, width = query.shape
     problem = _Problem(query, value, embedding, plan, launch)
     shape = (images, height, width, heads, value.shape[2])
@@ -150,8 +155,7 @@ class _Problem:
         """The chunk's part of the table's gradient: (shifts, k, u * rh * width) in float32."""
         query = self.rows_of(self.query, chunk)
         shifts, queries, depth = query.shape
-        # One product for each image: a single long sum for each shift would leave most of a GPU
-        # idle.
+        # One product for each image: a long sum for each shift would leave most of a GPU idle.
         parts = shifts * chunk.images
         query = query.reshape(parts, queries // chunk.images, depth).transpose(1, 2)
         weight_gradient = weight_gradient.view(parts, queries // chunk.images, self.columns)

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lambda_det.layers import triton_launch
-from lambda_det.layers.triton_plan import make_plan
+from lambda_det.layers.triton_lambda import plan_for
 
 ARCHITECTURES = {
     80: 166_912,  # A100
@@ -75,7 +75,11 @@ class Call:
 
 
 def calls(shape: Shape, dtype: torch.dtype) -> list[Call]:
-    """The launches of a forward and a backward pass; nothing is computed."""
+    """The launches of a forward and a backward pass; nothing is computed.
+
+    A forward pass that the fused kernel can compute is made without it, too, so that every kernel
+    is there.
+    """
     made: list[Call] = []
 
     def record(kernel: Any, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
@@ -89,14 +93,9 @@ def calls(shape: Shape, dtype: torch.dtype) -> list[Call]:
         shape.images, shape.sets, shape.channels, *positions, dtype=dtype, device="meta"
     )
     embedding = torch.empty(shape.depth, shape.sets, shape.scope, shape.scope, device="meta")
-    plan = make_plan(
-        heads=shape.heads,
-        height=shape.height,
-        channels=shape.channels,
-        columns=shape.scope,
-        dtype=dtype,
-    )
-    output = triton_launch.forward(query, value, embedding, plan, record)
+    plan = plan_for(query, value, embedding)
+    for some in dict.fromkeys((plan, replace(plan, fused=None))):
+        output = triton_launch.forward(query, value, embedding, some, record)
     triton_launch.backward(query, value, embedding, output.to(dtype), plan, record)
     return made
 

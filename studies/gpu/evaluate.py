@@ -250,6 +250,13 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.div(a, b, rounding_mode="trunc")
 
 
+def _shift_without_sign(a: Tensor, b: Tensor) -> Tensor:
+    bits = torch.iinfo(a.dtype).bits
+    if bits > 32:
+        raise NotImplementedError("arith.shrui of 64 bits")
+    return ((a.long() & (2**bits - 1)) >> b.long()).to(a.dtype)
+
+
 _COMPARISONS = {
     "eq": torch.eq, "ne": torch.ne, "slt": torch.lt, "sle": torch.le, "sgt": torch.gt,
     "sge": torch.ge,
@@ -262,7 +269,7 @@ _ARITHMETIC: dict[str, Callable[..., Tensor]] = {
     "arith.maxsi": torch.maximum, "arith.minsi": torch.minimum,
     "arith.andi": torch.bitwise_and, "arith.ori": torch.bitwise_or,
     "arith.shli": torch.bitwise_left_shift, "arith.shrsi": torch.bitwise_right_shift,
-    "arith.select": torch.where,
+    "arith.shrui": _shift_without_sign, "arith.select": torch.where,
 }  # fmt: skip
 
 _CASTS = {"arith.trunci", "arith.truncf", "arith.extf", "arith.extui", "arith.sitofp"}

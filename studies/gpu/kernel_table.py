@@ -28,14 +28,18 @@ def kernels_table(record: Mapping) -> str:
 
 
 def _cells(rows: Sequence[Mapping]) -> list[dict[str, object]]:
+    """The lines of the table; dtypes of which all cells are equal share one."""
     lines: dict[tuple, dict[int, list[Mapping]]] = {}
     for row in rows:
-        key = (row["kernel"], row["dtype"], row["channels"])
+        key = (row["kernel"], row["channels"], row["dtype"])
         lines.setdefault(key, {}).setdefault(row["architecture"], []).append(row)
+    dtypes: dict[tuple, list[str]] = {}
+    for (kernel, channels, dtype), line in sorted(lines.items()):
+        cells = tuple((f"sm_{name}", _cell(found)) for name, found in sorted(line.items()))
+        dtypes.setdefault((kernel, channels, cells), []).append(dtype)
     return [
-        dict(zip(("kernel", "dtype", "v"), key, strict=True))
-        | {f"sm_{name}": _cell(found) for name, found in sorted(line.items())}
-        for key, line in sorted(lines.items())
+        {"kernel": kernel, "v": channels, "dtype": ", ".join(names), **dict(cells)}
+        for (kernel, channels, cells), names in dtypes.items()
     ]
 
 

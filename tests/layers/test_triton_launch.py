@@ -26,7 +26,7 @@ def test_gradient_of_half_embeddings_with_and_without_float32_products(new, monk
     monkeypatch.setattr(torch, "bmm", recorded)
     half, plan = (
         torch.bfloat16,
-        make_plan(heads=2, height=5, channels=6, columns=3, dtype=torch.bfloat16),
+        make_plan(heads=2, depth=4, sets=1, height=5, channels=6, columns=3, dtype=torch.bfloat16),
     )
     with FakeTensorMode():
         query = torch.empty(3, 2, 4, 5, 9, dtype=half, device="cuda")

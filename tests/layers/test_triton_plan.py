@@ -17,7 +17,13 @@ def test_plan_is_one_that_the_kernels_can_run(dtype, columns) -> None:
         (1, 3, 4, 8, 20), (1, 30, 64, 128, 512), (1, 25, 64)
     ):
         plan = make_plan(
-            heads=heads, height=height, channels=channels, columns=columns, dtype=dtype
+            heads=heads,
+            depth=16,
+            sets=1,
+            height=height,
+            channels=channels,
+            columns=columns,
+            dtype=dtype,
         )
         assert plan.width >= plan.shifts + columns - 1  # the window of every query of a block
         assert plan.width % plan.step == 0 == plan.width % (plan.shifts * plan.span)
@@ -55,8 +61,13 @@ def test_plan_is_one_that_the_kernels_can_run(dtype, columns) -> None:
 
 
 def test_plan_of_the_paper_wastes_little() -> None:
-    plan = make_plan(heads=4, height=64, channels=64, columns=23, dtype=torch.bfloat16)
+    shape = {"heads": 4, "depth": 16, "sets": 1, "height": 64, "channels": 64, "columns": 23}
+    plan = make_plan(**shape, dtype=torch.bfloat16)
     assert (plan.shifts, plan.width, plan.group) == (8, 32, 4)
+    assert plan.fused is not None
+    assert make_plan(**shape, dtype=torch.float32).fused is None
+    for other in ({"heads": 8}, {"depth": 8}, {"sets": 2}, {"channels": 8}, {"columns": 27}):
+        assert make_plan(**(shape | other), dtype=torch.float16).fused is None
 
 
 @pytest.mark.parametrize("workspace", [1, 10, 50, 99, 100, 230, 499, 10**6])

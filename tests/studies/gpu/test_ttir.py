@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lambda_det.layers import triton_launch
 from lambda_det.layers.lambda_first import reference
-from lambda_det.layers.triton_plan import make_plan
+from lambda_det.layers.triton_lambda import plan_for
 from studies.gpu.ahead_of_time import Call, compile_call
 from studies.gpu.evaluate import Evaluator, MemoryFault, Traffic, run
 from studies.gpu.ttir import Loop, parse
@@ -25,12 +25,14 @@ pytest.importorskip("triton", reason="Triton is not installed")
 TOLERANCE = {torch.float32: 3e-7, torch.float16: 5e-4, torch.bfloat16: 4e-3}
 WHOLE = 1 << 28
 KERNELS = {"gather_values", "weight_gradient", "value_gradient"}
+NAMES = ("output", "query", "value", "embedding")
 
 
 def errors(
     shape: tuple[int, ...], dtype: torch.dtype, workspace: int, evaluator: Evaluator
 ) -> dict[str, float]:
-    """Relative errors of the output and of all gradients against float64.
+    """Relative errors of the output, of the fused kernel's output if it can compute it, and of all
+    gradients against float64.
 
     Args:
         shape: N, h, u, k, v, H, W, rh, rw.
@@ -44,23 +46,24 @@ def errors(
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator).to(dtype)
 
-    query, value, embedding = draw(n, h, k, height, width), draw(n, u, v, height, width), None
+    query, value = draw(n, h, k, height, width), draw(n, u, v, height, width)
     embedding, gradient = draw(k, u, rh, rw), draw(n, height, width, h, v)
     exact = [tensor.double().requires_grad_() for tensor in (query, value, embedding)]
     expected = reference(*exact)
     direction = gradient.double().permute(0, 3, 4, 1, 2)
     wanted = [expected.detach(), *torch.autograd.grad(expected, exact, direction)]
 
-    plan = make_plan(heads=h, height=height, channels=v, columns=rw, dtype=dtype)
-    plan = dataclasses.replace(plan, workspace=workspace)
     inputs = (query, value, embedding.float())
-    output = triton_launch.forward(*inputs, plan, evaluator)
+    plan = dataclasses.replace(plan_for(*inputs), workspace=workspace)
+    apart = dataclasses.replace(plan, fused=None)
+    output = triton_launch.forward(*inputs, apart, evaluator)
     gradients = triton_launch.backward(*inputs, gradient, plan, evaluator)
     got = [*(tensor.permute(0, 3, 4, 1, 2) for tensor in (output, *gradients[:2])), gradients[2]]
-    return {
-        name: float((a.double() - b).norm() / b.norm())
-        for name, a, b in zip(("output", "query", "value", "embedding"), got, wanted, strict=True)
-    }
+    pairs = dict(zip(NAMES, zip(got, wanted, strict=True), strict=True))
+    if plan.fused is not None:
+        fused = triton_launch.forward(*inputs, plan, evaluator)
+        pairs["fused output"] = fused.permute(0, 3, 4, 1, 2), wanted[0]
+    return {name: float((a.double() - b).norm() / b.norm()) for name, (a, b) in pairs.items()}
 
 
 @pytest.fixture
@@ -77,6 +80,7 @@ def nan_in_fresh_memory():
     [
         pytest.param((1, 4, 1, 16, 64, 9, 11, 23, 23), torch.bfloat16, WHOLE, id="scope-23"),
         pytest.param((1, 4, 1, 16, 64, 26, 9, 23, 23), torch.float16, WHOLE, id="26-rows"),
+        pytest.param((2, 4, 1, 32, 130, 5, 21, 3, 5), torch.bfloat16, WHOLE, id="depth-32"),
         pytest.param((1, 3, 2, 4, 17, 3, 9, 5, 5), torch.bfloat16, 20_000, id="u2-chunks-of-rows"),
         pytest.param((2, 9, 1, 2, 2, 2, 9, 3, 3), torch.bfloat16, WHOLE, id="two-groups-of-heads"),
         pytest.param((3, 2, 1, 4, 130, 3, 5, 7, 7), torch.float16, 40_000, id="chunks-of-images"),
@@ -88,7 +92,9 @@ def test_values_of_what_is_compiled(nan_in_fresh_memory, shape, dtype, workspace
     evaluator = Evaluator(90)
     found = errors(shape, dtype, workspace, evaluator)
     assert max(found.values()) <= TOLERANCE[dtype], found
-    assert {kernel for kernel, _ in evaluator.traffic} == KERNELS
+    fused = {"fused_forward"} if "fused output" in found else set()
+    assert {kernel for kernel, _ in evaluator.traffic} == KERNELS | fused
+    assert bool(fused) == (shape[1] == 4 and dtype != torch.float32)
 
 
 def test_weights_are_loaded_without_waste() -> None:
