@@ -22,13 +22,14 @@ from torch import Tensor
 from studies.gpu.ahead_of_time import Call, compile_call
 from studies.gpu.ttir import Function, Loop, Operation, parse
 
+SECTOR_BYTES = 32
+"""What a GPU moves between its caches at least."""
+
+_NOBODY, _SEVERAL = -1, -2
+
 
 class MemoryFault(Exception):
     """A program reads or writes where it may not."""
-
-
-SECTOR_BYTES = 32
-"""What a GPU moves between its caches at least."""
 
 
 @dataclass
@@ -47,16 +48,17 @@ class Memory:
         extent = 1 + sum((size - 1) * stride for size, stride in steps)
         self.name = name
         self.elements = tensor.detach().as_strided((extent,), (1,))
-        self.reader = torch.full((extent,), -1)
-        self.writer = torch.full((extent,), -1)
+        self.reader = torch.full((extent,), _NOBODY)
+        self.writer = torch.full((extent,), _NOBODY)
         self.traffic = Traffic()
 
     def read(self, places: Tensor, program: int) -> Tensor:
         self._check(places, "reads")
-        writer = self.writer[places]
-        if bool(((writer >= 0) & (writer != program)).any()):
+        if _others(self.writer[places], program):
             raise MemoryFault(f"a program reads {self.name} where another one writes")
-        self.reader[places] = program
+        reader = self.reader[places]
+        alone = (reader == _NOBODY) | (reader == program)
+        self.reader[places] = torch.where(alone, program, _SEVERAL)
         size = self.elements.element_size()
         self.traffic.asked += size * places.numel()
         sectors = torch.div(places * size, SECTOR_BYTES, rounding_mode="floor")
@@ -65,10 +67,9 @@ class Memory:
 
     def write(self, places: Tensor, values: Tensor, program: int) -> None:
         self._check(places, "writes")
-        if bool((self.writer[places] >= 0).any()) or places.unique().numel() < places.numel():
+        if bool((self.writer[places] != _NOBODY).any()) or places.unique().numel() < places.numel():
             raise MemoryFault(f"an element of {self.name} is written twice")
-        reader = self.reader[places]
-        if bool(((reader >= 0) & (reader != program)).any()):
+        if _others(self.reader[places], program):
             raise MemoryFault(f"a program writes {self.name} where another one reads")
         self.writer[places] = program
         self.elements[places] = values
@@ -78,6 +79,10 @@ class Memory:
         if places.numel() and not 0 <= int(places.min()) <= int(places.max()) < size:
             span = f"elements {int(places.min())} to {int(places.max())}"
             raise MemoryFault(f"a program {verb} {span} of {self.name}, which has {size}")
+
+
+def _others(who: Tensor, program: int) -> bool:
+    return bool(((who != _NOBODY) & (who != program)).any())
 
 
 @dataclass(frozen=True)

@@ -141,13 +141,17 @@ TAIL = """
 STORE = "tt.store %at, %one, %mask : tensor<4x!tt.ptr<f32>>"
 LOAD = "%x = tt.load %at, %mask, %one : tensor<4x!tt.ptr<f32>>"
 ONE_PLACE = "tt.store %base, %one, %mask : tensor<4x!tt.ptr<f32>>"
-# Program p has p in %mine, and p + 1 in %next.
+# Program p has p in %mine, p + 1 in %next, and 2 - 2 p in %back.
 MOVED = """
     %p = tt.get_program_id x : i32
     %ps = tt.splat %p : i32 -> tensor<4xi32>
     %mine = tt.addptr %at, %ps : tensor<4x!tt.ptr<f32>>, tensor<4xi32>
     %c1 = arith.constant dense<1> : tensor<4xi32>
     %next = tt.addptr %mine, %c1 : tensor<4x!tt.ptr<f32>>, tensor<4xi32>
+    %c2 = arith.constant dense<2> : tensor<4xi32>
+    %twice = arith.muli %ps, %c2 : tensor<4xi32>
+    %rest = arith.subi %c2, %twice : tensor<4xi32>
+    %back = tt.addptr %at, %rest : tensor<4x!tt.ptr<f32>>, tensor<4xi32>
 """
 
 
@@ -172,20 +176,16 @@ def test_memory_faults() -> None:
     with pytest.raises(MemoryFault, match="target is written twice"):
         run_lines(f"{STORE}\n{STORE}")
     assert run_lines(f"{LOAD}\n{STORE}")[0].tolist() == [1, 1, 1, 0, 0]  # its own: x += 1
-    load, store = LOAD.replace("%at", "{}"), STORE.replace("%at", "{}")
-    for lines, fault in (
-        (
-            f"{load.format('%next')}\n{store.format('%mine')}",
-            "writes target where another one reads",
-        ),
-        (
-            f"{load.format('%mine')}\n{store.format('%next')}",
-            "reads target where another one writes",
-        ),
+    after, before = "writes target where another one reads", "reads target where another one writes"
+    for read, written, fault in (
+        ("%next", "%mine", after),
+        ("%mine", "%next", before),
+        ("%at", "%back", after),  # the writer has read there, too
     ):
-        run_lines(MOVED + lines, last=1)
+        lines = f"{MOVED}{LOAD.replace('%at', read)}\n{STORE.replace('%at', written)}"
+        run_lines(lines, last=1)
         with pytest.raises(MemoryFault, match=fault):
-            run_lines(MOVED + lines, last=1, programs=2)
+            run_lines(lines, last=1, programs=2)
 
 
 def test_an_unknown_operation_is_named() -> None:
