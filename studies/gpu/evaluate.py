@@ -145,12 +145,12 @@ def run(
             values[f"%{name}"] = torch.tensor(value, dtype=torch.int32)
     places = itertools.product(*(range(size) for size in grid))
     for number, place in enumerate(places):
-        _Program(number, place, dict(values)).block(function.body)
+        Program(number, place, dict(values)).block(function.body)
     memories = [value.memory for value in values.values() if isinstance(value, Pointer)]
     return {memory.name: memory.traffic for memory in memories}
 
 
-class _Program:
+class Program:
     """One program: its number, its place in the grid, and the values by their names, which are
     unique in a function."""
 
@@ -161,16 +161,16 @@ class _Program:
         """Run a block; returns what it yields."""
         for step in body:
             if isinstance(step, Loop):
-                self._loop(step)
+                self.loop(step)
                 continue
             operands = [self.values[name] for name in step.operands]
             if step.name == "scf.yield":
                 return operands
-            results = self._operation(step, operands)
+            results = self.operation(step, operands)
             self.values.update(zip(step.results, results, strict=True))
         return []
 
-    def _loop(self, loop: Loop) -> None:
+    def loop(self, loop: Loop) -> None:
         names, starts = [name for name, _ in loop.carried], [start for _, start in loop.carried]
         state = [self.values[start] for start in starts]
         low, high, step = (int(self.values[bound]) for bound in loop.bounds)
@@ -180,7 +180,7 @@ class _Program:
             state = self.block(loop.body)
         self.values.update(zip(loop.results, state, strict=True))
 
-    def _operation(self, step: Operation, operands: list) -> tuple:
+    def operation(self, step: Operation, operands: list) -> tuple:
         if step.name in _ARITHMETIC:
             return (_ARITHMETIC[step.name](*operands),)
         if step.name in _CASTS:

@@ -38,6 +38,11 @@ class Operation:
         return _DTYPES[re.sub(r"(tensor<)?(\d+x)*(\w+)>?", r"\3", self._type)]
 
     @property
+    def pointee(self) -> torch.dtype:
+        """The dtype to which the pointers of a load or store point."""
+        return _DTYPES[re.search(r"!tt\.ptr<(\w+)>", self.types)[1]]
+
+    @property
     def _type(self) -> str:
         return re.split(r"->| to ", self.types)[-1].strip()
 
