@@ -162,6 +162,10 @@ def _lambda_resnet() -> CfgNode:
     layer.SHARED_EMBEDDINGS = False  # one embedding for all layers of a stage with one resolution
     # Back end of the position lambda: "auto", "reference", "conv", "banded" or "triton" (GPU).
     layer.BACKEND = "auto"
+    # Whether "auto" may measure, at the first call of a kind, which back end is the fastest on this
+    # machine. False, or the environment variable LAMBDA_DET_AUTOTUNE=0: a rule chooses, and the
+    # last bits of a result do not depend on how fast a back end was.
+    layer.AUTOTUNE = True
     return node
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 from lambda_det.errors import InputError, first_line_of
+
+logger = logging.getLogger(__name__)
 
 TEMPORARY = ".tmp"
 """Suffix of a file while it is being written. Such a file remains if the process is killed."""
@@ -109,6 +112,23 @@ def save_atomically(content: Mapping[str, object], path: str) -> None:
     import torch  # here, because reading and writing of other files does not need it
 
     write_atomically(path, lambda file: torch.save(dict(content), file))
+
+
+def cache_path(name: str) -> str:
+    """Return the path of a file in the user's cache folder; "" for a user without a home."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(root, "lambda_det", name) if os.path.isabs(root) else ""
+
+
+def write_cache(content: object, path: str) -> None:
+    """Write ``content`` as JSON for later processes; a folder that is read-only, or a full disk,
+    is no error, because the content can be found again."""
+    own = f"{path}.{os.getpid()}"  # another process may write the same at the same time
+    try:
+        write_json(content, own, indent=None)
+        os.replace(own, path)
+    except (OSError, ValueError):
+        logger.debug("%s cannot be written", path)
 
 
 @contextlib.contextmanager

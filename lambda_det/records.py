@@ -107,15 +107,20 @@ def markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(texts) + " |"
 
 
-def hardware() -> dict[str, object]:
-    """Return the name of the CPU, its number of cores, and the name of the GPU (None = no GPU)."""
+def cpu_name() -> str:
+    """Return the name of the CPU."""
     cpu = platform.processor() or platform.machine()
     if os.path.isfile("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8") as file:
             found = re.search(r"^model name\s*: (.*)$", file.read(), re.M)
         cpu = found[1] if found else cpu
+    return cpu
+
+
+def hardware() -> dict[str, object]:
+    """Return the name of the CPU, its number of cores, and the name of the GPU (None = no GPU)."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": gpu}
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "gpu": gpu}
 
 
 def _commit() -> str | None:

@@ -17,6 +17,8 @@ COCO_TINY_VARIABLE = "LAMBDA_DET_COCO_TINY"
 PROJECT = Path(__file__).resolve().parent.parent
 LOGGERS = ("lambda_det", "detectron2", "fvcore")
 THREADS = torch.get_num_threads()
+# No bit of a test, or of a process that it starts, depends on how fast a back end was.
+os.environ["LAMBDA_DET_AUTOTUNE"] = "0"
 
 
 def _loggers_as_imported() -> None:

@@ -9,7 +9,7 @@ from .coco import dataloader
 from .models.mask_rcnn_fpn import model
 from .train import optimizer, train
 
-model.backbone.bottom_up.update(depth=50, norm="BN", zero_init_residual=False)
+model.backbone.bottom_up.update(depth=50, norm="BN", zero_init_residual=False, autotune=False)
 model.backbone.update(out_channels=64, norm="BN")
 rpn, heads = model.proposal_generator, model.roi_heads
 rpn.head.in_channels = 64

@@ -57,6 +57,7 @@ CONFIG_KEYS = {
     "position": "MODEL.LAMBDA_RESNET.LAYER.POSITION",
     "position_bias": "MODEL.LAMBDA_RESNET.LAYER.POSITION_BIAS",
     "backend": "MODEL.LAMBDA_RESNET.LAYER.BACKEND",
+    "autotune": "MODEL.LAMBDA_RESNET.LAYER.AUTOTUNE",
 }
 """Argument of :func:`build_lambda_resnet` -> config key that sets it."""
 

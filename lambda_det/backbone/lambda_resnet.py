@@ -105,9 +105,9 @@ def build_lambda_resnet(
             :class:`LambdaBottleneck`.
         **lambda_layer_arguments: arguments of :class:`lambda_det.layers.LambdaLayer`:
             ``query_depth``, ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``,
-            ``query_normalizer``, ``content``, ``position``, ``position_bias``, ``backend`` and
-            ``max_size``. Here ``max_size`` is the (H, W) of the largest image; it is divided by the
-            stride of each layer.
+            ``query_normalizer``, ``content``, ``position``, ``position_bias``, ``backend``,
+            ``autotune`` and ``max_size``. Here ``max_size`` is the (H, W) of the largest image; it
+            is divided by the stride of each layer.
 
     Returns:
         A detectron2 ``Backbone`` that maps (N, in_channels, H, W), any H and W, to a dict of

@@ -19,11 +19,13 @@ from lambda_det.errors import InputError
 PREPARE, PRETRAIN = "prepare", "pretrain"
 RESERVED = ("SEED", "OUTPUT_DIR")
 """Config keys that a suite sets for each run, which are no settings."""
+ROUNDING = "MODEL.LAMBDA_RESNET.LAYER.AUTOTUNE"
+"""No setting either: it says how a back end is chosen, and all of them compute the same."""
 
 
 def settings_of(cfg: CfgNode, output: str = "") -> dict[str, object]:
     """Config key -> value, with ``{output}`` for the comparison's folder ``output``."""
-    known = {key: value for key, value in flat(cfg).items() if key not in RESERVED}
+    known = {k: value for k, value in flat(cfg).items() if k not in (*RESERVED, ROUNDING)}
     text = json.dumps(known, default=str)
     return json.loads(text.replace(json.dumps(output)[1:-1], "{output}") if output else text)
 

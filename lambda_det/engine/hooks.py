@@ -10,6 +10,7 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from lambda_det.engine.averaging import WeightAverage
+from lambda_det.engine.backend_choices import BackendChoices
 from lambda_det.engine.branches import BranchReport
 from lambda_det.engine.checkpointing import RunCheckpointer
 from lambda_det.engine.evaluation import Evaluation
@@ -75,7 +76,8 @@ def hooks_in_order(
         in_order.append(hooks.PeriodicCheckpointer(checkpointer, options.checkpoint_period))
     # After the checkpoint, so that it need not be written twice, and before an evaluation, which
     # takes minutes.
-    in_order += [interruption, evaluation]
+    # The choices of back ends hold in the last evaluation, too.
+    in_order += [interruption, evaluation, BackendChoices()]
     if is_main:  # last, so that the metrics of all others are written
         in_order.append(Writers(make_writers))
     return in_order

@@ -1,7 +1,8 @@
-"""The rule by which ``backend="auto"`` chooses a back end; it has one threshold.
+"""The rule by which ``backend="auto"`` chooses a back end where nothing is measured
+(:mod:`lambda_det.layers.autotune`); it has one threshold.
 
-Nothing is timed at run time, so the choice, and with it the last bits of the result, is the same in
-every run. The rule never chooses ``"reference"``.
+The choice, and with it the last bits of the result, is the same in every run. The rule never
+chooses ``"reference"``.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ def choose_backend(query: Tensor, value: Tensor, embedding: Tensor) -> str:
     Returns:
         ``"banded"`` or ``"conv"``.
     """
-    # "triton" is tested with Triton's interpreter but has not been timed
-    # (tools/benchmark.py layers --device cuda), so "auto" uses the convolution on a GPU.
+    # "triton" is taken on a GPU where it was measured to be right and faster, and not by a rule.
     if query.is_cuda:
         return "conv"
     if not all(is_fixed(query.shape[axis]) for axis in (0, 3, 4)):

@@ -85,6 +85,8 @@ class LambdaLayer(nn.Module):
             of some other implementations need it.
         max_size: largest (H, W) of the layer's input for a global scope.
         backend: see :func:`lambda_det.layers.position_lambda`.
+        autotune: whether the back end ``"auto"`` may measure which one is the fastest; False leaves
+            the choice to the rule of :func:`lambda_det.layers.choice.choose_backend`.
 
     Raises:
         InputError: an argument is out of range; the message names it and what is allowed.
@@ -108,6 +110,7 @@ class LambdaLayer(nn.Module):
         position_bias: bool = False,
         max_size: tuple[int, int] | None = None,
         backend: str = "auto",
+        autotune: bool = True,
     ) -> None:
         super().__init__()
         out_channels = in_channels if out_channels is None else out_channels
@@ -139,6 +142,7 @@ class LambdaLayer(nn.Module):
         self.position = position
         self.max_size = max_size
         self.backend = backend
+        self.autotune = autotune
 
         value_channels = intra_depth * out_channels // num_heads
         self.query = nn.Conv2d(in_channels, num_heads * query_depth, 1, bias=False)
@@ -209,7 +213,9 @@ class LambdaLayer(nn.Module):
                 weights = self._normalize_key(key.to(at_least_float32(key.dtype)), padding_mask)
                 output = content_lambda(query, weights, value)
         if self.position:
-            output = output + position_sums(query, value, self.embedding, backend=self.backend)
+            output = output + position_sums(
+                query, value, self.embedding, backend=self.backend, autotune=self.autotune
+            )
         if self.position_bias is not None:
             output = output + torch.einsum("nhkyx,k->nhyx", query, self.position_bias).unsqueeze(2)
         # In half precision only the sum of both parts is rounded: the position part is so much

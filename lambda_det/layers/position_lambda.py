@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lambda_det.errors import InputError, check_choice
+from lambda_det.layers.autotune import measured_backend
 from lambda_det.layers.banded import banded
 from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.lambda_first import conv, reference
@@ -39,7 +40,10 @@ def position_lambda(
             - ``"banded"``: query x embedding first; saves only its inputs for the backward pass;
             - ``"triton"``: the same order as CUDA kernels; where they cannot run, ``"conv"`` is
               used and the reason is logged once;
-            - ``"auto"``: chooses one, see :func:`lambda_det.layers.choice.choose_backend`.
+            - ``"auto"``: the fastest, which the first call of a kind measures
+              (:mod:`lambda_det.layers.autotune`). Under ``torch.compile``, or with the environment
+              variable ``LAMBDA_DET_AUTOTUNE=0``, nothing is measured, and
+              :func:`lambda_det.layers.choice.choose_backend` chooses.
 
             While the call is traced or exported, and under transforms of ``torch.func``, every back
             end is computed as ``"conv"``.
@@ -55,8 +59,14 @@ def position_lambda(
     return output.to(common_dtype(query, value))
 
 
-def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: str) -> Tensor:
+def position_sums(
+    query: Tensor, value: Tensor, embedding: Tensor, *, backend: str, autotune: bool = True
+) -> Tensor:
     """:func:`position_lambda` before its result is rounded, for callers that add to the result.
+
+    Args:
+        query, value, embedding, backend: as in :func:`position_lambda`.
+        autotune: whether ``"auto"`` may measure.
 
     Returns:
         (N, h, v, H, W) in the common dtype of query and value, but at least float32.
@@ -69,7 +79,10 @@ def position_sums(query: Tensor, value: Tensor, embedding: Tensor, *, backend: s
     else:
         embedding = _crop_to_image(embedding, height=query.shape[-2], width=query.shape[-1])
     if backend == "auto":
-        backend = choose_backend(query, value, embedding)
+        measured = None
+        if autotune and not torch.compiler.is_compiling():
+            measured = measured_backend(query, value, embedding, BACKENDS)
+        backend = measured or choose_backend(query, value, embedding)
     if backend == "triton" and (reason := unsupported(query, value, embedding)) is not None:
         # On the meta device nothing is computed, so there is nothing to warn of; in a compiled
         # function a log call would break the graph.

@@ -73,6 +73,7 @@ def test_layer_keys_reach_every_lambda_layer() -> None:
         LAYER__POSITION_BIAS="True",
         LAYER__SHARED_EMBEDDINGS="True",
         LAYER__BACKEND="reference",
+        LAYER__AUTOTUNE="False",
         LAYER__NORM="GN",
     )
     backbone = build(cfg)
@@ -81,7 +82,7 @@ def test_layer_keys_reach_every_lambda_layer() -> None:
         assert (layer.query_depth, layer.num_heads, layer.intra_depth) == (8, 2, 3)
         assert layer.embedding.shape == (8, 3, 7, 7) and layer.position_bias.shape == (8,)
         assert (layer.key_normalizer, layer.query_normalizer) == ("l2", "softmax")
-        assert layer.backend == "reference"
+        assert layer.backend == "reference" and not layer.autotune
         assert isinstance(layer.query_norm, nn.GroupNorm)
         assert isinstance(layer.value_norm, nn.GroupNorm)
         assert isinstance(block.lambda_norm, nn.BatchNorm2d)

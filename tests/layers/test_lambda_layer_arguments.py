@@ -31,6 +31,7 @@ def test_signatures() -> None:
         "position_bias": False,
         "max_size": None,
         "backend": "auto",
+        "autotune": True,
     }
     keyword_only = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
     assert keyword_only == [name for name in defaults if name != "out_channels"]

@@ -25,7 +25,7 @@ from lambda_det.data.images.image_files import (
     without_limit,
 )
 from lambda_det.errors import raise_if_of_machine, reason_of
-from lambda_det.io import read_json, write_json
+from lambda_det.io import cache_path, read_json, write_cache
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +143,7 @@ def _cache_file(paths: Iterable[str]) -> str:
     folders = sorted({os.path.dirname(os.path.abspath(path)) for path in paths})
     text = "\n".join([_RULES, PIL.__version__, *folders])
     name = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(root):  # a user without a home
-        return ""
-    return os.path.join(root, "lambda_det", f"image_headers_{name}.json")
+    return cache_path(f"image_headers_{name}.json")
 
 
 def _remembered(path: str) -> dict[str, tuple[int, int, Header]]:
@@ -163,9 +160,4 @@ def _remembered(path: str) -> dict[str, tuple[int, int, Header]]:
 def _remember(path: str, paths: Iterable[str]) -> None:
     entries = ((n, _known[n]) for n in paths if n in _known and os.path.exists(n))
     images = {name: [size, changed, *header] for name, (size, changed, header) in entries}
-    own = f"{path}.{os.getpid()}"  # another run may write the same at the same time
-    try:
-        write_json(images, own, indent=None)
-        os.replace(own, path)
-    except (OSError, ValueError):  # a read-only home; the files are read again next time
-        logger.debug("%s cannot be written", path)
+    write_cache(images, path)

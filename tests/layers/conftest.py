@@ -1,0 +1,32 @@
+"""Fixtures of the tests of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from autotune_helpers import Clock
+
+from lambda_det.layers import measurement
+from lambda_det.layers.autotune import VARIABLE
+from lambda_det.layers.choices import CHOICES
+
+
+@pytest.fixture
+def new_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Measuring is allowed, and nothing is known yet."""
+    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(measurement, "_warned_of", set())
+    CHOICES.clear()
+    yield
+    CHOICES.clear()
+
+
+@pytest.fixture
+def clock(new_user: None, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Back ends seem to take the times that it says; "banded" is the faster one."""
+    clock = Clock(conv=2.0, banded=1.0)
+    monkeypatch.setattr(measurement, "seconds_of", clock)
+    return clock
