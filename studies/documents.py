@@ -8,6 +8,8 @@ from lambda_det.comparison.tables import comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table
 from studies.evidence.why_table import why_tables
+from studies.gpu.estimate_table import estimates_table
+from studies.gpu.kernel_table import kernels_table
 from studies.paper.family import architecture_table
 from studies.tables import ap_table, brief_table, figures_table, rows_table, update_tables
 
@@ -17,7 +19,9 @@ VIEWS = {
     "brief": brief_table,
     "backbones": backbones_table,
     "comparison": comparison_tables,
+    "estimates": estimates_table,
     "figures": figures_table,
+    "kernels": kernels_table,
     "layers": layers_table,
     "rows": rows_table,
     "why": why_tables,

@@ -166,7 +166,9 @@ def value_gradient(
 
     One program computes ROWS rows of one tile of SHIFTS columns, from tile * SHIFTS - RW // 2 on.
     Such a tile is in the windows of WIDTH // SHIFTS blocks of queries: the blocks tile, tile - 1,
-    ..., which the program processes SPAN at a time.
+    ..., which the program processes SPAN at a time. Of a window each of them needs SHIFTS columns
+    only, so the weights of a query are ordered (u, column // SHIFTS, dy, column % SHIFTS) here:
+    what a program loads of a query is contiguous.
     """
     tile = tl.program_id(0) % tiles
     top = (tl.program_id(0) // tiles) * ROWS
@@ -200,11 +202,12 @@ def value_gradient(
         x = block * SHIFTS + shift
         taken = (head < HEADS) & (block >= 0) & (x < width)
         query = ((n * rows + y - first_row) * blocks + block) * HEADS + head
-        source = shift * shift_stride + query * (SETS * RH * WIDTH) + part * SHIFTS
+        source = shift * shift_stride + query * (SETS * RH * WIDTH)
+        source += (u * (WIDTH // SHIFTS) + part) * (RH * SHIFTS)
         dy = key_y - y + RH // 2
         a = tl.load(
-            weights + source[:, None] + ((u * RH + dy) * WIDTH + lane % SHIFTS)[None, :],
-            mask=taken[:, None] & ((dy >= 0) & (dy < RH))[None, :],
+            weights + source[None, :] + ((top - y + RH // 2) * SHIFTS + lane)[:, None],
+            mask=taken[None, :] & ((dy >= 0) & (dy < RH))[:, None],
             other=0.0,
         )
         from_pixel = (n.to(tl.int64) * height + y) * width + x
@@ -213,6 +216,6 @@ def value_gradient(
             mask=taken[:, None] & (channel < channels)[None, :],
             other=0.0,
         )
-        total = tl.dot(tl.trans(a), g, total, input_precision=PRECISION)
+        total = tl.dot(a, g, total, input_precision=PRECISION)
 
     tl.store(target, total.to(gradient.dtype.element_ty), mask=ok)

@@ -91,6 +91,8 @@ def plan_for(query: Tensor, value: Tensor, embedding: Tensor) -> Plan:
     """The plan (tile sizes) with which the kernels run for these arguments."""
     return make_plan(
         heads=query.shape[1],
+        depth=query.shape[2],
+        sets=value.shape[1],
         height=query.shape[3],
         channels=value.shape[2],
         columns=embedding.shape[3],

@@ -11,8 +11,13 @@ WORKSPACE_BYTES = 256 * 2**20
 """Bytes of weights that are in memory at one time (but at least one row of one image)."""
 
 SHARED_BYTES = 96 * 2**10
-"""Bytes of shared memory that one program may use. Every GPU with tensor cores for bfloat16 has
-that much."""
+"""Bytes of shared memory that the tiles of one program may fill. A program may use 99 KiB on the
+GPUs with the least (compute capability 8.6 and 8.9); the rest is the compiler's, for barriers."""
+
+
+FUSED_ROWS, FUSED_SHIFTS, FUSED_HEADS, FUSED_WIDTH = 4, 8, 4, 32
+"""What the fused kernel computes: a program has 4 rows and 4 heads of 8 neighbouring queries, which
+share a window of at most 32 columns."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Plan:
         span: blocks of queries in one matrix product of the values' gradient.
         output, weights, values: tiles of the output, of the weights' gradient and of the values'
             gradient.
+        fused: tile of the kernel that computes the output without weights in memory, if it can.
         workspace: bound of the weights' memory, in bytes.
     """
 
@@ -54,6 +60,7 @@ class Plan:
     output: Tile
     weights: Tile
     values: Tile
+    fused: Tile | None = None
     workspace: int = WORKSPACE_BYTES
 
 
@@ -72,55 +79,82 @@ def power_of_two(number: int) -> int:
     return 1 << max(0, number - 1).bit_length()
 
 
-def make_plan(*, heads: int, height: int, channels: int, columns: int, dtype: torch.dtype) -> Plan:
+def make_plan(
+    *,
+    heads: int,
+    depth: int,
+    sets: int,
+    height: int,
+    channels: int,
+    columns: int,
+    dtype: torch.dtype,
+) -> Plan:
     """Make the plan for these shapes.
 
     Args:
-        heads: number of heads h.
+        heads, depth: number of heads h and their depth k.
+        sets: intra-depth u of the values.
         height: rows of the image.
         channels: value channels v of one head.
         columns: columns rw of the embedding.
         dtype: common dtype of query and value.
     """
     shifts, width = min(
-        ((shifts, _width(shifts + columns - 1)) for shifts in (8, 16, 32)),
+        ((shifts, window_width(shifts + columns - 1)) for shifts in (8, 16, 32)),
         # Memory grows with the width; with fewer queries for each window the values are loaded
         # more often.
         key=lambda pair: pair[1] * (1 + 4 / pair[0]),
     )
     size = dtype.itemsize
     step = min(width, 64)
-    group = min(power_of_two(heads), 8)
-    span = max(1, min(step // shifts, (256 // size) // (shifts * group)))
     queries = 512 // (2 * size)
+    group = min(power_of_two(heads), 8, queries // shifts)
+    span = max(1, min(step // shifts, (128 // size) // (shifts * group)))
     block = max(16, min(power_of_two(channels), 128 if size == 2 else 64))
     tallest = max(power_of_two(height), 2)  # 2: tl.dot needs at least 16 rows
     rows = max(1, min(queries // (shifts * group), tallest))
     key_rows = max(1, min(queries // (2 * shifts), tallest))
-    tile = _tile(rows, rows * shifts * group, step, block, size)
+    lanes, key_lanes = rows * shifts * group, key_rows * shifts
+    key_depth = span * shifts * group
+    # The gradient of the weights keeps the gradient of the output, unless it has to be loaded in
+    # parts, and its result passes through shared memory.
+    in_parts = channels > block
+    kept = lanes * (step + (0 if in_parts else block)) * size
+    loaded = (step + (lanes if in_parts else 0)) * block * size
     return Plan(
         shifts=shifts,
         width=width,
         step=step,
         group=group,
         span=span,
-        output=tile,
-        weights=tile,
-        values=_tile(key_rows, key_rows * shifts, span * shifts * group, block, size),
+        output=_tile(rows, block, lanes, 0, (lanes + block) * step * size),
+        weights=_tile(rows, block, lanes, kept, loaded),
+        values=_tile(key_rows, block, key_lanes, 0, (key_lanes + block) * key_depth * size),
+        fused=_fused(heads, depth, sets, channels, columns) if size == 2 else None,
     )
 
 
-def _width(columns: int) -> int:
+def window_width(columns: int) -> int:
+    """The columns of a window that a kernel computes for ``columns`` that are needed."""
     return max(16, power_of_two(columns)) if columns <= 64 else -(-columns // 64) * 64
 
 
-def _tile(rows: int, lanes: int, depth: int, channels: int, size: int) -> Tile:
-    operands = (lanes + channels) * depth * size
+def _fused(heads: int, depth: int, sets: int, channels: int, columns: int) -> Tile | None:
+    fits = window_width(FUSED_SHIFTS + columns - 1) <= FUSED_WIDTH
+    if not fits or heads != FUSED_HEADS or sets != 1 or depth not in (16, 32) or channels < 16:
+        return None
+    # 128 channels would need more registers than compute capability 8 has for a thread.
+    return Tile(FUSED_ROWS, min(power_of_two(channels), 64), warps=8, stages=3)
+
+
+def _tile(rows: int, channels: int, lanes: int, kept: int, loaded: int) -> Tile:
+    """A tile of lanes × channels sums whose program keeps ``kept`` bytes in shared memory and loads
+    ``loaded`` bytes in each step."""
     return Tile(
         rows=rows,
         channels=channels,
         warps=8 if lanes * channels >= 128 * 128 else 4,
-        stages=max(1, min(3, SHARED_BYTES // operands)),
+        stages=max(1, min(3, (SHARED_BYTES - kept) // loaded)),
     )
 
 

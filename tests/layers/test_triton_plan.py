@@ -17,7 +17,13 @@ def test_plan_is_one_that_the_kernels_can_run(dtype, columns) -> None:
         (1, 3, 4, 8, 20), (1, 30, 64, 128, 512), (1, 25, 64)
     ):
         plan = make_plan(
-            heads=heads, height=height, channels=channels, columns=columns, dtype=dtype
+            heads=heads,
+            depth=16,
+            sets=1,
+            height=height,
+            channels=channels,
+            columns=columns,
+            dtype=dtype,
         )
         assert plan.width >= plan.shifts + columns - 1  # the window of every query of a block
         assert plan.width % plan.step == 0 == plan.width % (plan.shifts * plan.span)
@@ -38,14 +44,30 @@ def test_plan_is_one_that_the_kernels_can_run(dtype, columns) -> None:
             plan.values.channels,
         )
         assert min(sides) >= 16
-        depth = plan.span * plan.shifts * plan.group
-        operands = (plan.values.rows * plan.shifts + plan.values.channels) * depth
-        assert operands * dtype.itemsize * plan.values.stages <= SHARED_BYTES
+        lanes, depth = sides[0], sides[3]
+        assert max(lanes, depth) <= 256 // dtype.itemsize
+        key_lanes, block = sides[2], plan.weights.channels
+        in_parts = channels > block
+        for tile, kept, loaded in (
+            (plan.output, 0, (lanes + block) * plan.step),
+            (plan.values, 0, (key_lanes + block) * depth),
+            (
+                plan.weights,
+                lanes * plan.step + (0 if in_parts else lanes * block),
+                block * plan.step + (lanes * block if in_parts else 0),
+            ),
+        ):
+            assert (kept + loaded * tile.stages) * dtype.itemsize <= SHARED_BYTES
 
 
 def test_plan_of_the_paper_wastes_little() -> None:
-    plan = make_plan(heads=4, height=64, channels=64, columns=23, dtype=torch.bfloat16)
+    shape = {"heads": 4, "depth": 16, "sets": 1, "height": 64, "channels": 64, "columns": 23}
+    plan = make_plan(**shape, dtype=torch.bfloat16)
     assert (plan.shifts, plan.width, plan.group) == (8, 32, 4)
+    assert plan.fused is not None
+    assert make_plan(**shape, dtype=torch.float32).fused is None
+    for other in ({"heads": 8}, {"depth": 8}, {"sets": 2}, {"channels": 8}, {"columns": 27}):
+        assert make_plan(**(shape | other), dtype=torch.float16).fused is None
 
 
 @pytest.mark.parametrize("workspace", [1, 10, 50, 99, 100, 230, 499, 10**6])

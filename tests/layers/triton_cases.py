@@ -34,6 +34,7 @@ SMALL = [
     pytest.param(1, 9, 1, 2, 2, 2, 9, 3, 3, id="two-groups-of-heads"),
     pytest.param(1, 1, 1, 2, 2, 2, 34, 3, 67, id="window-in-two-steps"),
     pytest.param(1, 1, 1, 2, 130, 2, 2, 3, 3, id="channels-in-parts"),
+    pytest.param(1, 4, 1, 16, 65, 9, 11, 5, 7, id="fused"),
 ]
 LARGE = [
     pytest.param(2, 4, 1, 16, 64, 25, 42, 23, 23, id="res5"),
