@@ -152,8 +152,8 @@ def _tf32(allowed: bool | None) -> Iterator[None]:
 # ---- speed and memory, by the benchmarks ----
 
 FORMS = (
-    "auto", "conv", "triton", "conv2d form", "conv3d form", "depthwise form", "LambdaLayer",
-    "3x3 convolution", "SE",
+    "auto", "conv", "triton", "conv2d form", "conv3d form", "depthwise form", "packed form, 8",
+    "packed form, 16", "LambdaLayer", "3x3 convolution", "SE",
 )  # fmt: skip
 
 
