@@ -76,7 +76,7 @@ ODD: tuple[Sizes, ...] = (
 def correctness(setting: Setting) -> Rows:
     """Errors of output and gradients of every back end against float64, and whether a second
     computation has the same bits."""
-    for sizes in ODD if setting.tiny else (*REAL, *ODD):
+    for sizes in ODD[1:] if setting.tiny else (*REAL, *ODD):
         n, h, k, u, v, height, width, side = sizes
         shapes = ((n, h, k, height, width), (n, u, v, height, width), (k, u, side, side))
         generator = torch.Generator().manual_seed(SEED)

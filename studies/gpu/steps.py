@@ -126,7 +126,7 @@ class _Waits(HookBase):
             self.places.update(
                 f"{_short(each.filename)}:{each.lineno}"
                 for each in self._warnings or ()
-                if "synchroniz" in str(each.message)
+                if "called a synchronizing" in str(each.message)
             )
 
 

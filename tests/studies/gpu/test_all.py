@@ -50,7 +50,7 @@ def test_every_part_writes_its_record(tmp_path: Path, project, monkeypatch, caps
     assert "λ-26, conv" in backbones_table(records["backbones"])
     assert "res5" in layers_table(records["layers"])
     checked = [row for row in records["correctness"]["rows"] if "note" not in row]
-    assert len(checked) >= 18
+    assert len(checked) >= 12
     assert all(row["right"] and row["same_bits_twice"] for row in checked)
     assert all(row["choice"] in ("conv", "banded") for row in records["choices"]["rows"])
     assert [row["iterations"] for row in records["stability"]["rows"]] == [3, 3]
@@ -108,6 +108,7 @@ def test_the_lines_that_wait_are_counted(monkeypatch) -> None:
         waits.before_step()
         if iteration in WATCHED:
             warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            warnings.warn("does not detect all synchronizing operations", stacklevel=1)
         waits.after_step()
     (place,) = waits.places
     assert place.startswith("tests/studies/gpu/test_all.py:")
