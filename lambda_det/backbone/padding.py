@@ -51,7 +51,9 @@ def attach_image_sizes(batch: Tensor, image_sizes: Sequence) -> Tensor:
         height <= full[0] and width <= full[1] for height, width in sizes
     )
     if fits and any(size != full for size in sizes):
-        setattr(batch, _ATTRIBUTE, torch.tensor(sizes, device=batch.device))
+        # A blocking copy would wait until the GPU has finished the iteration before.
+        on_device = torch.tensor(sizes).to(batch.device, non_blocking=True)
+        setattr(batch, _ATTRIBUTE, on_device)
     return batch
 
 

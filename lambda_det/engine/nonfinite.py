@@ -7,8 +7,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
+import torch.distributed as dist
 from detectron2.structures import Boxes, ImageList, Instances
+from detectron2.utils import comm
 from torch import Tensor, nn
+
+from lambda_det.layers.precision import common_dtype
 
 NAMED = 3  # parameters in a message
 
@@ -24,6 +28,31 @@ def any_not_finite(parameters: Iterable[nn.Parameter]) -> Tensor:
         return torch.zeros((), dtype=torch.bool)
     largest = torch.stack([norm.float() for norm in torch._foreach_norm(gradients, math.inf)])
     return ~torch.isfinite(largest).all()
+
+
+def read_step(
+    losses: Mapping[str, Tensor], bad_gradient: Tensor
+) -> tuple[float, bool, bool, dict[str, float]]:
+    """Read all that the host needs to know of a step, in one copy: it waits for a GPU once.
+
+    Args:
+        losses: name -> loss.
+        bad_gradient: whether a gradient is not finite, bool.
+
+    Returns:
+        The sum of the losses; whether the sum, and whether a gradient, of any process is not
+        finite, so that they go on, or stop, together; and the losses.
+    """
+    terms = [loss.detach() for loss in losses.values()]
+    total = sum(terms)
+    bad = torch.zeros(2, device=total.device)
+    bad[0], bad[1] = ~torch.isfinite(total), bad_gradient
+    if comm.get_world_size() > 1:
+        dist.all_reduce(bad, dist.ReduceOp.MAX)
+    found = [term.reshape(()).to(total.device) for term in (total, *bad, *terms)]
+    dtype = common_dtype(*found)  # it holds each of them exactly
+    total, loss, gradient, *seen = torch.stack([term.to(dtype) for term in found]).tolist()
+    return total, bool(loss), bool(gradient), dict(zip(losses, seen, strict=True))
 
 
 def describe_gradients(model: nn.Module) -> str:

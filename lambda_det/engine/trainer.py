@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-import torch.distributed as dist
 from detectron2.engine import SimpleTrainer, TrainerBase, hooks
 from detectron2.layers import NaiveSyncBatchNorm
 from detectron2.utils import comm
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lambda_det.engine.accumulation import mean_losses, measured_once, split
 from lambda_det.engine.interruption import TrainingInterrupted
-from lambda_det.engine.nonfinite import any_not_finite, describe_gradients, watching
+from lambda_det.engine.nonfinite import any_not_finite, describe_gradients, read_step, watching
 from lambda_det.engine.parallel import bare, errors_shared, without_sharing
 from lambda_det.engine.run_state import RunState
 from lambda_det.errors import InputError, key
@@ -130,21 +130,22 @@ class Trainer(SimpleTrainer):
             own = not isinstance(error, _OfAnotherProcess)
             self._leave_out(data, str(error), own, before, statistics)
             return
-        total = sum(losses.values())
-        # After the backward pass, so that a GPU need not wait in the middle of the iteration.
-        bad_loss, bad_gradient = self._any_bad(total)
+        # The one wait of the host for a GPU, after the backward pass; with float16, the scaler's
+        # step below is a second one.
+        total, bad_loss, bad_gradient, seen = read_step(losses, self._bad_gradient())
         if bad_loss or bad_gradient:
-            own = not bad_loss or not torch.isfinite(total)
+            own = not bad_loss or not math.isfinite(total)
             if not bad_loss:
                 reason = describe_gradients(self.model)
             elif own:
-                terms = ", ".join(f"{name} {loss.item():.4g}" for name, loss in losses.items())
+                terms = ", ".join(f"{name} {loss:.4g}" for name, loss in seen.items())
                 reason = f"the loss is not finite ({terms})"
             else:
                 reason = "the loss of another process is not finite"
             self._leave_out(data, reason, own, before, statistics)
             return
-        self._write_metrics(losses, data_time)
+        on_host = {name: torch.tensor(loss, dtype=torch.float64) for name, loss in seen.items()}
+        self._write_metrics(on_host, data_time)  # detectron2's, which takes tensors
         if self.skipped:  # in every line from the first one on, also of a run that was resumed
             get_event_storage().put_scalar(SKIPPED, self.skipped, smoothing_hint=False)
         if self._scaler:
@@ -223,17 +224,14 @@ class Trainer(SimpleTrainer):
             raise error
         return {"total_loss": losses} if isinstance(losses, Tensor) else losses
 
-    def _any_bad(self, total: Tensor) -> tuple[bool, bool]:
-        """Whether the loss, or a gradient, of any process is not finite: they go on, or stop,
-        together. While the scale of float16 can fall, its gradients are the scaler's business."""
-        bad = torch.zeros(2, device=total.device)
-        bad[0] = ~torch.isfinite(total.detach())
-        if not self._scaler or self._scaler.get_scale() <= LEAST_SCALE:
-            bad[1] = any_not_finite(self.model.parameters())
-        if comm.get_world_size() > 1:
-            dist.all_reduce(bad, dist.ReduceOp.MAX)
-        loss, gradient = bad.tolist()
-        return bool(loss), bool(gradient)
+    def _bad_gradient(self) -> Tensor:
+        """Whether a gradient is not finite. While the scale of float16 can fall, its gradients are
+        the scaler's business."""
+        bad = any_not_finite(self.model.parameters())
+        if not self._scaler:
+            return bad
+        one = torch.ones((), device=self._device)
+        return bad & (self._scaler.scale(one) <= LEAST_SCALE)  # get_scale() would wait for a GPU
 
     def _leave_out(
         self,

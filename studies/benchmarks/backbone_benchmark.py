@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from lambda_det.analysis.memory import activation_bytes
 from lambda_det.layers.precision import autocast_to
-from studies.benchmarks.backbone_forms import BASELINE, MODELS, build_model
+from studies.benchmarks.backbone_forms import BASELINE, BY_DEFAULT, MODELS, build_model
 
 _SLOW = 3
 """A model is slow if its training step takes more than this multiple of the baseline's."""
@@ -44,7 +44,7 @@ class Protocol:
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     repetitions: int = 9
-    models: tuple[str, ...] = tuple(MODELS)
+    models: tuple[str, ...] = BY_DEFAULT
     seed: int = 0
 
 

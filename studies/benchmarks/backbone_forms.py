@@ -34,11 +34,13 @@ class Model:
         variant: argument of :func:`lambda_det.backbone.build_lambda_resnet`.
         form: key of ``PEER_FORMS``: the form of another implementation in which its lambda layers
             are computed; None takes this package's.
+        backend: back end of this package's lambda layers.
     """
 
     label: str
     variant: str
     form: str | None = None
+    backend: str = "auto"
 
 
 MODELS = {
@@ -47,8 +49,13 @@ MODELS = {
     "lambda": Model("λ-{}", "lambda"),
     "lambda-conv2d": Model("λ-{}, conv2d form", "lambda", "conv2d form"),
     "lambda-conv3d": Model("λ-{}, conv3d form", "lambda", "conv3d form"),
+    "lambda-conv": Model("λ-{}, conv", "lambda", backend="conv"),
+    "lambda-triton": Model("λ-{}, triton", "lambda", backend="triton"),
 }
-"""Name -> model; all of them are measured by default."""
+"""Name -> model."""
+
+BY_DEFAULT = tuple(name for name, model in MODELS.items() if model.backend == "auto")
+"""The models that are measured unless others are asked for."""
 
 
 def build_model(name: str, depth: int, seed: int) -> FPN:
@@ -65,7 +72,7 @@ def build_model(name: str, depth: int, seed: int) -> FPN:
     model = MODELS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = build_lambda_resnet(depth, model.variant)
+        backbone = build_lambda_resnet(depth, model.variant, backend=model.backend)
         fpn = FPN(backbone, STAGES, FPN_CHANNELS, top_block=LastLevelMaxPool())
     for block in fpn.modules():
         if not isinstance(block, LambdaBottleneck):

@@ -26,7 +26,7 @@ from lambda_det.records import make_record, tool_command
 from studies.benchmarks import backbone_report, layer_report
 from studies.benchmarks.backbone_benchmark import Protocol as BackboneProtocol
 from studies.benchmarks.backbone_benchmark import benchmark_backbones
-from studies.benchmarks.backbone_forms import MODELS
+from studies.benchmarks.backbone_forms import BY_DEFAULT, MODELS
 from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers
 from studies.benchmarks.layer_forms import STAGES, shapes_of_image
 
@@ -90,8 +90,8 @@ def _add_backbones(commands) -> None:
     )  # fmt: skip
     backbones.add_argument("--batch", type=int, default=1, help="images in a batch (1)")
     backbones.add_argument(
-        "--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL",
-        help=f"among {', '.join(MODELS)} (all)",
+        "--models", nargs="+", default=list(BY_DEFAULT), choices=MODELS,
+        metavar="MODEL", help=f"among {', '.join(MODELS)} (all but those of a named back end)",
     )  # fmt: skip
     backbones.add_argument(
         "--repetitions",

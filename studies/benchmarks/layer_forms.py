@@ -19,6 +19,7 @@ from torchvision.ops import SqueezeExcitation
 
 from lambda_det.layers import LambdaLayer, position_lambda
 from lambda_det.layers.position_lambda import BACKENDS
+from studies.benchmarks.packed_form import packed
 
 HEADS, QUERY_DEPTH, SCOPE = 4, 16, 23
 STAGES = {"res2": (64, 4), "res3": (128, 8), "res4": (256, 16), "res5": (512, 32)}
@@ -118,7 +119,7 @@ def position_forms(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], 
     if not device.startswith("cuda"):
         own = [name for name in own if name != "triton"]
     forms = {name: partial(position_lambda, backend=name) for name in own}
-    return forms | PEER_FORMS
+    return forms | PEER_FORMS | OWN_FORMS
 
 
 def _modules(channels: int) -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
@@ -188,6 +189,12 @@ PEER_FORMS = {
     "conv3d form": conv3d,
     "conv2d form": conv2d,
     "depthwise form": depthwise,
-    "row-unfold form": row_unfold,
 }
 """Forms in which other implementations compute the position lambda."""
+
+OWN_FORMS = {
+    "row-unfold form": row_unfold,
+    "packed form, 8": partial(packed, width=8),
+    "packed form, 16": partial(packed, width=16),
+}
+"""Forms that no implementation uses, to see whether one should."""

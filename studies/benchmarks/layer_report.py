@@ -53,15 +53,8 @@ def title(row: Mapping) -> str:
 
 
 def fastest_peer(shape: Sequence[Mapping], what: str = "train_ms") -> float | None:
-    """Milliseconds of the fastest form that others publish, or None.
-
-    The row-unfold form does not count, because no other implementation uses it.
-    """
-    times = [
-        row[what]
-        for row in shape
-        if row["form"] in PEER_FORMS and row["form"] != "row-unfold form" and row.get(what)
-    ]
+    """Milliseconds of the fastest form that others publish, or None."""
+    times = [row[what] for row in shape if row["form"] in PEER_FORMS and row.get(what)]
     return min(times, default=None)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lambda_det.layers import position_lambda
-from studies.benchmarks import layer_benchmark, layer_forms
+from studies.benchmarks import layer_benchmark, layer_forms, packed_form
 from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers, saved_bytes
 from studies.benchmarks.layer_forms import Candidate, Shape, candidates, shapes_of_image
 from studies.benchmarks.layer_report import by_shape, fastest_peer
@@ -21,14 +21,45 @@ def test_shapes_of_an_image() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", layer_forms.PEER_FORMS)
-@pytest.mark.parametrize("u", [1, 3])
-def test_peers_forms_are_the_same_function(name: str, u: int) -> None:
+FORMS = layer_forms.PEER_FORMS | layer_forms.OWN_FORMS
+
+
+@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(("u", "columns", "side"), [(1, 7, 5), (3, 7, 5), (2, 8, 19), (1, 21, 3)])
+def test_the_forms_are_the_same_function(name: str, u: int, columns: int, side: int) -> None:
     generator = torch.Generator().manual_seed(u)
-    shapes = (2, 3, 4, 5, 7), (2, u, 6, 5, 7), (4, u, 3, 5)
-    inputs = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+    shapes = (2, 3, 4, 5, columns), (2, u, 6, 5, columns), (4, u, 3, side)
+    inputs = [
+        torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes
+    ]
     expected = position_lambda(*inputs, backend="reference")
-    torch.testing.assert_close(layer_forms.PEER_FORMS[name](*inputs), expected)
+    found = FORMS[name](*inputs)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    gradients = (torch.autograd.grad(output, inputs, weight) for output in (found, expected))
+    for own, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+@pytest.mark.parametrize("width", [8, 16])
+def test_the_packed_convolution_takes_the_values_as_they_are(width: int, monkeypatch) -> None:
+    """Columns as channels are the same memory, which is already in the order of tensor cores."""
+    seen = []
+
+    def conv2d(values, kernel, **options):
+        seen.append((values, kernel))
+        return torch.conv2d(values, kernel, **options)
+
+    monkeypatch.setattr(packed_form.F, "conv2d", conv2d)
+    value = torch.randn(1, 1, 6, 5, 32)
+    packed_form.packed(torch.randn(1, 3, 4, 5, 32), value, torch.randn(4, 1, 3, 23), width=width)
+    ((values, kernel),) = seen
+    assert values.shape == (6, width, 5, 32 // width)
+    for tensor in (values, kernel):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+    assert values.data_ptr() == value.data_ptr()
+    blocks = -(-11 // width)
+    assert kernel.shape == (4 * width, width, 3, 2 * blocks + 1)
 
 
 def test_kept_memory() -> None:
