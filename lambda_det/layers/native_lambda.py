@@ -109,12 +109,40 @@ class _Call(ctypes.Structure):
     ]
 
 
-def _run(function: str, query: Tensor, value: Tensor, embedding: Tensor, **more: Tensor) -> None:
+def _forward(query: Tensor, value: Tensor, embedding: Tensor, output: Tensor) -> None:
+    _run("lambda_det_forward", (query, value, embedding), {}, {"output": output})
+
+
+def _backward(
+    gradient: Tensor, query: Tensor, value: Tensor, embedding: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    inputs = query, value, embedding
+    found = [torch.empty_like(_readable(tensor)) for tensor in inputs]
+    written = {f"{name}_gradient": tensor for name, tensor in zip(_TENSORS, found, strict=False)}
+    _run("lambda_det_backward", inputs, {"output_gradient": gradient}, written)
+    query_gradient, value_gradient, embedding_gradient = (
+        new.to(tensor.dtype) for new, tensor in zip(found, inputs, strict=True)
+    )
+    return query_gradient, value_gradient, embedding_gradient
+
+
+def _run(
+    function: str,
+    inputs: tuple[Tensor, Tensor, Tensor],
+    others: dict[str, Tensor],
+    written: dict[str, Tensor],
+) -> None:
+    query, value, embedding = inputs
     images, heads, depth, height, width = query.shape
     sizes = images, heads, depth, *value.shape[1:3], height, width, *embedding.shape[2:]
-    dtype = at_least_float32(common_dtype(query, value, embedding))
+    if 0 in sizes:  # there is nothing to sum
+        for tensor in written.values():
+            tensor.zero_()
+        return
+    dtype = at_least_float32(common_dtype(*inputs))
     call = _Call((ctypes.c_ssize_t * 9)(*sizes), computed_in=_TYPES[dtype])
-    tensors = {"query": query, "value": value, "embedding": embedding, **more}
+    read = dict(zip(_TENSORS, inputs, strict=False)) | others
+    tensors = {name: _readable(tensor) for name, tensor in read.items()} | written
     for name, tensor in tensors.items():
         setattr(call, name, _Tensor.of(tensor))
     if getattr(native_build.library(), function)(ctypes.byref(call), BEST_LEVEL):
@@ -124,23 +152,6 @@ def _run(function: str, query: Tensor, value: Tensor, embedding: Tensor, **more:
 def _readable(tensor: Tensor) -> Tensor:
     """float16, which the kernels do not read, as float32."""
     return tensor.float() if tensor.dtype == torch.float16 else tensor
-
-
-def _forward(query: Tensor, value: Tensor, embedding: Tensor, output: Tensor) -> None:
-    _run("lambda_det_forward", *map(_readable, (query, value, embedding)), output=output)
-
-
-def _backward(
-    gradient: Tensor, query: Tensor, value: Tensor, embedding: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = query, value, embedding
-    read = [_readable(tensor) for tensor in inputs]
-    gradients = [torch.empty_like(tensor) for tensor in read]
-    names = [f"{name}_gradient" for name in _TENSORS]
-    written = dict(zip(names, [*gradients, _readable(gradient)], strict=True))
-    _run("lambda_det_backward", *read, **written)
-    found = zip(gradients, inputs, strict=True)
-    return tuple(new.to(tensor.dtype) for new, tensor in found)
 
 
 _native = position_operator("native", _forward, _backward)

@@ -75,6 +75,7 @@ SHAPES = [
     pytest.param((1, 1, 4, 1, 9, 20, 9, 23, 1), id="one-column"),
     pytest.param((1, 2, 2, 2, 6, 4, 40, 7, 79), id="global-table"),
     pytest.param((0, 2, 2, 1, 3, 4, 5, 3, 3), id="no-image"),
+    pytest.param((1, 0, 2, 1, 3, 4, 5, 3, 3), id="no-head"),
 ]
 
 

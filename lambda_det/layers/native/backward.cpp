@@ -1,10 +1,10 @@
 // The gradients of queries, values and embedding from that of the output.
 //
-// Both parts own what they write: the first one rows of the values' gradient, the second one rows of
-// the queries' gradient and, for each worker, a sum for the embedding's gradient; these sums are
-// added in the order of the workers. So the result depends on the number of workers only.
+// Each task owns what it writes: in the first part rows of the values' gradient, in the second part
+// rows of the queries' gradient. For the embedding's gradient each worker has a sum; these are added
+// in the order of the workers, so that the result depends on nothing but their number.
 
-#include "memory.h"
+#include "packed.h"
 
 namespace lambda_det {
 namespace {
@@ -16,19 +16,20 @@ namespace {
 template <class T>
 class ValueGradient {
  public:
-  ValueGradient(const Call& call, const ByPosition<T>& queries, const ByPosition<T>& gradients)
+  ValueGradient(const Call& call, const ByPosition<T>& queries, const ByPosition<T>& gradients,
+                const Machine& machine)
       : call_(call), s_(call.sizes), queries_(queries), gradients_(gradients),
-        table_(call.embedding, s_, s_.columns + kMargin, kMargin),
+        table_(call.embedding, s_, s_.columns + kMargin, kMargin, machine),
         most_rows_(smaller(s_.rows, smaller(8, larger(1, kTaps / table_.pitch)))),
         weights_row_(spread<T>(kMargin + most_rows_ * table_.pitch)),
         sums_row_(s_.width * gradients_.channels) {}
 
-  void run(const Workers& workers) const {
+  void run(const Machine& machine) const {
     const Index weights = s_.width * s_.heads * weights_row_;
     const Index scratch = up_to(weights + most_rows_ * sums_row_, 64);
-    const Buffer<T> memory(workers.count * scratch);
+    const Buffer<T> memory(machine, machine.workers * scratch);
     const Index blocks = (s_.height + most_rows_ - 1) / most_rows_;
-    in_parallel(workers, s_.images * s_.sets * blocks, [&](Index task, Index worker) {
+    in_parallel(machine, s_.images * s_.sets * blocks, [&](Index task, Index worker) {
       T* at = memory + worker * scratch;
       const Index y = task % blocks * most_rows_;
       const Rows rows = {y, smaller(y + most_rows_, s_.height)};
@@ -108,7 +109,7 @@ template <class T>
 class WeightGradient {
  public:
   WeightGradient(const Call& call, const ByPosition<T>& queries, const ByPosition<T>& gradients,
-                 const Workers& workers)
+                 const Machine& machine)
       : call_(call), s_(call.sizes), queries_(queries), gradients_(gradients),
         pitch_(up_to(s_.columns, kPitch)),
         value_row_(s_.width + up_to(s_.columns, 16)),
@@ -119,26 +120,26 @@ class WeightGradient {
         weights_row_(spread<T>(most_rows_ * pitch_ + Lanes<T>::count)),
         sums_row_(spread<T>(s_.rows * pitch_ + Lanes<T>::count)),
         sums_size_(s_.sets * s_.depth * sums_row_),
-        workers_(workers.count),
-        values_(s_.images * s_.height * value_rows_),
-        table_(s_.sets * s_.rows * s_.columns * depth_),
-        sums_(workers_ * sums_size_) {
-    fill_values(workers);
+        workers_(machine.workers),
+        values_(machine, s_.images * s_.height * value_rows_),
+        table_(machine, s_.sets * s_.rows * s_.columns * depth_),
+        sums_(machine, workers_ * sums_size_) {
+    fill_values(machine);
     fill_table();
     clear<T>(sums_, workers_ * sums_size_);
   }
 
-  void run(const Workers& workers) const {
+  void run(const Machine& machine) const {
     const Index weights = positions_ * s_.heads * weights_row_;
     const Index scratch = up_to(weights + positions_ * s_.heads * depth_, 64);
-    const Buffer<T> memory(workers_ * scratch);
-    in_parallel(workers, s_.images * s_.height, [&](Index task, Index worker) {
+    const Buffer<T> memory(machine, workers_ * scratch);
+    in_parallel(machine, s_.images * s_.height, [&](Index task, Index worker) {
       T* at = memory + worker * scratch;
       for (Index x = 0; x < s_.width; x += positions_)
         tile(task / s_.height, task % s_.height, x, smaller(positions_, s_.width - x), at,
              at + weights, sums_ + worker * sums_size_);
     });
-    in_parallel(workers, s_.sets * s_.depth, [&](Index task, Index) {
+    in_parallel(machine, s_.sets * s_.depth, [&](Index task, Index) {
       T* sum = sums_ + task * sums_row_;
       for (Index worker = 1; worker < workers_; ++worker)
         for (Index t = 0; t < sums_row_; ++t) sum[t] += sum[worker * sums_size_ + t];
@@ -152,8 +153,8 @@ class WeightGradient {
   static constexpr Index kChannels = 64;  // whose values stay in the first-level cache
 
   // Values as (N, H, u, v, W) with zeros on both sides of each row of the image.
-  void fill_values(const Workers& workers) {
-    in_parallel(workers, s_.images * s_.height, [&](Index task, Index) {
+  void fill_values(const Machine& machine) {
+    in_parallel(machine, s_.images * s_.height, [&](Index task, Index) {
       T* to = values_ + task * value_rows_;
       clear(to, value_rows_);
       for (Index u = 0; u < s_.sets; ++u) {
@@ -249,21 +250,21 @@ class WeightGradient {
 };
 
 template <class T>
-void backward(const Call& call, const Workers& workers) {
+void backward(const Call& call, const Machine& machine) {
   const Sizes& s = call.sizes;
-  const ByPosition<T> queries(call.query, s, s.heads, s.depth, workers);
-  const ByPosition<T> gradients(call.output_gradient, s, s.heads, s.channels, workers);
-  ValueGradient<T>(call, queries, gradients).run(workers);
-  WeightGradient<T>(call, queries, gradients, workers).run(workers);
+  const ByPosition<T> queries(call.query, s, s.heads, s.depth, machine);
+  const ByPosition<T> gradients(call.output_gradient, s, s.heads, s.channels, machine);
+  ValueGradient<T>(call, queries, gradients, machine).run(machine);
+  WeightGradient<T>(call, queries, gradients, machine).run(machine);
 }
 
 }  // namespace
 
-void LAMBDA_DET_NAME(backward)(const Call& call, const Workers& workers) {
+void LAMBDA_DET_NAME(backward)(const Call& call, const Machine& machine) {
   if (call.computed_in == kFloat64)
-    backward<double>(call, workers);
+    backward<double>(call, machine);
   else
-    backward<float>(call, workers);
+    backward<float>(call, machine);
 }
 
 }  // namespace lambda_det

@@ -5,7 +5,7 @@
 //
 // The weights of a few positions at a time stay in the processor's caches.
 
-#include "memory.h"
+#include "packed.h"
 
 namespace lambda_det {
 namespace {
@@ -13,32 +13,39 @@ namespace {
 template <class T>
 class Forward {
  public:
-  Forward(const Call& call, const Workers& workers)
+  Forward(const Call& call, const Machine& machine)
       : call_(call), s_(call.sizes),
-        queries_(call.query, s_, s_.heads, s_.depth, workers),
-        values_(call.value, s_, s_.sets, s_.channels, workers),
-        table_(call.embedding, s_, s_.columns, 0),
+        queries_(call.query, s_, s_.heads, s_.depth, machine),
+        values_(call.value, s_, s_.sets, s_.channels, machine),
+        table_(call.embedding, s_, s_.columns, 0, machine),
         positions_(positions_together(s_)),
         most_rows_(rows_together<T>(s_, s_.columns)),
         weights_row_(spread<T>(most_rows_ * s_.columns)),
         outputs_row_(s_.heads * values_.channels) {}
 
-  void run(const Workers& workers) const {
+  void run(const Machine& machine) const {
     const Index weights = positions_ * s_.heads * weights_row_;
-    const Index scratch = up_to(weights + positions_ * outputs_row_, 64);
-    const Buffer<T> memory(workers.count * scratch);
-    in_parallel(workers, s_.images * s_.height, [&](Index task, Index worker) {
+    const Index scratch = up_to(weights + s_.width * outputs_row_, 64);
+    const Buffer<T> memory(machine, machine.workers * scratch);
+    in_parallel(machine, s_.images * s_.height, [&](Index task, Index worker) {
       T* at = memory + worker * scratch;
-      for (Index x = 0; x < s_.width; x += positions_)
-        tile(task / s_.height, task % s_.height, x, smaller(positions_, s_.width - x), at,
-             at + weights);
+      row(task / s_.height, task % s_.height, at, at + weights);
     });
   }
 
  private:
-  // The output of `count` positions from x on in row y.
+  void row(Index n, Index y, T* weights, T* outputs) const {
+    clear(outputs, s_.width * outputs_row_);
+    for (Index x = 0; x < s_.width; x += positions_)
+      tile(n, y, x, smaller(positions_, s_.width - x), weights, outputs + x * outputs_row_);
+    for (Index h = 0; h < s_.heads; ++h) {
+      const Matrix<T> from = {outputs + h * values_.channels, outputs_row_, 1};
+      write(call_.output, {n, h, 0, y, 0}, 4, 2, from, s_.width, s_.channels);
+    }
+  }
+
+  // The output of `count` positions from x on.
   void tile(Index n, Index y, Index x, Index count, T* weights, T* outputs) const {
-    clear(outputs, count * outputs_row_);
     const Rows window = inside(s_, y);
     for (Index u = 0; u < s_.sets; ++u)
       for (Index d = window.first; d < window.last; d += most_rows_) {
@@ -50,10 +57,6 @@ class Forward {
                    ? gather<kWide>(n, y, x, count, u, v, rows, weights, outputs)
                    : gather<1>(n, y, x, count, u, v, rows, weights, outputs);
       }
-    for (Index h = 0; h < s_.heads; ++h) {
-      const Matrix<T> from = {outputs + h * values_.channels, outputs_row_, 1};
-      write(call_.output, {n, h, 0, y, x}, 4, 2, from, count, s_.channels);
-    }
   }
 
   void embed(const T* queries, const T* table, Index count, Rows rows, T* weights) const {
@@ -101,11 +104,11 @@ class Forward {
 
 }  // namespace
 
-void LAMBDA_DET_NAME(forward)(const Call& call, const Workers& workers) {
+void LAMBDA_DET_NAME(forward)(const Call& call, const Machine& machine) {
   if (call.computed_in == kFloat64)
-    Forward<double>(call, workers).run(workers);
+    Forward<double>(call, machine).run(machine);
   else
-    Forward<float>(call, workers).run(workers);
+    Forward<float>(call, machine).run(machine);
 }
 
 }  // namespace lambda_det

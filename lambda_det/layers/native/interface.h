@@ -26,14 +26,17 @@ struct Sizes {
   Index images, heads, depth, sets, channels, height, width, rows, columns;
 };
 
-// Runs task(context, i, worker) for every i < tasks; each worker < workers does one task at a time.
-struct Workers {
-  Index count;
+// What the kernels run on. `run` does task(context, i, worker) for every i < tasks; each worker <
+// workers does one task at a time. `take` gives memory on a cache line or throws std::bad_alloc.
+struct Machine {
+  Index workers;
   void (*run)(Index workers, Index tasks, void (*task)(void*, Index, Index), void* context);
+  void* (*take)(std::size_t bytes);
+  void (*give_back)(void* memory, std::size_t bytes);
 };
 
-// Queries (N, h, k, H, W), values (N, u, v, H, W), embedding (k, u, rh, rw), outputs (N, h, v, H, W),
-// each with the gradient that belongs to it. The forward pass writes `output`; the backward pass reads
+// Queries (N, h, k, H, W), values (N, u, v, H, W), embedding (k, u, rh, rw) and outputs
+// (N, h, v, H, W), each with its gradient. The forward pass writes `output`. The backward pass reads
 // `output_gradient` and writes the other gradients.
 struct Call {
   Sizes sizes;
@@ -42,12 +45,12 @@ struct Call {
   int computed_in;  // kFloat32 or kFloat64
 };
 
-using Kernel = void (*)(const Call&, const Workers&);
+using Kernel = void (*)(const Call&, const Machine&);
 
 // Each is defined by forward.cpp and backward.cpp, compiled for that instruction set.
 #define LAMBDA_DET_DECLARE(isa) \
-  void forward_##isa(const Call&, const Workers&); \
-  void backward_##isa(const Call&, const Workers&);
+  void forward_##isa(const Call&, const Machine&); \
+  void backward_##isa(const Call&, const Machine&);
 LAMBDA_DET_DECLARE(baseline)
 LAMBDA_DET_DECLARE(avx2)
 LAMBDA_DET_DECLARE(avx512)

@@ -39,7 +39,9 @@ inline void store(T* to, Vector<T> vector) {
 
 inline Index smaller(Index a, Index b) { return a < b ? a : b; }
 inline Index larger(Index a, Index b) { return a > b ? a : b; }
-inline Index up_to(Index number, Index multiple) { return (number + multiple - 1) / multiple * multiple; }
+inline Index up_to(Index number, Index multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
 
 struct Steps {
   Index a_row, a_outer, a_inner;
@@ -50,7 +52,8 @@ struct Steps {
 
 // R rows and J vectors of the result. R * J + J + 1 registers are in use.
 template <int R, int J, class T>
-inline __attribute__((always_inline)) void block(const Steps& s, const T* a, const T* b, T* c, bool add) {
+inline __attribute__((always_inline)) void block(const Steps& s, const T* a, const T* b, T* c,
+                                                 bool add) {
   constexpr int lanes = Lanes<T>::count;
   const Index a_row = s.a_row, a_inner = s.a_inner, b_inner = s.b_inner, inner = s.inner;
   Vector<T> sums[R][J] = {};
@@ -63,7 +66,8 @@ inline __attribute__((always_inline)) void block(const Steps& s, const T* a, con
       for (int j = 0; j < J; ++j) right[j] = load(right_at + j * lanes);
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r) {
-        const Vector<T> left = left_at[r * a_row] - Vector<T>{};  // + would cost an addition, for -0
+        // With + in place of -, which would change -0, the compiler would have to add.
+        const Vector<T> left = left_at[r * a_row] - Vector<T>{};
 #pragma GCC unroll 8
         for (int j = 0; j < J; ++j) sums[r][j] += left * right[j];
       }
@@ -81,8 +85,10 @@ inline __attribute__((always_inline)) void block(const Steps& s, const T* a, con
 
 // Any number of rows: blocks of R rows, then of 4, then the rest.
 template <int R, int J, class T>
-inline __attribute__((always_inline)) void rows_of(const Steps& s, Index rows, const T* a, const T* b, T* c, bool add) {
-  for (; rows >= R; rows -= R, a += R * s.a_row, c += R * s.c_row) block<R, J>(s, a, b, c, add);
+inline __attribute__((always_inline)) void rows_of(const Steps& s, Index rows, const T* a,
+                                                   const T* b, T* c, bool add) {
+  for (; rows >= R; rows -= R, a += R * s.a_row, c += R * s.c_row)
+    block<R, J>(s, a, b, c, add);
   if constexpr (R > 1)
     if (rows > 0) rows_of<(R > 4 ? 4 : R - 1), J>(s, rows, a, b, c, add);
 }
@@ -91,7 +97,8 @@ inline __attribute__((always_inline)) void rows_of(const Steps& s, Index rows, c
 template <int R, int J, class T>
 void multiply(const Steps& s, Index rows, Index vectors, const T* a, const T* b, T* c, bool add) {
   constexpr int step = J * Lanes<T>::count;
-  for (; vectors >= J; vectors -= J, b += step, c += step) rows_of<R, J>(s, rows, a, b, c, add);
+  for (; vectors >= J; vectors -= J, b += step, c += step)
+    rows_of<R, J>(s, rows, a, b, c, add);
   if constexpr (J > 1)
     if (vectors > 0) multiply<R, J - 1>(s, rows, vectors, a, b, c, add);
 }
