@@ -48,7 +48,15 @@ std::vector<Block> kept;  // the oldest one first
 std::size_t kept_bytes = 0;
 std::mutex kept_lock;
 
+// Rounded up by at most a quarter, so that the memory serves images of other sizes, too.
+std::size_t rounded(std::size_t bytes) {
+  std::size_t step = 4096;
+  while (8 * step < bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
 void* take(std::size_t bytes) {
+  bytes = rounded(bytes);
   {
     const std::lock_guard<std::mutex> lock(kept_lock);
     for (auto block = kept.begin(); block != kept.end(); ++block)
@@ -63,7 +71,9 @@ void* take(std::size_t bytes) {
 }
 
 void give_back(void* memory, std::size_t bytes) noexcept {
+  bytes = rounded(bytes);
   const std::lock_guard<std::mutex> lock(kept_lock);
+  if (bytes > kKeptBytes / 2) return operator delete(memory, kLine);
   try {
     kept.push_back({memory, bytes});
   } catch (const std::bad_alloc&) {
