@@ -1,8 +1,8 @@
 // The gradients of queries, values and embedding from that of the output.
 //
 // Each task owns what it writes: in the first part rows of the values' gradient, in the second part
-// rows of the queries' gradient. For the embedding's gradient each worker has a sum; these are added
-// in the order of the workers, so that the result depends on nothing but their number.
+// rows of the queries' gradient. For the embedding's gradient each worker has a sum. These are
+// added in the order of the workers, so that the result depends on nothing but their number.
 
 #include "packed.h"
 
@@ -131,13 +131,11 @@ class WeightGradient {
 
   void run(const Machine& machine) const {
     const Index weights = positions_ * s_.heads * weights_row_;
-    const Index scratch = up_to(weights + positions_ * s_.heads * depth_, 64);
+    const Index scratch = up_to(weights + s_.width * s_.heads * depth_, 64);
     const Buffer<T> memory(machine, workers_ * scratch);
     in_parallel(machine, s_.images * s_.height, [&](Index task, Index worker) {
       T* at = memory + worker * scratch;
-      for (Index x = 0; x < s_.width; x += positions_)
-        tile(task / s_.height, task % s_.height, x, smaller(positions_, s_.width - x), at,
-             at + weights, sums_ + worker * sums_size_);
+      row(task / s_.height, task % s_.height, at, at + weights, sums_ + worker * sums_size_);
     });
     in_parallel(machine, s_.sets * s_.depth, [&](Index task, Index) {
       T* sum = sums_ + task * sums_row_;
@@ -178,6 +176,16 @@ class WeightGradient {
     return table_ + (u * s_.rows + d) * s_.columns * depth_;
   }
 
+  void row(Index n, Index y, T* weights, T* gradients, T* sums) const {
+    for (Index x = 0; x < s_.width; x += positions_)
+      tile(n, y, x, smaller(positions_, s_.width - x), weights, gradients + x * s_.heads * depth_,
+           sums);
+    for (Index h = 0; h < s_.heads; ++h) {
+      const Matrix<T> from = {gradients + h * depth_, s_.heads * depth_, 1};
+      write(call_.query_gradient, {n, h, 0, y, 0}, 4, 2, from, s_.width, s_.depth);
+    }
+  }
+
   void tile(Index n, Index y, Index x, Index count, T* weights, T* gradients, T* sums) const {
     const Rows window = inside(s_, y);
     for (Index u = 0; u < s_.sets; ++u)
@@ -188,10 +196,6 @@ class WeightGradient {
         add_to_embedding(weights, queries_.at(n, y) + x * queries_.position, count, rows,
                          sums + u * s_.depth * sums_row_);
       }
-    for (Index h = 0; h < s_.heads; ++h) {
-      const Matrix<T> from = {gradients + h * depth_, s_.heads * depth_, 1};
-      write(call_.query_gradient, {n, h, 0, y, x}, 4, 2, from, count, s_.depth);
-    }
   }
 
   void weight_gradient(Index n, Index y, Index x, Index count, Index u, Rows rows,

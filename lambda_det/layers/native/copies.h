@@ -74,27 +74,26 @@ inline void transpose_4x4(T* to, Index to_row, const T* from, Index from_row) {
   std::memcpy(to + 3 * to_row, &r3, sizeof r3);
 }
 
-// `to` is contiguous along its rows, `from` along its columns. Squares of whole cache lines on both
-// sides take turns, because lines that are a power of two apart share few places of a cache.
+// `to` is contiguous along its rows, `from` along its columns. The side whose lines lie further
+// apart is done line by line, because lines that are a power of two apart share few places of a
+// cache.
 template <class T>
 inline void transpose(Matrix<T> to, Matrix<T> from, Index rows, Index columns) {
-  constexpr Index side = 16;
-  for (Index column = 0; column < columns; column += side)
-    for (Index row = 0; row < rows; row += side) {
-      const Index last_row = smaller(row + side, rows);
-      const Index last_column = smaller(column + side, columns);
-      for (Index c = column; c < last_column; c += 4)
-        for (Index r = row; r < last_row; r += 4) {
-          T* target = to.data + r * to.row + c;
-          const T* source = from.data + r + c * from.column;
-          if (r + 4 <= last_row && c + 4 <= last_column)
-            transpose_4x4(target, to.row, source, from.column);
-          else
-            for (Index i = 0; i < smaller(4, last_row - r); ++i)
-              for (Index j = 0; j < smaller(4, last_column - c); ++j)
-                target[i * to.row + j] = source[i + j * from.column];
-        }
-    }
+  const auto square = [&](Index r, Index c) {
+    T* target = to.data + r * to.row + c;
+    const T* source = from.data + r + c * from.column;
+    if (r + 4 <= rows && c + 4 <= columns)
+      return transpose_4x4(target, to.row, source, from.column);
+    for (Index i = 0; i < smaller(4, rows - r); ++i)
+      for (Index j = 0; j < smaller(4, columns - c); ++j)
+        target[i * to.row + j] = source[i + j * from.column];
+  };
+  if (to.row > from.column)
+    for (Index r = 0; r < rows; r += 4)
+      for (Index c = 0; c < columns; c += 4) square(r, c);
+  else
+    for (Index c = 0; c < columns; c += 4)
+      for (Index r = 0; r < rows; r += 4) square(r, c);
 }
 
 // `to` and `from` have `rows` rows and `columns` columns.

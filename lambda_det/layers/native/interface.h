@@ -36,8 +36,8 @@ struct Machine {
 };
 
 // Queries (N, h, k, H, W), values (N, u, v, H, W), embedding (k, u, rh, rw) and outputs
-// (N, h, v, H, W), each with its gradient. The forward pass writes `output`. The backward pass reads
-// `output_gradient` and writes the other gradients.
+// (N, h, v, H, W), each with its gradient. The forward pass writes `output`; the backward pass
+// reads `output_gradient` and writes the other gradients.
 struct Call {
   Sizes sizes;
   Tensor query, value, embedding, output;
