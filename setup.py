@@ -50,7 +50,7 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["lambda_det", "lambda_det.*"]),
     py_modules=["lambda_det_command"],
-    package_data={"lambda_det": ["py.typed", "comparison/*.jinja"]},
+    package_data={"lambda_det": ["py.typed", "comparison/*.jinja", "layers/native/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["lambda_det = lambda_det_command:main"]},
     python_requires=">=3.10",

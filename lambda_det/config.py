@@ -160,7 +160,8 @@ def _lambda_resnet() -> CfgNode:
     layer.POSITION = True  # whether the layer has a position lambda
     layer.POSITION_BIAS = False  # True for the weights of d-li14 and timm's 26t and 50ts
     layer.SHARED_EMBEDDINGS = False  # one embedding for all layers of a stage with one resolution
-    # Back end of the position lambda: "auto", "reference", "conv", "banded" or "triton" (GPU).
+    # Back end of the position lambda: "auto", "reference", "conv", "banded", "native" (CPU,
+    # compiled on first use) or "triton" (GPU).
     layer.BACKEND = "auto"
     # Whether "auto" may measure, at the first call of a kind, which back end is the fastest on this
     # machine. False, or the environment variable LAMBDA_DET_AUTOTUNE=0: a rule chooses, and the

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lambda_det.errors import InputError, check_choice
+from lambda_det.layers import native_lambda
 from lambda_det.layers.autotune import measured_backend
 from lambda_det.layers.banded import banded
 from lambda_det.layers.choice import choose_backend
@@ -38,6 +39,8 @@ def position_lambda(
             - ``"reference"``: the sum as written;
             - ``"conv"``: one conv2d;
             - ``"banded"``: query x embedding first; saves only its inputs for the backward pass;
+            - ``"native"``: the same order as C++ kernels for a CPU, which are compiled on first
+              use; where they cannot run, ``"banded"`` is used and the reason is logged once;
             - ``"triton"``: the same order as CUDA kernels; where they cannot run, ``"conv"`` is
               used and the reason is logged once;
             - ``"auto"``: the fastest, which the first call of a kind measures
@@ -89,6 +92,11 @@ def position_sums(
         if not (query.is_meta or torch.compiler.is_compiling()):
             log_fallback(reason, "conv")
         backend = "conv"
+    if backend == "native":
+        reason = native_lambda.unsupported(query, value, embedding)
+        if reason is not None:
+            native_lambda.log_fallback(reason, "banded")
+            backend = "banded"
     with without_autocast(query):
         output = BACKENDS[backend](query, value, embedding)
     return output.to(at_least_float32(common_dtype(query, value)))
@@ -124,6 +132,7 @@ BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "reference": reference,
     "conv": conv,
     "banded": banded,
+    "native": native_lambda.native,
     "triton": triton_lambda,
 }
 """Back end name -> implementation."""

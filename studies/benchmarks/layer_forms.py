@@ -116,8 +116,8 @@ def position_forms(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], 
         "auto",
         *(name for name in BACKENDS if name != "reference"),
     ]
-    if not device.startswith("cuda"):
-        own = [name for name in own if name != "triton"]
+    elsewhere = "native" if device.startswith("cuda") else "triton"
+    own = [name for name in own if name != elsewhere]
     forms = {name: partial(position_lambda, backend=name) for name in own}
     return forms | PEER_FORMS | OWN_FORMS
 

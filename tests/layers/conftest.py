@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from autotune_helpers import Clock
 
-from lambda_det.layers import measurement
+from lambda_det.layers import measurement, native_build
 from lambda_det.layers.autotune import VARIABLE
 from lambda_det.layers.choices import CHOICES
 
@@ -30,3 +30,21 @@ def clock(new_user: None, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(conv=2.0, banded=1.0)
     monkeypatch.setattr(measurement, "seconds_of", clock)
     return clock
+
+
+@pytest.fixture(scope="session")
+def native_kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile into a temporary cache; skip where there is no compiler."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        try:
+            native_build.library()
+        except native_build.BuildError as error:
+            pytest.skip(f"the kernels of back end 'native': {error}")
+
+
+@pytest.fixture(autouse=True)
+def _kernels_where_a_parameter_is_native(request: pytest.FixtureRequest) -> None:
+    parameters = getattr(request.node, "callspec", None)
+    if parameters and "native" in map(str, parameters.params.values()):
+        request.getfixturevalue("native_kernels")

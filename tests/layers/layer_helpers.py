@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from loop_reference import layer_loop, randomise_norms
 
 from lambda_det.layers import LambdaLayer
+
+NATIVE = pytest.param("native", marks=pytest.mark.slow)
+"""This back end as one of several in a test. conftest.py compiles its kernels for that test."""
 
 
 def make_layer(in_channels: int = 8, *args, seed: int = 0, **kwargs) -> LambdaLayer:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_helpers import NATIVE
 from loop_reference import layer_loop, position_loop
 from torch import Tensor
 
 from lambda_det.layers import LambdaLayer, position_lambda
 
-BACKENDS = ("reference", "conv", "banded", "auto")
+BACKENDS = ("reference", "conv", "banded", "auto", NATIVE)
 UNIT_ROUNDOFF = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
 """Largest relative error of one rounding to the nearest."""
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from layer_helpers import NATIVE
 from loop_reference import position_loop
 from torch import Tensor
 
 from lambda_det.errors import InputError
 from lambda_det.layers import position_lambda
+from lambda_det.layers.position_lambda import BACKEND_NAMES
 
-BACKENDS = ("reference", "conv", "banded", "auto")
+BACKENDS = ("reference", "conv", "banded", "auto", NATIVE)
 
 # N, h, u, k, v, H, W, rh, rw
 SHAPES = [
@@ -90,7 +92,7 @@ def test_unknown_backend(backend) -> None:
         position_lambda(*tensors(1, 1, 1, 1, 1, 2, 2, 1, 1), backend=backend)
     message = str(error.value)
     assert "\n" not in message and repr(backend) in message
-    assert all(repr(name) in message for name in (*BACKENDS, "triton"))
+    assert all(repr(name) in message for name in BACKEND_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,184 @@
+"""Compiles the kernels in ``native/`` once, on first use, into the user's cache.
+
+They are plain C functions, called through :mod:`ctypes`. Of PyTorch they use the threads alone
+(``at::parallel_for``), so they compile in seconds, with any compiler for C++17 that has the vector
+types of GCC and Clang.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+SOURCES = Path(__file__).with_name("native")
+_TORCH = Path(torch.__file__).parent
+_logger = logging.getLogger(__name__)
+
+_FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w"]
+_ENTRY_FLAGS = [
+    "-fopenmp",
+    f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+    f"-I{_TORCH / 'include'}",
+]
+_LINK_FLAGS = ["-shared", "-fopenmp", f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]
+
+# Each kernel is compiled for each of these; which one runs is chosen when it is called.
+# Name -> (bytes of a vector, the compiler's flags).
+_BASELINE: dict[str, tuple[int, list[str]]] = {"baseline": (16, [])}
+_X86 = {"avx2": (32, ["-mavx2", "-mfma"]), "avx512": (64, ["-mavx512f", "-mfma"])}
+_INSTRUCTION_SETS = {"x86_64": _BASELINE | _X86}
+
+
+class BuildError(Exception):
+    """The kernels are not there and cannot be compiled; the text says why, in one clause."""
+
+
+def library() -> ctypes.CDLL:
+    """The compiled kernels. A user's first call compiles them; later processes load them.
+
+    Raises:
+        BuildError: there is no compiler, it fails, or the cache cannot be written.
+    """
+    found = _library()
+    if isinstance(found, str):
+        raise BuildError(found)
+    return found
+
+
+@functools.cache  # a failure is not tried again
+def _library() -> ctypes.CDLL | str:
+    """The kernels, or why they are not there."""
+    try:
+        compiler = _compiler()
+        path = _cache() / f"native_{_key(compiler)}.so"
+        with contextlib.suppress(OSError):  # it is not there, or not what this machine can load
+            return ctypes.CDLL(str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path.with_suffix(".lock")):
+            with contextlib.suppress(OSError):  # another process has compiled it meanwhile
+                return ctypes.CDLL(str(path))
+            _logger.info("compiling the kernels of back end 'native' once, into %s", path)
+            _build(compiler, path)
+        return ctypes.CDLL(str(path))
+    except BuildError as error:
+        return str(error)
+    except OSError as error:
+        return f"its cache cannot be written: {error}"
+    except ImportError as error:
+        return f"this system cannot lock a file: {error}"
+
+
+def compile_kernels(compiler: list[str], folder: Path, flags: list[str] = _FLAGS) -> list[Path]:
+    """Compile the kernels for every instruction set, several at a time, into object files.
+
+    Raises:
+        BuildError: the compiler fails.
+    """
+    sets = _INSTRUCTION_SETS.get(platform.machine(), _BASELINE)
+    commands, objects = [], []
+    for source in ("forward", "backward"):
+        for name, (size, more) in sets.items():
+            objects.append(folder / f"{source}_{name}.o")
+            defined = [f"-DLAMBDA_DET_BYTES={size}", f"-DLAMBDA_DET_ISA={name}"]
+            commands.append([*compiler, *flags, *more, *defined, *_to(objects[-1], source)])
+    _run_all(commands)
+    return objects
+
+
+def _build(compiler: list[str], path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="lambda_det_") as folder:
+        entry = Path(folder) / "entry.o"
+        _run_all([[*compiler, *_FLAGS, *_ENTRY_FLAGS, *_to(entry, "entry")]])
+        objects = [str(o) for o in (entry, *compile_kernels(compiler, Path(folder)))]
+        unfinished = path.with_suffix(".tmp")  # a killed process leaves it; the next one overwrites
+        _run_all([[*compiler, *objects, *_LINK_FLAGS, "-o", str(unfinished)]])
+        with open(unfinished, "rb") as file:
+            os.fsync(
+                file.fileno()
+            )  # a part of a library, left by a power cut, would end the process
+        os.replace(unfinished, path)
+
+
+def _to(target: Path, source: str) -> list[str]:
+    return ["-c", str(SOURCES / f"{source}.cpp"), "-o", str(target)]
+
+
+def _run_all(commands: list[list[str]]) -> None:
+    """Run the commands, as many at a time as there are processors."""
+    waiting, running = list(commands), []
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            running.append(
+                subprocess.Popen(
+                    waiting.pop(0),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                )
+            )
+        first = running.pop(0)
+        _, text = first.communicate()
+        if first.returncode:
+            for other in running:
+                other.kill()
+                other.communicate()
+            lines = [line for line in text.splitlines() if line.strip()] or [""]
+            line = next((line for line in lines if "error" in line), lines[-1])
+            raise BuildError(
+                f"{first.args[0]} fails with status {first.returncode}: {line.strip()}"
+            )
+
+
+def _compiler() -> list[str]:
+    """The command of the compiler: what the variable CXX names, or the first that is there."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
+        if shutil.which(command[0]):
+            return command
+    wanted = f"CXX={named[0]} is not" if named else "none of c++, g++ and clang++ is"
+    raise BuildError(f"it needs a C++ compiler, and {wanted} on the PATH")
+
+
+def _key(compiler: list[str]) -> str:
+    """A name for what the kernels are made of."""
+    try:
+        about = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise BuildError(f"{compiler[0]} --version fails: {error}") from error
+    parts = [torch.__version__, platform.machine(), *compiler, about.stdout, *_FLAGS, *_ENTRY_FLAGS]
+    parts += [source.read_text(encoding="utf-8") for source in sorted(SOURCES.iterdir())]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if not os.path.isabs(root):
+        raise BuildError(
+            "it needs a folder for its cache: the user has no home, set XDG_CACHE_HOME"
+        )
+    return Path(root) / "lambda_det"
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock. It ends with its process, however that ends."""
+    import fcntl  # not on Windows, where the other back ends run
+
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

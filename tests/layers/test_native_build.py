@@ -1,0 +1,149 @@
+"""Where the kernels of "native" come from, and what happens where they cannot be had."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from lambda_det.layers import native_build, native_lambda, position_lambda
+
+
+@pytest.fixture
+def as_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a new process of a user with an empty cache."""
+    looked_for = functools.cache(native_build._library.__wrapped__)
+    monkeypatch.setattr(native_build, "_library", looked_for)
+    monkeypatch.setattr(native_lambda, "_logged", set())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def inputs() -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (1, 2, 3, 4, 5), (1, 1, 2, 4, 5), (3, 1, 3, 3)
+    return tuple(torch.randn(shape, generator=generator) for shape in shapes)
+
+
+def fake_compiler(folder: Path, script: str) -> str:
+    path = folder / "compiler"
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return str(path)
+
+
+def assert_banded_with_one_line(log: pytest.LogCaptureFixture, *words: str) -> None:
+    args = inputs()
+    for _ in range(3):
+        output = position_lambda(*args, backend="native")
+        assert torch.equal(output, position_lambda(*args, backend="banded"))
+    lines = [r.getMessage() for r in log.records if r.levelno >= logging.WARNING]
+    assert len(lines) == 1, lines
+    assert "\n" not in lines[0] and "'banded' is used instead" in lines[0]
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+@pytest.mark.usefixtures("as_new")
+def test_without_a_compiler(log, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert_banded_with_one_line(log, "it needs a C++ compiler", "g++")
+
+
+@pytest.mark.usefixtures("as_new")
+def test_a_compiler_that_is_named_and_not_there(log, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    assert_banded_with_one_line(log, "CXX=no-such-compiler is not on the PATH")
+
+
+@pytest.mark.usefixtures("as_new")
+def test_a_compiler_that_fails(log, monkeypatch, tmp_path) -> None:
+    says = 'echo "$@" >> $0.calls; [ "$1" = --version ] || { echo "x.cpp: error: no" >&2; exit 3; }'
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, says))
+    assert_banded_with_one_line(log, "fails with status 3: x.cpp: error: no")
+    calls = (tmp_path / "compiler.calls").read_text().splitlines()
+    assert len(calls) == 2  # --version and one file: after a failure it is not tried again
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+@pytest.mark.usefixtures("as_new")
+def test_a_cache_that_cannot_be_written(log, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "exit 0"))
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert_banded_with_one_line(log, "its cache cannot be written", str(tmp_path / "cache"))
+
+
+@pytest.mark.usefixtures("as_new")
+def test_a_user_without_a_home(log, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("CXX", fake_compiler(tmp_path, "exit 0"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", "nowhere")
+    assert_banded_with_one_line(log, "XDG_CACHE_HOME")
+
+
+@pytest.mark.usefixtures("as_new")
+def test_shapes_alone_need_no_kernels(log, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    query, value, embedding = (tensor.to("meta") for tensor in inputs())
+    output = position_lambda(query, value.requires_grad_(), embedding, backend="native")
+    output.sum().backward()
+    assert output.shape == (1, 2, 2, 4, 5) and value.grad.shape == value.shape
+    assert not log.records
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_new")
+def test_a_compiled_function_without_a_compiler(log, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    function = functools.partial(position_lambda, backend="native")
+    compiled = torch.compile(function, backend="eager", fullgraph=True)
+    args = inputs()
+    assert torch.equal(compiled(*args), position_lambda(*args, backend="banded"))
+    assert "no-such-compiler" in "\n".join(record.getMessage() for record in log.records)
+
+
+PROCESS = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+from lambda_det.layers import native_build
+native_build.library()
+"""
+
+
+def start(cache: Path) -> subprocess.Popen:
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("native_kernels")
+def test_one_process_compiles_and_all_load(tmp_path: Path) -> None:
+    first, second = start(tmp_path), start(tmp_path)
+    said = [process.communicate()[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert sum(text.count("compiling the kernels") for text in said) == 1, said
+    (kernels,) = tmp_path.rglob("*.so")
+    kernels.write_bytes(b"damaged")  # it is compiled again
+    again = start(tmp_path)
+    assert "compiling the kernels" in again.communicate()[0] and again.returncode == 0
+    assert start(tmp_path).communicate()[0] == ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("native_kernels")
+def test_a_killed_process_keeps_no_lock(tmp_path: Path) -> None:
+    killed = start(tmp_path)
+    killed.stdout.readline()  # it compiles, and holds the lock
+    killed.kill()
+    killed.communicate()
+    after = start(tmp_path)
+    assert "compiling the kernels" in after.communicate(timeout=300)[0]
+    assert after.returncode == 0
