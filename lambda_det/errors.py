@@ -143,7 +143,9 @@ def release(error: BaseException) -> None:
     garbage collector would close its queues before it can end its workers, and wait 10 s for them.
     """
     one: BaseException | None = error
-    while one is not None:
+    seen: set[int] = set()  # a chain can be circular
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
         traceback.clear_frames(one.__traceback__)
         one = one.__cause__ or one.__context__
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from torch._utils import ExceptionWrapper
 
-from lambda_det.errors import InputError, exit_on_input_error, one_line, printable
+from lambda_det.errors import InputError, exit_on_input_error, one_line, printable, release
 
 
 def test_what_a_terminal_would_obey_is_written_out() -> None:
@@ -29,6 +29,12 @@ def test_the_line_of_a_worker_is_found() -> None:
         sent.reraise()
     assert "Traceback" in str(error.value)
     assert one_line(error.value) == r"image a\nb cannot be read"
+
+
+def test_a_circular_chain_ends() -> None:
+    first, second = InputError("a"), InputError("b")
+    first.__cause__, second.__cause__ = second, first
+    release(first)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])

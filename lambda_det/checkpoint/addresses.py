@@ -15,14 +15,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
 from detectron2.utils.file_io import Detectron2Handler, PathHandler, PathManager
 from iopath.common.file_io import file_lock, get_cache_dir
-from torch import Tensor
 
 from lambda_det.checkpoint.conversion import convert
 from lambda_det.checkpoint.coverage import coverage_report
 from lambda_det.checkpoint.image_format import IMAGENET, ImageFormat
 from lambda_det.checkpoint.own_files import write_weights
+from lambda_det.checkpoint.reading import read_file
 from lambda_det.checkpoint.rules import LoadingRules
 from lambda_det.checkpoint.translation import read_and_translate, translate
 from lambda_det.errors import InputError, first_line_of
@@ -90,8 +91,8 @@ class _WeightsHandler(PathHandler):
         if mirrored:
             weights = read_and_translate(mirrored)
         else:
-            tensors, images = self._fetch(name)
-            weights = replace(translate(path, tensors), images=images)
+            content, images = self._fetch(name)
+            weights = replace(translate(path, content), images=images)
         logger.info("%s: converting %s", path, mirrored or "the downloaded weights")
         conversion = convert(weights)
         logger.info("%s (%s)\n%s", path, weights.title, coverage_report(conversion.coverage))
@@ -123,8 +124,8 @@ class _WeightsHandler(PathHandler):
         """Return the URL from which the library downloads the weights."""
         raise NotImplementedError
 
-    def _fetch(self, name: str) -> tuple[dict[str, Tensor], ImageFormat]:
-        """Let the library download the weights."""
+    def _fetch(self, name: str) -> tuple[object, ImageFormat]:
+        """Let the library download the weights. Return the content of the file."""
         raise NotImplementedError
 
     def _download_error(self, name: str, reason: str) -> InputError:
@@ -144,7 +145,7 @@ class TimmHandler(_WeightsHandler):
 
         return timm.get_pretrained_cfg(name).url
 
-    def _fetch(self, name: str) -> tuple[dict[str, Tensor], ImageFormat]:
+    def _fetch(self, name: str) -> tuple[object, ImageFormat]:
         try:
             import timm
         except ModuleNotFoundError:
@@ -176,16 +177,19 @@ class TorchvisionHandler(_WeightsHandler):
     def _url(self, name: str) -> str:
         return self._weights(name).url
 
-    def _fetch(self, name: str) -> tuple[dict[str, Tensor], ImageFormat]:
-        weights = self._weights(name)
+    def _fetch(self, name: str) -> tuple[object, ImageFormat]:
+        url = self._url(name)
+        # As torch.hub.load_state_dict_from_url, but the file is read by this project's reader.
+        file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(url))
         try:
-            state_dict = weights.get_state_dict(
-                map_location="cpu", progress=False, check_hash=True, weights_only=True
-            )
+            if not os.path.exists(file):
+                os.makedirs(os.path.dirname(file), exist_ok=True)
+                digest = file.rpartition("-")[2].partition(".")[0]
+                torch.hub.download_url_to_file(url, file, hash_prefix=digest, progress=False)
         except Exception as error:  # torch.hub, the network and the file system raise many types
-            reason = f"torchvision cannot download it ({first_line_of(error)})"
+            reason = f"torchvision's file {url} cannot be downloaded ({first_line_of(error)})"
             raise self._download_error(name, reason) from error
-        return state_dict, IMAGENET
+        return read_file(file), IMAGENET
 
     def _weights(self, name: str):
         from torchvision.models import get_model_weights
@@ -208,14 +212,20 @@ class MirroredDetectron2Handler(Detectron2Handler):
     """detectron2's handler of ``detectron2://``, which looks into the mirror first."""
 
     def _get_local_path(self, path: str, **kwargs) -> str:
-        parts = path.removeprefix(self.PREFIX).split("/")
-        # The last two parts of R-50.pkl's address tell whose it is. A detector's file has a digest.
-        ends = [parts, parts[-2:], parts[-1:] if _WITH_DIGEST.fullmatch(parts[-1]) else parts]
-        mirrored = _in_mirror([os.path.join(*end) for end in ends])
+        name = path.removeprefix(self.PREFIX)
+        mirrored = _in_mirror([name, "/".join(name.split("/")[-2:]), name_in_mirror(path)])
         return mirrored or super()._get_local_path(path, **kwargs)
 
     def _open(self, path: str, mode: str = "r", **kwargs):
         return PathManager.open(self._get_local_path(path), mode, **kwargs)
+
+
+def name_in_mirror(address: str) -> str:
+    """Return the shortest name under which the mirror is searched for a file of ``detectron2://``:
+    that of a detector's file, which has a digest, or else the last two parts of the address, which
+    tell whose R-50.pkl it is."""
+    parts = address.partition("://")[2].split("/")
+    return "/".join(parts[-1:] if _WITH_DIGEST.fullmatch(parts[-1]) else parts[-2:])
 
 
 def _in_mirror(names: Iterable[str]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
@@ -28,6 +28,15 @@ NOT_IN_SHAPES = ("stride_in_1x1", "activation", "lambda_pool")
 """Arguments that change what a network computes, but no name or shape of its tensors."""
 
 
+_INSIDE = re.compile(r"res[2-5]\.\d+\.|stem\.")
+_NORM = r"norm\.(?:weight|bias|running_mean|running_var)"
+_OURS = re.compile(
+    rf"(?:res[2-5]\.\d+\.(?:conv[123]|shortcut)|stem\.conv[1-4])\.(?:weight|{_NORM})"
+    rf"|res[2-5]\.\d+\.(?:lambda_{_NORM}|se\.fc[12]\.(?:weight|bias)|lambda_layer\."
+    rf"(?:(?:query|key|value)\.weight|(?:query|value)_{_NORM}|embedding|position_bias))"
+)
+
+
 def warn_of_differences(path: str, trained: Architecture, given: Architecture) -> None:
     """Warn of every argument in :data:`NOT_IN_SHAPES` that differs between a file and a config.
 
@@ -47,11 +56,17 @@ def warn_of_differences(path: str, trained: Architecture, given: Architecture) -
             )  # fmt: skip
 
 
-def refuse_other_families(tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError if the blocks are not those of a LambdaResNet, ResNet or SE-ResNet.
+def refuse_other_families(
+    tensors: Mapping[str, Tensor], *, known: Collection[str] = (), prefix: str = ""
+) -> None:
+    """Raise InputError if the stem and the blocks are not those of a LambdaResNet, ResNet or
+    SE-ResNet.
 
     Args:
-        tensors: state dict of a residual network under detectron2's names, without a prefix.
+        tensors: state dict of a residual network under detectron2's names, without a prefix, as
+            :func:`~lambda_det.checkpoint.folded_norms.with_norms` returns it.
+        known: other names that are accepted.
+        prefix: that of the names in the file, for the message.
     """
     blocks = {
         name.rpartition(".conv")[0] for name in tensors if re.match(r"res\d\.\d+\.conv", name)
@@ -74,6 +89,11 @@ def refuse_other_families(tensors: Mapping[str, Tensor]) -> None:
             raise InputError(
                 f"has {tensor.shape[0]} channels in {name} (Wide ResNet), but lambda_det builds "
                 f"{width}"
+            )
+    for name in tensors:
+        if _INSIDE.match(name) and not _OURS.fullmatch(name) and name not in known:
+            raise InputError(
+                f"contains {prefix + name!r}, which the networks of lambda_det do not have"
             )
 
 

@@ -130,6 +130,10 @@ def convert(
             f"{path}: contains a {weights.title}: use --source "
             f"{' or '.join(weights.layout.sources)}, not {source}"
         )
+    try:
+        weights.refuse_other_families()
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     tensors, images = dict(weights.tensors), weights.images
     architecture = weights.architecture() if cfg is None else {}
     if cfg is not None:

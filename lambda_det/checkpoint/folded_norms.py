@@ -43,7 +43,8 @@ _TOLERANCE = 2e-6  # of the variance 1 - EPS, so that the 1 of a norm that is ne
 def with_norms(tensors: Mapping[str, Tensor], *, affine: bool = False) -> dict[str, Tensor]:
     """Give every folded convolution a norm that computes the same function in evaluation.
 
-    Its mean is 0 and its variance ``1 - EPS``, as those of a FrozenBN that is new.
+    A bias before a norm that has statistics goes into their mean. Of a norm that is new, the mean
+    is 0 and the variance ``1 - EPS``, as those of a FrozenBN that is new.
 
     Args:
         tensors: of the bare backbone.
@@ -59,7 +60,13 @@ def with_norms(tensors: Mapping[str, Tensor], *, affine: bool = False) -> dict[s
             continue
         convolution = name.removesuffix(".bias")
         norm = norm_after(convolution)
-        if f"{convolution}.weight" in tensors and not any(n.startswith(norm) for n in tensors):
+        mean = found.get(f"{norm}.running_mean")
+        if mean is not None and mean.shape == tensors[name].shape:
+            # A norm with statistics takes the bias off again: exact in evaluation and training.
+            bias = found.pop(name)
+            bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
+            found[f"{norm}.running_mean"] = mean - bias
+        elif f"{convolution}.weight" in tensors and not any(n.startswith(norm) for n in tensors):
             bias = found.pop(name)
             found |= {f"{norm}.weight": torch.ones_like(bias), f"{norm}.bias": bias}
             found |= _no_statistics(norm, bias)

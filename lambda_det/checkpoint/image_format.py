@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -47,11 +48,12 @@ class ImageFormat:
         Raises:
             KeyError: an entry is missing.
             TypeError: an entry is not a list of numbers.
-            ValueError: an entry does not have three numbers, or a standard deviation is not
-                positive.
+            ValueError: an entry does not have three finite numbers, or a standard deviation is
+                not positive.
         """
         mean, std = (tuple(map(float, values[key])) for key in ("pixel_mean", "pixel_std"))
-        if not len(mean) == len(std) == 3 or not all(value > 0 for value in std):
+        finite = all(map(math.isfinite, (*mean, *std)))
+        if not len(mean) == len(std) == 3 or not finite or not all(value > 0 for value in std):
             raise ValueError("expected three means and three positive standard deviations")
         return cls(str(values["channel_order"]), mean, std)
 
@@ -110,7 +112,12 @@ def fit_to_config(
         )  # fmt: skip
         return None
     weight = tensors.get(FIRST_WEIGHT)
-    if weight is None or len(given.pixel_std) != len(trained_on.pixel_std):
+    channels = len(trained_on.pixel_std)
+    if (
+        weight is None
+        or weight.dim() != 4
+        or not weight.shape[1] == len(given.pixel_std) == channels
+    ):
         return trained_on  # the comparison of shapes reports another number of channels
     orders = {trained_on.channel_order, given.channel_order}
     if len(orders) > 1 and orders - {"RGB", "BGR"}:
@@ -131,7 +138,9 @@ def fit_to_config(
         )  # fmt: skip
     scale = torch.tensor(given.pixel_std) / torch.tensor(wanted.pixel_std)
     if (scale - 1).abs().max() > _STD_TOLERANCE:
-        weight = weight * scale.to(weight.dtype)[:, None, None]
+        # In half precision the product would be rounded.
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        weight = weight.to(dtype) * scale.to(dtype)[:, None, None]
         logger.info(
             "%s was trained with pixel std %s, but %s is %s: %s was multiplied by their ratio",
             path, list(wanted.pixel_std), key("MODEL.PIXEL_STD"), list(given.pixel_std),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from lambda_det.checkpoint.name_maps import NAME_MAPS, NameMap
 from lambda_det.checkpoint.networks import several_networks
 
+EMA_NAMES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
+"""Keys, or parts of prefixes, under which training scripts save averaged weights (EMA)."""
+
 NO_PREFIX = "."
 """Name of the network whose tensors have no prefix, beside others that have one."""
 
 _OWN_BLOCK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
-    r"res[2-5]\.\d+\.(?:conv[123]|shortcut|lambda_layer|lambda_norm|se)\."
+    r"(?P<stage>res[2-5])\.\d+\.(?:conv[123]|shortcut|lambda_layer|lambda_norm|se)\."
 )
 
 
@@ -50,61 +53,77 @@ class Layout:
 
 
 def find_layout(names: Collection[str]) -> Layout | None:
-    """Return the layout that matches most of the names; None if no layout matches any.
+    """Return the layout of the network among the names; None if there is no such network.
 
     Only the names of tensors in residual blocks are considered. If a file contains averaged
     weights (prefix ``ema.``) beside the last ones, the averaged ones are taken.
 
     Raises:
-        InputError: several prefixes match equally many names.
+        InputError: there are several networks.
     """
-    votes = _votes(names)
-    if not votes:
-        return None
-    most = max(votes.values())
-    best = [layout for layout, count in votes.items() if count == most]
-    # If several name maps match equally well, the first one in NAME_MAPS is taken.
-    name_maps = (None, *NAME_MAPS)
-    first = min(name_maps.index(layout.name_map) for layout in best)
-    best = [layout for layout in best if layout.name_map is name_maps[first]]
-    averaged = [layout for layout in best if "ema" in layout.prefix.split(".")]
-    best = averaged or best
+    networks = _networks(names)
+    averaged = {p: layout for p, layout in networks.items() if {*p.split(".")} & {*EMA_NAMES}}
+    best = averaged or networks
     if len(best) > 1:
-        networks = [layout.prefix.rstrip(".") or NO_PREFIX for layout in best]
-        raise several_networks({name: len(names_of_network(names, name)) for name in networks})
-    return best[0]
+        raise several_networks({name: len(names_of_network(names, name)) for name in best})
+    return next(iter(best.values()), None)
 
 
 def prefixes_of_networks(names: Collection[str]) -> list[str]:
-    """Return the prefixes after which names of blocks' tensors are recognised, without a dot."""
-    return sorted({layout.prefix.rstrip(".") or NO_PREFIX for layout in _votes(names)})
+    """Return the prefixes of the networks among the names, without a dot at their end."""
+    return list(_networks(names))
 
 
 def names_of_network(names: Collection[str], network: str) -> list[str]:
-    """Return the names that have the network's name in their prefix.
+    """Return the names of one network's tensors.
 
-    ``encoder_q`` matches ``encoder_q.conv1.weight`` and ``module.encoder_q.conv1.weight``;
-    :data:`NO_PREFIX` matches what has the prefix of no other network.
+    ``encoder_q`` chooses what is below ``encoder_q.`` or below ``module.encoder_q.``;
+    :data:`NO_PREFIX` chooses what has the prefix of no other network. A network that has exactly
+    the given name goes before those that have it in their prefix.
+
+    Raises:
+        InputError: several networks have the name in their prefix.
     """
-    if network == NO_PREFIX:
-        others = tuple(f"{prefix}." for prefix in prefixes_of_networks(names))
-        return [name for name in names if not name.startswith(others)]
-    start, inside = f"{network}.", f".{network}."
-    return [name for name in names if name.startswith(start) or inside in name]
+    known = prefixes_of_networks(names)
+    chosen = [p for p in known if p == network] or [
+        prefix for prefix in known if f".{network}." in f".{prefix}."
+    ]
+    if len(chosen) > 1:
+        raise several_networks({name: len(names_of_network(names, name)) for name in chosen})
+    if not chosen:
+        return []
+    # The tensors beside the network, such as its head, have the prefix up to the given name.
+    before = f".{chosen[0]}.".index(f".{network}.")
+    root = "" if network == NO_PREFIX else f"{chosen[0][: before + len(network)]}."
+    others = tuple(f"{p}." for p in known if p != chosen[0] and p.startswith(root))
+    return [name for name in names if name.startswith(root) and not name.startswith(others)]
 
 
-def _votes(names: Collection[str]) -> Counter[Layout]:
-    """Count the names of blocks' tensors that match each layout."""
-    votes: Counter[Layout] = Counter()
+def _networks(names: Collection[str]) -> dict[str, Layout]:
+    """Return the networks among the names: prefix, without a dot at its end -> layout.
+
+    Whose names they are is decided for each prefix by the number of names that a map knows, but
+    no network hides another that is smaller. The blocks of one stage alone beside those of
+    several, such as the res5 in the head of a detector without FPN, are no network.
+    """
+    votes, stages = Counter[Layout](), defaultdict[str, set[str]](set)
     for name in names:
         match = _OWN_BLOCK.match(name)
         if match:
             votes[Layout(None, match["prefix"])] += 1
+            stages[match["prefix"]].add(match["stage"])
         for name_map in NAME_MAPS:
             prefix = _prefix_of_a_block(name_map, name)
             if prefix is not None:
                 votes[Layout(name_map, prefix)] += 1
-    return votes
+                stages[prefix].add(name_map.split(name.removeprefix(prefix))[0].partition(".")[0])
+    # If several maps know equally many names, the first one in NAME_MAPS is taken.
+    order = (None, *NAME_MAPS)
+    best: dict[str, Layout] = {}
+    for layout in sorted(votes, key=lambda each: (-votes[each], order.index(each.name_map))):
+        best.setdefault(layout.prefix, layout)
+    whole = [prefix for prefix in stages if len(stages[prefix]) > 1] or list(stages)
+    return {prefix.rstrip(".") or NO_PREFIX: best[prefix] for prefix in whole}
 
 
 def _prefix_of_a_block(name_map: NameMap, name: str) -> str | None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from lambda_det.backbone import LambdaResNet
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.checkpoint.addresses import MIRROR_VARIABLE
+from lambda_det.checkpoint.addresses import MIRROR_VARIABLE, name_in_mirror
 from lambda_det.checkpoint.architecture import Architecture, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
@@ -83,6 +83,11 @@ def load_weights(
         architecture = lambda_resnet_arguments(cfg)
     rules = LoadingRules() if rules is None else rules
     weights = read_weights(path)
+    if isinstance(backbone, LambdaResNet):
+        try:
+            weights.refuse_other_families(backbone.state_dict())
+        except InputError as error:
+            raise InputError(f"{key('MODEL.WEIGHTS')}={path!r}: {error}") from error
     if images is not None:
         fit_to_config(weights.tensors, weights.images, images, weights.path)
     if architecture is not None:
@@ -149,7 +154,7 @@ def local_file(path: str) -> str:
         hint = ""
         if scheme == "detectron2":
             hint = (
-                f"; without a network, put {os.path.basename(path)} into a folder and set the "
+                f"; without a network, put {name_in_mirror(path)} into a folder and set the "
                 f"environment variable {MIRROR_VARIABLE} to it"
             )
         raise InputError(f"{path}: cannot be downloaded ({first_line_of(error)}){hint}") from error

@@ -31,5 +31,11 @@ def several_networks(counts: Mapping[str, int]) -> InputError:
 def no_such_network(network: str, known: Iterable[str]) -> InputError:
     """Return the error for a name that no network in the file has."""
     known = sorted(known)
+    if len(known) < 2:
+        content = "one network, which needs no name" if known else "no network that is known"
+        return InputError(
+            f"contains no network {network!r}; it contains {content}: leave out '#{network}' (or "
+            f"--network)"
+        )
     listing = ", ".join(map(repr, known[:8])) + (", ..." if len(known) > 8 else "")
     return InputError(f"contains no network {network!r}; it contains {listing}")

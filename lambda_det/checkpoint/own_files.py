@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.backbone import LambdaResNet, build_lambda_resnet
+from lambda_det.backbone.activations import ACTIVATIONS
 from lambda_det.backbone.build import CONFIG_KEYS
 from lambda_det.checkpoint.architecture import NOT_IN_SHAPES, Architecture
 from lambda_det.checkpoint.image_format import ImageFormat
+from lambda_det.checkpoint.tensors import plain_entries
 from lambda_det.errors import InputError
 from lambda_det.io import write_atomically
+
+logger = logging.getLogger(__name__)
 
 METADATA_KEY = "lambda_det"
 """Key of the metadata beside the tensors of a ``.pth`` file and in a safetensors header."""
@@ -25,6 +30,8 @@ SUFFIXES = (".pth", ".safetensors")
 
 _ARGUMENTS = {*inspect.signature(build_lambda_resnet).parameters, *CONFIG_KEYS}
 _ARGUMENTS.discard("lambda_layer_arguments")  # the name of **kwargs, which is no argument itself
+
+_HIDDEN = {"stride_in_1x1": (False, True), "activation": (*ACTIVATIONS,), "lambda_pool": (2, 3)}
 
 
 def check_output(path: str) -> None:
@@ -138,6 +145,7 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
         InputError: neither :func:`write_weights` nor a training can have written this metadata.
     """
     metadata = siblings.get(METADATA_KEY)
+    metadata = plain_entries(metadata) or metadata
     if isinstance(metadata, str):
         try:
             metadata = json.loads(metadata)
@@ -158,8 +166,15 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
             f"{path}: its metadata contains the argument {min(map(repr, unknown))}, which "
             "build_lambda_resnet of this version of lambda_det does not have"
         )
+    for argument, allowed in _HIDDEN.items():
+        value = architecture.get(argument, allowed[0])
+        if type(value) is not type(allowed[0]) or value not in allowed:
+            raise InputError(
+                f"{path}: its metadata has {argument}={value!r:.60}; expected one of "
+                f"{', '.join(map(repr, allowed))}"
+            )
     try:
-        found = ImageFormat.from_dict(images) if images else None
+        found = ImageFormat.from_dict(plain_entries(images) or images) if images else None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path}: its metadata has images={images!r:.60}; expected channel_order, pixel_mean "
@@ -171,10 +186,17 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
     )
 
 
-def image_format_of_pretraining(siblings: Mapping[str, object]) -> ImageFormat | None:
-    """Return the image format in a file that ``lambda_det pretrain`` wrote; None for others."""
-    metadata = siblings.get("metadata")
+def image_format_of_pretraining(path: str, siblings: Mapping[str, object]) -> ImageFormat | None:
+    """Return the image format in a file that ``lambda_det pretrain`` wrote; None for others.
+
+    A warning names one that makes no sense.
+    """
+    metadata = plain_entries(siblings.get("metadata")) or {}
+    if "image_format" not in metadata:
+        return None
+    values = {name: metadata.get(name) for name in ("image_format", "pixel_mean", "pixel_std")}
     try:
-        return ImageFormat.from_dict({"channel_order": metadata["image_format"], **metadata})
-    except (KeyError, TypeError, ValueError):
+        return ImageFormat.from_dict({"channel_order": values["image_format"], **values})
+    except (TypeError, ValueError) as error:
+        logger.warning("%s: its metadata has %.120r (%s); it is ignored", path, values, error)
         return None

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lambda_det.checkpoint.layouts import names_of_network, prefixes_of_networks
+from lambda_det.checkpoint.layouts import EMA_NAMES, names_of_network, prefixes_of_networks
 from lambda_det.checkpoint.networks import no_such_network, several_networks
 from lambda_det.checkpoint.stand_ins import StandIn, entries, holds_tensor
 from lambda_det.checkpoint.torch_files import Storage
 from lambda_det.errors import InputError
 
-EMA_CONTAINERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema", "params_ema")
 CONTAINERS = (
-    *EMA_CONTAINERS,
+    *EMA_NAMES,
     *("model", "state_dict", "model_state", "model_state_dict", "module"),
     "blobs",  # Caffe2's
 )
 """Keys under which training scripts save weights. Averaged weights (EMA) come first."""
 
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MAX_DEPTH = 10  # a container in a damaged file can be inside itself
 _NO_MODULES = ("torch._", "torch.distributed.")  # sparse, quantised, nested, sharded tensors
 _BOOKKEEPING = ("num_batches_tracked", "n_averaged", "_momentum", "model_iter")  # ends of names
@@ -61,11 +61,11 @@ def find_tensors(path: str, data: object, network: str | None = None) -> Tensors
     """
     container, siblings, chosen = "", {}, network is None
     for _ in range(_MAX_DEPTH):
-        if (found := entries(data)) is None:
+        if (found := plain_entries(data)) is None:
             break
         tensors = _tensors_of(path, found)
-        inner = _containers(found)
-        if not chosen and entries(found.get(network)):
+        inner = _containers(path, found)
+        if not chosen and plain_entries(found.get(network)):
             inner, chosen = [network], True
         elif tensors and not inner:
             if not chosen:
@@ -83,20 +83,48 @@ def find_tensors(path: str, data: object, network: str | None = None) -> Tensors
     raise InputError(f"{path}: contains no weights: {text}; expected tensors by name")
 
 
-def _containers(found: Mapping) -> list[str]:
-    """Return the keys under which training scripts save weights, the best first."""
+def plain_entries(value: object) -> dict | None:
+    """Return the named entries of a mapping or a stand-in; None for everything else.
+
+    A file can give a dict of a class with attributes of its own (OrderedDict) another ``items``.
+    """
+    found = entries(value)
+    if found is None:
+        return None
+    return dict(dict.items(found) if isinstance(found, dict) else found)
+
+
+def _containers(path: str, found: Mapping) -> list[str]:
+    """Return the keys with weights under which training scripts save them, the best first.
+
+    Those with a network that is known go before others, because a file may have an average of a
+    few other values, or the description of the model, under such a key.
+    """
     # When mmengine saves, it exchanges the two: the average is in the model's place.
     left_out = {"ema_state_dict"} if "message_hub" in found else set()
-    return [key for key in CONTAINERS if key not in left_out and entries(found.get(key))]
+    worth = {k: _worth(path, found.get(k), set()) for k in CONTAINERS if k not in left_out}
+    return sorted((key for key in worth if worth[key]), key=lambda key: -worth[key])
+
+
+def _worth(path: str, value: object, seen: set[int], depth: int = _MAX_DEPTH) -> int:
+    """Return 2 for what contains a network that is known, 1 for other tensors, 0 for the rest."""
+    found = plain_entries(value)
+    if not found or id(value) in seen or depth == 0:
+        return 0
+    seen.add(id(value))
+    tensors = _tensors_of(path, found)
+    if prefixes_of_networks(tensors):
+        return 2
+    return max(bool(tensors), *(_worth(path, inner, seen, depth - 1) for inner in found.values()))
 
 
 def _networks(path: str, found: Mapping, network: str | None) -> list[str]:
     """Return the key of the only network among mappings of other names, such as ``teacher``."""
     counts = {}
     for key, value in found.items():
-        inner = entries(value) or {}
-        if containers := _containers(inner):
-            inner = entries(inner[containers[0]]) or {}
+        inner = plain_entries(value) or {}
+        if containers := _containers(path, inner):
+            inner = plain_entries(inner[containers[0]]) or {}
         tensors = _tensors_of(path, inner)
         if isinstance(key, str) and prefixes_of_networks(tensors):
             counts[key] = len(tensors)
@@ -116,10 +144,12 @@ def _refuse_other_tensors(path: str, found: Mapping) -> None:
 
 
 def _of_network(path: str, tensors: dict[str, Tensor], network: str) -> dict[str, Tensor]:
-    names = names_of_network(tensors, network)
+    try:
+        names = names_of_network(tensors, network)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not names:
-        known = prefixes_of_networks(tensors) or {name.partition(".")[0] for name in tensors}
-        raise InputError(f"{path}: {no_such_network(network, known)}")
+        raise InputError(f"{path}: {no_such_network(network, prefixes_of_networks(tensors))}")
     return {name: tensors[name] for name in names}
 
 
@@ -142,12 +172,15 @@ def _as_tensor(path: str, name: str, value: object) -> Tensor | None:
         span = value.itemsize + sum((side - 1) * abs(stride) for side, stride in steps)
         if value.nbytes > span:
             raise _expanded_view(path, name, value.shape)
-        value = torch.from_numpy(np.ascontiguousarray(value))
+        # PyTorch has neither the other byte order nor longdouble.
+        dtype = np.float64 if value.itemsize > 8 else value.dtype.newbyteorder("=")
+        value = torch.from_numpy(np.ascontiguousarray(value, dtype))
     return value if isinstance(value, Tensor) and value.is_floating_point() else None
 
 
 def check_finite(path: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise InputError if a tensor contains NaN or infinity, is sparse, or is an expanded view.
+    """Raise InputError if a tensor contains NaN or infinity, is sparse, or is an expanded view, or
+    if its type is not one that weights are computed in (float8).
 
     An expanded view (``Tensor.expand``) has more entries than its memory. A small file can contain
     one of any size, so that a copy of it would need any amount of memory.
@@ -157,6 +190,12 @@ def check_finite(path: str, tensors: Mapping[str, Tensor]) -> None:
             raise InputError(f"{path}: {name} is not a dense tensor ({tensor.layout})")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise _expanded_view(path, name, tuple(tensor.shape))
+        if tensor.dtype not in _DTYPES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise InputError(
+                f"{path}: {name} has the type {str(tensor.dtype).removeprefix('torch.')}; save it "
+                f"as one of {allowed}"
+            )
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -21,8 +21,10 @@ from lambda_det.checkpoint.name_maps import (
     CAFFE2,
     TIMM_LAMBDA,
     TIMM_RESNET_RS,
+    TORCHVISION,
     NameMap,
 )
+from lambda_det.checkpoint.openmmlab import implied_by_openmmlab
 from lambda_det.checkpoint.own_files import image_format_of_pretraining, read_metadata
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.checkpoint.tensors import check_finite, find_tensors
@@ -87,8 +89,25 @@ class TranslatedWeights:
             )
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
+        except (IndexError, ValueError, ZeroDivisionError) as error:
+            raise InputError(
+                f"{self.path}: has tensors under names of lambda_det's networks, with shapes that "
+                f"none of them has ({error})"
+            ) from error
         extras = _TIMM_LAMBDA_EXTRAS.get(inferred["depth"], {}) if is_timm_lambda else {}
         return {**inferred, **self.hidden, **extras}
+
+    def refuse_other_families(self, known: Collection[str] = ()) -> None:
+        """Raise InputError if ``build_lambda_resnet`` has no such stem or blocks.
+
+        Networks under detectron2's names may be of other families (ResNeXt, deformable
+        convolutions) as long as they are loaded into detectron2's own backbones.
+
+        Args:
+            known: other names that are accepted: those of the network that takes the tensors.
+        """
+        prefix = "" if self.layout is None else self.layout.prefix
+        refuse_other_families(self.tensors, known=known, prefix=prefix)
 
     def not_in_shapes(self) -> Architecture:
         """Return the arguments in :data:`NOT_IN_SHAPES` as far as they are known."""
@@ -136,8 +155,8 @@ def translate(path: str, content: object, network: str | None = None) -> Transla
             tensors = with_norms(tensors)
         else:
             tensors, others = _rename(found.tensors, layout.name_map, layout.prefix)
-            refuse_other_families(tensors)
             tensors = with_norms(tensors, affine=layout.name_map is CAFFE2)
+            refuse_other_families(tensors)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     others = {n: t for n, t in others.items() if not _IGNORED.search(n)}
@@ -152,8 +171,10 @@ def translate(path: str, content: object, network: str | None = None) -> Transla
         images, hidden = implied_by_zoo(tensors, others)
     else:
         images, hidden = _implied_by(layout, author)
+        if layout is not None and layout.name_map is TORCHVISION:
+            images, hidden = implied_by_openmmlab(found.siblings, others) or (images, hidden)
     if images is None:
-        images = image_format_of_pretraining(found.siblings)
+        images = image_format_of_pretraining(path, found.siblings)
     return TranslatedWeights(*facts, images=images, hidden=hidden)
 
 
@@ -192,12 +213,18 @@ def _rename(
                 f"was read as {name_map.layout})"
             )
         target = name_map.translate(name)
-        if isinstance(target, tuple):
-            translated |= _split_qkv(target, tensor, tensors, full_name)
-        elif target is not None:
-            parts = name_map.split(name)
-            reshape = name_map.reshape.get(parts[1]) if parts else None
-            translated[target] = reshape(tensor) if reshape else tensor
+        parts = name_map.split(name)
+        reshape = name_map.reshape.get(parts[1]) if parts else None
+        try:
+            if isinstance(target, tuple):
+                translated |= _split_qkv(target, tensor, tensors, full_name)
+            elif target is not None:
+                translated[target] = reshape(tensor) if reshape else tensor
+        except (IndexError, RuntimeError):
+            raise InputError(
+                f"contains {full_name!r} of the shape {tuple(tensor.shape)}, which no "
+                f"{name_map.layout} has"
+            ) from None
     if name_map is CAFFE2 and "stem.conv1.norm.weight" in translated:
         # MSRA's bias before a norm has no effect; detectron2 leaves it out too.
         translated.pop("stem.conv1.bias", None)

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from lambda_det.checkpoint.architecture import Architecture
+from lambda_det.checkpoint.architecture import Architecture, refuse_other_families
 from lambda_det.checkpoint.image_format import FIRST_WEIGHT, MSRA, ImageFormat
+from lambda_det.errors import InputError
 
 AUTHOR = "Detectron2 Model Zoo"
 """The entry ``__author__`` of these files."""
@@ -37,6 +38,10 @@ def implied_by_zoo(
     """
     first = tensors.get(FIRST_WEIGHT)
     is_ordinary = first is not None and tuple(first.shape) == (64, 3, 7, 7)
+    try:
+        refuse_other_families(tensors)
+    except InputError:  # ResNeXt takes images of another deviation, and has another stride
+        is_ordinary = False
     has_norms = any(".fpn_" in name and ".norm." in name for name in others)
     if (
         not is_ordinary

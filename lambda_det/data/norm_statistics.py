@@ -45,8 +45,8 @@ def unfold_on_folder(
         The weights with measured norms, and what was measured, in words.
 
     Raises:
-        InputError: the format of the network's images is not known, no image can be read, or as
-            :func:`~lambda_det.checkpoint.folded_norms.unfold`.
+        InputError: the format of the network's images is not known, the folder does not exist, no
+            image can be read, or as :func:`~lambda_det.checkpoint.folded_norms.unfold`.
     """
     images, given = weights.images, {} if cfg is None else lambda_resnet_arguments(cfg)
     if images is None and cfg is not None:
@@ -56,6 +56,8 @@ def unfold_on_folder(
             f"{weights.path}: the format of its images is unknown, so --measure-on needs "
             "--config-file, whose INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD they have"
         )
+    if not os.path.isdir(folder):
+        raise InputError(f"--measure-on {folder}: no such folder")
     hidden = {name: given[name] for name in NOT_IN_SHAPES if name in given}
     inputs = _Inputs(folder, count, images, get_cfg() if cfg is None else cfg)
     architecture = {**hidden, **weights.architecture()}

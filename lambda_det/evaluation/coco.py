@@ -134,7 +134,8 @@ class CocoMetricsEvaluator(DatasetEvaluator):
     def _ground_truth(self) -> GroundTruth:
         """The annotations; only the process that evaluates reads them."""
         path = PathManager.get_local_path(self._metadata.json_file)
-        content = read_coco(path, self._metadata.get("image_root"))
+        # What may not be missing was refused before the run.
+        content = read_coco(path, self._metadata.get("image_root"), skip_missing=True)
         return GroundTruth(_own_part(content, self._name))
 
     def reset(self) -> None:

@@ -104,23 +104,21 @@ def test_conversion_is_cached_and_follows_the_mirror(mirror: Path, own_cache: Pa
     assert set(left) <= {".pth", ".lock"} and left.count(".pth") == 2  # nothing half-written
 
 
-def test_owner_fetches_with_a_checked_hash(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.models import ResNet50_Weights
-
+def test_owner_fetches_with_a_checked_hash(monkeypatch, tmp_path: Path) -> None:
     asked = []
 
-    def get_state_dict(self, **arguments):
-        asked.append((self.name, arguments))
-        return resnet50()
+    def download(url: str, file: str, hash_prefix: str, progress: bool) -> None:
+        asked.append((url.rpartition("/")[2], hash_prefix))
+        torch.save(resnet50(), file)
 
-    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", get_state_dict)
-    for name, tag in (
-        ("resnet50", "IMAGENET1K_V1"),
-        ("resnet50.IMAGENET1K_V2", "IMAGENET1K_V2"),
-    ):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setattr(torch, "load", None)  # the file is read by our own reader
+    wanted = [("resnet50-0676ba61.pth", "0676ba61"), ("resnet50-11ad3fa6.pth", "11ad3fa6")]
+    for number, name in enumerate(("resnet50", "resnet50.IMAGENET1K_V2")):
         network = build_lambda_resnet(50, "resnet", stem="v1")
         assert load_weights(network, f"torchvision://{name}").share() == 1
-        assert asked[-1][0] == tag and asked[-1][1]["weights_only"] and asked[-1][1]["check_hash"]
+        assert asked == wanted[: number + 1] and (tmp_path / "checkpoints" / asked[-1][0]).exists()
     load_weights(network, "torchvision://resnet50")
     assert len(asked) == 2  # from the cache
 
@@ -153,13 +151,12 @@ def refused(address: str) -> str:
     return message
 
 
-def test_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.models import ResNet50_Weights
-
+def test_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def offline(*arguments, **keywords):
         raise OSError("Temporary failure in name resolution\nand more lines")
 
-    monkeypatch.setattr(ResNet50_Weights, "get_state_dict", offline)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     message = refused("torchvision://resnet50")
     assert "Temporary failure in name resolution" in message and MIRROR_VARIABLE in message
     assert "resnet50.pth" in message

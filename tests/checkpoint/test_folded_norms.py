@@ -209,6 +209,26 @@ def test_caffe2_affine_norms_and_the_bias_of_the_stem() -> None:
     assert torch.all(translate("w.pkl", arrays).tensors["stem.conv1.norm.bias"] == 7)
 
 
+def test_a_bias_before_a_norm_goes_into_its_mean() -> None:
+    """Also one of half precision, in which the mean would be rounded."""
+    network = network_of("resnet")
+    state = dict(network.state_dict())
+    biased = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            bias = torch.randn(module.out_channels, dtype=torch.float16)
+            biased[f"{name}.bias"] = bias
+            state[f"{norm_after(name)}.running_mean"] = module.norm.running_mean + bias
+    state |= biased
+    assert len(biased) > 20
+    with torch.no_grad():
+        x = images(size=ODD).double()
+        expected, found = network(x), loaded(network_of("resnet"), with_norms(state))(x)
+        assert difference(found["res5"], expected["res5"]) < 1e-12
+    group = {"res2.0.conv1.weight": 1, "res2.0.conv1.bias": 2, "res2.0.conv1.norm.weight": 3}
+    assert with_norms(group) == group  # a norm without statistics cannot take it
+
+
 def test_other_networks_are_left_alone() -> None:
     for norm in ("BN", "GN", ""):
         network = build_lambda_resnet(26, "lambda", norm=norm, num_classes=3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from lambda_det import get_cfg
 from lambda_det.backbone import build_lambda_resnet
-from lambda_det.checkpoint import load_weights, metadata_of_training
+from lambda_det.checkpoint import load_weights, metadata_of_training, own_files
+from lambda_det.checkpoint.architecture import NOT_IN_SHAPES
 from lambda_det.checkpoint.image_format import IMAGENET, MSRA, ImageFormat, fit_to_config
 from lambda_det.checkpoint.own_files import write_weights
 from lambda_det.checkpoint.translation import translate
@@ -103,6 +105,40 @@ def test_files_of_a_pretraining_name_their_images() -> None:
     found = translate("file", content).images
     assert found == ImageFormat("RGB", (1, 2, 3), (4, 5, 6))
     assert translate("file", {"model": state, "metadata": "words"}).images is None
+
+
+@pytest.mark.parametrize("bad", [{"pixel_mean": [float("nan")] * 3}, {"pixel_std": [math.inf] * 3}])
+def test_numbers_that_are_none_are_not_believed(bad: dict, caplog) -> None:
+    state = {f"res{stage}.0.conv1.weight": torch.ones(1) for stage in (2, 3)}
+    metadata = {"image_format": "RGB", "pixel_mean": [1.0, 2, 3], "pixel_std": [4.0, 5, 6]} | bad
+    assert translate("file", {"model": state, "metadata": metadata}).images is None
+    assert "file: its metadata has {'image_format': 'RGB'" in caplog.text
+    assert len(caplog.records) == 1
+    images = {"channel_order": metadata.pop("image_format"), **metadata}
+    with pytest.raises(InputError, match=r"^file: its metadata has images="):
+        translate("file", {"model": state, "lambda_det": {"hidden": {}, "images": images}})
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [{"stride_in_1x1": "no"}, {"stride_in_1x1": 1}, {"activation": 3}, {"lambda_pool": 3.0}],
+)
+def test_hidden_arguments_of_another_type_are_refused(hidden: dict) -> None:
+    state = {f"res{stage}.0.conv1.weight": torch.ones(1) for stage in (2, 3)}
+    (name, value), *_ = hidden.items()
+    with pytest.raises(InputError, match=f"^file: its metadata has {name}={value!r}; expected one"):
+        translate("file", {"model": state, "lambda_det": {"hidden": hidden}})
+    assert {*own_files._HIDDEN} == {*NOT_IN_SHAPES}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_scaled_exactly(dtype: torch.dtype) -> None:
+    weight = torch.randn(4, 3, 7, 7).to(dtype)
+    tensors = {"stem.conv1.weight": weight}
+    fit_to_config(tensors, IMAGENET, MSRA, "file")
+    std = torch.tensor(IMAGENET.pixel_std, dtype=torch.float64)
+    exact = (weight.double() / std.view(3, 1, 1)).flip(1)
+    assert ((tensors["stem.conv1.weight"] / exact - 1).abs()[exact != 0] < 1e-6).all()
 
 
 def test_other_orders_of_channels_are_compared_too(caplog) -> None:

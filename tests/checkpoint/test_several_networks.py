@@ -19,8 +19,10 @@ NAMES = ["conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv3.weight", "laye
 OURS = {"stem.conv1.weight", "res2.0.conv1.weight", "res2.0.conv3.weight", "res5.2.conv3.norm.bias"}
 
 
-def network(value: float, prefix: str = "") -> dict[str, torch.Tensor]:
-    return {prefix + name: torch.full((2,), value) for name in NAMES}
+def network(value: float, prefix: str = "", more: int = 0) -> dict[str, torch.Tensor]:
+    """With so many blocks more in one stage."""
+    names = [*NAMES, *(f"layer3.{block}.conv3.weight" for block in range(more))]
+    return {prefix + name: torch.full((2,), value) for name in names}
 
 
 FILES = {
@@ -36,6 +38,10 @@ FILES = {
     "averaged": {"model": network(1.0), "model_ema": {"module": network(2.0)}},
     "inside": {"net": network(1.0, "encoder_q.") | network(2.0, "encoder_k.")},
     "plain": network(1.0) | network(2.0, "momentum."),
+    "depths": {"state_dict": network(1.0, "student.") | network(2.0, "teacher.", 4)},
+    "ends": {"state_dict": network(1.0, "backbone.") | network(2.0, "teacher.backbone.", 4)},
+    "last": {"state_dict": network(1.0, "model.", 4) | network(2.0, "ema.module.")},
+    "one": {"state_dict": network(1.0)},
     "nested": {"state_dict": {"online": network(1.0), "target": {"model": network(2.0)}}},
 }  # fmt: skip
 
@@ -52,7 +58,8 @@ def write(folder: Path, kind: str, name: str = "w.pth") -> str:
         ("moco", "encoder_k", 2), ("moco", "module.encoder_k", 2), ("averaged", "model", 1),
         ("averaged", "model_ema", 2), ("averaged", None, 2), ("nested", "online", 1),
         ("nested", "target", 2), ("inside", "encoder_k", 2),
-        ("plain", ".", 1), ("plain", "momentum", 2),
+        ("plain", ".", 1), ("plain", "momentum", 2), ("ends", "backbone", 1), ("last", None, 2),
+        ("depths", "student", 1),
     ],
 )  # fmt: skip
 def test_the_named_network_is_read(kind: str, name: str, value: float, tmp_path: Path) -> None:
@@ -69,6 +76,9 @@ def test_the_named_network_is_read(kind: str, name: str, value: float, tmp_path:
         ("moco", "'module.encoder_q' (4 tensors), 'module.encoder_k' (4 tensors)",
          "'module.encoder_k', 'module.encoder_q'"),
         ("plain", "'.' (4 tensors), 'momentum' (4 tensors)", "'.', 'momentum'"),
+        ("depths", "'student' (4 tensors), 'teacher' (8 tensors)", "'student', 'teacher'"),
+        ("ends", "'backbone' (4 tensors), 'teacher.backbone' (8 tensors)",
+         "'backbone', 'teacher.backbone'"),
         ("nested", "'online' (4 tensors), 'target' (4 tensors)", "'online', 'target'"),
     ],
 )  # fmt: skip
@@ -85,6 +95,25 @@ def test_they_are_listed(kind: str, listing: str, known: str, tmp_path: Path) ->
     assert str(error.value) == (
         f"MODEL.WEIGHTS='{path}#other': contains no network 'other'; it contains {known}"
     )
+
+
+@pytest.mark.parametrize("name", ["teacher", "layer1", "layer3.0"])
+def test_one_network_needs_no_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        read_weights(f"{write(tmp_path, 'one')}#{name}")
+    assert str(error.value).endswith(
+        f": contains no network {name!r}; it contains one network, which needs no name: leave out "
+        f"'#{name}' (or --network)"
+    )
+
+
+def test_the_res5_of_a_head_is_no_network(tmp_path: Path) -> None:
+    """As in detectron2's detectors without FPN."""
+    state = {f"backbone.res{stage}.0.conv1.weight": torch.ones(1) for stage in (2, 3, 4)}
+    head = {f"roi_heads.res5.{block}.conv1.weight": torch.ones(1) for block in range(9)}
+    torch.save(state | head, tmp_path / "w.pth")
+    found = read_weights(str(tmp_path / "w.pth"))
+    assert len(found.tensors) == 3 and found.others.keys() == head.keys()
 
 
 def test_a_file_with_the_sign_in_its_name(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def state(shapes: dict) -> dict:
         (ORDINARY | FPN_NORM | SECOND_OF_RPN, True),  # the new baselines
         (ORDINARY | FPN_NORM, False),  # 3x_syncbn and scratch 9x_syncbn differ in both
         (without("running_mean"), False),  # GN
+        (ORDINARY | {f"{BODY}res2.0.conv2.weight": (256, 8, 3, 3)}, False),  # X-101
+        (ORDINARY | {f"{BODY}res3.0.conv2_offset.weight": (18, 128, 3, 3)}, False),
         (without("stem.conv1.weight") | {f"{BODY}stem.conv1.weight": (64, 3, 3, 3)}, False),
     ],
 )
@@ -103,16 +105,24 @@ def test_names_without_a_digest_need_their_folder(tmp_path: Path, monkeypatch) -
     assert found == [str(tmp_path / "MSRA" / "R-50.pkl"), "downloaded"]
 
 
-def test_no_network(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        (ADDRESS, r"model_final_f10217\.pkl"),
+        ("ImageNetPretrained/MSRA/R-50.pkl", r"MSRA/R-50\.pkl"),
+    ],
+)
+def test_no_network(monkeypatch, address: str, name: str) -> None:
+    """The line tells where the mirror looks."""
     monkeypatch.delenv(MIRROR_VARIABLE, raising=False)
 
     def fail(self, path: str, **_: object) -> str:
         raise OSError("no route to host")
 
     monkeypatch.setattr(Detectron2Handler, "_get_local_path", fail)
-    line = r"no route to host\); without a network, put model_final_f10217\.pkl into .*_MIRROR"
+    line = rf"no route to host\); without a network, put {name} into .*_MIRROR"
     with pytest.raises(InputError, match=line):
-        load_weights(nn.Conv2d(1, 1, 1), f"detectron2://{ADDRESS}")
+        load_weights(nn.Conv2d(1, 1, 1), f"detectron2://{address}")
 
 
 BOX = "roi_heads.box_predictor"

@@ -251,11 +251,12 @@ def test_what_cannot_be_measured(convert, resnet50, folded, tmp_path: Path, caps
     (tmp_path / "empty").mkdir()
     own, out = tmp_path / "own.pth", tmp_path / "out.pth"
     torch.save({"res2.0.conv1.weight": torch.ones(1), "res2.0.conv1.bias": torch.ones(1)}, own)
-    for file, words in (
-        (resnet50, "every norm in the file has statistics"),
-        (folded, "empty: contains no image that can be read"),
-        (own, "own.pth: the format of its images is unknown"),
+    for file, folder, words in (
+        (resnet50, "empty", "every norm in the file has statistics"),
+        (folded, "empty", "empty: contains no image that can be read"),
+        (folded, "none", "none: no such folder"),
+        (own, "empty", "own.pth: the format of its images is unknown"),
     ):
-        assert convert("--measure-on", tmp_path / "empty", file, out) == 2
+        assert convert("--measure-on", tmp_path / folder, file, out) == 2
         errors = capsys.readouterr().err.splitlines()
         assert len(errors) == 1 and words in errors[0] and not out.exists()

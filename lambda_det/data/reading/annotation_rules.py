@@ -244,12 +244,12 @@ def _is_line(polygon: list[float]) -> bool:
     """Whether all points of a polygon lie on one line. Most polygons show at their third point that
     they do not."""
     x0, y0 = polygon[:2]
-    across = down = 0.0  # from the first point to one beside it
+    across = down = 0.0  # from the first point to the farthest so far
     for index in range(2, len(polygon), 2):
         dx, dy = polygon[index] - x0, polygon[index + 1] - y0
         if abs(across * dy - down * dx) > _LINE:
             return False
-        if dx or dy:
+        if dx * dx + dy * dy > across * across + down * down:
             across, down = dx, dy
     return True
 

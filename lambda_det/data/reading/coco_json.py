@@ -97,30 +97,40 @@ class CocoSet(NamedTuple):
     annotations: list[dict]
 
 
-def read_coco(json_file: str, image_root: str | None = None) -> CocoSet:
-    """Read the clean content of a json; nothing is logged.
+def read_coco(
+    json_file: str, image_root: str | None = None, *, skip_missing: bool = False
+) -> CocoSet:
+    """Read the clean content of a json; what is mended is not logged.
 
     The image files are not looked for, save those of images whose size the json does not say.
 
     Args:
         json_file: path of the json.
         image_root: folder of the images; None = that of the dataset which the json is.
+        skip_missing: whether an image is left out, with a warning, whose size the json does not say
+            and whose file cannot be read.
 
     Raises:
         InputError: the json is missing, is not JSON or is not in COCO's instances format; there are
             no images or categories; an id occurs twice; or a value makes no sense.
     """
-    return clean_coco(read_json(json_file, called="annotation file"), json_file, image_root)
+    content = read_json(json_file, called="annotation file")
+    return clean_coco(content, json_file, image_root, skip_missing=skip_missing)
 
 
 def clean_coco(
-    content: dict, json_file: str, image_root: str | None = None, *, all_places: bool = False
+    content: dict,
+    json_file: str,
+    image_root: str | None = None,
+    *,
+    all_places: bool = False,
+    skip_missing: bool = False,
 ) -> CocoSet:
     """Do what :func:`read_coco` does with a parsed json, which is not changed.
 
     Args:
         content: the json.
-        json_file, image_root: as for :func:`read_coco`.
+        json_file, image_root, skip_missing: as for :func:`read_coco`.
         all_places: whether the findings remember where every entry stands.
 
     Raises:
@@ -131,7 +141,9 @@ def clean_coco(
     findings = Findings(file, all_places=all_places)
     try:
         categories = _categories(file, content["categories"], findings)
-        images = clean_images(content["images"], json_file, image_root, findings)
+        images = clean_images(
+            content["images"], json_file, image_root, findings, skip_missing=skip_missing
+        )
         keypoints = _keypoints_of(content["categories"])
         entries = content.get("annotations")
         annotations = _annotations(file, entries or [], categories, images, findings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
@@ -13,13 +14,20 @@ from lambda_det.data.reading.layouts import find_layout
 from lambda_det.data.reading.values import check_entry, shown, whole
 from lambda_det.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 _SIDES = ("height", "width")
 _KEYS = ("id", "file_name", *_SIDES)
 _MAX_SIDE = 2**16  # pycocotools counts the pixels of a mask in 32 bits
 
 
 def clean_images(
-    entries: list, json_file: str, image_root: str | None, findings: Findings
+    entries: list,
+    json_file: str,
+    image_root: str | None,
+    findings: Findings,
+    *,
+    skip_missing: bool = False,
 ) -> dict[int | str, dict]:
     """Return id -> entry of the images; an entry that is not mended is the json's own.
 
@@ -28,6 +36,8 @@ def clean_images(
         json_file: path of the json.
         image_root: folder of the images; None = that of the dataset which the json is.
         findings: is told of what is mended.
+        skip_missing: whether images are left out, with a warning, whose size neither the json nor
+            their file tells, because it is missing or cannot be read.
 
     Raises:
         InputError: an entry makes no sense, or two are of one id; or there is none.
@@ -35,7 +45,18 @@ def clean_images(
     file = f"annotation file {json_file}"
     found: dict[int | str, dict] = {}
     sizes, faults = _sizes_of_files(entries, json_file, image_root)
+    if skip_missing and faults:
+        index, fault = next(iter(faults.items()))
+        logger.warning(
+            "%s: images that have no height or width, and no file that tells them: %d of %d "
+            "(first: images[%d]: %s); they are left out, with their objects",
+            file, len(faults), len(entries), index, fault,
+        )  # fmt: skip
     for index, given in enumerate(entries):
+        if index in faults:
+            if skip_missing:
+                continue
+            given = {**dict.fromkeys(_SIDES), **given}
         measured = sizes.get(index)
         entry = {**given, **measured} if measured else given
         entry = check_entry(file, "images", index, entry, _KEYS)

@@ -25,7 +25,7 @@ class _File(NamedTuple):
     size: int
 
 
-_known: dict[_File, tuple[CocoSummary, FoundImages]] = {}
+_known: dict[tuple[_File, bool], tuple[CocoSummary, FoundImages]] = {}  # bool: skip_missing
 # Read with the summary, for the loader that soon asks for them: a large json takes a minute.
 _waiting: dict[_File, list[dict]] = {}
 
@@ -38,16 +38,18 @@ def summarize_coco(json_file: str, image_root: str, *, skip_missing: bool = Fals
     Args:
         json_file: path of the json.
         image_root: folder of the images.
-        skip_missing: whether images may be missing; the check of image files leaves them out.
+        skip_missing: whether images may be missing; the check of image files leaves them out, but
+            those whose size the json does not say are left out here.
 
     Raises:
         InputError: as :func:`~lambda_det.data.reading.coco_json.read_coco`, or a listed image does
             not exist.
     """
     file = _file_of(json_file, image_root)
-    if file not in _known or (_known[file][1].missing and not skip_missing):
-        _read(file)  # what was missing may have come
-    summary, images = _known[file]
+    known = _known.get((file, skip_missing))
+    if known is None or (known[1].missing and not skip_missing):
+        known = _read(file, skip_missing)  # what was missing may have come
+    summary, images = known
     if not skip_missing:
         images.refuse_missing(f"; {key('DATALOADER.SKIP_UNREADABLE')} True leaves them out")
     return summary
@@ -64,7 +66,7 @@ def load_coco(json_file: str, image_root: str) -> list[dict]:
     """
     file = _file_of(json_file, image_root)
     if file not in _waiting:
-        _read(file)
+        _read(file, skip_missing=True)
     return _waiting.pop(file)
 
 
@@ -81,17 +83,18 @@ def _file_of(json_file: str, image_root: str) -> _File:
     return _File(json_file, image_root, status.st_mtime_ns, status.st_size)
 
 
-def _read(file: _File) -> None:
-    content = read_coco(file.path, file.image_root)
+def _read(file: _File, skip_missing: bool) -> tuple[CocoSummary, FoundImages]:
+    content = read_coco(file.path, file.image_root, skip_missing=skip_missing)
     names = [image["file_name"] for image in content.images]
     found = find_images(names, file.image_root, file.path)
-    if file not in _known:
+    if not _known.keys() & {(file, False), (file, True)}:
         content.summary.findings.log()
         found.log()
-    _known[file] = content.summary, found
+    _known[file, skip_missing] = content.summary, found
     for other in [other for other in _waiting if other[:2] == file[:2]]:
         del _waiting[other]
     _waiting[file] = detectron2_images(content, found.paths)
+    return content.summary, found
 
 
 def detectron2_images(found: CocoSet, paths: Sequence[str]) -> list[dict]:

@@ -7,7 +7,7 @@ import json
 
 import pycocotools.mask as mask_util
 import pytest
-from data_helpers import warnings
+from data_helpers import TRAIN, warnings
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from odd_entries import SQUARE, rle
@@ -18,6 +18,7 @@ from lambda_det.data.reading import intake
 from lambda_det.data.reading.coco_json import clean_coco
 from lambda_det.errors import InputError
 from lambda_det.evaluation import evaluate_files
+from lambda_det.evaluation.coco import CocoMetricsEvaluator
 from lambda_det.evaluation.ground_truth import GroundTruth
 
 
@@ -132,6 +133,32 @@ def test_a_size_that_neither_json_nor_file_says(write_folder, small_content: dic
     (root / "train2017" / "b.jpg").unlink()
     with pytest.raises(InputError, match=r"image id 2 has height -1 .*b\.jpg does not exist\)$"):
         clean_coco(small_content, "a.json", str(root / "train2017"))
+
+
+@pytest.mark.parametrize("given", [{}, {"height": None, "width": None}])
+def test_without_size_and_file(write_folder, small_content, make_cfg, log, given: dict):
+    """The fault is named, and SKIP_UNREADABLE leaves the image out everywhere."""
+    root = write_folder(train2017=small_content)
+    (root / "train2017" / "b.jpg").unlink()
+    small_content["images"][1] = {"id": 2, "file_name": "b.jpg", **given}
+    file = root / "annotations" / "instances_train2017.json"
+    file.write_text(json.dumps(small_content))
+    with pytest.raises(InputError, match=r"image id 2 has height None .*b\.jpg does not exist\)$"):
+        configure_datasets(make_cfg(root, (TRAIN,)))
+    cfg = make_cfg(root, (TRAIN,))
+    cfg.DATALOADER.SKIP_UNREADABLE = True
+    configure_datasets(cfg)
+    assert [line for line in warnings(log) if "images[1]: its file" in line and "left out" in line]
+    (name,) = cfg.DATASETS.TRAIN
+    assert [image["image_id"] for image in DatasetCatalog.get(name)] == [1]
+    truth = CocoMetricsEvaluator(name, ("bbox",), str(root))._ground_truth
+    assert [*truth.coco("bbox").imgs] == [1]
+
+
+def test_a_point_on_the_first_one_makes_no_line(small_content: dict):
+    """Only the vector to the farthest point tells the direction of a line."""
+    content = with_mask(small_content, [[0, 0, 10, 0, 1e-9, 0, 0, 10]])
+    assert len(clean_coco(content, "a.json").annotations) == 2
 
 
 def test_a_bow_tie_is_no_line(small_content: dict):
