@@ -14,13 +14,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lambda_det.checkpoint.restricted_pickle import ForbiddenName, load_pickle
+from lambda_det.checkpoint.pickled_tensors import Memory, Storage
+from lambda_det.checkpoint.restricted_pickle import ForbiddenName, finish, load_pickle, run_pickle
 from lambda_det.checkpoint.stand_ins import StandIn
-from lambda_det.checkpoint.torch_files import TORCH_NAMES, Storage
+from lambda_det.checkpoint.torch_files import TORCH_NAMES
 
 CANARY = "canary_of_the_tests"
 EVENTS: list[str] | None = None
-STORAGE = Storage(torch.zeros(16, dtype=torch.uint8), torch.float32)
+
+
+def storage(_: object) -> Storage:
+    memory = Memory(16)
+    memory.data = torch.zeros(16, dtype=torch.uint8)
+    return Storage(memory, torch.float32)
 
 
 def _listen(event: str, arguments: object) -> None:
@@ -120,7 +126,7 @@ def read(program: bytes, unknown: list[str] | None) -> list[str]:
     file = io.BytesIO(b"\x80\x04" + program + b".")
     EVENTS = events = []
     try:
-        load_pickle(file, TORCH_NAMES, unknown=unknown, storage=lambda _: STORAGE)
+        finish(run_pickle(file, TORCH_NAMES, unknown=unknown, storage=storage), unknown)
     except Exception:
         events.append("failed")
     finally:
@@ -188,5 +194,8 @@ def test_a_type_of_numbers_that_hides_pointers() -> None:
     program = array + b"(K\x01K\x01\x85" + dtype + b"\x89C\x08AAAAAAAAtb"
     ordinary = pickle.loads(b"\x80\x04" + dtype + b".")
     assert ordinary.names == ("a",)  # numpy's own would believe it
-    found = load_pickle(io.BytesIO(b"\x80\x04" + program + b"."))
-    assert found.size == 0
+    unknown: list[str] = []
+    found = load_pickle(io.BytesIO(b"\x80\x04" + program + b"."), unknown=unknown)
+    assert isinstance(found, StandIn) and unknown == ["numpy.void"]
+    with pytest.raises(ForbiddenName, match=r"numpy\.void"):
+        load_pickle(io.BytesIO(b"\x80\x04" + program + b"."))
