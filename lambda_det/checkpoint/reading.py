@@ -9,8 +9,8 @@ import zipfile
 
 from detectron2.utils.logger import log_first_n
 
-from lambda_det.checkpoint.restricted_pickle import ForbiddenName, load_pickle
-from lambda_det.checkpoint.torch_files import TORCH_NAMES, read_legacy, read_zip
+from lambda_det.checkpoint.restricted_pickle import ForbiddenName
+from lambda_det.checkpoint.torch_files import read_pickle, read_zip
 from lambda_det.errors import InputError, first_line_of
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 FORMATS = ".pth of PyTorch, .safetensors or .pkl of detectron2's model zoo"
 _SNIFFED_BYTES = 16
 _ZIP = b"PK\x03\x04"
-_TORCH_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the magic number of torch.save before 1.6
 
 
 def read_file(path: str, *, stand_ins: bool = False) -> object:
@@ -54,13 +53,10 @@ def read_file(path: str, *, stand_ins: bool = False) -> object:
     try:
         if start.startswith(_ZIP):
             content = read_zip(path, unknown)
-        elif start.startswith(_TORCH_LEGACY):
-            content = read_legacy(path, unknown)
         elif start[8:9] == b"{":
             content = _read_safetensors(path)
         else:
-            with open(path, "rb") as file:
-                content = load_pickle(file, TORCH_NAMES, unknown=unknown)
+            content = read_pickle(path, unknown)
     except InputError:
         raise
     except ForbiddenName as error:

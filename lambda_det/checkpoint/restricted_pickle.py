@@ -5,16 +5,18 @@ What a file can do with its names, and why that is nothing, stands in docs/secur
 
 from __future__ import annotations
 
-import codecs
-import collections
-import math
 import pickle
-import re
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-import numpy as np
-
+from lambda_det.checkpoint.holders import CounterHolder, OrderedDictHolder, finished
+from lambda_det.checkpoint.pickled_arrays import (
+    BufferHolder,
+    DTypeHolder,
+    ScalarHolder,
+    reconstructed,
+)
+from lambda_det.checkpoint.shields import shielded
 from lambda_det.checkpoint.stand_ins import StandIn, stand_in_class
 
 
@@ -22,86 +24,29 @@ class ForbiddenName(pickle.UnpicklingError):
     """A pickle refers to a class or function that is not allowed; the text is its name."""
 
 
-def shielded(function: Callable) -> object:
-    """Return a callable that calls the function and has no attributes.
-
-    A pickle can set attributes of the objects that it refers to. With a function or a class of
-    Python such a change would affect the whole process.
-    """
-
-    class Shield:
-        __slots__ = ()
-
-        def __call__(self, *arguments: object) -> object:
-            return function(*arguments)
-
-    return Shield()
-
-
-class _DType:
-    """A ``numpy.dtype`` of a pickle. Only its text is used.
-
-    The state of numpy's own dtype can claim that bytes are pointers to objects.
-    """
-
-    __slots__ = ("_order", "_text")
-
-    def __init__(self, text: object = "", *_: object) -> None:
-        self._text, self._order = text, "="
-
-    def __setstate__(self, state: object) -> None:
-        if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">", "=", "|"):
-            self._order = state[1]
-
-    def plain(self) -> np.dtype | None:
-        """Return the type of numbers, text or objects; None for structures and dates."""
-        text = self._text if isinstance(self._text, str) else ""
-        if not re.fullmatch(r"[biufcSUO]\d{0,9}|\?", text):
-            return None
-        return np.dtype(self._order + text)
-
-
-class _Array(np.ndarray):
-    """An array of a pickle. One of structures or dates stays empty; it cannot be weights."""
-
-    def __setstate__(self, state: tuple) -> None:
-        version, shape, dtype, is_fortran, data = state
-        plain = dtype.plain() if isinstance(dtype, _DType) else None
-        if plain is None:
-            return
-        if plain.hasobject and len(data) != math.prod(shape):  # numpy does not compare them
-            raise ValueError("an array of objects has another size than its list")
-        super().__setstate__((version, shape, plain, is_fortran, data))
-
-
-def _reconstruct(*_: object) -> _Array:
-    return np.ndarray.__new__(_Array, (0,), np.int8)
-
-
-def _from_buffer(data: object, dtype: object, shape: object, order: object = "C") -> np.ndarray:
-    plain = dtype.plain() if isinstance(dtype, _DType) else None
-    if plain is None or plain.hasobject:
-        return _reconstruct()
-    return np.frombuffer(data, plain).reshape(shape, order=order)
-
-
-def _scalar(dtype: object, data: object = b"") -> object:
-    plain = dtype.plain() if isinstance(dtype, _DType) else None
-    if plain is None or plain.hasobject:
-        return None
-    # Python 2 wrote bytes as text.
-    data = data.encode("latin1") if isinstance(data, str) else data
-    return np.frombuffer(data, plain)[0]
-
-
-def _encode(text: str, codec: str = "utf-8") -> bytes:
+def _encode(text: object, codec: object = "utf-8") -> bytes:
     """``codecs.encode`` for latin1 only, with which pickles of protocols 0 to 2 store bytes.
 
     Other codecs can decompress data of any size or import modules.
     """
-    if codec != "latin1":
+    if type(text) is not str or type(codec) is not str or codec != "latin1":
         raise ForbiddenName(f"_codecs.encode to {codec!r:.40}")
-    return codecs.encode(text, codec)
+    return text.encode(codec)
+
+
+def _bytearray(data: object = b"", codec: object = "latin-1") -> bytearray:
+    """``bytearray`` of bytes; of a number it would be zeros, as many as the file likes."""
+    if type(data) is str and codec == "latin-1":  # of protocols 0 to 2
+        return bytearray(data, "latin-1")
+    if type(data) not in (bytes, bytearray):
+        raise ValueError("a bytearray of other things than bytes")
+    return bytearray(data)
+
+
+def _complex(real: object = 0.0, imaginary: object = 0.0) -> complex:
+    if type(real) not in (int, float) or type(imaginary) not in (int, float):
+        raise ValueError("a complex number of other things than numbers")
+    return complex(real, imaginary)
 
 
 def _is_stand_in_class(value: object) -> bool:
@@ -115,29 +60,36 @@ def _object(cls: object = None, *_: object) -> object:
 
 def _attribute(owner: object = None, name: object = "", *_: object) -> object:
     """``getattr``, by which protocols 0 to 3 name a class inside a class; it gets nothing."""
-    return stand_in_class(f"{owner.path}.{name}") if _is_stand_in_class(owner) else StandIn()
+    if not _is_stand_in_class(owner) or type(name) is not str:
+        return StandIn()
+    return stand_in_class(f"{owner.path}.{name}")
 
 
 # numpy 2 moved these functions from numpy.core to numpy._core. Files contain either name.
 _NAMES: dict[str, object] = {
     "numpy.ndarray": stand_in_class("numpy.ndarray"),
-    "numpy.dtype": shielded(_DType),
+    "numpy.dtype": shielded(DTypeHolder),
     **{
         f"numpy.{core}.{name}": shielded(function)
         for core in ("core", "_core")
         for name, function in {
-            "multiarray._reconstruct": _reconstruct,
-            "multiarray.scalar": _scalar,
-            "numeric._frombuffer": _from_buffer,
+            "multiarray._reconstruct": reconstructed,
+            "multiarray.scalar": ScalarHolder,
+            "numeric._frombuffer": BufferHolder,
         }.items()
     },
-    "collections.OrderedDict": collections.OrderedDict,
-    "collections.Counter": shielded(collections.Counter),
+    "collections.OrderedDict": shielded(OrderedDictHolder),
+    "collections.Counter": shielded(CounterHolder),
     "_codecs.encode": shielded(_encode),
     **{
-        f"{module}.{kind.__name__}": kind
+        f"{module}.{name}": shielded(function)
         for module in ("builtins", "__builtin__")
-        for kind in (set, frozenset, bytearray, complex)
+        for name, function in {
+            "set": set,
+            "frozenset": frozenset,
+            "bytearray": _bytearray,
+            "complex": _complex,
+        }.items()
     },
     "copyreg._reconstructor": shielded(_object),
     "copy_reg._reconstructor": shielded(_object),
@@ -173,12 +125,44 @@ class _Unpickler(pickle.Unpickler):
         return self._storage(pid)
 
 
+def run_pickle(
+    file: BinaryIO,
+    names: Mapping[str, object],
+    *,
+    unknown: list[str] | None = None,
+    storage: Callable[[object], object] | None = None,
+) -> object:
+    """Run a pickle; arguments as :func:`load_pickle`.
+
+    Returns:
+        its content with a holder for each array, tensor and ordered dict, for :func:`finish`.
+    """
+    return _Unpickler(file, {**_NAMES, **names}, unknown, storage).load()
+
+
+def finish(content: object, unknown: list[str] | None) -> object:
+    """Make the arrays, tensors and ordered dicts of a pickle that was run.
+
+    Args:
+        content: what :func:`run_pickle` returned.
+        unknown: as in :func:`load_pickle`; it takes the kinds of arrays that are left out too.
+    """
+
+    def left_out(name: str) -> object:
+        if unknown is None:
+            raise ForbiddenName(name)
+        if name not in unknown:
+            unknown.append(name)
+        return stand_in_class(name)()
+
+    return finished(content, left_out)
+
+
 def load_pickle(
     file: BinaryIO,
     names: Mapping[str, object] | None = None,
     *,
     unknown: list[str] | None = None,
-    storage: Callable[[object], object] | None = None,
 ) -> object:
     """Read a pickle without importing or calling what it names.
 
@@ -186,11 +170,11 @@ def load_pickle(
         file: the open file; it is read as far as the pickle.
         names: objects for names beside those of numpy and of plain containers.
         unknown: takes the names that are in neither, each once, whose objects become
-            :class:`StandIn`; None = such a name is an error.
-        storage: takes the persistent ids.
+            :class:`StandIn`; None = such a name is an error. Arrays of dates and of structures
+            count among them.
 
     Raises:
         ForbiddenName: ``unknown`` is None, and the pickle refers to another class or function.
         Exception: damaged files raise exceptions of many types.
     """
-    return _Unpickler(file, {**_NAMES, **(names or {})}, unknown, storage).load()
+    return finish(run_pickle(file, names or {}, unknown=unknown), unknown)

@@ -26,12 +26,12 @@ class StandIn(dict):
 
     path = ""
 
-    def __new__(cls, *arguments: object, **keywords: object) -> StandIn:
+    def __new__(cls, /, *arguments: object, **keywords: object) -> StandIn:
         self = super().__new__(cls)
         self.arguments, self.state = (*arguments, *keywords.values()), None
         return self
 
-    def __init__(self, *arguments: object, **keywords: object) -> None:
+    def __init__(self, /, *arguments: object, **keywords: object) -> None:
         """Keep an argument from filling the dict."""
 
     def __call__(self, *arguments: object, **keywords: object) -> StandIn:
@@ -69,7 +69,7 @@ def entries(value: object) -> Mapping | None:
     if not isinstance(value, StandIn):
         return value if isinstance(value, Mapping) else None
     if is_module(value):
-        return dict(_state_dict(value, "", set()))
+        return dict(_state_dict(value))
     given = value.state if isinstance(value.state, tuple) else (value.state,)
     found: dict = {}
     for part in (*value.arguments, *given):
@@ -86,24 +86,36 @@ def is_module(value: object) -> bool:
     )
 
 
-def _state_dict(module: StandIn, prefix: str, seen: set[int]) -> Iterator[tuple[str, object]]:
-    if id(module) in seen:  # a damaged file's module can be inside itself
-        return
-    seen = seen | {id(module)}
-    state = module.state
-    if module.path.startswith(_SCRIPT):  # has the three in one
-        state = {kind: state for kind in ("_parameters", "_modules")}
-    passing = state.get("_non_persistent_buffers_set")
-    passing = passing if isinstance(passing, set) else set()
-    for name, value in (entries(state["_parameters"]) or {}).items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{name}", value
-    for name, value in (entries(state.get("_buffers")) or {}).items():
-        if isinstance(value, Tensor) and name not in passing:
-            yield f"{prefix}{name}", value
-    for name, inner in (entries(state["_modules"]) or {}).items():
-        if is_module(inner):
-            yield from _state_dict(inner, f"{prefix}{name}.", seen)
+def _state_dict(module: StandIn) -> Iterator[tuple[str, object]]:
+    around: set[int] = set()  # a damaged file's module can be inside itself
+    waiting: list[tuple[StandIn, str | None]] = [(module, "")]
+    while waiting:
+        module, prefix = waiting.pop()
+        if prefix is None:  # all inside it were visited
+            around.discard(id(module))
+            continue
+        if id(module) in around:
+            continue
+        around.add(id(module))
+        waiting.append((module, None))
+        state = module.state
+        if module.path.startswith(_SCRIPT):  # has the three in one
+            state = {kind: state for kind in ("_parameters", "_modules")}
+        passing = state.get("_non_persistent_buffers_set")
+        passing = passing if isinstance(passing, set) else set()
+        for name, value in _parts(state["_parameters"]).items():
+            if isinstance(value, Tensor):
+                yield f"{prefix}{name}", value
+        for name, value in _parts(state.get("_buffers")).items():
+            if isinstance(value, Tensor) and name not in passing:
+                yield f"{prefix}{name}", value
+        inner = _parts(state["_modules"]).items()
+        modules = [(each, f"{prefix}{name}.") for name, each in inner if is_module(each)]
+        waiting.extend(reversed(modules))
+
+
+def _parts(value: object) -> Mapping:
+    return {} if is_module(value) else entries(value) or {}  # only modules have modules
 
 
 def holds_tensor(value: object, kinds: tuple[type, ...] = (Tensor,), depth: int = 4) -> bool:
