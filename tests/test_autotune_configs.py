@@ -22,7 +22,7 @@ def test_yaml_configs() -> None:
     for path in YAML:
         defaults = get_pretrain_cfg() if path.parent.name == "pretrain" else None
         model = load_config(str(path), defaults=defaults).MODEL
-        assert model.LAMBDA_RESNET.LAYER.AUTOTUNE == (model.DEVICE != "cpu"), path
+        assert (model.DEVICE != "cpu") == model.LAMBDA_RESNET.LAYER.AUTOTUNE, path
         devices.append((path.parent.name, model.DEVICE))
     assert {("quick", "cpu"), ("pretrain", "cpu"), ("pretrain", "cuda")} <= {*devices}
 
