@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -116,19 +117,32 @@ def save_atomically(content: Mapping[str, object], path: str) -> None:
 
 def cache_path(name: str) -> str:
     """Return the path of a file in the user's cache folder; "" for a user without a home."""
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    if not root and os.environ.get("HOME") != "":
+        root = os.path.expanduser("~/.cache")
     return os.path.join(root, "lambda_det", name) if os.path.isabs(root) else ""
+
+
+def read_cache(path: str) -> Any:
+    """Return what :func:`write_cache` wrote; None if the file is missing, damaged or no file."""
+    try:
+        return read_json(path) if os.path.isfile(path) else None  # a pipe would wait for a writer
+    except InputError:
+        return None
 
 
 def write_cache(content: object, path: str) -> None:
     """Write ``content`` as JSON for later processes; a folder that is read-only, or a full disk,
     is no error, because the content can be found again."""
-    own = f"{path}.{os.getpid()}"  # another process may write the same at the same time
+    # Another process, also of another machine with the same home, may write at the same time.
+    own = f"{path}.{os.getpid()}.{secrets.token_hex(8)}"
     try:
         write_json(content, own, indent=None)
         os.replace(own, path)
     except (OSError, ValueError):
         logger.debug("%s cannot be written", path)
+        with contextlib.suppress(OSError):
+            os.unlink(own)
 
 
 @contextlib.contextmanager

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import errno
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from lambda_det.errors import InputError
-from lambda_det.io import TEMPORARY, new_folder, read_json, write_atomically, write_bytes
+from lambda_det.io import (
+    TEMPORARY,
+    cache_path,
+    new_folder,
+    read_cache,
+    read_json,
+    write_atomically,
+    write_bytes,
+    write_cache,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -63,3 +74,50 @@ def test_a_new_folder_is_complete_or_does_not_exist(tmp_path: Path) -> None:
         assert not root.exists()
     assert [path.name for path in root.iterdir()] == ["whole"]
     assert list(root.parent.iterdir()) == [root] and root.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_folder_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert cache_path("a") == "/cache/lambda_det/a"
+    for unset in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", unset)
+        monkeypatch.setenv("HOME", "")  # no home: nothing is kept, least of all in /.cache
+        assert cache_path("a") == ""
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_path("a") == ""
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert cache_path("a") == "/home/someone/.cache/lambda_det/a"
+
+
+def test_a_pipe_is_no_cache(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.json")
+    os.mkfifo(path)
+    found = []
+    reader = threading.Thread(target=lambda: found.append(read_cache(path)), daemon=True)
+    reader.start()
+    reader.join(timeout=20)
+    assert found == [None]  # and does not wait
+    write_cache({"a": 1}, path)
+    assert read_cache(path) == {"a": 1} and os.path.isfile(path)
+    Path(path).write_text("{", encoding="utf-8")
+    assert read_cache(path) is None
+
+
+def test_a_cache_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of two machines, which may have the same number, take names of their own."""
+    written, replace = [], os.replace
+
+    def noted(source: str, target: str) -> None:
+        if target == str(path):
+            written.append(source)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    path = tmp_path / "a.json"
+    for _ in range(2):
+        write_cache([], str(path))
+    assert len({*written}) == 2 and [each.name for each in tmp_path.iterdir()] == ["a.json"]
+    path.unlink()
+    path.mkdir()  # cannot be replaced
+    write_cache([], str(path))
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]

@@ -31,12 +31,12 @@ class BackendChoices(HookBase):
 
     def __init__(self) -> None:
         self._saved: Table | None = None
-        self._shares = False
+        self._chooses = self._shares = False
 
     def before_train(self) -> None:
         # All processes must agree whether they share: the variable may be set on one machine only.
         may_measure = all(comm.all_gather(is_allowed() and _measures(self.trainer.model)))
-        CHOICES.active = may_measure
+        CHOICES.active = self._chooses = may_measure
         self._shares = CHOICES.shared = may_measure and comm.get_world_size() > 1
         if self._saved is not None and not may_measure:
             logger.warning(
@@ -46,7 +46,7 @@ class BackendChoices(HookBase):
         elif self._saved is not None:
             CHOICES.update(self._saved)
         elif self.trainer.start_iter and may_measure:
-            CHOICES.active = self._shares = False
+            CHOICES.active = self._chooses = self._shares = False
             logger.info(
                 "the run that is resumed chose the back ends of its lambda layers by a rule, and "
                 "goes on so"
@@ -60,7 +60,8 @@ class BackendChoices(HookBase):
         CHOICES.active, CHOICES.shared = True, False
 
     def state_dict(self) -> dict[str, Table]:
-        table = CHOICES.table() if CHOICES.active else {}
+        # Also after the training, whose interruption saves then.
+        table = CHOICES.table() if self._chooses else {}
         return {"choices": table} if table else {}
 
     def load_state_dict(self, state_dict: Mapping) -> None:

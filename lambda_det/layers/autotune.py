@@ -26,22 +26,28 @@ import torch
 from torch import Tensor, nn
 
 from lambda_det.errors import InputError
-from lambda_det.layers import triton_lambda
+from lambda_det.layers import native_lambda, triton_lambda
+from lambda_det.layers.choice import choose_backend
 from lambda_det.layers.choices import CHOICES, decides
 from lambda_det.layers.measurement import BackEnd, fastest_right_one
 from lambda_det.layers.memory_layout import is_channels_last
+from lambda_det.layers.precision import tf32_is_allowed
 from lambda_det.records import cpu_name
 
 logger = logging.getLogger(__name__)
 
-CANDIDATES = {"cpu": ("conv", "banded"), "cuda": ("conv", "triton")}
+CANDIDATES = {"cpu": ("conv", "banded", "native"), "cuda": ("conv", "triton")}
 """Type of a device -> the back ends among which ``"auto"`` chooses there. The first one is what the
 others are checked against, and what is taken if none of them is right."""
 
 UNSUPPORTED: dict[str, Callable[[Tensor, Tensor, Tensor], str | None]] = {
-    "triton": triton_lambda.unsupported
+    "triton": triton_lambda.unsupported,
+    "native": native_lambda.unsupported,  # compiles its kernels, once for a machine
 }
 """Back end -> a function that returns the reason why it cannot compute its arguments, or None."""
+
+TRIES = 3
+"""Calls of a kind whose numbers let nothing be compared, before the rule decides for that kind."""
 
 VARIABLE = "LAMBDA_DET_AUTOTUNE"
 """Environment variable; 0 forbids every measurement."""
@@ -94,8 +100,15 @@ def measured_backend(
         return None
     else:
         found = fastest_right_one({name: backends[name] for name in names}, tensors, call)
-        if found is None:
-            return None
+        if found is None:  # the next call may have other numbers
+            CHOICES.vain[call] += 1
+            if CHOICES.vain[call] < TRIES:
+                return None
+            found = choose_backend(*tensors), False
+            logger.info(
+                "position lambda: %r for %s, by the rule: in %d calls, the result of %r was zero, "
+                "or it or a gradient was not finite", found[0], call, TRIES, names[0],
+            )  # fmt: skip
         known, all_are_right = found
         if all_are_right:  # a later process looks again at one that failed here
             CHOICES.remember(environment, call, known)
@@ -147,8 +160,16 @@ def environment_of(device: torch.device) -> str:
     """What the times depend on besides the call, as text."""
     if device.type == "cpu":
         setting = f", {torch.get_num_threads()} threads"
-    else:  # the convolution may be that which cuDNN has found to be the fastest
-        setting = ", cudnn.benchmark" if torch.backends.cudnn.benchmark else ""
+    else:  # these decide which kernels cuDNN and cuBLAS take
+        cudnn, (matmul_tf32, convolution_tf32) = torch.backends.cudnn, tf32_is_allowed()
+        flags = {
+            "cudnn.benchmark": cudnn.benchmark,
+            "cudnn.deterministic": cudnn.deterministic,
+            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+            "TF32 in products": matmul_tf32,
+            "TF32 in convolutions": convolution_tf32,
+        }
+        setting = "".join(f", {name}" for name, is_set in flags.items() if is_set)
     return f"{_machine(device)}{setting}; torch {torch.__version__}; {_kernels()}"
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping
 
 import torch.distributed as dist
 
-from lambda_det.errors import InputError
-from lambda_det.io import cache_path, read_json, write_cache
+from lambda_det.io import cache_path, read_cache, write_cache
 
 Table = dict[str, dict[str, str]]
 """Environment -> kind of call -> back end."""
@@ -27,10 +27,12 @@ class Choices:
             rule.
         shared: whether process 0 hands its choices to this one, which then reads no file: when the
             file has a choice depends on the speed of the processes.
+        vain: kind of call -> how many measurements of it had nothing to compare.
     """
 
     def __init__(self) -> None:
         self.active, self.shared = True, False
+        self.vain: Counter[str] = Counter()
         self._known: Table = {}
         self._new: Table = {}
         self._read: dict[str, tuple[int, dict[str, str]]] = {}
@@ -108,7 +110,4 @@ def read_table(content: object) -> Table:
 
 
 def _content(path: str, environment: str) -> dict[str, str]:
-    try:
-        return read_table(read_json(path)).get(environment, {})
-    except InputError:  # it is missing or damaged
-        return {}
+    return read_table(read_cache(path)).get(environment, {})

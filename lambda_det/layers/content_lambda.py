@@ -22,7 +22,7 @@ def content_lambda(query: Tensor, weights: Tensor, value: Tensor) -> Tensor:
         (N, h, v, H, W) in the common dtype of the arguments, but at least float32, in which the
         sums are taken. Its memory is channels last if the queries' is, otherwise contiguous.
     """
-    if plain_operators():
+    if plain_operators(query, weights, value):
         # fvcore counts the multiply-adds of these two einsums correctly; it does not count a
         # broadcast product.
         dtype = at_least_float32(common_dtype(query, weights, value))

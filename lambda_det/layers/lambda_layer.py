@@ -92,6 +92,8 @@ class LambdaLayer(nn.Module):
         InputError: an argument is out of range; the message names it and what is allowed.
     """
 
+    autotune = True  # of a layer that an earlier version has pickled
+
     def __init__(
         self,
         in_channels: int,

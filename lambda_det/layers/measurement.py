@@ -17,7 +17,12 @@ import torch
 from torch import Tensor
 
 from lambda_det.errors import first_line_of
-from lambda_det.layers.precision import at_least_float32, common_dtype, without_autocast
+from lambda_det.layers.precision import (
+    at_least_float32,
+    common_dtype,
+    tf32_is_allowed,
+    without_autocast,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 2e-2, to
 result of ``"conv"``, in the Euclidean and in the maximum norm."""
 
 TF32_TOLERANCE = 5e-3
-"""The same for float32 on a GPU, where products of float32 may be taken in TensorFloat-32."""
+"""The same for float32 on a GPU where products of float32 may be taken in TensorFloat-32."""
 
 ROUNDS = 7  # measurements of each candidate, of which the shortest counts
 CLEARLY = 2.0  # a candidate that takes this many times as long as the fastest is measured no more,
@@ -53,8 +58,8 @@ def fastest_right_one(
         call: what a log line calls it.
 
     Returns:
-        The fastest right one, and whether all are right; None if the first one's result is zero or
-        not finite, so that nothing can be compared with it.
+        The fastest right one, and whether all are right; None if the first one's result is
+        zero, or its result or a gradient is not finite, so that nothing can be compared with it.
     """
     query, value, embedding = tensors
     judge = next(iter(backends))
@@ -94,10 +99,11 @@ def _compared(
 def _right_ones(
     calls: Mapping[str, Callable[[], list[Tensor]]], tolerance: float, call: str
 ) -> dict[str, Callable[[], list[Tensor]]]:
-    """The calls whose results are those of the first one; none if its output is no judge."""
+    """The calls whose results are those of the first one; none if its own are no judge."""
     judge, *others = calls
     exact = calls[judge]()
-    if not 0 < exact[0].abs().max().item() < math.inf:
+    largest = torch.stack([tensor.abs().max().double() for tensor in exact]).tolist()
+    if largest[0] == 0 or not all(map(math.isfinite, largest)):
         return {}
     right = {judge: calls[judge]}
     for name in others:
@@ -118,15 +124,17 @@ def _right_ones(
 
 def tolerance_of(query: Tensor, value: Tensor, embedding: Tensor) -> float:
     """The largest error that a right back end has, see :data:`TOLERANCES`."""
-    tolerance = TOLERANCES.get(common_dtype(query, value), max(TOLERANCES.values()))
-    return max(tolerance, TF32_TOLERANCE) if query.is_cuda else tolerance
+    dtype = common_dtype(query, value)
+    if query.is_cuda and dtype == torch.float32 and any(tf32_is_allowed()):
+        return TF32_TOLERANCE
+    return TOLERANCES.get(dtype, max(TOLERANCES.values()))
 
 
 def _calls(
     backends: Mapping[str, BackEnd], tensors: Sequence[Tensor]
 ) -> dict[str, Callable[[], list[Tensor]]]:
     """Back end -> a function that computes the output, and the gradients that are needed, of copies
-    of the tensors."""
+    of the tensors, so that a back end that writes its inputs changes nothing of the training."""
     with_gradient = torch.is_grad_enabled()
     copies = [t.detach().clone().requires_grad_(with_gradient and t.requires_grad) for t in tensors]
     wanted = [copy for copy in copies if copy.requires_grad]

@@ -48,8 +48,8 @@ def position_lambda(
               variable ``LAMBDA_DET_AUTOTUNE=0``, nothing is measured, and
               :func:`lambda_det.layers.choice.choose_backend` chooses.
 
-            While the call is traced or exported, and under transforms of ``torch.func``, every back
-            end is computed as ``"conv"``.
+            While the call is traced or exported, under transforms of ``torch.func``, and with
+            tangents of ``torch.autograd.forward_ad``, every back end is computed as ``"conv"``.
 
     Returns:
         (N, h, v, H, W) in the common dtype of query and value. Sums are taken in at least float32;
@@ -76,7 +76,7 @@ def position_sums(
     """
     _check_shapes(query, value, embedding)
     check_choice("backend", backend, BACKEND_NAMES)
-    if plain_operators():
+    if plain_operators(query, value, embedding):
         # The window is not cropped, which would read a size; values outside the image are zero.
         backend = "conv"
     else:

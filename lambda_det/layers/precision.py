@@ -7,6 +7,7 @@ products and in float16 it can overflow, so sums and softmax run in at least flo
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,20 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def autocast_to(dtype: torch.dtype | None, device: str) -> AbstractContextManager:
     """A context that autocasts to ``dtype`` on a device type; with None it changes nothing."""
     return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
+
+
+def tf32_is_allowed() -> tuple[bool, bool]:
+    """Whether matrix products and convolutions of float32 may be taken in TensorFloat-32 on a GPU,
+    by the flags of ``torch.backends``."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return _is_tf32(matmul, matmul), _is_tf32(cudnn, getattr(cudnn, "conv", cudnn))
+
+
+def _is_tf32(flags: Any, newer: Any) -> bool:
+    try:
+        return flags.allow_tf32
+    except RuntimeError:  # PyTorch 2.9's flags are set, which the earlier one cannot express
+        return newer.fp32_precision != "ieee"
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:

@@ -46,7 +46,9 @@ def hook(start_iter: int = 0, **layer) -> BackendChoices:
 
 def test_choices_go_through_a_checkpoint() -> None:
     CHOICES.update(TABLE)
-    saved = hook().state_dict()
+    first = hook()
+    first.before_train()
+    saved = first.state_dict()
     assert saved == {"choices": TABLE}
     CHOICES.clear()
     CHOICES.update({"this machine": {"a call": "conv", "another call": "conv"}})  # of the file
@@ -73,7 +75,7 @@ def test_a_run_without_choices_goes_on_without(log) -> None:
     CHOICES.update(TABLE)
     assert resumed.state_dict() == {}  # nor does the next one that goes on from it
     resumed.after_train()
-    assert CHOICES.active
+    assert CHOICES.active and resumed.state_dict() == {}  # an interruption saves after it
     log.clear()
     hook().before_train()  # a new run
     hook(start_iter=3, backend="conv").before_train()  # one that has nothing to choose

@@ -222,13 +222,6 @@ def test_another_environment_has_its_own_choice(clock, monkeypatch, change) -> N
     assert sorted(chosen()) == ["banded", "conv"]
 
 
-def test_the_setting_of_cudnn_belongs_to_the_environment(monkeypatch) -> None:
-    monkeypatch.setattr(autotune, "_machine", lambda device: "a GPU, CUDA 13.0, triton 3.7")
-    before = environment_of(torch.device("cuda", 0))
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", not torch.backends.cudnn.benchmark)
-    assert environment_of(torch.device("cuda", 0)) != before
-
-
 def test_another_kind_of_call_has_its_own_choice() -> None:
     query, value, embedding = inputs()
     other = [

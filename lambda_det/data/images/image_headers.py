@@ -25,7 +25,7 @@ from lambda_det.data.images.image_files import (
     without_limit,
 )
 from lambda_det.errors import raise_if_of_machine, reason_of
-from lambda_det.io import cache_path, read_json, write_cache
+from lambda_det.io import cache_path, read_cache, write_cache
 
 logger = logging.getLogger(__name__)
 
@@ -151,9 +151,9 @@ def _remembered(path: str) -> dict[str, tuple[int, int, Header]]:
     try:
         return {
             name: (size, changed, Header(*rest))
-            for name, (size, changed, *rest) in read_json(path).items()
+            for name, (size, changed, *rest) in read_cache(path).items()
         }
-    except (ValueError, TypeError, AttributeError):  # InputError is a ValueError
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 
