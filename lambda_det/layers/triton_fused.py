@@ -25,6 +25,10 @@ from torch import Tensor
 
 from lambda_det.layers.triton_plan import FUSED_ROWS, FUSED_SHIFTS, Tile, window_width
 
+COMPILES = hasattr(tl, "dot_scaled")
+"""Whether this Triton compiles the kernel. Triton 3.0 and 3.1, of PyTorch 2.4 and 2.5, do not take
+its casts, and abort the process at what follows; ``tl.dot_scaled`` is new in Triton 3.2."""
+
 
 def forward(
     query: Tensor, value: Tensor, embedding: Tensor, tile: Tile, launch: Callable[..., None]

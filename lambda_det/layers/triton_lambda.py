@@ -88,7 +88,9 @@ def triton_lambda(query: Tensor, value: Tensor, embedding: Tensor) -> Tensor:
 
 
 def plan_for(query: Tensor, value: Tensor, embedding: Tensor) -> Plan:
-    """The plan (tile sizes) with which the kernels run for these arguments."""
+    """The plan (tile sizes) with which the kernels run for these arguments. It imports Triton."""
+    from lambda_det.layers import triton_fused
+
     return make_plan(
         heads=query.shape[1],
         depth=query.shape[2],
@@ -97,6 +99,7 @@ def plan_for(query: Tensor, value: Tensor, embedding: Tensor) -> Plan:
         channels=value.shape[2],
         columns=embedding.shape[3],
         dtype=query.dtype,
+        fuse=triton_fused.COMPILES,
     )
 
 

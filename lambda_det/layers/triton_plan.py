@@ -88,6 +88,7 @@ def make_plan(
     channels: int,
     columns: int,
     dtype: torch.dtype,
+    fuse: bool = True,
 ) -> Plan:
     """Make the plan for these shapes.
 
@@ -98,6 +99,7 @@ def make_plan(
         channels: value channels v of one head.
         columns: columns rw of the embedding.
         dtype: common dtype of query and value.
+        fuse: whether the fused kernel may be taken.
     """
     shifts, width = min(
         ((shifts, window_width(shifts + columns - 1)) for shifts in (8, 16, 32)),
@@ -130,7 +132,7 @@ def make_plan(
         output=_tile(rows, block, lanes, 0, (lanes + block) * step * size),
         weights=_tile(rows, block, lanes, kept, loaded),
         values=_tile(key_rows, block, key_lanes, 0, (key_lanes + block) * key_depth * size),
-        fused=_fused(heads, depth, sets, channels, columns) if size == 2 else None,
+        fused=_fused(heads, depth, sets, channels, columns) if fuse and size == 2 else None,
     )
 
 

@@ -62,8 +62,8 @@ def benchmark_layers(
         what autograd keeps for the backward pass besides parameters, each storage once;
         ``peak_mib``: the most memory that a training step allocates besides inputs and parameters
         (on CUDA; None on a CPU); ``error`` and ``gradient_error``: for position lambdas, the error
-        relative to float64 on the first image, and the largest of its three gradients; ``note``:
-        the reason if it could not be measured.
+        relative to float64 on the first image, and the largest of its three gradients, None if it
+        is not finite; ``note``: the reason if it could not be measured.
     """
     rows: list[dict] = []
     for shape in shapes:
@@ -234,4 +234,7 @@ def _compare(chosen: list[tuple[Candidate, dict]], shape: Shape, protocol: Proto
                 ((tensor.double() - true).norm() / true.norm()).item()
                 for tensor, true in zip(found, exact, strict=True)
             ]
-            row["error"], row["gradient_error"] = errors[0], max(errors[1:])
+            # JSON has no NaN, and max() passes over one.
+            row["error"] = errors[0] if math.isfinite(errors[0]) else None
+            finite = all(map(math.isfinite, errors[1:]))
+            row["gradient_error"] = max(errors[1:]) if finite else None

@@ -100,6 +100,7 @@ def estimate(shape: Shape, gpu: Gpu) -> list[dict]:
             "channels": shape.channels,
             "dtype": str(DTYPE).removeprefix("torch."),
             "pass": direction,
+            "launches": len(works),
             "gflop": round(sum(work.flops for work in works) / 1e9, 3),
             "loaded_mb": round(sum(work.loaded_bytes for work in works) / 1e6, 1),
             "memory_mb": round(sum(work.memory_bytes for work in works) / 1e6, 1),

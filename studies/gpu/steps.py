@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import warnings
@@ -155,7 +156,9 @@ def graph_rows(device: str, backends: Sequence[str]) -> Iterator[dict]:
     for backend in backends:
         row: dict = {"backend": backend}
         try:
-            yield row | {"captured": True, "largest_difference": _captured(device, backend)}
+            difference = _captured(device, backend)
+            finite = difference if math.isfinite(difference) else None  # JSON has no NaN
+            yield row | {"captured": True, "largest_difference": finite}
         except Exception as error:  # of the capture: that is the finding
             yield row | {"captured": False, "note": first_line_of(error)[:300]}
 

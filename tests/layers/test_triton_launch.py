@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lambda_det.layers import triton_launch
+from lambda_det.layers.triton_lambda import plan_for
 from lambda_det.layers.triton_plan import make_plan
 
 
@@ -53,3 +56,27 @@ def test_float32_products_in_parts_are_those_of_float32() -> None:
     got = triton_launch._float32_products(a, b, 2)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), a.double() @ b.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_an_old_triton_gets_the_kernels_that_it_compiles(old: bool, monkeypatch) -> None:
+    """Triton before 3.2, which has no ``tl.dot_scaled``, does not compile the fused kernel."""
+    language = pytest.importorskip("triton.language", reason="Triton is not installed")
+    from lambda_det.layers import triton_fused
+
+    if old:
+        monkeypatch.delattr(language, "dot_scaled", raising=False)
+    spec = importlib.util.spec_from_file_location("loaded_again", triton_fused.__file__)
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    monkeypatch.setattr(triton_fused, "COMPILES", again.COMPILES)
+
+    query = torch.empty(1, 4, 16, 8, 8, dtype=torch.float16, device="meta")
+    value = torch.empty(1, 1, 64, 8, 8, dtype=torch.float16, device="meta")
+    embedding = torch.empty(16, 1, 23, 23, device="meta")
+    launched = []
+    triton_launch.forward(
+        query, value, embedding, plan_for(query, value, embedding),
+        lambda kernel, *_: launched.append(kernel.__name__),
+    )  # fmt: skip
+    assert launched == ["gather_values" if old else "fused_forward"]

@@ -7,8 +7,11 @@ import json
 import pytest
 import torch
 
+from lambda_det.layers import position_lambda
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.benchmark import main
+from studies.benchmarks.layer_benchmark import Protocol, _compare
+from studies.benchmarks.layer_forms import Candidate, Shape
 from studies.benchmarks.layer_report import layers_table
 
 
@@ -36,6 +39,18 @@ def test_quick_run_writes_a_record_and_a_figure(tool, tmp_path, capsys) -> None:
             assert row["error"] < 1e-5 and row["gradient_error"] < 1e-5
     output = capsys.readouterr().out
     assert all(form in output and form in layers_table(record) for form in rows)
+
+
+def test_a_gradient_of_nan_is_no_error_that_is_small() -> None:
+    def form(query, value, embedding):
+        value = value.clone()
+        value.register_hook(lambda gradient: gradient * float("nan"))
+        return position_lambda(query, value, embedding, backend="conv")
+
+    row: dict = {}
+    candidate = Candidate("a form", "position", form, ())
+    _compare([(candidate, row)], Shape("res4", 1, 64, 3, 4), Protocol())
+    assert row["error"] < 1e-5 and row["gradient_error"] is None
 
 
 @pytest.mark.parametrize(

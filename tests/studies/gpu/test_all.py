@@ -16,6 +16,7 @@ from lambda_det.layers.position_lambda import BACKENDS
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table
 from studies.gpu import all as script
+from studies.gpu import steps
 from studies.gpu.parts import PARTS, Setting, _said, correctness
 from studies.gpu.steps import WATCHED, _Waits
 from studies.tables import rows_table
@@ -89,6 +90,14 @@ def test_a_wrong_back_end_is_not_right(wrong: float, monkeypatch) -> None:
     for row in rows:
         if row["backend"] != "triton":
             assert row["right"] == (row["backend"] != "banded")
+
+
+def test_a_graph_that_computes_nan_is_a_row_of_the_record(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(steps, "_captured", lambda device, backend: float("nan"))
+    rows = list(steps.graph_rows("cuda", ["conv"]))
+    assert rows == [{"backend": "conv", "captured": True, "largest_difference": None}]
+    script.write_rows("gpu_graphs", rows, arguments(tmp_path))
+    assert rows_of(tmp_path, "graphs") == rows
 
 
 def test_the_choice_is_read_from_the_log() -> None:

@@ -59,6 +59,7 @@ def test_counts_of_the_passes() -> None:
     assert fused.memory_bytes == queries * 16 * half + value + table + queries * 64 * 4
     names = [work.name for work in passes["backward"]]
     assert names.count("bmm") == 3
+    assert [work.name for work in passes["forward"]] == ["new_zeros", "copy_", "fused_forward"]
     order = [name for name in names if name == "bmm" or name.endswith("_gradient")]
     assert order == ["bmm", "value_gradient", "weight_gradient", "bmm", "bmm"]
 
@@ -96,3 +97,6 @@ def test_the_command(tmp_path, monkeypatch) -> None:
     assert "1×8×16" in table and "estimated and not measured" in table
     first = f"{rows[0]['estimated_us']:.0f} ({rows[0]['roofline_us']:.0f})"
     assert first in table and "H200, forward" in table
+    launches = [row["launches"] for row in rows]
+    assert launches[0] == 3 and launches[1] > 10 and launches == launches[:2] * len(GPUS)
+    assert f"| 3 + {launches[1]} " in table and "A launch itself costs nothing" in table
