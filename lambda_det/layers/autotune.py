@@ -187,8 +187,9 @@ def _machine(device: torch.device) -> str:
 
 @functools.cache
 def _kernels() -> str:
-    """The version of the kernels: a digest of this folder's files."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
+    """The version of the kernels: a digest of the sources in this folder and in native/."""
+    folder = Path(__file__).parent
+    files = sorted([*folder.glob("*.py"), *folder.glob("native/*.[ch]*")])
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     return f"kernels {digest.hexdigest()[:12]}"
 

@@ -17,7 +17,7 @@ from lambda_det.engine.backend_choices import BackendChoices
 from lambda_det.engine.launch import launch
 from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer, measurement
-from lambda_det.layers.autotune import VARIABLE
+from lambda_det.layers.autotune import CANDIDATES, VARIABLE
 from lambda_det.layers.choices import CHOICES
 
 TABLE = {"this machine": {"a call": "banded"}}
@@ -32,6 +32,7 @@ LAMBDA = (
 def _new_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv(VARIABLE, "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(CANDIDATES, "cpu", ("conv", "banded"))  # "native" would be compiled
     CHOICES.clear()
     yield
     CHOICES.clear()
@@ -146,6 +147,7 @@ WIDTHS = (((6, 20), (20, 6)), ((6, 40), (40, 6)), ((40,), (20,)))
 def meet_sizes(folder: str) -> None:
     """Two processes meet sizes in another order; each writes what it computes with."""
     measurement.seconds_of = _clock(conv=1.0, banded=2.0)  # the rule takes "banded"
+    CANDIDATES["cpu"] = ("conv", "banded")
     from lambda_det.layers import choice, position_lambda
     from lambda_det.layers.position_lambda import BACKENDS
 

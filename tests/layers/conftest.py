@@ -9,16 +9,17 @@ import pytest
 from autotune_helpers import Clock
 
 from lambda_det.layers import measurement, native_build
-from lambda_det.layers.autotune import VARIABLE
+from lambda_det.layers.autotune import CANDIDATES, VARIABLE
 from lambda_det.layers.choices import CHOICES
 
 
 @pytest.fixture
 def new_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Measuring is allowed, and nothing is known yet."""
+    """Measuring is allowed, and nothing is known yet; the candidates need no compiler."""
     monkeypatch.setenv(VARIABLE, "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(measurement, "_warned_of", set())
+    monkeypatch.setitem(CANDIDATES, "cpu", ("conv", "banded"))  # "native" would be compiled
     CHOICES.clear()
     yield
     CHOICES.clear()

@@ -11,9 +11,10 @@ import torch
 from autotune_helpers import CPU, chosen, inputs
 from torch import Tensor
 
-from lambda_det.layers import autotune, measurement, position_lambda
+from lambda_det.layers import autotune, measurement, native_build, position_lambda
 from lambda_det.layers.autotune import CANDIDATES, environment_of, kind_of
 from lambda_det.layers.choices import CHOICES, file_of
+from lambda_det.layers.native_build import BuildError
 from lambda_det.layers.position_lambda import BACKENDS
 
 
@@ -43,6 +44,22 @@ def test_the_clock_decides_once(clock, monkeypatch, log, fastest, gradient) -> N
         )
     assert torch.equal(position_lambda(*tensors), output)
     assert taken == [fastest] and len(log.records) == 1
+
+
+@pytest.mark.slow
+def test_native_is_a_candidate_where_it_can_be_compiled(native_kernels, clock, monkeypatch) -> None:
+    monkeypatch.setitem(CANDIDATES, "cpu", ("conv", "banded", "native"))
+    clock.seconds["native"] = 0.1
+    position_lambda(*inputs())
+    assert chosen() == ["native"]
+    CHOICES.clear()
+
+    def no_library() -> None:
+        raise BuildError("no compiler")
+
+    monkeypatch.setattr(native_build, "library", no_library)
+    position_lambda(*inputs(width=20))
+    assert chosen() == ["banded"]
 
 
 @pytest.mark.parametrize(
