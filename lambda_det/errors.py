@@ -131,6 +131,16 @@ def first_line_of(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def shown(value: object) -> str:
+    """Return a value of a file for a message: a short text or number as it is, else its type.
+
+    The ``repr`` of a container that holds another one many times can take forever.
+    """
+    if isinstance(value, (str, float, bool)) or (isinstance(value, int) and abs(value) < 2**63):
+        return f"{value!r:.60}"
+    return f"a {type(value).__name__}" if value is not None else "None"
+
+
 def is_input_error_of_a_worker(error: BaseException) -> bool:
     """Return whether the text of ``error`` is another process's traceback of an InputError."""
     return str(error).strip().rpartition("\n")[2].startswith(_QUALIFIED_NAMES)

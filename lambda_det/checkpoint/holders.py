@@ -142,15 +142,17 @@ def _renew(value: tuple | frozenset, new: dict[int, object]) -> None:
     waiting: list = [value]
     while waiting:
         value = waiting[-1]
+        if id(value) in new:
+            waiting.pop()
+            continue
         inner = [v for v in value if type(v) in (tuple, frozenset) and id(v) not in new]
-        if inner and id(value) not in new:
+        if inner:
             waiting.extend(inner)
             continue
         waiting.pop()
-        if id(value) not in new:
-            items = [new.get(id(each), each) for each in value]
-            same = all(one is other for one, other in zip(items, value, strict=True))
-            new[id(value)] = value if same else type(value)(items)
+        items = [new.get(id(each), each) for each in value]
+        same = all(one is other for one, other in zip(items, value, strict=True))
+        new[id(value)] = value if same else type(value)(items)
 
 
 def _exchange(value: dict | set, get: Callable[[object], object]) -> None:

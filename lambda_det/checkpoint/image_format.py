@@ -51,7 +51,12 @@ class ImageFormat:
             ValueError: an entry does not have three finite numbers, or a standard deviation is
                 not positive.
         """
-        mean, std = (tuple(map(float, values[key])) for key in ("pixel_mean", "pixel_std"))
+        if not isinstance(values, Mapping):
+            raise TypeError("expected entries by name")
+        try:
+            mean, std = (tuple(map(float, values[key])) for key in ("pixel_mean", "pixel_std"))
+        except OverflowError as error:
+            raise ValueError("expected finite numbers") from error
         finite = all(map(math.isfinite, (*mean, *std)))
         if not len(mean) == len(std) == 3 or not finite or not all(value > 0 for value in std):
             raise ValueError("expected three means and three positive standard deviations")

@@ -18,7 +18,7 @@ from lambda_det.backbone.build import CONFIG_KEYS
 from lambda_det.checkpoint.architecture import NOT_IN_SHAPES, Architecture
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.tensors import plain_entries
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, shown
 from lambda_det.io import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
     if isinstance(metadata, str):
         try:
             metadata = json.loads(metadata)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"{path}: its metadata {METADATA_KEY!r} is not JSON") from None
     if not isinstance(metadata, Mapping) or not metadata.keys() & {"architecture", "hidden"}:
         return None
@@ -157,27 +157,28 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
     architecture, images = metadata[name], metadata.get("images")
     if not isinstance(architecture, Mapping):
         raise InputError(
-            f"{path}: its metadata has {name}={architecture!r:.60}; expected a mapping of "
+            f"{path}: its metadata has {name}={shown(architecture)}; expected a mapping of "
             "arguments of build_lambda_resnet"
         )
     unknown = set(architecture) - _ARGUMENTS
     if unknown:
         raise InputError(
-            f"{path}: its metadata contains the argument {min(map(repr, unknown))}, which "
+            f"{path}: its metadata contains the argument {min(map(shown, unknown))}, which "
             "build_lambda_resnet of this version of lambda_det does not have"
         )
     for argument, allowed in _HIDDEN.items():
         value = architecture.get(argument, allowed[0])
         if type(value) is not type(allowed[0]) or value not in allowed:
             raise InputError(
-                f"{path}: its metadata has {argument}={value!r:.60}; expected one of "
+                f"{path}: its metadata has {argument}={shown(value)}; expected one of "
                 f"{', '.join(map(repr, allowed))}"
             )
     try:
-        found = ImageFormat.from_dict(plain_entries(images) or images) if images else None
+        known = images is not None
+        found = ImageFormat.from_dict(plain_entries(images) or images) if known else None
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
-            f"{path}: its metadata has images={images!r:.60}; expected channel_order, pixel_mean "
+            f"{path}: its metadata has images={shown(images)}; expected channel_order, pixel_mean "
             f"and pixel_std ({type(error).__name__}: {error})"
         ) from error
     whole = name == "architecture"

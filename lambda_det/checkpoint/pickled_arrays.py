@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -55,7 +56,18 @@ def _sides(shape: object) -> tuple[int, ...]:
     sides = shape if isinstance(shape, tuple) else (shape,)
     if not all(type(side) is int and 0 <= side < _LARGEST for side in sides) or len(sides) > 32:
         raise ValueError("an array with an impossible shape")
+    if math.prod(max(side, 1) for side in sides) >= _LARGEST:  # also if it is empty
+        raise ValueError("an array with an impossible shape")
     return sides
+
+
+def _checked(array: np.ndarray) -> np.ndarray:
+    """Return an array if its text, if it is one, consists of characters."""
+    if array.dtype.kind == "U":
+        codes = np.frombuffer(array.tobytes(), array.dtype.byteorder.replace("|", "=") + "u4")
+        if codes.size and codes.max() > sys.maxunicode:
+            raise ValueError("an array of text with impossible characters")
+    return array
 
 
 def _bytes(data: object) -> bytes | bytearray:
@@ -97,7 +109,7 @@ class ArrayHolder(Holder):
             raise ValueError("an array has another size than its bytes")
         array = np.ndarray((0,), np.int8)
         array.__setstate__((1, sides, plain, bool(is_fortran), bytes(data)))
-        return array
+        return _checked(array)
 
     def fill(self, made: object, finished: Callable[[object], object]) -> None:
         if type(made) is list and self._state is not None:
@@ -121,7 +133,7 @@ class BufferHolder(Holder):
             raise ValueError("an array of objects in a buffer")
         if len(data) != math.prod(sides) * plain.itemsize:
             raise ValueError("an array has another size than its bytes")
-        array = np.frombuffer(data, plain)
+        array = _checked(np.frombuffer(data, plain))
         if self._order == "K" and self._swapped is not None:
             axes = _sides(self._swapped)
             return array.reshape(sides).transpose(axes)

@@ -18,6 +18,7 @@ from lambda_det.checkpoint.pickled_arrays import (
 )
 from lambda_det.checkpoint.shields import shielded
 from lambda_det.checkpoint.stand_ins import StandIn, stand_in_class
+from lambda_det.errors import shown
 
 
 class ForbiddenName(pickle.UnpicklingError):
@@ -30,7 +31,7 @@ def _encode(text: object, codec: object = "utf-8") -> bytes:
     Other codecs can decompress data of any size or import modules.
     """
     if type(text) is not str or type(codec) is not str or codec != "latin1":
-        raise ForbiddenName(f"_codecs.encode to {codec!r:.40}")
+        raise ForbiddenName(f"_codecs.encode to {shown(codec)}")
     return text.encode(codec)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+from lambda_det.errors import InputError
+
+_MOST_MODULES = 100_000  # modules that share others are visited once for each name
 _SCRIPT = "__torch__."  # begins the names of the classes of TorchScript
 
 
@@ -87,6 +90,7 @@ def is_module(value: object) -> bool:
 
 
 def _state_dict(module: StandIn) -> Iterator[tuple[str, object]]:
+    visited = 0
     around: set[int] = set()  # a damaged file's module can be inside itself
     waiting: list[tuple[StandIn, str | None]] = [(module, "")]
     while waiting:
@@ -97,6 +101,9 @@ def _state_dict(module: StandIn) -> Iterator[tuple[str, object]]:
         if id(module) in around:
             continue
         around.add(id(module))
+        visited += 1
+        if visited > _MOST_MODULES:
+            raise InputError(f"it has more than {_MOST_MODULES} modules, or some in it many times")
         waiting.append((module, None))
         state = module.state
         if module.path.startswith(_SCRIPT):  # has the three in one

@@ -13,7 +13,7 @@ from lambda_det.checkpoint.layouts import EMA_NAMES, names_of_network, prefixes_
 from lambda_det.checkpoint.networks import no_such_network, several_networks
 from lambda_det.checkpoint.stand_ins import StandIn, entries, holds_tensor
 from lambda_det.checkpoint.torch_files import Storage
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, shown
 
 CONTAINERS = (
     *EMA_NAMES,
@@ -77,7 +77,7 @@ def find_tensors(path: str, data: object, network: str | None = None) -> Tensors
         if not inner:
             break
         container, siblings, data = inner[0], {**siblings, **found}, found[inner[0]]
-    keys = ", ".join(map(repr, list(found or ())[:5]))
+    keys = ", ".join(map(shown, list(found or ())[:5]))
     kind = data.path if isinstance(data, StandIn) else type(data).__name__
     text = f"its entries are {keys}" if keys else f"its content is a {kind}"
     raise InputError(f"{path}: contains no weights: {text}; expected tensors by name")
@@ -155,7 +155,10 @@ def _of_network(path: str, tensors: dict[str, Tensor], network: str) -> dict[str
 
 def _tensors_of(path: str, found: Mapping) -> dict[str, Tensor]:
     tensors = {}
-    for name, value in ((str(key), value) for key, value in found.items()):
+    for key, value in found.items():
+        if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 2**63):
+            continue  # the text of another key may take forever
+        name = str(key)
         # "lr" is Caffe2's learning rate
         if name.endswith(_BOOKKEEPING) or name == "lr":
             continue

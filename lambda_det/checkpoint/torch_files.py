@@ -23,10 +23,11 @@ from lambda_det.checkpoint.pickled_tensors import (
 )
 from lambda_det.checkpoint.restricted_pickle import finish, run_pickle
 from lambda_det.checkpoint.shields import shielded
-from lambda_det.errors import InputError
+from lambda_det.errors import InputError, shown
 
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # the first pickle of torch.save before 1.6
 _BLOCK = 4 * 2**20
+_PICKLE_BYTES = 64 * 2**20  # PyTorch does not compress the pickle
 _INFLATION = 1100  # deflate makes nothing smaller than by 1032 times
 
 
@@ -91,6 +92,9 @@ def _records(path: str, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     for info in members.values():
         if info.file_size > _INFLATION * (info.compress_size + 1):
             raise ValueError("a record is larger than it can be")
+    pickled = members[found[0]]
+    if pickled.file_size > max(_PICKLE_BYTES, 20 * pickled.compress_size):
+        raise ValueError("its pickle is compressed more than a checkpoint's can be")
     folder = found[0].removesuffix("data.pkl")
     inside = [name for name in members if name.startswith(folder)]
     return {name.removeprefix(folder): members[name] for name in inside}
@@ -125,7 +129,9 @@ def _run_legacy(file: BinaryIO, names: dict[str, object], unknown: list[str] | N
     storages = Storages(check)
     content = run_pickle(file, names, unknown=unknown, storage=storages)
     keys = run_pickle(file, {})
-    if type(keys) is not list or not storages.by_key.keys() <= set(keys):
+    if type(keys) is not list or not all(type(key) in (str, int) for key in keys):
+        raise ValueError("the names of its storages are no text")
+    if not storages.by_key.keys() <= set(keys):
         raise EOFError("storages are missing")
     for key in keys:
         file.seek(struct.calcsize("<q"), io.SEEK_CUR)  # the number of numbers, known already
@@ -135,7 +141,7 @@ def _run_legacy(file: BinaryIO, names: dict[str, object], unknown: list[str] | N
         elif (size := storages.left_out.get(key)) is not None:
             file.seek(size, io.SEEK_CUR)
         else:
-            raise ValueError(f"the storage {key!r:.40} has an unknown size")
+            raise ValueError(f"the storage {shown(key)} has an unknown size")
     return content
 
 

@@ -166,7 +166,8 @@ def translate(path: str, content: object, network: str | None = None) -> Transla
         return TranslatedWeights(
             *facts, declared=own.architecture, images=own.images, hidden=own.hidden
         )
-    author = str(found.siblings.get("__author__", ""))
+    author = found.siblings.get("__author__")
+    author = author if isinstance(author, str) else ""
     if author == AUTHOR and layout is not None and layout.name_map is None:
         images, hidden = implied_by_zoo(tensors, others)
     else:
