@@ -57,8 +57,10 @@ class OrderedDictHolder(Holder, dict):
         for key, value in self.items():
             made[finished(key)] = finished(value)
         state = finished(getattr(self, "_state", None))
-        if isinstance(state, dict) and isinstance(state.get("_metadata"), dict):
-            made._metadata = state["_metadata"]
+        # The state itself may not be exchanged yet.
+        metadata = finished(state.get("_metadata")) if isinstance(state, dict) else None
+        if isinstance(metadata, dict):
+            made._metadata = metadata
 
 
 class CounterHolder(OrderedDictHolder):

@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 _FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fno-math-errno", "-ffp-contract=fast", "-w"]
 _ENTRY_FLAGS = [
     "-fopenmp",
-    f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
+    f"-D_GLIBCXX_USE_CXX11_ABI={torch.compiled_with_cxx11_abi():d}",
     f"-I{_TORCH / 'include'}",
 ]
 _LINK_FLAGS = ["-shared", "-fopenmp", f"-L{_TORCH / 'lib'}", "-ltorch_cpu", "-lc10"]

@@ -157,3 +157,12 @@ def test_a_deep_chain_of_pickled_modules() -> None:
     assert found[-1] == "a." * 3000 + "w"
     chain.state["_modules"]["itself"] = chain
     assert len(entries(chain)) == 6001
+
+
+def test_what_was_read_can_be_saved_again(tmp_path: Path) -> None:
+    """The versions of modules, beside a state dict, are of no class of ours, either."""
+    state = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm2d(3)).state_dict()
+    torch.save({"model": state}, tmp_path / "first.pth")
+    torch.save(read_file(str(tmp_path / "first.pth")), tmp_path / "second.pth")
+    again = torch.load(tmp_path / "second.pth", weights_only=True)["model"]
+    assert again._metadata == state._metadata and again.keys() == state.keys()
