@@ -299,7 +299,7 @@ class _Code:
         return os.mkdir, (self._path,)
 
 
-@case("weights", "a checkpoint with code", "w.pth: the file was refused")
+@case("weights", "a checkpoint with code", "w.pth: contains no weights")
 def _checkpoint(folder: Path) -> list[object]:
     torch.save({"model": _Code(folder)}, folder / "w.pth")
     return ["convert_weights", folder / "w.pth", folder / "converted.pth"]

@@ -18,6 +18,7 @@ from unittest import mock
 from unittest.mock import Mock
 
 from detectron2.engine import defaults
+from torch import nn
 
 from lambda_det.commands import train_net
 from lambda_det.engine import Parts, RunOptions, yacs
@@ -98,7 +99,10 @@ def _run(command: str, words: list[str]) -> int:
     with (
         mock.patch.object(defaults, "collect_env_info", str),  # it takes seconds
         mock.patch.multiple(
-            yacs, build_detector=Mock(), build_optimizer=Mock(), build_lr_scheduler=Mock()
+            yacs,
+            build_detector=Mock(return_value=nn.Identity()),
+            build_optimizer=Mock(),
+            build_lr_scheduler=Mock(),
         ),
         mock.patch.multiple(train_net, run=_read_images, log_model=Mock()),
     ):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from lambda_det.layers.autotune import CANDIDATES
 from lambda_det.layers.lambda_first import conv
 from lambda_det.layers.position_lambda import BACKENDS
 from studies.benchmarks.backbone_report import backbones_table
@@ -53,7 +54,7 @@ def test_every_part_writes_its_record(tmp_path: Path, project, monkeypatch, caps
     checked = [row for row in records["correctness"]["rows"] if "note" not in row]
     assert len(checked) >= 12
     assert all(row["right"] and row["same_bits_twice"] for row in checked)
-    assert all(row["choice"] in ("conv", "banded") for row in records["choices"]["rows"])
+    assert all(row["choice"] in CANDIDATES["cpu"] for row in records["choices"]["rows"])
     assert [row["iterations"] for row in records["stability"]["rows"]] == [3, 3]
     for name in ("waits", "graphs"):
         assert records[name]["rows"] == [{"note": "needs a GPU"}]
