@@ -32,6 +32,7 @@ def test_on_the_cpu(depth: int, variant: str) -> None:
         assert (x >= 0).all() and x.std() > 0, name  # behind a ReLU, and not constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("depth", [depth for depth in BLOCKS if depth not in ON_THE_CPU])
 def test_on_the_meta_device(depth: int, variant: str) -> None:

@@ -86,6 +86,7 @@ def test_a_stock_trainer_reads_the_address(mirror: Path) -> None:
     assert not model.backbone.bottom_up.freeze(5).frozen_without_weights()
 
 
+@pytest.mark.slow
 def test_conversion_is_cached_and_follows_the_mirror(mirror: Path, own_cache: Path) -> None:
     torch.save(resnet50(0), mirror / "resnet50.pth")
     address = "torchvision://resnet50"
@@ -104,6 +105,7 @@ def test_conversion_is_cached_and_follows_the_mirror(mirror: Path, own_cache: Pa
     assert set(left) <= {".pth", ".lock"} and left.count(".pth") == 2  # nothing half-written
 
 
+@pytest.mark.slow
 def test_owner_fetches_with_a_checked_hash(monkeypatch, tmp_path: Path) -> None:
     asked = []
 

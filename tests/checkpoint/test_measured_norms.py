@@ -108,6 +108,7 @@ def messages(caplog, level: int) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == level]
 
 
+@pytest.mark.slow
 def test_lambda_networks_start_with_statistics(files, caplog) -> None:
     with caplog.at_level(logging.INFO):
         parts, _ = loaded(config(files, "lambda"))

@@ -75,6 +75,7 @@ def test_what_the_model_has_is_loaded(state, tmp_path: Path) -> None:
     assert not load_weights(stock, str(tmp_path / "stock.pth"), complete=True).random()
 
 
+@pytest.mark.slow
 def test_every_variant_passes() -> None:
     for variant in ("resnet", "se", "lambda"):
         for arguments in ({}, {"norm": "GN"}, {"position_bias": True, "num_classes": 3}):

@@ -138,6 +138,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch
     return path, {name: t for name, t in state.items() if t.is_floating_point()}
 
 
+@pytest.mark.slow
 def test_the_command_and_a_model(two, tmp_path: Path, capsys) -> None:
     safe_open = pytest.importorskip("safetensors", reason="safetensors is missing").safe_open
     path, teacher = two

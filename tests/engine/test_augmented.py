@@ -21,6 +21,7 @@ AUGMENTED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_only_the_last_evaluation_is_augmented(make_training: Callable, tmp_path: Path) -> None:
     made = make_training(tmp_path, *AUGMENTED)
     results = made.train()

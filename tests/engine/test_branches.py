@@ -82,6 +82,7 @@ def test_figures_are_those_of_the_weights(log):
     assert not log.records
 
 
+@pytest.mark.slow
 def test_run_from_zero_is_warned_once_and_measured_at_its_end(make_training, tmp_path, log):
     words = "MODEL.BACKBONE.NAME build_lambda_resnet_fpn_backbone MODEL.LAMBDA_RESNET.DEPTH 26"
     words = [*words.split(), "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL", "True"]

@@ -180,6 +180,7 @@ def test_every_form_of_mask_gives_the_same(real):
     assert evaluate(content, uncompressed) == expected
 
 
+@pytest.mark.slow
 def test_boxes_only_and_masks_only(real):
     content = real["val2017"]
     entries = random_detections(content, 4)

@@ -107,6 +107,7 @@ def iou(one, other) -> float:
     return common / (one[2] * one[3] + other[2] * other[3] - common)
 
 
+@pytest.mark.slow
 def test_perfect_detections_of_250_objects():
     content = grid(((250,),))
     found = perfect(content)
@@ -122,6 +123,7 @@ def test_perfect_detections_of_250_objects():
     assert values["AP"] == pytest.approx(100 * 81 / 101)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 150, -1])
 def test_as_a_reference(limit: int):
     content = grid(((120, 30), (40, 110)))
