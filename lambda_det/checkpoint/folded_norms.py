@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from lambda_det.errors import InputError, key
 logger = logging.getLogger(__name__)
 
 MEASURE_NORMS_KEY = "MODEL.LAMBDA_RESNET.MEASURE_NORMS"
+
+Item = TypeVar("Item")
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and variance (C,) of the channels before a norm, float64, on the CPU."""
@@ -189,6 +192,12 @@ def unfold(
         name: state[name] for norm in norms for leaf in _LEAVES for name in [f"{norm}.{leaf}"]
     }
     return {**tensors, **changed}, len(norms)
+
+
+def at_equal_distances(items: Sequence[Item], number: int) -> list[Item]:
+    """Return ``number`` items in their order, from the first one on; all if there are fewer."""
+    count = min(number, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
 
 
 @torch.no_grad()

@@ -73,6 +73,13 @@ class ImageFormat:
         model = cfg.MODEL
         return cls(cfg.INPUT.FORMAT, tuple(model.PIXEL_MEAN), tuple(model.PIXEL_STD))
 
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Return what a network gets of an image: float32 (1, C, H, W) of pixels (C, H, W)."""
+        mean, std = (
+            torch.tensor(values)[:, None, None] for values in (self.pixel_mean, self.pixel_std)
+        )
+        return ((pixels.float() - mean) / std)[None]
+
     def in_order(self, channel_order: str) -> ImageFormat:
         """Return this format with the channels in the given order, ``"RGB"`` or ``"BGR"``."""
         if channel_order == self.channel_order:

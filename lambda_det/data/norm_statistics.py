@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lambda_det.backbone.build import lambda_resnet_arguments
 from lambda_det.checkpoint.architecture import NOT_IN_SHAPES
-from lambda_det.checkpoint.folded_norms import unfold
+from lambda_det.checkpoint.folded_norms import at_equal_distances, unfold
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.translation import TranslatedWeights
 from lambda_det.config import get_cfg
@@ -78,21 +78,15 @@ class _Inputs:
         self._folder, self._images = folder, images
         places = sorted(place for place, _, _ in os.walk(folder))
         files = [os.path.join(place, name) for place in places for name in image_names(place)]
-        count = min(count, len(files))
-        self._files = [files[index * len(files) // count] for index in range(count)]
+        self._files = at_equal_distances(files, count)
         augmentations = detection_utils.build_augmentation(cfg, is_train=False)
         self._resize = T.AugmentationList(keep_one_pixel(augmentations))
         self._reading = ImageReading.from_config(cfg)
 
     def __iter__(self) -> Iterator[Tensor]:
-        format_of = self._images
-        mean, std = (
-            torch.tensor(values)[:, None, None]
-            for values in (format_of.pixel_mean, format_of.pixel_std)
-        )
         for path in self._files:
             try:
-                pixels = read_image(path, format_of.channel_order, reading=self._reading)
+                pixels = read_image(path, self._images.channel_order, reading=self._reading)
             except UnreadableImageError as error:
                 logger.warning("--measure-on: %s; it is left out", error)
                 continue
@@ -100,6 +94,6 @@ class _Inputs:
             resized = T.AugInput(pixels)
             self._resize(resized)
             array = np.ascontiguousarray(resized.image.transpose(2, 0, 1))
-            yield ((torch.from_numpy(array).float() - mean) / std)[None]
+            yield self._images.normalised(torch.from_numpy(array))
         if not self.read:
             raise InputError(f"--measure-on {self._folder}: contains no image that can be read")

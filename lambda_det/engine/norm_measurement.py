@@ -6,11 +6,15 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from lambda_det.checkpoint.folded_norms import MEASURE_NORMS_KEY, Statistics, measure
+from lambda_det.checkpoint.folded_norms import (
+    MEASURE_NORMS_KEY,
+    Statistics,
+    at_equal_distances,
+    measure,
+)
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.engine.parallel import errors_shared
 from lambda_det.errors import InputError, UnreadableImageError, key
@@ -70,18 +74,12 @@ class TrainingImages:
 
     def _pixels(self) -> Iterator[Tensor]:
         """The normalised inputs (1, C, H, W)."""
-        mean, std = (
-            torch.tensor(values)[:, None, None]
-            for values in (self.image_format.pixel_mean, self.image_format.pixel_std)
-        )
-        total = len(self.images)
-        count = min(self.number, total)
-        for index in range(count):
+        for image in at_equal_distances(self.images, self.number):
             try:
-                image = self.mapper(self.images[index * total // count])["image"]
+                pixels = self.mapper(image)["image"]
             except UnreadableImageError as error:
                 if not self.skip:
                     raise
                 logger.warning("%s: %s; it is left out", key(MEASURE_NORMS_KEY), error)
                 continue
-            yield ((image.float() - mean) / std)[None]
+            yield self.image_format.normalised(pixels)

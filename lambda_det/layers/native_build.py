@@ -23,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+from lambda_det.io import cache_path
+
 SOURCES = Path(__file__).with_name("native")
 _TORCH = Path(torch.__file__).parent
 _logger = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def _library() -> ctypes.CDLL | str:
     """The kernels, or why they are not there."""
     try:
         compiler = _compiler()
-        path = _cache() / f"native_{_key(compiler)}.so"
+        path = _cached(f"native_{_key(compiler)}.so")
         with contextlib.suppress(OSError):  # it is not there, or not what this machine can load
             return ctypes.CDLL(str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,13 +167,13 @@ def _key(compiler: list[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if not os.path.isabs(root):
+def _cached(name: str) -> Path:
+    path = cache_path(name)
+    if not path:
         raise BuildError(
             "it needs a folder for its cache: the user has no home, set XDG_CACHE_HOME"
         )
-    return Path(root) / "lambda_det"
+    return Path(path)
 
 
 @contextlib.contextmanager

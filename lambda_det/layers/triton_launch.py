@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lambda_det.layers.precision import tf32_is_allowed
 from lambda_det.layers.triton_plan import Chunk, Plan, Tile, chunks
 
 HALF_INTO_FLOAT32 = hasattr(torch.ops.aten.bmm, "dtype")
@@ -120,8 +121,7 @@ class _Problem:
         self.blocks = self.query.shape[3]
         self.columns = self.table.shape[-1]
         self.workspace: Tensor | None = None
-        tf32 = query.is_cuda and torch.backends.cuda.matmul.allow_tf32
-        self.precision = "tf32" if tf32 else "ieee"
+        self.precision = "tf32" if query.is_cuda and tf32_is_allowed()[0] else "ieee"
 
     def chunks(self):
         row = self.plan.shifts * self.blocks * self.heads * self.columns

@@ -80,10 +80,11 @@ def test_a_cache_that_cannot_be_written(log, monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("as_new")
-def test_a_user_without_a_home(log, monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize("home", ["nowhere", ""])
+def test_a_user_without_a_home(home: str, log, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, "exit 0"))
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", "nowhere")
+    monkeypatch.setenv("HOME", home)
     assert_banded_with_one_line(log, "XDG_CACHE_HOME")
 
 
