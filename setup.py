@@ -4,7 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
@@ -26,6 +26,13 @@ class BuildWithConfigs(build_py):
         shutil.copytree(ROOT / "configs", shipped / "configs", ignore=unwanted)
         (shipped / "tools").mkdir()
         shutil.copy(ROOT / "tools" / "install_detectron2.py", shipped / "tools")
+
+
+class DistributionWithKernels(Distribution):
+    """A wheel that brings compiled kernels along (``lambda_det build_native``) is of a platform."""
+
+    def has_ext_modules(self) -> bool:
+        return any((ROOT / "lambda_det" / "layers" / "native").glob("*.so"))
 
 
 def read_version() -> str:
@@ -50,7 +57,8 @@ setup(
     license_files=["LICENSE"],
     packages=find_packages(include=["lambda_det", "lambda_det.*"]),
     py_modules=["lambda_det_command"],
-    package_data={"lambda_det": ["py.typed", "comparison/*.jinja", "layers/native/*"]},
+    package_data={"lambda_det": ["py.typed", "comparison/*.jinja", "layers/native/*.[chs]*"]},
+    distclass=DistributionWithKernels,
     cmdclass={"build_py": BuildWithConfigs},
     entry_points={"console_scripts": ["lambda_det = lambda_det_command:main"]},
     python_requires=">=3.10",

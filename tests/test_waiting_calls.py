@@ -41,8 +41,6 @@ ALLOWED = {
     ("backbone/padding.py", "attach_image_sizes"),
     # In an evaluation.
     ("pretrain/classifier.py", "evaluate"),
-    # "banded" is made for a CPU, where this mask is.
-    ("layers/band_products.py", "_inside"),
 }
 """(File, function) of calls that may wait, or do not."""
 

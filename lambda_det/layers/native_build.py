@@ -1,5 +1,7 @@
 """Compiles the kernels in ``native/`` once, on first use, into the user's cache.
 
+A wheel can bring them along, compiled for one release of PyTorch (``lambda_det build_native``).
+
 They are plain C functions, called through :mod:`ctypes`. Of PyTorch they use the threads alone
 (``at::parallel_for``), so they compile in seconds, with any compiler for C++17 that has the vector
 types of GCC and Clang.
@@ -64,23 +66,41 @@ def library() -> ctypes.CDLL:
 def _library() -> ctypes.CDLL | str:
     """The kernels, or why they are not there."""
     try:
-        compiler = _compiler()
-        path = _cached(f"native_{_key(compiler)}.so")
-        with contextlib.suppress(OSError):  # it is not there, or not what this machine can load
+        with contextlib.suppress(OSError):  # this package was not built with them
+            return ctypes.CDLL(str(SOURCES / _file_name()))
+        path = _cached()
+        with contextlib.suppress(OSError):  # they are not there, or not what this machine can load
             return ctypes.CDLL(str(path))
+        return build(path.parent)
+    except BuildError as error:
+        return str(error)
+
+
+def build(folder: Path | None = None, *, anew: bool = False) -> ctypes.CDLL:
+    """Compile the kernels, and load them.
+
+    Args:
+        folder: where the library is written; None = the user's cache.
+        anew: whether to compile also if another process has done so meanwhile.
+
+    Raises:
+        BuildError: there is no compiler, it fails, or the folder cannot be written.
+    """
+    path = _cached() if folder is None else folder / _file_name()
+    compiler = _compiler()
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.with_suffix(".lock")):
-            with contextlib.suppress(OSError):  # another process has compiled it meanwhile
-                return ctypes.CDLL(str(path))
+        with _lock(path.parent):
+            if not anew:
+                with contextlib.suppress(OSError):
+                    return ctypes.CDLL(str(path))
             _logger.info("compiling the kernels of back end 'native' once, into %s", path)
             _build(compiler, path)
         return ctypes.CDLL(str(path))
-    except BuildError as error:
-        return str(error)
     except OSError as error:
-        return f"its cache cannot be written: {error}"
+        raise BuildError(f"its folder cannot be written: {error}") from error
     except ImportError as error:
-        return f"this system cannot lock a file: {error}"
+        raise BuildError(f"this system cannot lock a file: {error}") from error
 
 
 def compile_kernels(compiler: list[str], folder: Path, flags: list[str] = _FLAGS) -> list[Path]:
@@ -108,9 +128,7 @@ def _build(compiler: list[str], path: Path) -> None:
         unfinished = path.with_suffix(".tmp")  # a killed process leaves it; the next one overwrites
         _run_all([[*compiler, *objects, *_LINK_FLAGS, "-o", str(unfinished)]])
         with open(unfinished, "rb") as file:
-            os.fsync(
-                file.fileno()
-            )  # a part of a library, left by a power cut, would end the process
+            os.fsync(file.fileno())  # after a power cut, a part of a library would end the process
         os.replace(unfinished, path)
 
 
@@ -156,19 +174,18 @@ def _compiler() -> list[str]:
     raise BuildError(f"it needs a C++ compiler, and {wanted} on the PATH")
 
 
-def _key(compiler: list[str]) -> str:
-    """A name for what the kernels are made of."""
-    try:
-        about = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise BuildError(f"{compiler[0]} --version fails: {error}") from error
-    parts = [torch.__version__, platform.machine(), *compiler, about.stdout, *_FLAGS, *_ENTRY_FLAGS]
-    parts += [source.read_text(encoding="utf-8") for source in sorted(SOURCES.iterdir())]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _file_name() -> str:
+    """The name of the library, by what it is made of.
+
+    The compiler is not in it: what one machine has compiled also serves those without a compiler.
+    """
+    parts = [torch.__version__, platform.machine(), *_FLAGS, *_ENTRY_FLAGS[:2]]
+    parts += [source.read_text(encoding="utf-8") for source in sorted(SOURCES.glob("*.[ch]*"))]
+    return f"native_{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
 
-def _cached(name: str) -> Path:
-    path = cache_path(name)
+def _cached() -> Path:
+    path = cache_path(_file_name())
     if not path:
         raise BuildError(
             "it needs a folder for its cache: the user has no home, set XDG_CACHE_HOME"
@@ -177,10 +194,14 @@ def _cached(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Wait until no other process holds this lock. It ends with its process, however that ends."""
+def _lock(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock of this folder. It ends with its process, however
+    that ends."""
     import fcntl  # not on Windows, where the other back ends run
 
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(opened)

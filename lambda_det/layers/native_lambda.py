@@ -2,7 +2,7 @@
 
     y[n,h,v,p] = sum_u,d (sum_k q[n,h,k,p] E[k,u,d]) V[n,u,v,p+d]
 
-With q·E first, as in :mod:`lambda_det.layers.band_products`, but without a band: each position's
+With q·E first, as in :mod:`lambda_det.layers.banded`, but without a band: each position's
 weights are computed where they stay in the processor's caches and are multiplied there with the
 values, in registers. Products and sums are taken in float32, or in float64 if a tensor is. With the
 same number of threads the result is the same to the bit.

@@ -152,6 +152,7 @@ MODEL = f"--config-file {QUICK} --weights run/model_final.pth"
 COMMANDS = {
     "make_shapes_dataset": ("--output shapes --num-train 4 --num-val 2", 0, "generated shapes"),
     "check_data": ("shapes --split train2017 --image-ids 1 --write one", 0, "one: 1 images"),
+    "build_native": ("--output shapes/annotations/instances_val2017.json", 2, "was not built"),
     "make_coco_subset": ("--coco shapes --image-ids 1 --output two", 0, "two: 1 images"),
     "train_net": (f"--config-file {QUICK} {TINY} OUTPUT_DIR run", 0, "Evaluation of coco_folder"),
     "lazyconfig_train_net": (

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from lambda_det.engine.backend_choices import BackendChoices
 from lambda_det.engine.launch import launch
 from lambda_det.errors import InputError
-from lambda_det.layers import LambdaLayer, measurement
+from lambda_det.layers import LambdaLayer, measurement, native_lambda
 from lambda_det.layers.autotune import CANDIDATES, VARIABLE
 from lambda_det.layers.choices import CHOICES
 
@@ -28,11 +28,16 @@ LAMBDA = (
 )  # fmt: skip
 
 
+def not_for_this_test(*_tensors: object) -> str:
+    return "it is not for this test"
+
+
 @pytest.fixture(autouse=True)
 def _new_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv(VARIABLE, "1")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(CANDIDATES, "cpu", ("conv", "banded"))  # "native" would be compiled
+    monkeypatch.setitem(CANDIDATES, "cpu", ("conv", "banded"))
+    monkeypatch.setattr(native_lambda, "unsupported", not_for_this_test)
     CHOICES.clear()
     yield
     CHOICES.clear()
@@ -148,6 +153,7 @@ def meet_sizes(folder: str) -> None:
     """Two processes meet sizes in another order; each writes what it computes with."""
     measurement.seconds_of = _clock(conv=1.0, banded=2.0)  # the rule takes "banded"
     CANDIDATES["cpu"] = ("conv", "banded")
+    native_lambda.unsupported = not_for_this_test
     from lambda_det.layers import choice, position_lambda
     from lambda_det.layers.position_lambda import BACKENDS
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lambda_det.layers import band_products, position_lambda
+from lambda_det.layers import banded as banded_module
+from lambda_det.layers import position_lambda
 
 # N, h, u, k, v, H, W, rh, rw
 SHAPES = [
@@ -22,6 +23,7 @@ SHAPES = [
     pytest.param(1, 2, 1, 2, 2, 9, 30, 9, 1, id="one-column"),
     pytest.param(1, 2, 1, 2, 2, 9, 30, 1, 9, id="one-row"),
     pytest.param(3, 1, 1, 1, 1, 1, 1, 1, 1, id="one-position"),
+    pytest.param(0, 2, 1, 2, 3, 4, 5, 3, 3, id="no-image"),
 ]
 
 
@@ -45,7 +47,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 @pytest.fixture(params=[None, 1000], ids=["", "small-chunks"])
 def chunk_size(request, monkeypatch) -> None:
     if request.param:
-        monkeypatch.setattr(band_products, "BAND_BYTES", request.param)
+        monkeypatch.setattr(banded_module, "BAND_BYTES", request.param)
 
 
 @pytest.mark.parametrize(("n", "h", "u", "k", "v", "height", "width", "rh", "rw"), SHAPES)
@@ -138,14 +140,15 @@ def test_operator_is_well_formed() -> None:
 
 def test_bands_are_no_larger_than_agreed(monkeypatch) -> None:
     sizes = []
-    original = band_products.Band.__init__
+    original = banded_module._Images.new_band
 
-    def record(self, *args) -> None:
-        original(self, *args)
-        sizes.append(self._band.nbytes)
+    def record(self) -> Tensor:
+        band = original(self)
+        sizes.append(band.nbytes)
+        return band
 
-    monkeypatch.setattr(band_products.Band, "__init__", record)
-    position_lambda(*tensors(9, 4, 1, 2, 1, 12, 84, 23, 23), backend="banded")
-    # A row of an image needs 2 MB: two images at a time, two widths of window in each.
-    assert len(sizes) == 10
-    assert max(map(sum, zip(sizes[::2], sizes[1::2], strict=True))) < 1.01 * 4 * 2**20
+    monkeypatch.setattr(banded_module._Images, "new_band", record)
+    inputs = tensors(9, 4, 1, 2, 1, 12, 84, 23, 23, dtype=torch.float32)
+    position_lambda(*inputs, backend="banded")
+    # A row of an image needs 1.1 MB (84 x 4 queries, a window of 23 x 36): three at a time.
+    assert len(sizes) == 3 and max(sizes) <= 4 * 2**20

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from lambda_det.layers import LambdaLayer, choice, position_lambda
+from lambda_det.layers import LambdaLayer, choice, native_lambda, position_lambda
 from lambda_det.layers.choice import choose_backend
 
 
@@ -16,6 +16,12 @@ def shapes(n, v, height, width, *, h=4, k=16, u=1, window=(23, 23), device="meta
     return make(n, h, k, height, width), make(n, u, v, height, width), make(k, u, *window)
 
 
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_lambda, "unsupported", lambda *_: "it needs a C++ compiler")
+
+
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize(
     ("sizes", "others", "in_training"),
     [
@@ -33,6 +39,7 @@ def test_training_of_much_work_is_banded(sizes, others, in_training) -> None:
         assert choose_backend(query, value, embedding) == "conv"
 
 
+@pytest.mark.usefixtures("no_compiler")
 @pytest.mark.parametrize("axis", ["n", "v", "height", "k", "u"])
 def test_every_factor_of_the_work_counts(axis: str) -> None:
     sizes = {"n": 1, "v": 40, "height": 10, "k": 10, "u": 1}
@@ -55,6 +62,18 @@ def test_on_a_gpu() -> None:
     assert choose_backend(OnGpu(), OnGpu(), OnGpu()) == "conv"
 
 
+@pytest.mark.usefixtures("native_kernels")
+def test_where_the_kernels_are_there() -> None:
+    for window in ((3, 3), (23, 23)):
+        inputs = shapes(1, 4, 5, 6, window=window, device="cpu")
+        assert choose_backend(*inputs) == "native"
+        inputs[1].requires_grad_()
+        assert choose_backend(*inputs) == "native"
+        expected = position_lambda(*inputs, backend="native")
+        assert torch.equal(position_lambda(*inputs), expected)
+
+
+@pytest.mark.usefixtures("no_compiler")
 def test_auto_is_one_of_the_back_ends() -> None:
     generator = torch.Generator().manual_seed(0)
     for sizes, others in (((1, 2, 4, 4), {"window": (7, 7)}), ((1, 16, 9, 30), {"h": 2})):
@@ -80,8 +99,11 @@ def test_an_exported_graph_has_operators_of_pytorch_only() -> None:
 
 
 @pytest.mark.slow
-def test_compiles_to_one_graph_for_all_sizes() -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("taken", ["native", "banded"])
+def test_compiles_to_one_graph_for_all_sizes(taken: str, request) -> None:
+    torch.compiler.reset()
+    if taken == "banded":
+        request.getfixturevalue("no_compiler")
     graphs = []
 
     def backend(graph, _inputs):
@@ -93,4 +115,4 @@ def test_compiles_to_one_graph_for_all_sizes() -> None:
         inputs = [torch.randn(t.shape) for t in shapes(1, 32, 9, width, h=2, window=(7, 7))]
         inputs[1].requires_grad_()
         torch.testing.assert_close(compiled(*inputs), position_lambda(*inputs))
-    assert len(graphs) == 1 and "position_lambda_banded" in graphs[0].code
+    assert len(graphs) == 1 and f"position_lambda_{taken}" in graphs[0].code
