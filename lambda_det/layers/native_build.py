@@ -87,7 +87,7 @@ def build(folder: Path | None = None, *, anew: bool = False) -> ctypes.CDLL:
         BuildError: there is no compiler, it fails, or the folder cannot be written.
     """
     path = _cached() if folder is None else folder / _file_name()
-    compiler = _compiler()
+    compiler = compiler_command()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.parent):
@@ -164,8 +164,12 @@ def _run_all(commands: list[list[str]]) -> None:
             )
 
 
-def _compiler() -> list[str]:
-    """The command of the compiler: what the variable CXX names, or the first that is there."""
+def compiler_command() -> list[str]:
+    """The command of the compiler: what the variable CXX names, or the first that is there.
+
+    Raises:
+        BuildError: there is none.
+    """
     named = shlex.split(os.environ.get("CXX", ""))
     for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]):

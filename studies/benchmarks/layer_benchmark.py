@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from lambda_det.layers import position_lambda
-from studies.benchmarks.layer_forms import Candidate, Shape, candidates, position_inputs
+from studies.benchmarks.layer_forms import (
+    HEADS,
+    QUERY_DEPTH,
+    SCOPE,
+    Candidate,
+    Shape,
+    candidates,
+    position_inputs,
+)
+from studies.benchmarks.peaks import measured_peaks
 
 _SHORTEST_MS = 2.0
 """A form is repeated within one measurement until it takes about this long."""
@@ -63,7 +72,11 @@ def benchmark_layers(
         ``peak_mib``: the most memory that a training step allocates besides inputs and parameters
         (on CUDA; None on a CPU); ``error`` and ``gradient_error``: for position lambdas, the error
         relative to float64 on the first image, and the largest of its three gradients, None if it
-        is not finite; ``note``: the reason if it could not be measured.
+        is not finite; ``note``: the reason if it could not be measured. On a CPU in float32, rows of
+        position lambdas also have the rates of :func:`studies.benchmarks.peaks.measured_peaks`,
+        the higher ones of before and after the shape, and ``forward_gflops`` and
+        ``backward_gflops``, the useful operations (:func:`useful_operations`) by time; the backward
+        pass takes what the training step takes beside the forward.
     """
     rows: list[dict] = []
     for shape in shapes:
@@ -98,10 +111,42 @@ def _benchmark_shape(shape: Shape, protocol: Protocol) -> list[dict]:
             row["note"] = str(error).splitlines()[0][:200]
             continue
         chosen.append((candidate, row))
+    has_peaks = protocol.device == "cpu" and protocol.dtype == torch.float32
+    before = measured_peaks() if has_peaks else {}
     _time(chosen, protocol)
+    if has_peaks:
+        after = measured_peaks()
+        peaks = {name: round(max(rate, after[name]), 1) for name, rate in before.items()}
+        _add_rates([row for c, row in chosen if c.kind == "position"], shape, peaks)
     if protocol.errors:
         _compare([(c, row) for c, row in chosen if c.kind == "position"], shape, protocol)
     return rows
+
+
+def useful_operations(shape: Shape) -> tuple[int, int]:
+    """Operations (two for a multiply-add) of the position lambda with q·E first, of the forward and
+    of the backward pass, without those on values outside the image.
+
+    Forward: q·E and its product with the values. Backward: q·E again, its gradient, and from both
+    the gradients of queries, embedding and values.
+    """
+    reach = SCOPE // 2
+    taps = math.prod(
+        sum(min(side, i + reach + 1) - max(0, i - reach) for i in range(side))
+        for side in (shape.height, shape.width)
+    )
+    pairs = 2 * shape.batch * HEADS * taps
+    channels = shape.channels // HEADS
+    return pairs * (QUERY_DEPTH + channels), pairs * (3 * QUERY_DEPTH + 2 * channels)
+
+
+def _add_rates(rows: list[dict], shape: Shape, peaks: dict[str, float]) -> None:
+    forward, backward = useful_operations(shape)
+    for row in rows:
+        seconds = (row["train_ms"] - row["forward_ms"]) / 1000
+        row |= peaks
+        row["forward_gflops"] = round(forward / row["forward_ms"] / 1e6, 1)
+        row["backward_gflops"] = round(backward / seconds / 1e9, 1) if seconds > 0 else None
 
 
 def _time(chosen: list[tuple[Candidate, dict]], protocol: Protocol) -> None:

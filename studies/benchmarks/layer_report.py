@@ -11,7 +11,8 @@ from studies.benchmarks.layer_forms import PEER_FORMS
 from studies.plots import new_figure, save_figure
 
 _HEADERS = [
-    "form", "forward ms", "train ms", "(min to max)", "train, fastest peer ÷ this",
+    "form", "forward ms", "train ms", "(min to max)", "forward, fastest peer ÷ this",
+    "train, fastest peer ÷ this", "forward, % of sgemm (of FMA)", "backward, % of sgemm (of FMA)",
     "kept MiB", "peak MiB", "error", "error of gradients",
 ]  # fmt: skip
 
@@ -61,19 +62,35 @@ def fastest_peer(shape: Sequence[Mapping], what: str = "train_ms") -> float | No
 def _cells(row: Mapping, shape: Sequence[Mapping]) -> list[str]:
     if "note" in row:
         return [row["form"], row["note"]]
-    peer = fastest_peer(shape)
-    ratio = "–" if peer is None or row["kind"] != "position" else f"{peer / row['train_ms']:.2f}"
     return [
         row["form"],
         _number(row["forward_ms"], ".2f"),
         _number(row["train_ms"], ".2f"),
         f"{row['train_min_ms']:.2f} to {row['train_max_ms']:.2f}",
-        ratio,
+        *(_ratio(row, shape, what) for what in ("forward_ms", "train_ms")),
+        *(_share(row, what) for what in ("forward_gflops", "backward_gflops")),
         _number(row["saved_mib"], ".1f"),
         _number(row["peak_mib"], ".1f"),
         _number(row.get("error"), ".1e"),
         _number(row.get("gradient_error"), ".1e"),
     ]
+
+
+def _ratio(row: Mapping, shape: Sequence[Mapping], what: str) -> str:
+    peer = fastest_peer(shape, what)
+    return "–" if peer is None or row["kind"] != "position" else f"{peer / row[what]:.2f}"
+
+
+def _share(row: Mapping, what: str) -> str:
+    """The rate as percent of that of a matrix product, and of multiply-adds in registers."""
+    if row.get(what) is None:
+        return "–"
+    shares = [
+        f"{100 * row[what] / row[peak]:.0f}"
+        for peak in ("sgemm_gflops", "fma_gflops")
+        if peak in row
+    ]
+    return f"{shares[0]} ({shares[1]})" if len(shares) > 1 else shares[0]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -193,7 +193,7 @@ def test_a_compiled_copied_and_exported_layer() -> None:
 
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing(sanitizers: str, tmp_path: Path) -> None:
-    compiler = native_build._compiler()
+    compiler = native_build.compiler_command()
     checked = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-O1", "-g"]
     empty, driver = tmp_path / "empty.cpp", Path(__file__).with_name("native_driver.cpp")
     empty.write_text("int main() {}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from layer_helpers import corner_mask, image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation, masked_mean
 
@@ -24,6 +25,76 @@ def test_without_a_mask_it_is_torchvisions(layer: SqueezeExcitation) -> None:
     theirs.load_state_dict(layer.state_dict())
     x = image(2, 8, *SIZE)
     assert torch.equal(layer(x), theirs(x))
+
+
+@pytest.mark.parametrize("frozen", [(), ("x",), ("fc1.weight", "fc2.bias")], ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradients_are_torchvisions(layer: SqueezeExcitation, layout, frozen) -> None:
+    theirs = torchvision.ops.SqueezeExcitation(8, 3).double()
+    theirs.load_state_dict(layer.state_dict())
+    weight, found = image(2, 8, *SIZE), []
+    for module in (layer, theirs):
+        x = image(2, 8, *SIZE).to(memory_format=layout)
+        named = {"x": x.requires_grad_(), **dict(module.named_parameters())}
+        for name in frozen:
+            named[name].requires_grad_(False)
+        output = module(x * 1)  # not a leaf
+        output.backward(weight.to(memory_format=layout))
+        found.append([output, *(tensor.grad for tensor in named.values())])
+    for own, other in zip(*found, strict=True):
+        assert (own is None) == (other is None)
+        if own is not None:
+            torch.testing.assert_close(own, other, rtol=1e-13, atol=1e-14)
+
+
+def test_second_derivatives(layer: SqueezeExcitation) -> None:
+    x = image(1, 8, 2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(layer, x)
+    assert torch.autograd.gradgradcheck(layer, x)
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    theirs = torchvision.ops.SqueezeExcitation(8, 3).double()
+    theirs.load_state_dict(layer.state_dict())
+    (gradient,) = torch.autograd.grad(theirs(x).square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    for own, other in zip(layer.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_under_autocast_as_torchvisions() -> None:
+    torch.manual_seed(0)
+    layer, theirs = SqueezeExcitation(8, 3), torchvision.ops.SqueezeExcitation(8, 3)
+    theirs.load_state_dict(layer.state_dict())
+    found = []
+    for module in (layer, theirs):
+        x = image(2, 8, *SIZE).bfloat16().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = module(x)
+        output.float().square().sum().backward()
+        found.append([output, x.grad, *(p.grad for p in module.parameters())])
+    for own, other in zip(*found, strict=True):
+        assert own.dtype == other.dtype
+        torch.testing.assert_close(own, other, rtol=2e-2, atol=2e-2)
+
+
+def test_no_product_of_the_size_of_the_image_is_stored(layer: SqueezeExcitation) -> None:
+    """The backward pass makes one tensor of that size: the gradient of the image."""
+    x = image(1, 8, *SIZE).requires_grad_()
+    output = layer(x)
+    made = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.numel() == x.numel():
+                made.append(result.untyped_storage().data_ptr())
+            return result
+
+    known = {t.untyped_storage().data_ptr() for t in (x, output)}
+    gradient = torch.ones_like(output)
+    with Watch():
+        torch.autograd.grad(output, x, gradient)
+    assert len({*made} - known - {gradient.untyped_storage().data_ptr()}) == 1
 
 
 def test_mask_equals_the_images_alone(layer: SqueezeExcitation) -> None:

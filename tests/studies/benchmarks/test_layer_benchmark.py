@@ -10,6 +10,7 @@ from studies.benchmarks import layer_benchmark, layer_forms, packed_form
 from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers, saved_bytes
 from studies.benchmarks.layer_forms import Candidate, Shape, candidates, shapes_of_image
 from studies.benchmarks.layer_report import by_shape, fastest_peer
+from studies.benchmarks.peaks import measured_peaks
 
 
 def test_shapes_of_an_image() -> None:
@@ -62,8 +63,7 @@ def test_the_packed_convolution_takes_the_values_as_they_are(width: int, monkeyp
     assert kernel.shape == (4 * width, width, 3, 2 * blocks + 1)
 
 
-def test_kept_memory(monkeypatch, tmp_path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # for the kernels of "native"
+def test_kept_memory() -> None:
     shape = Shape("res4", 2, 64, 5, 9)
     found = {c.name: saved_bytes(c) for c in candidates(shape, "cpu", torch.float32, 0)}
     positions = 2 * 5 * 9
@@ -113,3 +113,40 @@ def test_ratio_is_to_the_fastest_published_form() -> None:
     assert by_shape(rows) == [rows]
     assert fastest_peer(rows) == 6.0
     assert fastest_peer(rows[2:]) is None
+
+
+def test_useful_operations_are_those_of_the_sum() -> None:
+    """Counted by loops over an image that the window exceeds on each side."""
+    shape = Shape("res4", 2, 64, 5, 14)
+    pairs = sum(
+        0 <= y + dy < 5 and 0 <= x + dx < 14
+        for y in range(5)
+        for x in range(14)
+        for dy in range(-11, 12)
+        for dx in range(-11, 12)
+    )
+    forward, backward = layer_benchmark.useful_operations(shape)
+    assert forward == 2 * 2 * 4 * pairs * (16 + 16)
+    assert backward == 2 * 2 * 4 * pairs * (3 * 16 + 2 * 16)
+
+
+def test_shares_of_the_peaks(monkeypatch) -> None:
+    """Above the time that the peak rates need, no share exceeds that of the peak."""
+    rates = iter([{"sgemm_gflops": 10.0}, {"sgemm_gflops": 20.0}])
+    monkeypatch.setattr(layer_benchmark, "measured_peaks", lambda: next(rates))
+    forms = ("banded", "3x3 convolution")
+    protocol = Protocol(rounds=1, repetitions=1, forms=forms, errors=False)
+    shape = Shape("res4", 1, 64, 5, 9)
+    banded, convolution = benchmark_layers([shape], protocol)
+    assert banded["sgemm_gflops"] == 20 and "sgemm_gflops" not in convolution
+    forward, backward = layer_benchmark.useful_operations(shape)
+    assert banded["forward_gflops"] == pytest.approx(forward / banded["forward_ms"] / 1e6, abs=0.06)
+    seconds = (banded["train_ms"] - banded["forward_ms"]) / 1000
+    assert banded["backward_gflops"] == pytest.approx(backward / seconds / 1e9, abs=0.06)
+
+
+def test_measured_peaks() -> None:
+    """Multiply-adds in registers are not slower than a matrix product, which has to load."""
+    peaks = measured_peaks()
+    assert peaks["sgemm_gflops"] > 0
+    assert peaks.get("fma_gflops", float("inf")) > 0.8 * peaks["sgemm_gflops"]
