@@ -20,6 +20,7 @@ from lambda_det.errors import InputError
 from lambda_det.layers.content_lambda import content_lambda
 from lambda_det.layers.lambda_layer import LambdaLayer, window_of
 from lambda_det.layers.precision import at_least_float32, without_autocast
+from lambda_det.layers.recording import is_exporting
 from lambda_det.layers.relative_attention import (
     Heads,
     Lines,
@@ -76,7 +77,7 @@ class GlobalAttention(Heads):
         query, key, value = self.of_heads(x)
         rows = offset_logits(query, self.rows, 3, x.shape[2])
         columns = offset_logits(query, self.columns, 4, x.shape[3])
-        return attend(query, key, value, rows, columns, outside, x.shape[2:]).flatten(1, 2)
+        return attend(query, key, value, rows, columns, outside, x.shape[2:])
 
     def multiply_adds(self, height: int, width: int) -> Counter[str]:
         return self.count_attention(height * width, height * width, height + width)
@@ -193,16 +194,18 @@ class LocalAttention(Heads):
         query, key, value = self.of_heads(x)
         inside = torch.ones_like(x[:, :1]) if outside is None else (~outside).to(x.dtype)
         size, halo = x.shape[2:], int(self.scope) // 2
-        query = to_blocks(query, self.block, 0, size)
+        # torch.export takes minutes for the sizes of blocks that follow each other; blocks of one
+        # position need no rounding of sizes, but more memory.
+        block = self.block if torch.jit.is_tracing() or not is_exporting() else 1
+        query = to_blocks(query, block, 0, size)
         key, value, inside = (
-            to_blocks(tensor, self.block, halo, size) for tensor in (key, value, inside[:, None])
+            to_blocks(tensor, block, halo, size) for tensor in (key, value, inside[:, None])
         )
         halves = query.chunk(2, dim=2)
-        rows = window_logits(halves[0], self.rows, 3, self.block)
-        columns = window_logits(halves[1], self.columns, 4, self.block)
-        outside, block = inside[:, 0] == 0, (self.block, self.block)
-        output = attend(query, key, value, rows, columns, outside, block)
-        return out_of_blocks(output, self.block, x.shape[0], size).flatten(1, 2)
+        rows = window_logits(halves[0], self.rows, 3, block)
+        columns = window_logits(halves[1], self.columns, 4, block)
+        output = attend(query, key, value, rows, columns, inside[:, 0] == 0, (block, block))
+        return out_of_blocks(output, block, x.shape[0], size)
 
     def multiply_adds(self, height: int, width: int) -> Counter[str]:
         return self.count_attention(height * width, int(self.scope) ** 2, int(self.scope))

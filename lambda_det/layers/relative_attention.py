@@ -201,7 +201,7 @@ def attend(
         size: (y, x), for the same reason as in :func:`offset_logits`.
 
     Returns:
-        (B, h, v, y, x).
+        (B, h v, y, x).
     """
     scale = query.shape[2] ** -0.5
     bias = (rows * scale).unsqueeze(-1)
@@ -211,8 +211,8 @@ def attend(
     if outside is not None:
         bias = bias.masked_fill(outside.flatten(2).unsqueeze(2), _excluded(bias.dtype))
     sequences = (t.flatten(-2).transpose(-1, -2) for t in (query, key, value))
-    output = F.scaled_dot_product_attention(*sequences, attn_mask=bias)
-    return output.transpose(-1, -2).unflatten(-1, size)
+    output = F.scaled_dot_product_attention(*sequences, attn_mask=bias).transpose(-1, -2)
+    return output.reshape(output.shape[0], -1, *size)
 
 
 def _excluded(dtype: torch.dtype) -> float:
@@ -243,11 +243,11 @@ def to_blocks(x: Tensor, block: int, halo: int, size: Sequence[int]) -> Tensor:
 
 
 def out_of_blocks(blocks: Tensor, block: int, batch: int, size: Sequence[int]) -> Tensor:
-    """Put blocks (N * blocks, h, d, block, block) together again: (N, h, d, H, W)."""
+    """Put blocks (N * blocks, C, block, block) together again: (N, C, H, W)."""
     height, width = size
     below, right = -height % block, -width % block
     x = blocks.unflatten(0, (batch, (height + below) // block, (width + right) // block))
-    x = x.permute(0, 3, 4, 1, 5, 2, 6).flatten(3, 4).flatten(4, 5)
+    x = x.permute(0, 3, 1, 4, 2, 5).flatten(2, 3).flatten(3, 4)
     # Negative padding crops. torch.export would take a slice that crops nothing in its example for
     # one that never crops.
     return F.pad(x, (0, -right, 0, -below))
@@ -277,5 +277,5 @@ class Lines(Heads):
         outside = None if outside is None else lines(outside)
         logits = offset_logits(query, self.offsets, 3, size[axis])
         output = attend(query, key, value, logits, None, outside, (size[axis], 1))
-        output = output.flatten(1, 2).squeeze(-1)
-        return output.unflatten(0, (size[0], size[other])).movedim(1, other)
+        output = output.reshape(size[0], size[other], -1, size[axis])
+        return output.movedim(1, other)
