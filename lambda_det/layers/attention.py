@@ -42,7 +42,7 @@ class GlobalAttention(Heads):
     numbers for each image and head.
 
     The logits are q (k + e_row + e_column) / d^1/2; all heads share the embeddings
-    (arXiv:1904.09925, section 3.2; BoTNet, arXiv:2101.11605, puts this in the place of a
+    (arXiv:1904.09925, section 3.1; BoTNet, arXiv:2101.11605, puts this in the place of a
     bottleneck's 3x3 convolution). The paper's memory table has it as "global self-attention".
 
     Args:
@@ -85,13 +85,13 @@ class GlobalAttention(Heads):
 
 class AttentionAugmented(GlobalAttention):
     """A 3x3 convolution and :class:`GlobalAttention` beside each other (arXiv:1904.09925, section
-    3.3): the output's last channels are those of the attention, which a 1x1 convolution mixes.
+    3.2): the output's last channels are those of the attention, which a 1x1 convolution mixes.
 
     Args:
         in_channels: number of channels C. The attention has C / 10 of them, rounded down to a
             multiple of the heads but at least one for each (upsilon = 0.1).
         num_heads: h, 8 as there.
-        query_depth: d; None = C / (5 h), but at least 20 (kappa = 0.2, section 4).
+        query_depth: d; None = C / (5 h), but at least 20 (kappa = 0.2).
         scope, max_size: as for :class:`GlobalAttention`.
     """
 
@@ -120,7 +120,7 @@ class AttentionAugmented(GlobalAttention):
 
 class AxialAttention(SpatialLayer):
     """Attention along the columns and then along the rows (arXiv:1912.12180, section 3), with
-    relative positions of the queries as in arXiv:2003.07853, section 3.2.
+    relative positions of the queries as in arXiv:2003.07853, section 3.
 
     The paper's memory table has it as "axial self-attention"; its 4.8 GB are those of the two maps
     of 8 heads. Both attentions have projections of their own.
@@ -158,7 +158,7 @@ class AxialAttention(SpatialLayer):
 
 class LocalAttention(Heads):
     """Attention of each position to the r x r positions around it, with relative positions:
-    stand-alone self-attention (Ramachandran, arXiv:1906.05909, section 3.1).
+    stand-alone self-attention (Ramachandran, arXiv:1906.05909, section 2.2).
 
     Half of a query's channels meet the embedding of the row offset, the other half that of the
     column offset; each head has its own. Unlike there, the logits are divided by d^1/2, and
