@@ -212,7 +212,8 @@ def attend(
         bias = bias.masked_fill(outside.flatten(2).unsqueeze(2), _excluded(bias.dtype))
     sequences = (t.flatten(-2).transpose(-1, -2) for t in (query, key, value))
     output = F.scaled_dot_product_attention(*sequences, attn_mask=bias).transpose(-1, -2)
-    return output.reshape(output.shape[0], -1, *size)
+    heads, depth = value.shape[1:3]
+    return output.reshape(-1, heads * depth, *size)
 
 
 def _excluded(dtype: torch.dtype) -> float:

@@ -2,7 +2,7 @@
 
 Table 3 shows networks of several papers. Where one of them is a ResNet-50 whose 3x3 convolutions
 are replaced, it is built here with that kind of layer; where it is a network of another shape, its
-parameters are counted from its description: SAN's is its public code's (github.com/hszhao/SAN), those
+parameters are counted from its description: that of SAN is its code (github.com/hszhao/SAN), those
 of A2-Net and LR-Net are from memory, because no source with their sizes could be opened. Nothing is
 computed: networks are on the meta device.
 """
@@ -100,7 +100,8 @@ READINGS: dict[str, list[tuple[str, Callable[[], int]]]] = {
             lambda: _parameters("LLLL", kind="double_attention"),
         ),
         (
-            "five such blocks added to a ResNet-50, two in res3 and three in res4 (places unconfirmed)",
+            "five such blocks added to a ResNet-50, two in res3 and three in res4 (places "
+            "unconfirmed)",
             _with_double_attention,
         ),
     ],

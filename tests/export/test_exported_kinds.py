@@ -13,7 +13,7 @@ from lambda_det.layers import LambdaLayer
 from lambda_det.layers.attention import KINDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-INPUTS = (torch.randn(1, 16, 24, 40), torch.randn(1, 16, 36, 18))
+INPUTS = (torch.randn(1, 16, 24, 40), torch.randn(1, 16, 36, 18), torch.randn(1, 16, 4, 6))
 
 
 class SideBySide(nn.Module):
