@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import instantiate
 from every_kind import kinds_in
 from tiny_detector import CONFIG
 
 from lambda_det.configs import load_config
 from lambda_det.engine import parts_from_cfg, run
+from lambda_det.engine.lazy_config import config_of, load_lazy_config
 from lambda_det.layers.attention import KINDS
 
 pytestmark = [
@@ -50,3 +52,11 @@ def test_every_kind_trains_and_is_evaluated(
         if ".spatial_layer." in name and not torch.equal(parameter, before[name])
     }
     assert len(changed) == len(layers)
+
+
+def test_lazy_config() -> None:
+    words = ["model.backbone.bottom_up.kind=local_attention"]
+    lazy = load_lazy_config("quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu", words)
+    network = instantiate(lazy.model.backbone.bottom_up)
+    assert kinds_in(network) == {"local_attention"}
+    assert config_of(lazy).MODEL.LAMBDA_RESNET.LAYER.KIND == "local_attention"
