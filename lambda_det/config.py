@@ -147,7 +147,15 @@ def _lambda_resnet() -> CfgNode:
     # function in evaluation stays the same, and BN trains it, too. 0 = none, with a warning.
     node.MEASURE_NORMS = 0
 
+    # The layer at the lambda blocks. The defaults are those of the lambda layer.
     layer = node.LAYER = CfgNode()
+    # "lambda"; what the paper compares it with: "global_attention", "axial_attention",
+    # "local_attention", "linear_attention", "double_attention", "attention_augmented"; "depthwise"
+    # (a SCOPE x SCOPE convolution of each channel); or "package.module.name" of a class or function
+    # that is called with the number of channels. Such a layer has QUERY_DEPTH, NUM_HEADS, SCOPE and
+    # MAX_SIZE as far as they mean something for it, and defaults of its own for those that have the
+    # lambda layer's default here. A key that it does not have is refused if it is set.
+    layer.KIND = "lambda"
     layer.QUERY_DEPTH = 16
     layer.NUM_HEADS = 4
     layer.INTRA_DEPTH = 1

@@ -7,10 +7,12 @@ from pathlib import Path
 from lambda_det.comparison.tables import comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table
+from studies.benchmarks.rival_layers import rival_layers_table
 from studies.evidence.why_table import why_tables
 from studies.gpu.estimate_table import estimates_table
 from studies.gpu.kernel_table import kernels_table
 from studies.paper.family import architecture_table
+from studies.paper.rivals import rivals_table
 from studies.tables import ap_table, brief_table, figures_table, rows_table, update_tables
 
 VIEWS = {
@@ -23,6 +25,8 @@ VIEWS = {
     "figures": figures_table,
     "kernels": kernels_table,
     "layers": layers_table,
+    "rival_layers": rival_layers_table,
+    "rivals": rivals_table,
     "rows": rows_table,
     "why": why_tables,
 }

@@ -1,4 +1,4 @@
-"""FLOPs of a network, with its lambda layers counted by formulas.
+"""FLOPs of a network, with lambda layers and those of layers/attention.py counted by formulas.
 
 As in fvcore, a multiply-add is one FLOP, and a position of a convolution or a position lambda is
 charged the whole window, also where that extends beyond the feature map. Convolutions, linear
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lambda_det.layers import LambdaLayer
+from lambda_det.layers.relative_attention import SpatialLayer
 
 _MULTIPLY_ADDS = {
     "aten::_convolution": conv_flop_jit,
@@ -74,12 +75,12 @@ def count_flops(model: nn.Module, *inputs: object) -> dict[str, Counter[str]]:
         if name == "Global" or "." in name
     }
     counts.setdefault("", Counter())
-    _count_lambda_layers(model, counts, sizes)
+    _count_by_formula(model, counts, sizes)
     return counts
 
 
 class LambdaFlopCountAnalysis(FlopCountAnalysis):
-    """fvcore's FlopCountAnalysis with lambda layers counted by formulas.
+    """fvcore's FlopCountAnalysis with the same layers counted by formulas.
 
     It has the methods of its base class: ``total()``, ``by_module()``, and works with
     ``fvcore.nn.flop_count_table``. The base class counts the operators of the back end that runs,
@@ -101,7 +102,7 @@ class LambdaFlopCountAnalysis(FlopCountAnalysis):
         if self._stats is None:
             with recorded_sizes(self._model) as sizes:
                 stats = super()._analyze()
-            _count_lambda_layers(self._model, stats.counts, sizes)
+            _count_by_formula(self._model, stats.counts, sizes)
         return self._stats
 
 
@@ -111,9 +112,15 @@ def lambda_layers(model: nn.Module) -> dict[str, LambdaLayer]:
     return {name: module for name, module in modules if isinstance(module, LambdaLayer)}
 
 
+def layers_with_formula(model: nn.Module) -> dict[str, LambdaLayer | SpatialLayer]:
+    """Return the layers of a model that are counted by formulas, by their module names."""
+    modules = model.named_modules()
+    return {name: m for name, m in modules if isinstance(m, LambdaLayer | SpatialLayer)}
+
+
 @contextlib.contextmanager
 def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
-    """Record the input shapes of the lambda layers that run inside the ``with`` block.
+    """Record the input shapes of :func:`layers_with_formula` that run inside the ``with`` block.
 
     Yields:
         Module name -> shapes, one for each time that the layer runs. The dict fills up meanwhile.
@@ -128,7 +135,7 @@ def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
 
     handles = [
         layer.register_forward_pre_hook(recorder(name))
-        for name, layer in lambda_layers(model).items()
+        for name, layer in layers_with_formula(model).items()
     ]
     try:
         yield sizes
@@ -166,26 +173,32 @@ def lambda_sums(layer: LambdaLayer, height: int, width: int) -> Counter[str]:
     return counts
 
 
-def _count_lambda_layers(model: nn.Module, counts: dict[str, Counter[str]], sizes: Sizes) -> None:
-    """Replace the counted operators of the lambda sums by the formula.
+def _count_by_formula(model: nn.Module, counts: dict[str, Counter[str]], sizes: Sizes) -> None:
+    """Replace the counted operators of the sums of layers by their formulas.
 
-    The operators of the sums are those of a lambda layer that do not belong to its child modules
-    (the projections). They are replaced in the layer and in every module that contains it.
+    The operators of the sums are those of a layer that do not belong to the modules in it (the
+    convolutions). They are replaced in the layer and in every module that contains it.
 
     Args:
         model: the network.
         counts: module name -> operator -> multiply-adds; changed in place.
         sizes: what :func:`recorded_sizes` recorded.
     """
-    for name, layer in lambda_layers(model).items():
+    for name, layer in layers_with_formula(model).items():
         if name not in sizes:
             continue
         own = Counter(counts.get(name, {}))
-        for child, _ in layer.named_children():
-            own.subtract(counts.get(".".join(filter(None, (name, child))), {}))
+        for inner, module in layer.named_modules():
+            if inner and next(module.children(), None) is None:
+                own.subtract(counts.get(".".join(filter(None, (name, inner))), {}))
         formula: Counter[str] = Counter()
         for batch, _, height, width in sizes[name]:
-            sums = lambda_sums(layer, height, width)
+            is_lambda = isinstance(layer, LambdaLayer)
+            sums = (
+                lambda_sums(layer, height, width)
+                if is_lambda
+                else layer.multiply_adds(height, width)
+            )
             formula.update({op: batch * count for op, count in sums.items()})
         for module in _with_parents(name):
             total = counts.setdefault(module, Counter())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from lambda_det.backbone.activations import activation_function
+from lambda_det.backbone.kinds import Kind, make_layer, takes_mask
 from lambda_det.backbone.masking import average_pool, fill_padding_, strided_mask
 from lambda_det.backbone.norms import backbone_norm
 from lambda_det.layers import LambdaLayer
@@ -18,7 +19,7 @@ from lambda_det.layers.squeeze_excitation import SqueezeExcitation
 
 
 class LambdaBottleneck(BottleneckBlock):
-    """A bottleneck: conv1, then conv2 or lambda_layer, then conv3 (and se), plus the shortcut.
+    """A bottleneck: conv1, then conv2 or another layer, then conv3 (and se), plus the shortcut.
 
     A norm and an activation follow each layer. With the default options the block is detectron2's
     BottleneckBlock, including the names of its parameters.
@@ -32,7 +33,10 @@ class LambdaBottleneck(BottleneckBlock):
             stride is an average pooling after the lambda layer.
         pool_shortcut: a strided block's shortcut is a 2x2 average pooling and a 1x1 convolution
             (ResNet-D) instead of a strided 1x1 convolution.
-        lambda_layer: arguments of the :class:`LambdaLayer` that replaces conv2; None = conv2.
+        lambda_layer: arguments of the layer that replaces conv2; None = conv2.
+        kind: which layer replaces it: ``"lambda"`` is a :class:`LambdaLayer` under the name
+            ``lambda_layer``, another one has the name ``spatial_layer``. In either case
+            ``lambda_pool`` and ``lambda_norm`` follow.
         lambda_norm_qv: norm of the lambda layer's queries and values; None = ``norm``.
         se_ratio: number of squeezed channels divided by ``out_channels``; 0 = no
             squeeze-and-excitation.
@@ -65,6 +69,7 @@ class LambdaBottleneck(BottleneckBlock):
         drop_path: float = 0.0,
         zero_init_residual: bool = True,
         idle: bool = False,
+        kind: Kind = "lambda",
     ) -> None:
         super().__init__(
             in_channels,
@@ -85,11 +90,15 @@ class LambdaBottleneck(BottleneckBlock):
 
         self.lambda_layer = None
         if lambda_layer is not None:
-            norm_qv = norm if lambda_norm_qv is None else lambda_norm_qv
             del self.conv2
-            self.lambda_layer = LambdaLayer(
-                bottleneck_channels, norm=partial(backbone_norm, norm_qv), **lambda_layer
-            )
+            if kind == "lambda":
+                norm_qv = norm if lambda_norm_qv is None else lambda_norm_qv
+                self.lambda_layer = LambdaLayer(
+                    bottleneck_channels, norm=partial(backbone_norm, norm_qv), **lambda_layer
+                )
+            else:
+                self.spatial_layer = make_layer(kind, bottleneck_channels, lambda_layer)
+                self._takes_mask = takes_mask(self.spatial_layer)
             self.lambda_pool = _lambda_pool(lambda_pool, stride) if stride > 1 else None
             self.lambda_norm = backbone_norm(norm, bottleneck_channels)
 
@@ -136,9 +145,12 @@ class LambdaBottleneck(BottleneckBlock):
         return self.activation(out)
 
     def _middle(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        if self.lambda_layer is None:
+        if self.lambda_layer is not None:
+            x = self.lambda_layer(x, padding_mask)
+        elif hasattr(self, "conv2"):
             return self.conv2(x)
-        x = self.lambda_layer(x, padding_mask)
+        else:  # a layer that takes no mask reads the padding as zeros
+            x = self.spatial_layer(x, padding_mask) if self._takes_mask else self.spatial_layer(x)
         if self.lambda_pool is not None:
             x = average_pool(self.lambda_pool, x, padding_mask)
         return x if self.lambda_norm is None else self.lambda_norm(x)

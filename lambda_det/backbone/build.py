@@ -20,6 +20,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import nn
 
 from lambda_det.backbone.architectures import lambda_block_flags
+from lambda_det.backbone.kinds import LAYER_ARGUMENTS, arguments_of_kind, changed_arguments
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.norms import check_norm
 from lambda_det.errors import InputError
@@ -44,6 +45,7 @@ CONFIG_KEYS = {
     "freeze_at": "MODEL.BACKBONE.FREEZE_AT",
     "zero_init_residual": "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL",
     "idle_stages": "MODEL.LAMBDA_RESNET.IDLE_STAGES",
+    "kind": "MODEL.LAMBDA_RESNET.LAYER.KIND",
     "shared_embeddings": "MODEL.LAMBDA_RESNET.LAYER.SHARED_EMBEDDINGS",
     "lambda_norm_qv": "MODEL.LAMBDA_RESNET.LAYER.NORM",
     "query_depth": "MODEL.LAMBDA_RESNET.LAYER.QUERY_DEPTH",
@@ -63,12 +65,19 @@ CONFIG_KEYS = {
 
 
 def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """The keyword arguments of :func:`build_lambda_resnet` that ``cfg`` sets."""
+    """The keyword arguments of :func:`build_lambda_resnet` that ``cfg`` sets.
+
+    The defaults of ``LAYER`` are the lambda layer's. With another ``LAYER.KIND`` a key with such a
+    value is left out, so that the kind's own default holds.
+    """
     arguments = {
         argument: functools.reduce(getattr, key.split("."), cfg)
         for argument, key in CONFIG_KEYS.items()
     }
     arguments["scope"] = arguments["scope"] or "global"
+    if arguments["kind"] != "lambda":
+        for name in LAYER_ARGUMENTS - changed_arguments(arguments).keys():
+            del arguments[name]
     blocks = arguments["lambda_blocks"]
     arguments["lambda_blocks"] = {
         key.lower(): "all" if choice in (["all"], ("all",)) else choice
@@ -280,9 +289,14 @@ def _log_network(arguments: Mapping[str, Any]) -> None:
         for stage, blocks in flags.items()
         if any(blocks)
     ]
+    kind, own = arguments["kind"], ""
+    if kind != "lambda":  # what it does not get from the keys is its own default
+        values = {name: arguments.get(name, d) for name, d in arguments_of_kind(kind).items()}
+        own = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
     logger.info(
-        "backbone: depth %d, variant %r, stem %r, lambda layers in %s",
-        depth, variant, arguments["stem"], "; ".join(places) or "no block",
+        "backbone: depth %d, variant %r, stem %r, %s layers %sin %s",
+        depth, variant, arguments["stem"], kind, own and f"({own}) ",
+        "; ".join(places) or "no block",
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,12 +20,19 @@ from lambda_det.backbone.architectures import (
     se_stages_of,
 )
 from lambda_det.backbone.blocks import LambdaBottleneck
+from lambda_det.backbone.kinds import (
+    Kind,
+    check_lambda_only,
+    find_kind,
+    layer_arguments,
+    warn_of_padding,
+)
 from lambda_det.backbone.network import LambdaResNet
 from lambda_det.backbone.norms import check_norm
 from lambda_det.backbone.padding import watch_for_models
 from lambda_det.backbone.stems import STEM_CHANNELS, build_stem
 from lambda_det.errors import InputError
-from lambda_det.layers.lambda_layer import LambdaLayer, is_size, new_embedding
+from lambda_det.layers.lambda_layer import is_size, new_embedding
 from lambda_det.layers.norm import Norm
 
 RES2_CHANNELS = 256
@@ -57,6 +63,7 @@ def build_lambda_resnet(
     mask_padding: bool = False,
     block_class: type[CNNBlockBase] = LambdaBottleneck,
     activation_checkpointing: Sequence[str] = (),
+    kind: Kind = "lambda",
     **lambda_layer_arguments: Any,
 ) -> LambdaResNet:
     """Build a backbone of the family.
@@ -103,11 +110,17 @@ def build_lambda_resnet(
             and about a third more time for such a stage; the numbers are the same.
         block_class: class of the blocks of res2 ... res5; it must take the arguments of
             :class:`LambdaBottleneck`.
-        **lambda_layer_arguments: arguments of :class:`lambda_det.layers.LambdaLayer`:
-            ``query_depth``, ``num_heads``, ``intra_depth``, ``scope``, ``key_normalizer``,
-            ``query_normalizer``, ``content``, ``position``, ``position_bias``, ``backend``,
-            ``autotune`` and ``max_size``. Here ``max_size`` is the (H, W) of the largest image; it
-            is divided by the stride of each layer.
+        kind: the layer at the lambda blocks: ``"lambda"``, another name of
+            :data:`lambda_det.layers.attention.KINDS`, ``"package.module.name"`` of a class or a
+            function, or one itself. The latter two are called with the number of channels and
+            return a module that maps (N, channels, H, W) to the same shape; if its forward has an
+            argument ``padding_mask``, it gets the mask.
+        **lambda_layer_arguments: arguments of the layer. Those of
+            :class:`lambda_det.layers.LambdaLayer` are ``query_depth``, ``num_heads``,
+            ``intra_depth``, ``scope``, ``key_normalizer``, ``query_normalizer``, ``content``,
+            ``position``, ``position_bias``, ``backend``, ``autotune`` and ``max_size``; other kinds
+            take some of them. Here ``max_size`` is the (H, W) of the largest image; it is divided
+            by the stride of each layer.
 
     Returns:
         A detectron2 ``Backbone`` that maps (N, in_channels, H, W), any H and W, to a dict of
@@ -119,7 +132,9 @@ def build_lambda_resnet(
     """
     flags = lambda_block_flags(depth, variant, lambda_blocks)
     se_stages = se_stages_of(variant, se_stages)
-    _check_layer_arguments(lambda_layer_arguments)
+    kind = find_kind(kind)
+    lambda_layer_arguments = layer_arguments(kind, lambda_layer_arguments)
+    check_lambda_only(kind, shared_embeddings=shared_embeddings, lambda_norm_qv=lambda_norm_qv)
     if not 0 < se_ratio <= 1:
         raise InputError(f"se_ratio={se_ratio}: expected a number above 0, up to 1")
     for name, rate in (("drop_path_rate", drop_path_rate), ("dropout", dropout)):
@@ -161,6 +176,8 @@ def build_lambda_resnet(
                 drop_path_per_block=[drop_path.pop(0) for _ in range(num_blocks)],
                 zero_init_residual=zero_init_residual,
                 idle=name in idle_stages,
+                # A block class of a user's may be older than this argument.
+                **({} if kind == "lambda" else {"kind": kind}),
             )
         )
         channels, stride = out_channels, stride * strides[0]
@@ -168,7 +185,7 @@ def build_lambda_resnet(
     if mask_padding:
         watch_for_models()
     is_global = lambda_layer_arguments.get("scope") == "global" and has_lambda
-    return LambdaResNet(
+    network = LambdaResNet(
         built_stem,
         stages,
         out_features=out_features,
@@ -179,14 +196,9 @@ def build_lambda_resnet(
         mask_padding=mask_padding,
         activation_checkpointing=activation_checkpointing,
     )
-
-
-def _check_layer_arguments(arguments: Mapping[str, object]) -> None:
-    """Raise TypeError for unknown keyword arguments, even if no block has a lambda layer."""
-    known = inspect.signature(LambdaLayer).parameters.keys()
-    for name in arguments:
-        if name not in known - {"in_channels", "out_channels", "norm", "shared_embedding"}:
-            raise TypeError(f"build_lambda_resnet() got an unexpected keyword argument {name!r}")
+    if mask_padding:
+        warn_of_padding(kind, network)
+    return network
 
 
 def _stage_layers(

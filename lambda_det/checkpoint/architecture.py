@@ -33,7 +33,8 @@ _NORM = r"norm\.(?:weight|bias|running_mean|running_var)"
 _OURS = re.compile(
     rf"(?:res[2-5]\.\d+\.(?:conv[123]|shortcut)|stem\.conv[1-4])\.(?:weight|{_NORM})"
     rf"|res[2-5]\.\d+\.(?:lambda_{_NORM}|se\.fc[12]\.(?:weight|bias)|lambda_layer\."
-    rf"(?:(?:query|key|value)\.weight|(?:query|value)_{_NORM}|embedding|position_bias))"
+    rf"(?:(?:query|key|value)\.weight|(?:query|value)_{_NORM}|embedding|position_bias)"
+    r"|spatial_layer\..+)"
 )
 
 
@@ -118,6 +119,12 @@ def infer_architecture(
     if depth is None:
         known = ", ".join(f"{d}: {list(numbers)}" for d, numbers in BLOCKS_PER_STAGE.items())
         raise InputError(f"has {blocks} blocks in res2 to res5; expected one of {known}")
+    other = next((name for name in tensors if ".spatial_layer." in name), None)
+    if other is not None:
+        raise InputError(
+            f"has layers of another kind than 'lambda' ({other}), whose arguments the tensors do "
+            "not show: name the config of the network"
+        )
     architecture: Architecture = {"depth": depth, "stem": _stem(tensors)}
     flags = {
         stage: [

@@ -18,7 +18,8 @@ _LAST_NORM = "conv3.norm.weight"
 # The tensors without which the middle layer of a block is random. A missing position_bias, for
 # example, does not make the whole layer random.
 _MIDDLE = re.compile(
-    r"(res\d\.\d+\.)(?:lambda_layer\.(?:embedding|query\.weight|value\.weight)|conv2\.weight)"
+    r"(res\d\.\d+\.)(?:lambda_layer\.(?:embedding|query\.weight|value\.weight)|conv2\.weight"
+    r"|spatial_layer\.(?:\w+\.)*weight)"
 )
 
 

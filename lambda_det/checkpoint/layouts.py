@@ -18,7 +18,7 @@ NO_PREFIX = "."
 
 _OWN_BLOCK = re.compile(
     r"(?P<prefix>(?:[^.]+\.)*?)"
-    r"(?P<stage>res[2-5])\.\d+\.(?:conv[123]|shortcut|lambda_layer|lambda_norm|se)\."
+    r"(?P<stage>res[2-5])\.\d+\.(?:conv[123]|shortcut|lambda_layer|lambda_norm|se|spatial_layer)\."
 )
 
 

@@ -20,6 +20,7 @@ from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.tensors import plain_entries
 from lambda_det.errors import InputError, shown
 from lambda_det.io import write_atomically
+from lambda_det.layers.attention import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -181,10 +182,10 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
             f"{path}: its metadata has images={shown(images)}; expected channel_order, pixel_mean "
             f"and pixel_std ({type(error).__name__}: {error})"
         ) from error
-    whole = name == "architecture"
-    return OwnMetadata(
-        dict(architecture) if whole else None, {} if whole else dict(architecture), found
-    )
+    if name == "architecture" and architecture.get("kind", "lambda") in [*KINDS]:
+        return OwnMetadata(dict(architecture), {}, found)
+    # A file must not name what is to be imported: such a network is known by its config only.
+    return OwnMetadata(None, {n: architecture[n] for n in _HIDDEN if n in architecture}, found)
 
 
 def image_format_of_pretraining(path: str, siblings: Mapping[str, object]) -> ImageFormat | None:

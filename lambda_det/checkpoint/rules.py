@@ -12,7 +12,7 @@ from lambda_det.errors import InputError, key
 
 MIN_COVERAGE_KEY = "MODEL.LAMBDA_RESNET.MIN_COVERAGE"
 
-_NOT_IN_RESNETS = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se)\.")
+_NOT_IN_RESNETS = re.compile(r"res[2-5]\.\d+\.(?:lambda_layer|lambda_norm|se|spatial_layer)\.")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ LAZY_NAMES = {
     "MODEL.LAMBDA_RESNET.STRIDE_IN_1X1": f"{BACKBONE}.stride_in_1x1",
     "MODEL.LAMBDA_RESNET.ACTIVATION": f"{BACKBONE}.activation",
     "MODEL.LAMBDA_RESNET.LAMBDA_POOL": f"{BACKBONE}.lambda_pool",
+    "MODEL.LAMBDA_RESNET.LAYER.KIND": f"{BACKBONE}.kind",
     "MODEL.LAMBDA_RESNET.ZERO_INIT_RESIDUAL": f"{BACKBONE}.zero_init_residual",
     "MODEL.LAMBDA_RESNET.PARTIAL_INIT": "train.partial_init.enabled",
     "MODEL.LAMBDA_RESNET.PARTIAL_INIT_AS_IDENTITY": "train.partial_init.as_identity",

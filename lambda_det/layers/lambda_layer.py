@@ -28,6 +28,23 @@ def is_size(size: object) -> TypeGuard[tuple[int, int]]:
     )
 
 
+def window_of(scope: int | str, max_size: tuple[int, int] | None) -> tuple[int, int]:
+    """The numbers of relative rows and columns that a scope covers, both odd.
+
+    Raises:
+        InputError: the scope is not odd and positive, or is global without a ``max_size``.
+    """
+    if scope == "global":
+        if not is_size(max_size):
+            raise InputError(
+                f"max_size={max_size!r}: scope='global' needs the largest (H, W), both at least 1"
+            )
+        return (2 * max_size[0] - 1, 2 * max_size[1] - 1)
+    if isinstance(scope, bool) or not isinstance(scope, int) or scope < 1 or scope % 2 == 0:
+        raise InputError(f"scope={scope!r}: expected an odd positive integer or 'global'")
+    return (scope, scope)
+
+
 def new_embedding(
     *,
     query_depth: int = 16,
@@ -46,17 +63,32 @@ def new_embedding(
     Raises:
         InputError: the scope is not odd and positive, or is global without a ``max_size``.
     """
-    if scope == "global":
-        if not is_size(max_size):
-            raise InputError(
-                f"max_size={max_size!r}: scope='global' needs the largest (H, W), both at least 1"
-            )
-        window = (2 * max_size[0] - 1, 2 * max_size[1] - 1)
-    elif isinstance(scope, bool) or not isinstance(scope, int) or scope < 1 or scope % 2 == 0:
-        raise InputError(f"scope={scope!r}: expected an odd positive integer or 'global'")
-    else:
-        window = (scope, scope)
+    window = window_of(scope, max_size)
     return nn.Parameter(torch.randn(query_depth, intra_depth, *window))
+
+
+def check_input(x: Tensor, padding_mask: Tensor | None, max_size: tuple[int, int] | None) -> None:
+    """Check an input (N, C, H, W) against its mask and, with a global scope, the largest size.
+
+    Raises:
+        InputError: the input is larger than ``max_size``, or ``padding_mask`` is not bool or has
+            another shape than (N, H, W).
+    """
+    if is_exporting():  # the exported graph must also work for other sizes
+        return
+    batch, _, height, width = x.shape
+    if max_size is not None and (height > max_size[0] or width > max_size[1]):
+        raise InputError(
+            f"input of {height}x{width}: scope='global' was built for inputs of at most "
+            f"max_size={tuple(max_size)}"
+        )
+    if padding_mask is None:
+        return
+    if padding_mask.dtype != torch.bool or padding_mask.shape != (batch, height, width):
+        raise InputError(
+            f"padding_mask of {padding_mask.dtype} and shape {tuple(padding_mask.shape)}: "
+            f"expected torch.bool and {(batch, height, width)}"
+        )
 
 
 class LambdaLayer(nn.Module):
@@ -196,7 +228,7 @@ class LambdaLayer(nn.Module):
             InputError: the input is larger than ``max_size``, or ``padding_mask`` is not bool or
                 has another shape than (N, H, W).
         """
-        self._check_size(x, padding_mask)
+        check_input(x, padding_mask, self.max_size if self.scope == "global" else None)
         if padding_mask is not None:  # a NaN in the padding must not reach sums and statistics
             x = x.masked_fill(padding_mask[:, None], 0)
         query = self.query_norm(self.query(x)).unflatten(1, (self.num_heads, self.query_depth))
@@ -239,24 +271,6 @@ class LambdaLayer(nn.Module):
         if outside is not None:  # softmax gives NaN for an image whose mask is True everywhere
             key = key.masked_fill(outside, 0)
         return key
-
-    def _check_size(self, x: Tensor, padding_mask: Tensor | None) -> None:
-        if is_exporting():  # the exported graph must also work for other sizes
-            return
-        batch, _, height, width = x.shape
-        size = self.max_size if self.scope == "global" else None
-        if size is not None and (height > size[0] or width > size[1]):
-            raise InputError(
-                f"input of {height}x{width}: scope='global' was built for inputs of at most "
-                f"max_size={tuple(size)}"
-            )
-        if padding_mask is None:
-            return
-        if padding_mask.dtype != torch.bool or padding_mask.shape != (batch, height, width):
-            raise InputError(
-                f"padding_mask of {padding_mask.dtype} and shape {tuple(padding_mask.shape)}: "
-                f"expected torch.bool and {(batch, height, width)}"
-            )
 
     def extra_repr(self) -> str:
         return (

@@ -4,6 +4,7 @@
 
 measures every back end of the position lambda, the formulations of other implementations, whole
 layers, the 3x3 convolution and squeeze-and-excitation, on the feature map sizes of a detector.
+With --rivals it measures the layers of LAYER.KIND as wholes instead.
 
     python tools/benchmark.py backbones [--depth 101 152] [--size H W] [--output O.json]
 
@@ -29,6 +30,7 @@ from studies.benchmarks.backbone_benchmark import benchmark_backbones
 from studies.benchmarks.backbone_forms import BY_DEFAULT, MODELS
 from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers
 from studies.benchmarks.layer_forms import STAGES, shapes_of_image
+from studies.benchmarks.rival_layers import rival_candidates, rival_layers_table
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
@@ -51,9 +53,12 @@ def main(argv: list[str] | None = None) -> int:
     rows = measure(args, lambda line: print(line, file=sys.stderr, flush=True))
     for row in rows:
         row["threads"] = torch.get_num_threads()
-    print(report.text_tables(rows))
+    command = tool_command("benchmark", arguments)
+    if getattr(args, "rivals", False):
+        print(rival_layers_table(make_record(command, rows)))
+    else:
+        print(report.text_tables(rows))
     if args.output:
-        command = tool_command("benchmark", arguments)
         write_json(make_record(command, rows, seeds=[args.seed]), args.output)
     if args.plot:
         report.plot(rows, args.plot)
@@ -71,6 +76,9 @@ def _add_layers(commands) -> None:
     layers.add_argument("--batch", nargs="+", type=int, default=[1, 2], help="(1 2)")
     layers.add_argument(
         "--forms", nargs="+", default=[], metavar="NAME", help="measure only these forms (all)"
+    )
+    layers.add_argument(
+        "--rivals", action="store_true", help="measure the layers of every LAYER.KIND instead"
     )
     layers.add_argument(
         "--rounds", type=int, default=3, help="rounds, the best of which counts (3)"
@@ -131,6 +139,7 @@ def _layers(args: argparse.Namespace, progress: Callable[[str], None]) -> list[d
         repetitions=args.repetitions,
         forms=tuple(args.forms),
         seed=args.seed,
+        make=rival_candidates if args.rivals else None,
     )
     shapes = shapes_of_image(*args.image, args.stages, args.batch)
     rows = benchmark_layers(shapes, protocol, progress)

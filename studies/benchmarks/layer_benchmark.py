@@ -7,7 +7,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +43,8 @@ class Protocol:
         forms: names of the forms to measure; empty means all.
         errors: whether to compare the position lambdas with float64.
         seed: seed of the inputs and weights.
+        make: gives what is measured at a shape; None is
+            :func:`~studies.benchmarks.layer_forms.candidates`.
     """
 
     device: str = "cpu"
@@ -52,6 +54,7 @@ class Protocol:
     forms: tuple[str, ...] = ()
     errors: bool = True
     seed: int = 0
+    make: Callable[[Shape, str, torch.dtype, int], Iterable[Candidate]] | None = None
 
 
 def benchmark_layers(
@@ -93,7 +96,8 @@ def benchmark_layers(
 def _benchmark_shape(shape: Shape, protocol: Protocol) -> list[dict]:
     chosen: list[tuple[Candidate, dict]] = []
     rows = []
-    for candidate in candidates(shape, protocol.device, protocol.dtype, protocol.seed):
+    make = protocol.make or candidates
+    for candidate in make(shape, protocol.device, protocol.dtype, protocol.seed):
         if protocol.forms and candidate.name not in protocol.forms:
             continue
         row: dict = {
@@ -102,8 +106,11 @@ def _benchmark_shape(shape: Shape, protocol: Protocol) -> list[dict]:
             "dtype": str(protocol.dtype).removeprefix("torch."),
             "form": candidate.name,
             "kind": candidate.kind,
+            **candidate.facts,
         }
         rows.append(row)
+        if "note" in row:
+            continue
         try:
             row["saved_mib"] = round(saved_bytes(candidate) / 2**20, 3)
             row["peak_mib"] = _peak_mib(candidate)

@@ -68,6 +68,8 @@ class Candidate:
         parameters: parameters that get a gradient. They do not count as memory kept for the
             backward pass.
         autocast: type of the autocast, or None for none.
+        facts: further values of its row, which need no measurement. With a ``note`` that says why,
+            nothing is measured.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Candidate:
     inputs: list[Tensor]
     parameters: list[Tensor] = field(default_factory=list)
     autocast: torch.dtype | None = None
+    facts: dict[str, object] = field(default_factory=dict)
 
 
 def position_inputs(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Tensor]:

@@ -1,7 +1,8 @@
-"""Count parameters and FLOPs, of the paper's tables or of the whole family::
+"""Count parameters and FLOPs, of the paper's tables, the family or the rivals of its layer::
 
 python -m studies.paper.count tables [--output O.json]
 python -m studies.paper.count family [--output O.json]
+python -m studies.paper.count rivals [--output O.json]
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lambda_det.records import make_record
 from lambda_det.shipped_configs import ROOT
 from studies.paper.family import architecture_table, count_family
 from studies.paper.paper_tables import compare_with_paper, comparison_text
+from studies.paper.rivals import count_rivals, rivals_table
 
 
 def published_tables() -> dict[str, PublishedTable]:
@@ -31,8 +33,9 @@ def published_tables() -> dict[str, PublishedTable]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("::")[0])
     parser.add_argument(
-        "what", choices=("tables", "family"),
-        help="tables: the paper's numbers and ours; family: every depth and variant",
+        "what", choices=("tables", "family", "rivals"),
+        help="tables: the paper's numbers and ours; family: every depth and variant; rivals: the "
+        "layers that the paper compares the lambda layer with",
     )  # fmt: skip
     parser.add_argument("--output", metavar="O.json", help="write a record of the numbers")
     arguments = sys.argv[1:] if argv is None else argv
@@ -44,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.what == "tables":
         rows = compare_with_paper(tables)
         print(comparison_text(rows, tables))
+    elif args.what == "rivals":
+        rows = count_rivals(tables)
+        print(rivals_table(make_record(command, rows)))
     else:
         rows = count_family(tables, progress=lambda name: print(name, file=sys.stderr))
         print(architecture_table(make_record(command, rows)))

@@ -11,6 +11,7 @@ from lambda_det.analysis import LambdaFlopCountAnalysis, count_flops
 from lambda_det.analysis.flops import total_flops
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.layers import LambdaLayer
+from lambda_det.layers.attention import KINDS
 
 OPTIONS = [
     {},
@@ -53,6 +54,38 @@ def test_layer_at_odd_sizes(options: dict, size: tuple[int, int]) -> None:
     if options.get("backend") != "reference":  # hundreds of operators to trace
         layer = LambdaLayer(24, **options).eval()
         assert LambdaFlopCountAnalysis(layer, x).total() == expected
+
+
+def attention(layer: nn.Module, n: int, m: int, offsets: int) -> int:
+    """Multiply-adds of n positions that attend to m each, with embeddings of some offsets."""
+    queries = layer.num_heads * layer.query_depth
+    return n * (m * (queries + layer.value_channels) + offsets * queries)
+
+
+RIVALS = {
+    "global_attention": lambda layer, y, x: attention(layer, y * x, y * x, y + x),
+    "axial_attention": lambda layer, y, x: (
+        attention(layer.along_columns, y * x, y, y) + attention(layer.along_rows, y * x, x, x)
+    ),
+    "local_attention": lambda layer, y, x: attention(layer, y * x, 49, 7),
+    "linear_attention": lambda layer, y, x: 2 * y * x * layer.query_depth * 32,
+    "double_attention": lambda layer, y, x: 2 * y * x * 16 * 16,
+    "attention_augmented": lambda layer, y, x: attention(layer, y * x, y * x, y + x),
+    "depthwise": lambda layer, y, x: 0,
+}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("kind", RIVALS)
+def test_other_kinds_of_layers(kind: str, device: str) -> None:
+    assert {*RIVALS, "lambda"} == {*KINDS}
+    layer, size = KINDS[kind](32).eval().to(device), (9, 13)
+    weights = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Conv2d))
+    expected = 2 * (9 * 13 * weights + RIVALS[kind](layer, *size))
+    net, x = nn.Sequential(nn.ReLU(), layer), torch.zeros(2, 32, *size, device=device)
+    assert total_flops(count_flops(net, x)) == expected
+    if device == "cpu":
+        assert LambdaFlopCountAnalysis(net, x).total() == expected
 
 
 def test_a_layer_that_runs_twice_counts_twice() -> None:

@@ -10,6 +10,7 @@ from lambda_det.analysis.latency import measure_latency
 from lambda_det.analysis.memory import activation_bytes
 from lambda_det.analysis.parameters import count_parameters
 from lambda_det.backbone import build_lambda_resnet
+from lambda_det.layers.attention import KINDS
 
 
 def test_bytes_of_a_small_network() -> None:
@@ -46,6 +47,16 @@ def test_meta_device_keeps_what_the_cpu_keeps(variant: str) -> None:
             kept[device] = activation_bytes(model, torch.zeros(2, 3, 65, 97), prefix="backbone")
     assert kept["meta"] == kept["cpu"]
     assert list(kept["cpu"]) == ["stem", "res2", "res3", "res4", "res5"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_meta_device_keeps_what_the_cpu_keeps_of_every_kind(kind: str) -> None:
+    kept = []
+    for device in ("meta", "cpu"):
+        layer = KINDS[kind](32).to(device).train()
+        x = torch.zeros(2, 32, 9, 13, device=device, requires_grad=True)
+        kept.append(activation_bytes(layer, x).total())
+    assert kept[0] == kept[1]
 
 
 def test_frozen_stages_keep_nothing() -> None:

@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from lambda_det.layers import position_lambda
+from lambda_det.layers.attention import KINDS
+from studies.benchmarks import rival_layers
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.benchmark import main
 from studies.benchmarks.layer_benchmark import Protocol, _compare
 from studies.benchmarks.layer_forms import Candidate, Shape
 from studies.benchmarks.layer_report import layers_table
+from studies.benchmarks.rival_layers import rival_layers_table
 
 
 @pytest.fixture
@@ -39,6 +42,22 @@ def test_quick_run_writes_a_record_and_a_figure(tool, tmp_path, capsys) -> None:
             assert row["error"] < 1e-5 and row["gradient_error"] < 1e-5
     output = capsys.readouterr().out
     assert all(form in output and form in layers_table(record) for form in rows)
+
+
+def test_layers_of_every_kind(tool, tmp_path, monkeypatch, capsys) -> None:
+    record_file = tmp_path / "o.json"
+    assert tool("layers", "--quick", "--rivals", "--output", record_file) == 0
+    record = json.loads(record_file.read_text())
+    rows = {row["form"]: row for row in record["rows"]}
+    assert {*rows} == {*KINDS, "local_attention, 23×23", "3x3 convolution", "SE"}
+    assert rows["3x3 convolution"]["parameters"] == 9 * 256**2
+    assert rows["linear_attention"]["gmac"] == round(4 * 6 * 256 * (3 * 256 + 2 * 32) / 1e9, 3)
+    assert all(row["saved_mib"] > 0 and row["train_ms"] > 0 for row in rows.values())
+    assert all(f"| {form} " in rival_layers_table(record) for form in rows)
+    monkeypatch.setattr(rival_layers, "_free_bytes", lambda device: 2**20)
+    capsys.readouterr()
+    assert tool("layers", "--quick", "--rivals", "--forms", "local_attention, 23×23") == 0
+    assert "does not fit: keeps 0.0 GiB, 0.0 GiB are free" in capsys.readouterr().out
 
 
 def test_a_gradient_of_nan_is_no_error_that_is_small() -> None:

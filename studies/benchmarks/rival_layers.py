@@ -1,0 +1,107 @@
+"""The layers of LAYER.KIND as wholes, beside the 3x3 convolution: what the benchmark measures with
+``--rivals``, and its table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from functools import partial
+
+import torch
+from tabulate import tabulate
+from torch import nn
+
+from lambda_det.analysis.flops import count_flops, total_flops
+from lambda_det.analysis.memory import activation_bytes
+from lambda_det.layers.attention import KINDS
+from lambda_det.records import provenance
+from studies.benchmarks.layer_forms import SCOPE, Candidate, Shape, candidates
+from studies.benchmarks.layer_report import by_shape, title
+
+_PEAK = 4
+"""A training step may take this many times the memory that it keeps for the backward pass: copies
+of the largest tensor, and gradients."""
+
+
+def rival_candidates(
+    shape: Shape, device: str, dtype: torch.dtype, seed: int
+) -> Iterator[Candidate]:
+    """Yield a layer of every kind for a shape, each with the defaults of its paper, local attention
+    also with the scope of the lambda layer, and the operators that they replace.
+
+    Their facts are ``parameters``, ``gmac`` (of the whole batch) and, if a layer would need more
+    memory than there is, a ``note``.
+    """
+    yield from (
+        _with_facts(candidate, shape)
+        for candidate in candidates(shape, device, dtype, seed)
+        if candidate.kind == "yardstick"
+    )
+    for name, make in _layers(shape.channels).items():
+        torch.manual_seed(seed)
+        module = make()
+        x = torch.randn(
+            (shape.batch, shape.channels, shape.height, shape.width),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
+        kept = torch.float32 if autocast else dtype
+        source = x.to(device, kept).requires_grad_()
+        module.to(device, kept)
+        candidate = Candidate(name, "layer", module, [source], list(module.parameters()), autocast)
+        yield _with_facts(candidate, shape)
+
+
+def _layers(channels: int) -> dict[str, Callable[[], nn.Module]]:
+    makers: dict[str, Callable[[], nn.Module]] = {}
+    for name, kind in KINDS.items():
+        makers[name] = partial(kind, channels)
+        if name == "local_attention":
+            makers[f"{name}, {SCOPE}×{SCOPE}"] = partial(kind, channels, scope=SCOPE)
+    return makers
+
+
+def _with_facts(candidate: Candidate, shape: Shape) -> Candidate:
+    module = deepcopy(candidate.function).to("meta")
+    x = torch.zeros(shape.batch, shape.channels, shape.height, shape.width, device="meta")
+    x = x.to(candidate.inputs[0].dtype)
+    candidate.facts = {
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "gmac": round(total_flops(count_flops(module.eval(), x)) / 1e9, 3),
+    }
+    kept = activation_bytes(module.train(), x.requires_grad_()).total()
+    if _PEAK * kept > (free := _free_bytes(candidate.inputs[0].device)):
+        candidate.facts["note"] = (
+            f"does not fit: keeps {kept / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free"
+        )
+    return candidate
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def rival_layers_table(record: Mapping) -> str:
+    """Format the record in Markdown, with a table for each shape."""
+    headers = ["layer", "parameters", "GMAC", "kept MiB", "forward ms", "train ms", "(min to max)"]
+    parts = [
+        f"**{title(shape[0])}**\n\n" + tabulate(map(_cells, shape), headers, tablefmt="pipe")
+        for shape in by_shape(record["rows"])
+    ]
+    return "\n\n".join([*parts, provenance(record)])
+
+
+def _cells(row: Mapping) -> list[str]:
+    counted = [row["form"], f"{row['parameters']:,}", f"{row['gmac']:.2f}"]
+    if "note" in row:
+        return [*counted, row["note"]]
+    return [
+        *counted,
+        f"{row['saved_mib']:.1f}",
+        f"{row['forward_ms']:.1f}",
+        f"{row['train_ms']:.1f}",
+        f"{row['train_min_ms']:.1f} to {row['train_max_ms']:.1f}",
+    ]
