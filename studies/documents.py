@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lambda_det.comparison.tables import comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
-from studies.benchmarks.layer_report import layers_table
+from studies.benchmarks.layer_report import layers_table, ratios_table
 from studies.benchmarks.rival_layers import rival_layers_table
 from studies.evidence.why_table import why_tables
 from studies.gpu.estimate_table import estimates_table
@@ -25,6 +25,7 @@ VIEWS = {
     "figures": figures_table,
     "kernels": kernels_table,
     "layers": layers_table,
+    "ratios": ratios_table,
     "rival_layers": rival_layers_table,
     "rivals": rivals_table,
     "rows": rows_table,

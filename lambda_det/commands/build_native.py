@@ -3,7 +3,8 @@
 Without --output they go into the user's cache, where every later process finds them, also on
 machines that share the folder and have no compiler. With --output lambda_det/layers/native in a
 checkout, a wheel that is built from it brings them along, for this release of PyTorch and this kind
-of processor. They are compiled also if they are there already.
+of processor; libraries of other releases in that folder are removed. They are compiled also if they
+are there already.
 """
 
 from __future__ import annotations
@@ -24,9 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     try:
-        library = native_build.build(args.output, anew=True)
+        path = native_build.build(args.output, anew=True)
     except native_build.BuildError as error:
         where = "" if args.output is None else f"--output {args.output}: "
         raise InputError(f"{where}the back end 'native' was not built: {error}") from error
-    print(library._name)
+    for other in path.parent.glob("native_*.so") if args.output else ():
+        if other != path:  # a wheel would bring it along, and never load it
+            other.unlink()
+    print(path)
     return 0

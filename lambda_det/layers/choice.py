@@ -45,8 +45,17 @@ def choose_backend(query: Tensor, value: Tensor, embedding: Tensor) -> str:
     if query.is_cuda:
         return "conv"
     tensors = (query, value, embedding)
-    if native_lambda.unsupported(*tensors) is None:
+    reason = native_lambda.unsupported(*tensors)
+    if reason is None:
         return "native"
+    chosen = _without_native(*tensors)
+    if query.device.type == "cpu":
+        native_lambda.log_fallback(reason, chosen)
+    return chosen
+
+
+def _without_native(query: Tensor, value: Tensor, embedding: Tensor) -> str:
+    tensors = (query, value, embedding)
     if not all(is_fixed(query.shape[axis]) for axis in (0, 3, 4)):
         return "banded"
     training = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

@@ -66,41 +66,53 @@ def library() -> ctypes.CDLL:
 def _library() -> ctypes.CDLL | str:
     """The kernels, or why they are not there."""
     try:
-        with contextlib.suppress(OSError):  # this package was not built with them
-            return ctypes.CDLL(str(SOURCES / _file_name()))
-        path = _cached()
-        with contextlib.suppress(OSError):  # they are not there, or not what this machine can load
-            return ctypes.CDLL(str(path))
-        return build(path.parent)
+        shipped = SOURCES / _file_name()  # in a wheel that was built with them
+        return _loaded(shipped) if shipped.exists() else _loaded(build())
     except BuildError as error:
         return str(error)
 
 
-def build(folder: Path | None = None, *, anew: bool = False) -> ctypes.CDLL:
-    """Compile the kernels, and load them.
+def build(folder: Path | None = None, *, anew: bool = False) -> Path:
+    """Compile the kernels.
 
     Args:
         folder: where the library is written; None = the user's cache.
-        anew: whether to compile also if another process has done so meanwhile.
+        anew: whether to compile also where they are already and can be loaded.
+
+    Returns:
+        The path of the library.
 
     Raises:
         BuildError: there is no compiler, it fails, or the folder cannot be written.
     """
-    path = _cached() if folder is None else folder / _file_name()
+    path = _cached() if folder is None else folder.resolve() / _file_name()
+    if not anew and _can_be_loaded(path):
+        return path
     compiler = compiler_command()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.parent):
-            if not anew:
-                with contextlib.suppress(OSError):
-                    return ctypes.CDLL(str(path))
-            _logger.info("compiling the kernels of back end 'native' once, into %s", path)
-            _build(compiler, path)
+        with _lock(path.with_name("native.lock")):
+            if anew or not _can_be_loaded(path):  # else another process has compiled it meanwhile
+                _logger.info("compiling the kernels of back end 'native' once, into %s", path)
+                _build(compiler, path)
+    except OSError as error:
+        raise BuildError(f"{path.parent} cannot be written: {error}") from error
+    return path
+
+
+def _can_be_loaded(path: Path) -> bool:
+    try:
+        ctypes.CDLL(str(path))
+    except OSError:
+        return False
+    return True
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
         return ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f"its folder cannot be written: {error}") from error
-    except ImportError as error:
-        raise BuildError(f"this system cannot lock a file: {error}") from error
+        raise BuildError(f"its library cannot be loaded: {error}") from error
 
 
 def compile_kernels(compiler: list[str], folder: Path, flags: list[str] = _FLAGS) -> list[Path]:
@@ -125,11 +137,18 @@ def _build(compiler: list[str], path: Path) -> None:
         entry = Path(folder) / "entry.o"
         _run_all([[*compiler, *_FLAGS, *_ENTRY_FLAGS, *_to(entry, "entry")]])
         objects = [str(o) for o in (entry, *compile_kernels(compiler, Path(folder)))]
-        unfinished = path.with_suffix(".tmp")  # a killed process leaves it; the next one overwrites
-        _run_all([[*compiler, *objects, *_LINK_FLAGS, "-o", str(unfinished)]])
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())  # after a power cut, a part of a library would end the process
-        os.replace(unfinished, path)
+        # On the disk before its renaming: a part of a library would end the process that loads it.
+        # Its own name: the processes of several machines may write at once.
+        handle, unfinished = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+        try:
+            _run_all([[*compiler, *objects, *_LINK_FLAGS, "-o", unfinished]])
+            os.chmod(unfinished, 0o755)
+            os.fsync(handle)
+            os.replace(unfinished, path)
+        finally:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                os.unlink(unfinished)
 
 
 def _to(target: Path, source: str) -> list[str]:
@@ -170,7 +189,7 @@ def compiler_command() -> list[str]:
     Raises:
         BuildError: there is none.
     """
-    named = shlex.split(os.environ.get("CXX", ""))
+    named = _named_compiler()
     for command in [named] if named else [["c++"], ["g++"], ["clang++"]]:
         if shutil.which(command[0]):
             return command
@@ -178,12 +197,24 @@ def compiler_command() -> list[str]:
     raise BuildError(f"it needs a C++ compiler, and {wanted} on the PATH")
 
 
+def _named_compiler() -> list[str]:
+    """What the variable CXX says: a command with its arguments, or nothing."""
+    text = os.environ.get("CXX", "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise BuildError(f"CXX={text!r} is no command: {error}") from error
+
+
 def _file_name() -> str:
     """The name of the library, by what it is made of.
 
-    The compiler is not in it: what one machine has compiled also serves those without a compiler.
+    The compiler is not in it, but its arguments are: what one machine has compiled also serves
+    those that share its cache and have no compiler.
     """
-    parts = [torch.__version__, platform.machine(), *_FLAGS, *_ENTRY_FLAGS[:2]]
+    flags = [*_named_compiler()[1:], *_FLAGS, *_ENTRY_FLAGS, *_LINK_FLAGS]
+    parts = [flag for flag in flags if not flag.startswith(("-I", "-L"))]
+    parts += [torch.__version__, platform.machine(), str(_INSTRUCTION_SETS)]
     parts += [source.read_text(encoding="utf-8") for source in sorted(SOURCES.glob("*.[ch]*"))]
     return f"native_{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
 
@@ -198,14 +229,12 @@ def _cached() -> Path:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock of this folder. It ends with its process, however
-    that ends."""
-    import fcntl  # not on Windows, where the other back ends run
+def _lock(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock of a file. It ends with its process, however that
+    ends. Where files cannot be locked, each process compiles for itself."""
+    with open(path, "w") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl  # not on Windows, where the other back ends run
 
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(opened)

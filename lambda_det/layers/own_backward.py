@@ -7,10 +7,12 @@ and ``torch.compile`` do not look inside.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from lambda_det.layers import lambda_first
 from lambda_det.layers.memory_layout import is_channels_last
@@ -81,7 +83,28 @@ def position_operator(
         return _differentiable_gradients(ctx, gradient)
 
     operator.register_autograd(gradients, setup_context=save)
+    _register_flops(name)
     return operator
+
+
+def _register_flops(name: str) -> None:
+    """Tell ``torch.utils.flop_counter`` the operations of both passes, with q·E first."""
+    operators = torch.ops.lambda_det
+
+    @register_flop_formula(getattr(operators, f"position_lambda_{name}"))
+    def _(query, value, embedding, *_args, **_others) -> int:
+        return _operations(query, embedding, embedding[0] + value[2])
+
+    @register_flop_formula(getattr(operators, f"position_lambda_{name}_backward"))
+    def _(_gradient, query, value, embedding, *_args, **_others) -> int:
+        return _operations(query, embedding, 3 * embedding[0] + 2 * value[2])
+
+
+def _operations(query: torch.Size, embedding: torch.Size, for_each: int) -> int:
+    """Two for each multiply-add, with ``for_each`` of them for a query and an offset. The window
+    counts in full, also beyond the image."""
+    batch, heads, _, height, width = query
+    return 2 * batch * heads * height * width * math.prod(embedding[1:]) * for_each
 
 
 def _new_output(query: Tensor, value: Tensor) -> Tensor:

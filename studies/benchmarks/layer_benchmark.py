@@ -75,11 +75,13 @@ def benchmark_layers(
         ``peak_mib``: the most memory that a training step allocates besides inputs and parameters
         (on CUDA; None on a CPU); ``error`` and ``gradient_error``: for position lambdas, the error
         relative to float64 on the first image, and the largest of its three gradients, None if it
-        is not finite; ``note``: the reason if it could not be measured. On a CPU in float32, rows of
-        position lambdas also have the rates of :func:`studies.benchmarks.peaks.measured_peaks`,
-        the higher ones of before and after the shape, and ``forward_gflops`` and
-        ``backward_gflops``, the useful operations (:func:`useful_operations`) by time; the backward
-        pass takes what the training step takes beside the forward.
+        is not finite; ``note``: the reason if it could not be measured.
+
+        On a CPU in float32, rows of position lambdas also have the rates of
+        :func:`studies.benchmarks.peaks.measured_peaks`, the higher ones of before and after the
+        shape, and ``forward_gflops`` and ``backward_gflops``: the useful operations
+        (:func:`useful_operations`) by time. The backward pass takes what the training step takes
+        beside the forward.
     """
     rows: list[dict] = []
     for shape in shapes:

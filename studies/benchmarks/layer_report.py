@@ -36,6 +36,24 @@ def layers_table(record: Mapping) -> str:
     return "\n\n".join([*parts, provenance(record)])
 
 
+def ratios_table(record: Mapping) -> str:
+    """What a user gains, in Markdown: a line for each shape."""
+    headers = [
+        "input", "position lambda, forward: fastest peer ÷ ours", "training step",
+        "whole layer ÷ 3×3 convolution, forward", "training step",
+    ]  # fmt: skip
+    lines = []
+    for shape in by_shape(record["rows"]):
+        rows = {row["form"]: row for row in shape}
+        ours, layer, convolution = (rows[n] for n in ("auto", "LambdaLayer", "3x3 convolution"))
+        whats = ("forward_ms", "train_ms")
+        lines.append([title(shape[0]).partition(",")[0], *(_ratio(ours, shape, w) for w in whats)])
+        lines[-1] += [f"{layer[what] / convolution[what]:.2f}" for what in whats]
+    table = tabulate(lines, headers, tablefmt="pipe", disable_numparse=True)
+    threads = record["rows"][0]["threads"]
+    return f"{table}\n\nfloat32, {threads} threads. {provenance(record)}"
+
+
 def by_shape(rows: Sequence[Mapping]) -> list[list[Mapping]]:
     """Group the rows by their input; the order of the rows stays the same."""
     groups: dict[tuple, list[Mapping]] = {}

@@ -21,14 +21,12 @@ pytestmark = pytest.mark.slow
 BUILD = "import setuptools.build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 
-@pytest.fixture(scope="module")
-def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def build(copy: Path, project: Path) -> dict[str, Path]:
     """Suffix -> file, built in a copy: a build leaves its own files beside the sources."""
     pytest.importorskip("setuptools", minversion="77")
-    copy = tmp_path_factory.mktemp("wheel") / "project"
-    unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so")
     for name in ("lambda_det", "configs", "tools", "docs", "studies"):
-        shutil.copytree(project / name, copy / name, ignore=unwanted)
+        shutil.copytree(project / name, copy / name, ignore=unwanted, dirs_exist_ok=True)
     for path in project.iterdir():
         if path.is_file() and not path.name.startswith("."):
             shutil.copy(path, copy)
@@ -40,6 +38,23 @@ def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     )
     assert done.returncode == 0, done.stderr
     return {path.suffix: path for path in (copy / "dist").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def built(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build(tmp_path_factory.mktemp("wheel"), project)
+
+
+def test_a_wheel_with_compiled_kernels_is_of_a_platform(project: Path, tmp_path: Path) -> None:
+    kernels = tmp_path / "lambda_det" / "layers" / "native" / "native_0123456789abcdef.so"
+    kernels.parent.mkdir(parents=True)
+    kernels.touch()
+    made = build(tmp_path, project)
+    assert not made[".whl"].name.endswith("-any.whl")
+    with zipfile.ZipFile(made[".whl"]) as wheel:
+        assert kernels.relative_to(tmp_path).as_posix() in wheel.namelist()
+    with tarfile.open(made[".gz"]) as sdist:
+        assert not any(name.endswith(".so") for name in sdist.getnames())
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from lambda_det.layers import banded as banded_module
 from lambda_det.layers import position_lambda
@@ -152,3 +153,14 @@ def test_bands_are_no_larger_than_agreed(monkeypatch) -> None:
     position_lambda(*inputs, backend="banded")
     # A row of an image needs 1.1 MB (84 x 4 queries, a window of 23 x 36): three at a time.
     assert len(sizes) == 3 and max(sizes) <= 4 * 2**20
+
+
+def test_pytorchs_counter_knows_the_operations() -> None:
+    inputs = [t.requires_grad_() for t in tensors(2, 4, 3, 5, 6, 7, 8, 3, 5)]
+    with FlopCounterMode(display=False) as counter:
+        output = position_lambda(*inputs, backend="banded")
+        forward = counter.get_total_flops()
+        output.sum().backward()
+    offsets = 2 * 4 * 7 * 8 * 3 * (3 * 5)  # of all queries, in all value sets
+    assert forward == 2 * offsets * (5 + 6)
+    assert counter.get_total_flops() - forward == 2 * offsets * (3 * 5 + 2 * 6)

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,10 @@ from lambda_det.layers import native_build, native_lambda, position_lambda
 
 @pytest.fixture
 def as_new(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As in a new process of a user with an empty cache."""
+    """As in a new process of a user with an empty cache, whose package was built without them."""
+    sources = tmp_path / "sources"
+    shutil.copytree(native_build.SOURCES, sources, ignore=shutil.ignore_patterns("*.so"))
+    monkeypatch.setattr(native_build, "SOURCES", sources)
     looked_for = functools.cache(native_build._library.__wrapped__)
     monkeypatch.setattr(native_build, "_library", looked_for)
     monkeypatch.setattr(native_lambda, "_logged", set())
@@ -78,7 +82,7 @@ def test_a_compiler_that_fails(log, monkeypatch, tmp_path) -> None:
 def test_a_cache_that_cannot_be_written(log, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("CXX", fake_compiler(tmp_path, "exit 0"))
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert_banded_with_one_line(log, "its folder cannot be written", str(tmp_path / "cache"))
+    assert_banded_with_one_line(log, f"{tmp_path / 'cache' / 'lambda_det'} cannot be written")
 
 
 @pytest.mark.usefixtures("as_new")
@@ -140,8 +144,9 @@ def copying_compiler(native_kernels: None, monkeypatch, tmp_path: Path) -> None:
 def start(cache: Path, **variables: str) -> subprocess.Popen:
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)} | variables
     return subprocess.Popen(
-        [sys.executable, "-c", PROCESS], env=environment, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", PROCESS], env=environment, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -152,7 +157,7 @@ def test_one_process_compiles_and_all_load(tmp_path: Path) -> None:
     said = [process.communicate()[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0)
     assert sum(text.count("compiling the kernels") for text in said) == 1, said
-    (kernels,) = (file for file in cache.rglob("*") if file.is_file())
+    (kernels,) = cache.rglob("*.so")
     kernels.write_bytes(b"damaged")  # it is compiled again
     again = start(cache)
     assert "compiling the kernels" in again.communicate()[0] and again.returncode == 0
@@ -165,7 +170,7 @@ def test_one_process_compiles_and_all_load(tmp_path: Path) -> None:
 def test_a_killed_process_keeps_no_lock(tmp_path: Path) -> None:
     killed = start(tmp_path, WAIT="1")
     killed.stdout.readline()  # it compiles, and holds the lock
-    killed.kill()
+    os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     after = start(tmp_path)
     assert "compiling the kernels" in after.communicate(timeout=300)[0]
@@ -175,18 +180,52 @@ def test_a_killed_process_keeps_no_lock(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("copying_compiler", "as_new")
 def test_built_ahead(capsys, tmp_path: Path, monkeypatch) -> None:
     """As the command says, also where they are already; a package that holds them loads them."""
-    for target in (["--output", str(tmp_path / "native")], [], []):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sources" / "native_0123456789abcdef.so").touch()  # of another release
+    calls = []
+    for target in (["--output", "sources"], [], []):
         assert build_native.main(target) == 0
-    in_folder, in_cache, again = map(Path, capsys.readouterr().out.splitlines())
-    assert in_folder.parent == tmp_path / "native" and in_cache == again
+        calls.append((tmp_path / "compiler.calls").read_text().count("."))
+    assert calls == [calls[0], 2 * calls[0], 3 * calls[0]]
+    in_package, in_cache, again = map(Path, capsys.readouterr().out.splitlines())
+    assert in_package.parent == tmp_path / "sources" and in_cache == again
+    assert (tmp_path / "sources" / "entry.cpp").exists()
+    assert not (tmp_path / "sources" / "native_0123456789abcdef.so").exists()
     assert in_cache.parent == tmp_path / "cache" / "lambda_det"
-    assert len((tmp_path / "compiler.calls").read_text().split()) % 3 == 0
+    assert sorted(path.name for path in in_cache.parent.iterdir()) == ["native.lock", again.name]
     in_cache.unlink()
-    for source in native_build.SOURCES.glob("*.[ch]*"):
-        shutil.copy(source, tmp_path / "native")
-    monkeypatch.setattr(native_build, "SOURCES", tmp_path / "native")
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert native_build.library()._name == str(in_folder)
+    assert native_build.library()._name == str(in_package)
+
+
+@pytest.mark.usefixtures("as_new")
+def test_arguments_of_the_compiler_make_another_library(monkeypatch) -> None:
+    names = set()
+    for command in ("", "g++", "clang++", "g++ -O3", "g++ -O3 -march=native"):
+        monkeypatch.setenv("CXX", command)
+        names.add(native_build._file_name())
+    assert len(names) == 3
+
+
+@pytest.mark.usefixtures("as_new")
+def test_a_compiler_that_is_no_command(log, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", 'g++ "-O2')
+    assert_banded_with_one_line(log, "CXX='g++ \"-O2' is no command")
+
+
+@pytest.mark.usefixtures("copying_compiler", "as_new")
+def test_a_library_that_cannot_be_loaded(log, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("KERNELS", __file__)
+    assert_banded_with_one_line(log, "its library cannot be loaded: ", "invalid ELF header")
+
+
+@pytest.mark.usefixtures("as_new")
+def test_auto_says_once_why_it_is_slow(log, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for _ in range(3):
+        position_lambda(*inputs())
+    (line,) = [r.getMessage() for r in log.records if r.levelno >= logging.WARNING]
+    assert "no-such-compiler" in line and "'conv' is used instead" in line
 
 
 @pytest.mark.usefixtures("as_new")
@@ -196,9 +235,7 @@ def test_what_cannot_be_built_ahead(capsys, monkeypatch, tmp_path: Path) -> None
     taken.touch()
     assert build_native.main(["--output", str(taken)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(
-        f"error: --output {taken}: the back end 'native' was not built: its fold"
-    )
+    assert f"--output {taken}: the back end 'native' was not built: {taken} cannot be" in line
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert build_native.main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()

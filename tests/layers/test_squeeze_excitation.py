@@ -6,7 +6,9 @@ import pytest
 import torch
 import torchvision
 from layer_helpers import corner_mask, image
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from lambda_det.layers.squeeze_excitation import SqueezeExcitation, masked_mean
 
@@ -59,6 +61,60 @@ def test_second_derivatives(layer: SqueezeExcitation) -> None:
     gradient.square().sum().backward()
     for own, other in zip(layer.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(own.grad, other.grad)
+
+
+def test_hooks_count_once_and_weights_of_hooks_train(layer: SqueezeExcitation) -> None:
+    theirs, found = torchvision.ops.SqueezeExcitation(8, 3).double(), []
+    theirs.load_state_dict(layer.state_dict())
+    for module in (layer, theirs):
+        adapter = torch.full((3, 1, 1), 0.5, dtype=torch.float64, requires_grad=True)
+        module.fc1.weight.register_hook(lambda gradient: 2 * gradient)
+        module.fc1.register_forward_hook(lambda _module, _args, output, a=adapter: output * a)
+        x = image(2, 8, *SIZE).requires_grad_()
+        x.register_hook(lambda gradient: 3 * gradient)
+        module(x).square().sum().backward()
+        found.append([x.grad, adapter.grad, *(p.grad for p in module.parameters())])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other)
+
+
+def test_forward_mode_reaches_its_weights(layer: SqueezeExcitation) -> None:
+    x = image(2, 8, *SIZE).requires_grad_()
+    weight = layer.fc1.weight.detach()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(weight, torch.ones_like(weight))
+        output = torch.func.functional_call(layer, {"fc1.weight": dual}, x)
+        tangent = forward_ad.unpack_dual(output).tangent
+    step = 1e-6
+    plus, minus = (
+        torch.func.functional_call(layer, {"fc1.weight": weight + s}, x) for s in (step, -step)
+    )
+    torch.testing.assert_close(tangent, (plus - minus) / (2 * step), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_second_derivatives_under_autocast(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    layer, theirs = SqueezeExcitation(8, 3), torchvision.ops.SqueezeExcitation(8, 3)
+    theirs.load_state_dict(layer.state_dict())
+    found = []
+    for module in (layer, theirs):
+        x = image(2, 8, *SIZE).to(dtype).requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = module(x)
+        (gradient,) = torch.autograd.grad(output.float().square().sum(), x, create_graph=True)
+        gradient.float().square().sum().backward()
+        found.append([gradient, x.grad, *(p.grad for p in module.parameters())])
+    for own, other in zip(*found, strict=True):
+        torch.testing.assert_close(own, other, rtol=5e-2, atol=5e-2)
+
+
+def test_checkpointing_computes_it_twice_and_no_more(layer: SqueezeExcitation) -> None:
+    calls = []
+    layer.fc1.register_forward_hook(lambda *_: calls.append(1))
+    x = image(2, 8, *SIZE).requires_grad_()
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    assert len(calls) == 2
 
 
 def test_under_autocast_as_torchvisions() -> None:

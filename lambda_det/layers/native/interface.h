@@ -14,7 +14,7 @@ using Index = std::ptrdiff_t;
 enum Type : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2 };
 
 // A tensor of five axes as it lies in memory; strides count elements. Axes that a tensor does not
-// have are of size 1. NativeTensor in native_library.py is the same structure.
+// have are of size 1. _Tensor in native_lambda.py is the same structure.
 struct Tensor {
   void* data;
   Index strides[5];

@@ -9,7 +9,12 @@ from lambda_det.layers import position_lambda
 from studies.benchmarks import layer_benchmark, layer_forms, packed_form
 from studies.benchmarks.layer_benchmark import Protocol, benchmark_layers, saved_bytes
 from studies.benchmarks.layer_forms import Candidate, Shape, candidates, shapes_of_image
-from studies.benchmarks.layer_report import by_shape, fastest_peer
+from studies.benchmarks.layer_report import (
+    by_shape,
+    fastest_peer,
+    layers_table,
+    ratios_table,
+)
 from studies.benchmarks.peaks import measured_peaks
 
 
@@ -131,7 +136,7 @@ def test_useful_operations_are_those_of_the_sum() -> None:
 
 
 def test_shares_of_the_peaks(monkeypatch) -> None:
-    """Above the time that the peak rates need, no share exceeds that of the peak."""
+    """The table puts the useful operations by time beside the higher rates of before and after."""
     rates = iter([{"sgemm_gflops": 10.0}, {"sgemm_gflops": 20.0}])
     monkeypatch.setattr(layer_benchmark, "measured_peaks", lambda: next(rates))
     forms = ("banded", "3x3 convolution")
@@ -143,6 +148,32 @@ def test_shares_of_the_peaks(monkeypatch) -> None:
     assert banded["forward_gflops"] == pytest.approx(forward / banded["forward_ms"] / 1e6, abs=0.06)
     seconds = (banded["train_ms"] - banded["forward_ms"]) / 1000
     assert banded["backward_gflops"] == pytest.approx(backward / seconds / 1e9, abs=0.06)
+
+
+def test_columns_of_ratios_and_shares() -> None:
+    base = {"stage": "res4", "batch": 1, "channels": 8, "height": 2, "width": 2, "device": "cpu"}
+    base |= {"dtype": "float32", "kind": "position", "saved_mib": 1, "peak_mib": None}
+    base |= {"train_min_ms": 1, "train_max_ms": 9, "threads": 2}
+    rates = {"sgemm_gflops": 100.0, "fma_gflops": 400.0}
+    rows = [
+        base | {"form": "auto", "forward_ms": 2.0, "train_ms": 4.0, **rates}
+        | {"forward_gflops": 150.0, "backward_gflops": 80.0},
+        base | {"form": "conv2d form", "forward_ms": 6.0, "train_ms": 40.0},
+        base | {"form": "LambdaLayer", "kind": "layer", "forward_ms": 3.0, "train_ms": 9.0},
+        base | {"form": "3x3 convolution", "kind": "yardstick"}
+        | {"forward_ms": 4.0, "train_ms": 10.0},
+    ]  # fmt: skip
+    record = {
+        "rows": rows,
+        "command": "c",
+        "hardware": {"gpu": None, "cpu": "x", "cores": 2},
+        "date": "d",
+    }
+    row = next(line for line in layers_table(record).splitlines() if line.startswith("| auto"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[4:8] == ["3.00", "10.00", "150 (38)", "80 (20)"]
+    row = next(line for line in ratios_table(record).splitlines() if line.startswith("| res4"))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["3.00", "10.00", "0.75", "0.90"]
 
 
 def test_measured_peaks() -> None:
