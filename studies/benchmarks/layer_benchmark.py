@@ -77,13 +77,14 @@ def benchmark_layers(
         relative to float64 on the first image, and the largest of its three gradients, None if it
         is not finite; ``note``: the reason if it could not be measured.
 
-        On a CPU in float32, rows of position lambdas also have the rates of
-        :func:`studies.benchmarks.peaks.measured_peaks`, the higher ones of before and after the
-        shape, and ``forward_gflops`` and ``backward_gflops``: the useful operations
-        (:func:`useful_operations`) by time. The backward pass takes what the training step takes
-        beside the forward.
+        Rows of position lambdas also have ``forward_gflops`` and ``backward_gflops``: the useful
+        operations (:func:`useful_operations`) by time, where the backward pass takes what the
+        training step takes beside the forward. On a CPU in float32 they have the rates of
+        :func:`studies.benchmarks.peaks.measured_peaks`, the highest of before and after each shape.
     """
     rows: list[dict] = []
+    has_peaks = protocol.device == "cpu" and protocol.dtype == torch.float32
+    peaks = measured_peaks() if has_peaks else {}
     for shape in shapes:
         progress(
             f"{shape.stage}: {shape.batch} x {shape.channels} x {shape.height} x {shape.width}"
@@ -92,6 +93,11 @@ def benchmark_layers(
         gc.collect()
         if protocol.device.startswith("cuda"):
             torch.cuda.empty_cache()
+        for name, rate in measured_peaks().items() if has_peaks else ():
+            peaks[name] = round(max(rate, peaks[name]), 1)
+    for row in rows:
+        if "forward_gflops" in row:
+            row |= peaks
     return rows
 
 
@@ -120,13 +126,8 @@ def _benchmark_shape(shape: Shape, protocol: Protocol) -> list[dict]:
             row["note"] = str(error).splitlines()[0][:200]
             continue
         chosen.append((candidate, row))
-    has_peaks = protocol.device == "cpu" and protocol.dtype == torch.float32
-    before = measured_peaks() if has_peaks else {}
     _time(chosen, protocol)
-    if has_peaks:
-        after = measured_peaks()
-        peaks = {name: round(max(rate, after[name]), 1) for name, rate in before.items()}
-        _add_rates([row for c, row in chosen if c.kind == "position"], shape, peaks)
+    _add_rates([row for c, row in chosen if c.kind == "position"], shape)
     if protocol.errors:
         _compare([(c, row) for c, row in chosen if c.kind == "position"], shape, protocol)
     return rows
@@ -149,11 +150,10 @@ def useful_operations(shape: Shape) -> tuple[int, int]:
     return pairs * (QUERY_DEPTH + channels), pairs * (3 * QUERY_DEPTH + 2 * channels)
 
 
-def _add_rates(rows: list[dict], shape: Shape, peaks: dict[str, float]) -> None:
+def _add_rates(rows: list[dict], shape: Shape) -> None:
     forward, backward = useful_operations(shape)
     for row in rows:
         seconds = (row["train_ms"] - row["forward_ms"]) / 1000
-        row |= peaks
         row["forward_gflops"] = round(forward / row["forward_ms"] / 1e6, 1)
         row["backward_gflops"] = round(backward / seconds / 1e9, 1) if seconds > 0 else None
 

@@ -101,14 +101,12 @@ def _ratio(row: Mapping, shape: Sequence[Mapping], what: str) -> str:
 
 def _share(row: Mapping, what: str) -> str:
     """The rate as percent of that of a matrix product, and of multiply-adds in registers."""
-    if row.get(what) is None:
-        return "–"
     shares = [
         f"{100 * row[what] / row[peak]:.0f}"
         for peak in ("sgemm_gflops", "fma_gflops")
-        if peak in row
+        if peak in row and row.get(what) is not None
     ]
-    return f"{shares[0]} ({shares[1]})" if len(shares) > 1 else shares[0]
+    return " ".join(shares[:1] + [f"({share})" for share in shares[1:]]) or "–"
 
 
 def _number(value: float | None, form: str) -> str:
