@@ -4,7 +4,7 @@ The parts are those of the nuclei (:file:`nuclei.yaml`): COCO calls 90 % of them
 predictions are read from the folders of the runs, and a small JSON of each finished run is kept
 beside those that the suite keeps, so that a later call needs no folder::
 
-    python -m studies.evidence.image_parts --suite SUITE --output DIR [--record NAME]
+    python -m studies.evidence.image_parts --suite SUITE --output DIR [--record]
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from lambda_det.comparison.controls import TRAINED_WITHOUT, ZEROED
 from lambda_det.comparison.examples import validation_set
@@ -112,6 +111,7 @@ def parts_of_run(run: Run) -> dict[str, Parts]:
     if run.zeroed:
         names[ZEROED] = (f"_{ZEROED}", run.zeroed_folder)
     if found is None:
+        print(f"{run.name} ...", file=sys.stderr)
         annotations = validation_set(built_config(run.folder))[0]
         limit = int(str(run.settings["TEST.DETECTIONS_PER_IMAGE"]))
         found = {
@@ -214,22 +214,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--suite", required=True, metavar="YAML", help="path of the suite")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of its comparison")
-    parser.add_argument("--record", metavar="NAME", help="also write results/NAME.json")
+    parser.add_argument("--record", action="store_true", help="also write results/SUITE_parts.json")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     suite = read_suite(args.suite, args.output)
     words = f"--suite {args.suite} --output {args.output}"
+    words += " --record" if args.record else ""
     record = record_of(suite, f"python -m studies.evidence.image_parts {words}")
     print(brief_table(record, zeroed=True))
     if args.record:
         if record["finished"] < record["planned"]:
             raise InputError(
-                f"--record {args.record}: {record['finished']} of {record['planned']} runs have "
-                "finished; run the suite first"
+                f"--record: {record['finished']} of {record['planned']} runs have finished; run "
+                "the suite first"
             )
-        path = Path(record_path(str(results_folder()), args.record))
-        with writing(str(path)):
-            write_json(record, str(path))
+        path = record_path(str(results_folder()), f"{suite.name}_parts")
+        with writing(path):
+            write_json(record, path)
     return 0
 
 

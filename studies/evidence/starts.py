@@ -3,7 +3,7 @@
 Both suites have the same models, seeds and recipe; the runs of the first start from random weights,
 those of the second from weights that a ``pretrain:`` step has made. Their records are read::
 
-    python -m studies.evidence.starts --scratch nuclei --pretrained nuclei_pretrained --record NAME
+    python -m studies.evidence.starts nuclei nuclei_pretrained [--record]
 """
 
 from __future__ import annotations
@@ -106,22 +106,21 @@ def starts_table(record: Mapping) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name in ("scratch", "pretrained"):
-        parser.add_argument(f"--{name}", required=True, metavar="NAME", help="results/NAME.json")
-    parser.add_argument("--record", required=True, metavar="NAME", help="writes results/NAME.json")
+        parser.add_argument(name, metavar=name.upper(), help=f"results/{name.upper()}.json")
+    parser.add_argument(
+        "--record", action="store_true", help="also write results/SCRATCH_starts.json"
+    )
     args = parser.parse_args(argv)
-    results = str(results_folder())
-    records = [
-        read_json(record_path(results, name, f"--{flag}"))
-        for flag, name in (("scratch", args.scratch), ("pretrained", args.pretrained))
-    ]
-    seeds = [seed for seed in records[0]["seeds"] if seed in records[1]["seeds"]]
-    words = f"--scratch {args.scratch} --pretrained {args.pretrained} --record {args.record}"
-    command = f"python -m studies.evidence.starts {words}"
-    record = make_record(command, rows_of(*records), seeds, with_gpu=False)
-    path = record_path(results, args.record)
-    with writing(path):
-        write_json(record, path)
+    results, names = str(results_folder()), (args.scratch, args.pretrained)
+    scratch, pretrained = (read_json(record_path(results, name, "name")) for name in names)
+    seeds = [seed for seed in scratch["seeds"] if seed in pretrained["seeds"]]
+    command = " ".join(["python -m studies.evidence.starts", *names, *["--record"] * args.record])
+    record = make_record(command, rows_of(scratch, pretrained), seeds, with_gpu=False)
     print(starts_table(record))
+    if args.record:
+        path = record_path(results, f"{args.scratch}_starts")
+        with writing(path):
+            write_json(record, path)
     return 0
 
 

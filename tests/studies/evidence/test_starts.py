@@ -48,11 +48,11 @@ def test_the_command_writes_a_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(starts, "results_folder", lambda: tmp_path)
     for name, ap in (("a", 30.0), ("b", 32.0)):
         write_json(record(name, {1: ap, 2: ap + 1, 3: ap + 2}), str(tmp_path / f"{name}.json"))
-    words = ["--scratch", "a", "--pretrained", "b", "--record", "c"]
-    assert starts.main(words) == 0
-    made = json.loads((tmp_path / "c.json").read_text())
+    assert starts.main(["a", "b"]) == 0 and not (tmp_path / "a_starts.json").exists()
+    assert starts.main(["a", "b", "--record"]) == 0
+    made = json.loads((tmp_path / "a_starts.json").read_text())
     assert made["rows"][0]["box_ap_gain"]["mean"] == 2 and made["seeds"] == [1, 2, 3]
-    assert made["command"] == "python -m studies.evidence.starts " + " ".join(words)
+    assert made["command"] == "python -m studies.evidence.starts a b --record"
     assert "+2.0 [+2.0, +2.0]" in capsys.readouterr().out
-    assert starts.main(["--scratch", "a", "--pretrained", "gone", "--record", "c"]) == 2
+    assert starts.main(["a", "gone"]) == 2
     assert "gone.json" in capsys.readouterr().err
