@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from lambda_det.comparison.tables import comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table, ratios_table
 from studies.benchmarks.rival_layers import rival_layers_table
+from studies.benchmarks.layer_report import layers_table
+from studies.evidence.starts import starts_table
 from studies.evidence.why_table import why_tables
 from studies.gpu.estimate_table import estimates_table
 from studies.gpu.kernel_table import kernels_table
@@ -28,7 +31,9 @@ VIEWS = {
     "ratios": ratios_table,
     "rival_layers": rival_layers_table,
     "rivals": rivals_table,
+    "parts": functools.partial(brief_table, zeroed=True),
     "rows": rows_table,
+    "starts": starts_table,
     "why": why_tables,
 }
 """VIEW in a marker ``<!-- NAME.json VIEW -->`` -> function that makes Markdown from a record."""

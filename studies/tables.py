@@ -22,22 +22,26 @@ from lambda_det.io import read_json
 from lambda_det.records import markdown_row, provenance
 
 
-def brief_table(record: Mapping) -> str:
+def brief_table(record: Mapping, *, zeroed: bool = False) -> str:
     """Make the short table of a comparison's record, with one line for each set and model: AP, what
-    it rests on, and the gain. It gives the answer before the full tables."""
+    it rests on, and the gain. It gives the answer before the full tables; ``zeroed`` adds the
+    control of this name."""
     rows, with_sets = record["rows"], "sets" in record
     tasks = tasks_of(rows) or ["box"]
-    controlled = [task for task in tasks if any(f"{task}_ap_trained_without" in r for r in rows)]
+    names = ["zeroed", "trained without"] if zeroed else ["trained without"]
+    controls = {
+        task: [n for n in names if any(_control_column(task, n) in row for row in rows)]
+        for task in tasks
+    }
     headers = [*(["set"] if with_sets else []), "backbone", *found_headers(rows)]
     for task in tasks:
-        headers += [f"{task} AP", *(["trained without"] if task in controlled else []), "Δ"]
+        headers += [f"{task} AP", *controls[task], "Δ"]
     lines = []
     for label, row in ((label, row) for label, of_set in sets_of(record) for row in of_set):
         line = [*([label] if with_sets else []), row["label"], *found_cells(row, rows)]
         for task in tasks:
             line.append(plus_minus(row.get(f"{task}_ap")))
-            if task in controlled:
-                line.append(plus_minus(row.get(f"{task}_ap_trained_without")))
+            line += [plus_minus(row.get(_control_column(task, name))) for name in controls[task]]
             line.append(gain_cell(row, f"{task}_ap"))
         lines.append(line)
     seeds = sorted({row["finished"] for row in rows})
@@ -47,7 +51,10 @@ def brief_table(record: Mapping) -> str:
     legend = [f"AP in percent, {spread}"]
     if found_headers(rows):
         legend.append("found: objects detected at IoU 0.5; right class: detected with that class")
-    if controlled:
+    shown = {name for of_task in controls.values() for name in of_task}
+    if "zeroed" in shown:
+        legend.append(f"zeroed: the residual branches of {NAMED_STAGES} taken as 0 after training")
+    if "trained without" in shown:
         legend.append(
             f"trained without: the same with the residual branches of {NAMED_STAGES} at 0"
         )
@@ -56,6 +63,10 @@ def brief_table(record: Mapping) -> str:
         legend.append(f"Δ: gain over {' and '.join(over)}{paired}")
     remark = f"{'; '.join(legend)}. {pretrain_note(record)}".strip()
     return f"{markdown(headers, lines)}\n\n{remark}\n\n{provenance(record)}"
+
+
+def _control_column(task: str, name: str) -> str:
+    return f"{task}_ap_{name.replace(' ', '_')}"
 
 
 def ap_table(record: Mapping) -> str:
