@@ -9,7 +9,6 @@ from lambda_det.comparison.tables import comparison_tables
 from studies.benchmarks.backbone_report import backbones_table
 from studies.benchmarks.layer_report import layers_table, ratios_table
 from studies.benchmarks.rival_layers import rival_layers_table
-from studies.benchmarks.layer_report import layers_table
 from studies.evidence.starts import starts_table
 from studies.evidence.why_table import why_tables
 from studies.gpu.estimate_table import estimates_table
@@ -21,17 +20,17 @@ from studies.tables import ap_table, brief_table, figures_table, rows_table, upd
 VIEWS = {
     "ap": ap_table,
     "architectures": architecture_table,
-    "brief": brief_table,
     "backbones": backbones_table,
+    "brief": brief_table,
     "comparison": comparison_tables,
     "estimates": estimates_table,
     "figures": figures_table,
     "kernels": kernels_table,
     "layers": layers_table,
+    "parts": functools.partial(brief_table, zeroed=True),
     "ratios": ratios_table,
     "rival_layers": rival_layers_table,
     "rivals": rivals_table,
-    "parts": functools.partial(brief_table, zeroed=True),
     "rows": rows_table,
     "starts": starts_table,
     "why": why_tables,
