@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lambda_det.backbone import LAYER_REGISTRY, build_lambda_resnet
-from lambda_det.commands import analyze_model, convert_weights
+from lambda_det.commands import analyze_model, convert_weights, pretrain
 
 CONFIG = "quick/mask_rcnn_lambda_R_50_FPN_shapes_cpu"
 KEYS = ["MODEL.LAMBDA_RESNET.DEPTH", "26", "MODEL.LAMBDA_RESNET.LAYER.KIND", "layer_of_a_test"]
@@ -57,6 +57,14 @@ def test_its_weights_are_converted(module: str, capsys) -> None:
     LAYER_REGISTRY._obj_map.pop("layer_of_a_test")
     assert convert_weights.main(["out.pth", "again.pth"]) == 2
     assert "name the config" in capsys.readouterr().err
+
+
+def test_pretraining_imports_it(module: str, capsys) -> None:
+    words = ["--data", "no_such_folder", "--config-file", "pretrain/lambda_R_50_shapes_cpu", *KEYS]
+    for name in (module, "absent_module"):
+        assert pretrain.main(["--import", name, *words]) == 2
+    assert "layer_of_a_test" in LAYER_REGISTRY
+    assert "--import absent_module: cannot be imported" in capsys.readouterr().err
 
 
 def _layer(channels: int) -> torch.nn.Module:
