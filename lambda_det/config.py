@@ -151,11 +151,14 @@ def _lambda_resnet() -> CfgNode:
     layer = node.LAYER = CfgNode()
     # "lambda"; what the paper compares it with: "global_attention", "axial_attention",
     # "local_attention", "linear_attention", "double_attention", "attention_augmented"; "depthwise"
-    # (a SCOPE x SCOPE convolution of each channel); or "package.module.name" of a class or function
-    # that is called with the number of channels. Such a layer has QUERY_DEPTH, NUM_HEADS, SCOPE and
-    # MAX_SIZE as far as they mean something for it, and defaults of its own for those that have the
-    # lambda layer's default here. A key that it does not have is refused if it is set.
+    # (a SCOPE x SCOPE convolution of each channel); or the name of a layer of your own, which a
+    # module that --import names has registered in lambda_det.backbone.LAYER_REGISTRY. The other
+    # kinds have QUERY_DEPTH, NUM_HEADS, SCOPE and MAX_SIZE as far as they mean something for them;
+    # a key that a kind does not have is refused if it is set.
     layer.KIND = "lambda"
+    # Whether another kind has defaults of its own, those of its paper, for QUERY_DEPTH, NUM_HEADS
+    # and SCOPE where these are 16, 4 and 23, the lambda layer's. With False they count as they are.
+    layer.OWN_DEFAULTS = True
     layer.QUERY_DEPTH = 16
     layer.NUM_HEADS = 4
     layer.INTRA_DEPTH = 1

@@ -7,8 +7,9 @@ runs code. detectron2's own ``merge_from_file`` does: it runs Python expressions
 from __future__ import annotations
 
 import difflib
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -42,7 +43,12 @@ __all__ = [
     "suite_names",
 ]
 
+logger = logging.getLogger(__name__)
+
 BASE_KEY = "_BASE_"
+
+_LAYER = "MODEL.LAMBDA_RESNET.LAYER"
+_OF_KINDS = tuple(f"{_LAYER}.{name}" for name in ("QUERY_DEPTH", "NUM_HEADS", "SCOPE"))
 
 # Base-RetinaNet.yaml of every detectron2 version gives its anchor sizes by this expression.
 _EVAL = "tag:yaml.org,2002:python/object/apply:eval"
@@ -126,6 +132,7 @@ def merge_config(
     """
     cfg = get_cfg() if defaults is None else defaults
     wanted = cfg.VERSION
+    defaults_of_layer = {name: value for name, value in flat(cfg).items() if name in _OF_KINDS}
     for name, content in layers:
         _check_keys(content, cfg, name)
         if (said := content.get("VERSION", wanted)) != wanted:
@@ -149,7 +156,26 @@ def merge_config(
         cfg.merge_from_list(list(overrides))
     except _MERGE_ERRORS as error:
         raise InputError(f"{name}: {reason_of(error)}") from error
+    given = {*overrides[::2]}.union(*(flat(content) for _, content in layers))
+    _warn_of_own_defaults(flat(cfg), defaults_of_layer, given)
     return cfg
+
+
+def _warn_of_own_defaults(
+    values: Mapping[str, Any], defaults: Mapping[str, Any], given: Collection[str]
+) -> None:
+    """Warn of values that were given and are not taken, because LAYER.OWN_DEFAULTS holds.
+
+    A config that a training has written gives every key, LAYER.OWN_DEFAULTS as well.
+    """
+    kind = values.get(f"{_LAYER}.KIND", "lambda")
+    same = [name for name in defaults if name in given and values[name] == defaults[name]]
+    if kind != "lambda" and same and f"{_LAYER}.OWN_DEFAULTS" not in given:
+        logger.warning(
+            "%s: a layer of kind %r takes its own default instead; set %s.OWN_DEFAULTS False to "
+            "have these values",
+            ", ".join(f"{name} {values[name]}" for name in same), kind, _LAYER,
+        )  # fmt: skip
 
 
 def changed_values(saved: str, now: str, without_effect: Sequence[str] = ()) -> list[str]:

@@ -7,11 +7,13 @@ import itertools
 
 from torch import nn
 
+from lambda_det.backbone import LAYER_REGISTRY
 from lambda_det.layers.attention import KINDS
 
 _TURNS = itertools.cycle(KINDS)
 
 
+@LAYER_REGISTRY.register()
 def next_kind(channels: int) -> nn.Module:
     """A small layer of the next kind."""
     layer = KINDS[next(_TURNS)]

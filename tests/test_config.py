@@ -31,7 +31,7 @@ def test_every_key_of_the_node_is_read() -> None:
     blocks = {key for key in keys if key.startswith(f"{NODE}.LAMBDA_BLOCKS.")}
     assert blocks == {f"{NODE}.LAMBDA_BLOCKS.RES{i}" for i in range(2, 6)}
     arguments = {*CONFIG_KEYS.values()} - {f"{NODE}.LAMBDA_BLOCKS", "MODEL.BACKBONE.FREEZE_AT"}
-    assert keys == arguments | blocks | OF_WEIGHTS
+    assert keys == arguments | blocks | OF_WEIGHTS | {f"{NODE}.LAYER.OWN_DEFAULTS"}
 
 
 def test_defaults_are_those_of_the_builder_and_the_layer() -> None:

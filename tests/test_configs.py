@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lambda_det
 from lambda_det import configs, shipped_configs
@@ -254,3 +255,36 @@ def test_a_key_of_an_earlier_version_is_read_without_effect(tmp_path: Path) -> N
 
 def test_tools_are_named_as_they_are_started() -> None:
     assert tool_words("train_net") == ["python", os.path.join("tools", "train_net.py")]
+
+
+LAYER = "MODEL.LAMBDA_RESNET.LAYER"
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["SCOPE", "23"], [f"{LAYER}.SCOPE 23"]),
+        (["NUM_HEADS", "4", "QUERY_DEPTH", "16"], [f"{LAYER}.QUERY_DEPTH 16, {LAYER}.NUM_HEADS 4"]),
+        (["SCOPE", "5"], []),
+        (["SCOPE", "23", "KIND", "lambda"], []),
+        (["SCOPE", "23", "OWN_DEFAULTS", "False"], []),
+        ([], []),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("from_file", [False, True])
+def test_a_value_that_is_not_taken_is_named(words, wanted, from_file, tmp_path, caplog) -> None:
+    """It was said to be what the lambda layer has, for which another kind has its own default."""
+    pairs = ["KIND", "local_attention", *words]
+    file, overrides = "", [f"{LAYER}.{w}" if n % 2 == 0 else w for n, w in enumerate(pairs)]
+    if from_file:
+        node = {k: yaml.safe_load(v) for k, v in zip(pairs[::2], pairs[1::2], strict=True)}
+        file, overrides = str(tmp_path / "c.yaml"), []
+        content = {"MODEL": {"LAMBDA_RESNET": {"LAYER": node}}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    cfg = load_config(file, overrides)
+    assert [r.getMessage().partition(": ")[0] for r in caplog.records] == wanted
+    caplog.clear()
+    (tmp_path / "dump.yaml").write_text(cfg.dump())
+    load_config(str(tmp_path / "dump.yaml"))
+    assert not caplog.records

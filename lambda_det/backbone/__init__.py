@@ -9,10 +9,12 @@ from lambda_det.backbone.build import (
     build_retinanet_lambda_resnet_fpn_backbone,
     lambda_resnet_arguments,
 )
+from lambda_det.backbone.kinds import LAYER_REGISTRY
 from lambda_det.backbone.lambda_resnet import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.padding import attach_image_sizes, share_image_sizes
 
 __all__ = [
+    "LAYER_REGISTRY",
     "LambdaBottleneck",
     "LambdaResNet",
     "attach_image_sizes",

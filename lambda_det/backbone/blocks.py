@@ -150,7 +150,8 @@ class LambdaBottleneck(BottleneckBlock):
         elif hasattr(self, "conv2"):
             return self.conv2(x)
         else:  # a layer that takes no mask reads the padding as zeros
-            x = self.spatial_layer(x, padding_mask) if self._takes_mask else self.spatial_layer(x)
+            mask = {"padding_mask": padding_mask} if self._takes_mask else {}
+            x = self.spatial_layer(x, **mask)
         if self.lambda_pool is not None:
             x = average_pool(self.lambda_pool, x, padding_mask)
         return x if self.lambda_norm is None else self.lambda_norm(x)

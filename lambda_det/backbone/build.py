@@ -67,8 +67,8 @@ CONFIG_KEYS = {
 def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, Any]:
     """The keyword arguments of :func:`build_lambda_resnet` that ``cfg`` sets.
 
-    The defaults of ``LAYER`` are the lambda layer's. With another ``LAYER.KIND`` a key with such a
-    value is left out, so that the kind's own default holds.
+    With another ``LAYER.KIND`` the arguments are those of that kind; ``LAYER.OWN_DEFAULTS`` says
+    which values hold where the keys have the lambda layer's defaults.
     """
     arguments = {
         argument: functools.reduce(getattr, key.split("."), cfg)
@@ -76,8 +76,11 @@ def lambda_resnet_arguments(cfg: CfgNode) -> dict[str, Any]:
     }
     arguments["scope"] = arguments["scope"] or "global"
     if arguments["kind"] != "lambda":
-        for name in LAYER_ARGUMENTS - changed_arguments(arguments).keys():
+        own, changed = arguments_of_kind(arguments["kind"]), changed_arguments(arguments)
+        as_set = own.keys() & set(() if cfg.MODEL.LAMBDA_RESNET.LAYER.OWN_DEFAULTS else arguments)
+        for name in LAYER_ARGUMENTS - changed.keys() - as_set:
             del arguments[name]
+        arguments = own | arguments
     blocks = arguments["lambda_blocks"]
     arguments["lambda_blocks"] = {
         key.lower(): "all" if choice in (["all"], ("all",)) else choice
@@ -94,7 +97,9 @@ def _with_config_key(error: InputError) -> InputError:
         return InputError(str(error))
     if match["stage"]:  # lambda_blocks['res4'] is a key of its own
         key = f"{key}.{match['stage'].upper()}"
-    return InputError(key + str(error)[match.end() :])
+    rest = str(error)[match.end() :]
+    # What is "global" in Python is 0 in a config.
+    return InputError(key + rest.replace("scope='global'", "SCOPE 0").replace("'global'", "0"))
 
 
 @BACKBONE_REGISTRY.register()
@@ -289,14 +294,9 @@ def _log_network(arguments: Mapping[str, Any]) -> None:
         for stage, blocks in flags.items()
         if any(blocks)
     ]
-    kind, own = arguments["kind"], ""
-    if kind != "lambda":  # what it does not get from the keys is its own default
-        values = {name: arguments.get(name, d) for name, d in arguments_of_kind(kind).items()}
-        own = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
     logger.info(
-        "backbone: depth %d, variant %r, stem %r, %s layers %sin %s",
-        depth, variant, arguments["stem"], kind, own and f"({own}) ",
-        "; ".join(places) or "no block",
+        "backbone: depth %d, variant %r, stem %r, %s layers in %s",
+        depth, variant, arguments["stem"], arguments["kind"], "; ".join(places) or "no block",
     )  # fmt: skip
 
 

@@ -23,8 +23,10 @@ from lambda_det.backbone.blocks import LambdaBottleneck
 from lambda_det.backbone.kinds import (
     Kind,
     check_lambda_only,
+    facts_of_kind,
     find_kind,
     layer_arguments,
+    log_kind,
     warn_of_padding,
 )
 from lambda_det.backbone.network import LambdaResNet
@@ -111,10 +113,10 @@ def build_lambda_resnet(
         block_class: class of the blocks of res2 ... res5; it must take the arguments of
             :class:`LambdaBottleneck`.
         kind: the layer at the lambda blocks: ``"lambda"``, another name of
-            :data:`lambda_det.layers.attention.KINDS`, ``"package.module.name"`` of a class or a
-            function, or one itself. The latter two are called with the number of channels and
-            return a module that maps (N, channels, H, W) to the same shape; if its forward has an
-            argument ``padding_mask``, it gets the mask.
+            :data:`lambda_det.layers.attention.KINDS`, a class or a function, or the name of one in
+            :data:`lambda_det.backbone.LAYER_REGISTRY`. The latter two are called with the number
+            of channels and return a module that maps (N, channels, H, W) to the same shape; if its
+            forward has an argument ``padding_mask``, it gets the mask by this name.
         **lambda_layer_arguments: arguments of the layer. Those of
             :class:`lambda_det.layers.LambdaLayer` are ``query_depth``, ``num_heads``,
             ``intra_depth``, ``scope``, ``key_normalizer``, ``query_normalizer``, ``content``,
@@ -196,6 +198,9 @@ def build_lambda_resnet(
         mask_padding=mask_padding,
         activation_checkpointing=activation_checkpointing,
     )
+    if kind != "lambda" and has_lambda:
+        network.other_kind = facts_of_kind(kind, lambda_layer_arguments)
+        log_kind(kind, lambda_layer_arguments)
     if mask_padding:
         warn_of_padding(kind, network)
     return network

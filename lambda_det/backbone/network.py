@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,10 @@ class LambdaResNet(ResNet):
     Raises:
         InputError: a feature is unknown, or ``freeze_at`` or ``num_classes`` is out of range.
     """
+
+    other_kind: Mapping[str, object] = {}
+    """What names and shapes do not show of layers of another kind than ``"lambda"``, see
+    :func:`lambda_det.backbone.kinds.facts_of_kind`."""
 
     def __init__(
         self,

@@ -25,7 +25,8 @@ Architecture = dict[str, object]
 """Arguments of :func:`lambda_det.backbone.build_lambda_resnet`."""
 
 NOT_IN_SHAPES = ("stride_in_1x1", "activation", "lambda_pool")
-"""Arguments that change what a network computes, but no name or shape of its tensors."""
+"""Arguments that change what a network computes, but no name or shape of its tensors. With another
+kind of layers than ``"lambda"``, :func:`lambda_det.backbone.kinds.facts_of_kind` has more."""
 
 
 _INSIDE = re.compile(r"res[2-5]\.\d+\.|stem\.")
@@ -39,7 +40,8 @@ _OURS = re.compile(
 
 
 def warn_of_differences(path: str, trained: Architecture, given: Architecture) -> None:
-    """Warn of every argument in :data:`NOT_IN_SHAPES` that differs between a file and a config.
+    """Warn of every argument in :data:`NOT_IN_SHAPES`, and of other kinds of layers, that differs
+    between a file and a config.
 
     The weights load in spite of such a difference, but the network then computes something else.
 
@@ -48,8 +50,10 @@ def warn_of_differences(path: str, trained: Architecture, given: Architecture) -
         trained: the known arguments of the network in the file.
         given: the arguments in the config.
     """
-    for argument in NOT_IN_SHAPES:
-        if argument in trained and trained[argument] != given[argument]:
+    kinds = [known["kind"] for known in (trained, given) if "kind" in known]
+    of_kind = ("num_heads", "scope") if len({*kinds}) == 1 else ()
+    for argument in (*NOT_IN_SHAPES, "kind", *of_kind):
+        if argument in trained and argument in given and trained[argument] != given[argument]:
             name = key(CONFIG_KEYS[argument])
             logger.warning(
                 "%s was trained with %s=%r, but %s is %r; set %s to %r",
@@ -162,6 +166,8 @@ def config_line(architecture: Architecture) -> str:
             value = 0 if value == "global" else value
             if argument in ("depth", "variant", "stem") or value != defaults[key]:
                 pairs.append(f"{key} {_shown(value)}")
+    if architecture.get("kind", "lambda") != "lambda":  # what has the lambda layer's default, too
+        pairs.append("MODEL.LAMBDA_RESNET.LAYER.OWN_DEFAULTS False")
     return " ".join(pairs)
 
 

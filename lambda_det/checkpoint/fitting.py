@@ -18,9 +18,10 @@ _LAST_NORM = "conv3.norm.weight"
 # The tensors without which the middle layer of a block is random. A missing position_bias, for
 # example, does not make the whole layer random.
 _MIDDLE = re.compile(
-    r"(res\d\.\d+\.)(?:lambda_layer\.(?:embedding|query\.weight|value\.weight)|conv2\.weight"
-    r"|spatial_layer\.(?:\w+\.)*weight)"
+    r"(res\d\.\d+\.)(?:lambda_layer\.(?:embedding|query\.weight|value\.weight)|conv2\.weight)"
 )
+# A layer of another kind, whose names are its own, is random if the file has none of them.
+_OTHER = re.compile(r"(res\d\.\d+\.)spatial_layer\..+")
 
 
 def fit(
@@ -73,6 +74,8 @@ def _window_difference(shape: Shape, tensor: Tensor) -> tuple[int, int]:
 
 def _last_norms_of_random_blocks(tensors: Mapping[str, Tensor], model: Collection[str]) -> list:
     blocks = {m[1] for name in model if name not in tensors and (m := _MIDDLE.fullmatch(name))}
+    others = [(m[1], name in tensors) for name in model if (m := _OTHER.fullmatch(name))]
+    blocks |= {block for block, _ in others} - {block for block, is_there in others if is_there}
     return [
         name
         for name in model

@@ -90,8 +90,9 @@ def load_weights(
             raise InputError(f"{key('MODEL.WEIGHTS')}={path!r}: {error}") from error
     if images is not None:
         fit_to_config(weights.tensors, weights.images, images, weights.path)
-    if architecture is not None:
-        warn_of_differences(weights.path, weights.not_in_shapes(), architecture)
+    if isinstance(backbone, LambdaResNet):
+        given = {**(architecture or {}), **backbone.other_kind}
+        warn_of_differences(weights.path, weights.not_in_shapes(), given)
 
     state = model.state_dict()
     full_names = {name.removeprefix(prefix): name for name in state}

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from lambda_det.backbone import LambdaResNet, build_lambda_resnet
 from lambda_det.backbone.activations import ACTIVATIONS
 from lambda_det.backbone.build import CONFIG_KEYS
+from lambda_det.backbone.kinds import facts_of_kind, is_known
 from lambda_det.checkpoint.architecture import NOT_IN_SHAPES, Architecture
 from lambda_det.checkpoint.image_format import ImageFormat
 from lambda_det.checkpoint.tensors import plain_entries
 from lambda_det.errors import InputError, shown
 from lambda_det.io import write_atomically
-from lambda_det.layers.attention import KINDS
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,10 @@ def metadata_of_training(
             has another backbone, which does not read them.
         images: the images that the model is trained on; None = unknown.
     """
-    is_ours = any(isinstance(module, LambdaResNet) for module in model.modules())
-    hidden = {name: architecture[name] for name in NOT_IN_SHAPES if is_ours}
+    backbone = next((m for m in model.modules() if isinstance(m, LambdaResNet)), None)
+    hidden: Architecture = {}
+    if backbone is not None:
+        hidden = {name: architecture[name] for name in NOT_IN_SHAPES} | dict(backbone.other_kind)
     pixels = None if images is None else json.loads(json.dumps(asdict(images)))
     try:
         ImageFormat.from_dict(pixels or {})
@@ -182,10 +184,28 @@ def read_metadata(path: str, siblings: Mapping[str, object]) -> OwnMetadata | No
             f"{path}: its metadata has images={shown(images)}; expected channel_order, pixel_mean "
             f"and pixel_std ({type(error).__name__}: {error})"
         ) from error
-    if name == "architecture" and architecture.get("kind", "lambda") in [*KINDS]:
+    kind = _facts_of_kind(path, architecture)
+    if name == "architecture" and is_known(architecture.get("kind", "lambda")):
         return OwnMetadata(dict(architecture), {}, found)
-    # A file must not name what is to be imported: such a network is known by its config only.
-    return OwnMetadata(None, {n: architecture[n] for n in _HIDDEN if n in architecture}, found)
+    # A layer that no imported module has registered is known by the config of its network only.
+    hidden = {n: architecture[n] for n in _HIDDEN if n in architecture} | kind
+    return OwnMetadata(None, hidden, found)
+
+
+def _facts_of_kind(path: str, architecture: Architecture) -> Architecture:
+    """Return the facts of another kind of layers than ``"lambda"`` in the metadata of a file.
+
+    Raises:
+        InputError: one is of a wrong type.
+    """
+    kind = architecture.get("kind", "lambda")
+    if isinstance(kind, str) and kind == "lambda":
+        return {}
+    for argument, types in (("kind", (str,)), ("num_heads", (int,)), ("scope", (int, str))):
+        value = architecture.get(argument, types[0]())
+        if type(value) not in types:
+            raise InputError(f"{path}: its metadata has {argument}={shown(value)}")
+    return facts_of_kind(kind, architecture)
 
 
 def image_format_of_pretraining(path: str, siblings: Mapping[str, object]) -> ImageFormat | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from lambda_det.backbone.kinds import facts_of_kind
 from lambda_det.checkpoint.architecture import (
     NOT_IN_SHAPES,
     Architecture,
@@ -95,7 +96,8 @@ class TranslatedWeights:
                 f"none of them has ({error})"
             ) from error
         extras = _TIMM_LAMBDA_EXTRAS.get(inferred["depth"], {}) if is_timm_lambda else {}
-        return {**inferred, **self.hidden, **extras}
+        hidden = {name: self.hidden[name] for name in NOT_IN_SHAPES if name in self.hidden}
+        return {**inferred, **hidden, **extras}
 
     def refuse_other_families(self, known: Collection[str] = ()) -> None:
         """Raise InputError if ``build_lambda_resnet`` has no such stem or blocks.
@@ -110,12 +112,14 @@ class TranslatedWeights:
         refuse_other_families(self.tensors, known=known, prefix=prefix)
 
     def not_in_shapes(self) -> Architecture:
-        """Return the arguments in :data:`NOT_IN_SHAPES` as far as they are known."""
+        """Return the arguments in :data:`NOT_IN_SHAPES`, and the facts of another kind of layers,
+        as far as they are known."""
         try:
             known = self.architecture()
         except InputError:  # the file contains a part of a network only, which loading reports
             known = self.hidden
-        return {argument: known[argument] for argument in NOT_IN_SHAPES if argument in known}
+        hidden = {argument: known[argument] for argument in NOT_IN_SHAPES if argument in known}
+        return hidden | facts_of_kind(known.get("kind", "lambda"), known)
 
 
 def read_and_translate(path: str, network: str | None = None) -> TranslatedWeights:

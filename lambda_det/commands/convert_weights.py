@@ -5,9 +5,10 @@ from __future__ import annotations
 from lambda_det.checkpoint.conversion import SOURCES, convert_file
 from lambda_det.checkpoint.rules import check_share
 from lambda_det.checkpoint.translation import TranslatedWeights
-from lambda_det.commands import command_parser
+from lambda_det.commands import add_import, command_parser
 from lambda_det.configs import load_config
 from lambda_det.data.norm_statistics import DEFAULT_COUNT, unfold_on_folder
+from lambda_det.engine.setup import import_modules
 from lambda_det.errors import InputError, exit_on_input_error
 
 
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         "--images", type=int, metavar="N", default=DEFAULT_COUNT,
         help=f"number of images to measure on ({DEFAULT_COUNT})",
     )  # fmt: skip
-    arguments = parser.parse_args(argv)
+    arguments = add_import(parser).parse_args(argv)
+    import_modules(arguments.modules)
     if arguments.min_coverage is not None:
         check_share("--min-coverage", arguments.min_coverage)
     if arguments.opts and not arguments.config_file:

@@ -9,9 +9,10 @@ from argparse import REMAINDER, Namespace
 
 from detectron2.utils import comm
 
-from lambda_det.commands import command_parser
+from lambda_det.commands import add_import, command_parser
 from lambda_det.configs import load_config
 from lambda_det.engine.launch import launch_command
+from lambda_det.engine.setup import import_modules
 from lambda_det.errors import InputError, exit_on_input_error
 
 
@@ -19,6 +20,7 @@ def pretrain_and_print(args: Namespace) -> None:
     """Pretrain, and print the results; every process calls this function."""
     from lambda_det.pretrain import pretrain
 
+    import_modules(args.modules)
     results = pretrain(args)
     if comm.is_main_process():
         print(", ".join(f"{name} {value:.2f}" for name, value in results.items()))
@@ -39,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "opts", nargs=REMAINDER, metavar="KEY VALUE", help="config keys to override"
     )
-    args = parser.parse_args(argv)
+    args = add_import(parser).parse_args(argv)
+    import_modules(args.modules)
     try:
         from lambda_det.pretrain import get_pretrain_cfg
     except ModuleNotFoundError as error:

@@ -47,7 +47,7 @@ class GlobalAttention(Heads):
 
     Args:
         in_channels: number of channels C.
-        num_heads: h; the 120 GB of the memory table are those of 8.
+        num_heads: h; with 8 the paper's formula gives about the 120 GB of its memory table.
         query_depth: d, channels of one query; None = C / h.
         scope: number of row offsets, and of column offsets, that have an embedding of their own, an
             odd number; offsets beyond share the last one (arXiv:1803.02155, section 3.2).
@@ -75,8 +75,8 @@ class GlobalAttention(Heads):
 
     def _mix(self, x: Tensor, outside: Tensor | None) -> Tensor:
         query, key, value = self.of_heads(x)
-        rows = offset_logits(query, self.rows, 3, x.shape[2])
-        columns = offset_logits(query, self.columns, 4, x.shape[3])
+        rows = offset_logits(query, self.rows * self.scale, 3, x.shape[2])
+        columns = offset_logits(query, self.columns * self.scale, 4, x.shape[3])
         return attend(query, key, value, rows, columns, outside, x.shape[2:])
 
     def multiply_adds(self, height: int, width: int) -> Counter[str]:
@@ -107,7 +107,9 @@ class AttentionAugmented(GlobalAttention):
         check_positive("num_heads", num_heads)
         values = max(num_heads, in_channels // 10 // num_heads * num_heads)
         if values >= in_channels:
-            raise InputError(f"num_heads={num_heads}: expected fewer than {in_channels} channels")
+            raise InputError(
+                f"num_heads={num_heads}: expected fewer heads than the {in_channels} channels"
+            )
         depth = max(20, in_channels // 5 // num_heads) if query_depth is None else query_depth
         Heads.__init__(self, in_channels, num_heads, depth, values)
         self._add_tables(scope, max_size)
@@ -202,8 +204,8 @@ class LocalAttention(Heads):
             to_blocks(tensor, block, halo, size) for tensor in (key, value, inside[:, None])
         )
         halves = query.chunk(2, dim=2)
-        rows = window_logits(halves[0], self.rows, 3, block)
-        columns = window_logits(halves[1], self.columns, 4, block)
+        rows = window_logits(halves[0], self.rows * self.scale, 3, block)
+        columns = window_logits(halves[1], self.columns * self.scale, 4, block)
         output = attend(query, key, value, rows, columns, inside[:, 0] == 0, (block, block))
         return out_of_blocks(output, block, x.shape[0], size)
 

@@ -3,7 +3,10 @@
 Functions here take queries (B, h, d, y, x) and keys and values (B, h, d, Y, X) with two axes of
 positions, where B counts images, lines of images or blocks of images. The sums are those of
 ``torch.nn.functional.scaled_dot_product_attention``. Relative logits, and what a query must not
-attend to, are its additive mask; the softmax weight of the latter is exactly 0.
+attend to, are its additive mask; the softmax weight of the latter is exactly 0. In inference, and
+with as many query as value channels, it takes the fused kernel of a CPU. PyTorch's
+flex_attention is not used: it saves something under torch.compile only, and gives no gradients on a
+CPU.
 """
 
 from __future__ import annotations
@@ -92,8 +95,9 @@ class SpatialLayer(nn.Module):
 class Heads(SpatialLayer):
     """Multi-head queries, keys and values by 1x1 convolutions without bias; channel order (h, d).
 
-    They start as those of the lambda layer, from a normal distribution of the standard deviation
-    C^-1/2: with an input of variance 1, queries and keys have a variance of 1.
+    All three start from a normal distribution of the standard deviation C^-1/2, as keys and values
+    of the lambda layer do: with an input of variance 1 they have a variance of 1. The lambda
+    layer's queries start smaller, by the d^-1/2 by which attention divides its logits.
     """
 
     def __init__(
@@ -114,6 +118,11 @@ class Heads(SpatialLayer):
         self.query = projection(in_channels, num_heads * depth)
         self.key = projection(in_channels, num_heads * depth)
         self.value = projection(in_channels, values)
+
+    @property
+    def scale(self) -> float:
+        """d^-1/2, by which the logits are multiplied."""
+        return self.query_depth**-0.5
 
     def of_heads(self, x: Tensor) -> list[Tensor]:
         """Queries and keys (N, h, d, H, W) and values (N, h, v, H, W)."""
@@ -147,7 +156,7 @@ def offset_logits(query: Tensor, table: Tensor, axis: int, length: int) -> Tenso
 
     Args:
         query: (B, h, d, y, x).
-        table: (1 or h, offsets, d).
+        table: (1 or h, offsets, d), multiplied by the scale of the logits.
         axis: 3 for offsets between rows, 4 for those between columns.
         length: size of this axis, as the layer's input has it: the exporter of ONNX files for
             detectors takes sizes behind a reshape for constants.
@@ -190,12 +199,13 @@ def attend(
     outside: Tensor | None,
     size: Sequence[int],
 ) -> Tensor:
-    """Average the values with softmax((q k + relative logits) / d^1/2).
+    """Average the values with softmax(q k / d^1/2 + relative logits).
 
     Args:
         query: (B, h, d, y, x).
         key, value: (B, h, d, Y, X) and (B, h, v, Y, X).
-        rows, columns: relative logits (B, h, y, x, Y) and (B, h, y, x, X); None = none.
+        rows, columns: relative logits (B, h, y, x, Y) and (B, h, y, x, X), which are divided by
+            d^1/2 already; None = none.
         outside: (B, 1, Y, X) bool, True where nothing attends to. What a query without any key gets
             has no meaning, but is finite.
         size: (y, x), for the same reason as in :func:`offset_logits`.
@@ -203,14 +213,14 @@ def attend(
     Returns:
         (B, h v, y, x).
     """
-    scale = query.shape[2] ** -0.5
-    bias = (rows * scale).unsqueeze(-1)
+    bias = rows.unsqueeze(-1)
     if columns is not None:
-        bias = bias + (columns * scale).unsqueeze(-2)
+        bias = bias + columns.unsqueeze(-2)
     bias = bias.flatten(-2).flatten(2, 3)
     if outside is not None:
         bias = bias.masked_fill(outside.flatten(2).unsqueeze(2), _excluded(bias.dtype))
-    sequences = (t.flatten(-2).transpose(-1, -2) for t in (query, key, value))
+    # Fused kernels take contiguous channels alone.
+    sequences = (t.flatten(-2).transpose(-1, -2).contiguous() for t in (query, key, value))
     output = F.scaled_dot_product_attention(*sequences, attn_mask=bias).transpose(-1, -2)
     heads, depth = value.shape[1:3]
     return output.reshape(-1, heads * depth, *size)
@@ -276,7 +286,7 @@ class Lines(Heads):
 
         query, key, value = map(lines, self.of_heads(x))
         outside = None if outside is None else lines(outside)
-        logits = offset_logits(query, self.offsets, 3, size[axis])
+        logits = offset_logits(query, self.offsets * self.scale, 3, size[axis])
         output = attend(query, key, value, logits, None, outside, (size[axis], 1))
         output = output.reshape(size[0], size[other], -1, size[axis])
         return output.movedim(1, other)

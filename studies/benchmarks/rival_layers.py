@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 
+import psutil
 import torch
 from tabulate import tabulate
 from torch import nn
@@ -81,7 +81,7 @@ def _with_facts(candidate: Candidate, shape: Shape) -> Candidate:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return psutil.virtual_memory().available  # with what caches of files would give back
 
 
 def rival_layers_table(record: Mapping) -> str:

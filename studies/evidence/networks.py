@@ -71,7 +71,9 @@ NETWORKS: dict[str, Network] = {
 class Depthwise(nn.Conv2d):
     """A depthwise convolution without bias whose window is as large as the lambda layer's.
 
-    It has the same reach as a lambda layer, but its weights do not depend on the image.
+    It has the same reach as a lambda layer, but its weights do not depend on the image. The kind
+    ``"depthwise"`` is the same layer. It would be built in place of the lambda layer and not after
+    it, so that the recorded runs would start with other random weights.
 
     Args:
         channels: number of channels of input and output.

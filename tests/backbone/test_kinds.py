@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from backbone_helpers import STRIDES, feature_size, image, randomise
 from torch import nn
 
 from lambda_det import get_cfg
-from lambda_det.backbone import attach_image_sizes, build_lambda_resnet
+from lambda_det.backbone import LAYER_REGISTRY, attach_image_sizes, build_lambda_resnet
 from lambda_det.backbone.build import build_lambda_resnet_backbone, lambda_resnet_arguments
 from lambda_det.backbone.kinds import LAYER_ARGUMENTS
 from lambda_det.errors import InputError
@@ -23,9 +24,9 @@ SIZES = [(77, 61), (50, 101)]
 TWO_STAGES = {"out_features": ("res2", "res3"), "lambda_blocks": {"res2": [2], "res3": "all"}}
 
 
-def build(kind, **arguments) -> nn.Module:
+def build(kind, variant="lambda", **arguments) -> nn.Module:
     torch.manual_seed(0)
-    backbone = build_lambda_resnet(26, "lambda", kind=kind, **(TWO_STAGES | arguments))
+    backbone = build_lambda_resnet(26, variant, kind=kind, **(TWO_STAGES | arguments))
     randomise(backbone)
     return backbone.eval()
 
@@ -42,9 +43,9 @@ class Blur(nn.Module):
 
 
 class MaskedMean(Blur):
-    """A user's layer that takes the mask, by whose use it is seen here."""
+    """A user's layer that takes the mask by its name only, by whose use it is seen here."""
 
-    def forward(self, x, padding_mask=None):
+    def forward(self, x, *, padding_mask=None):
         self.masks = [*getattr(self, "masks", []), padding_mask]
         return super().forward(x)
 
@@ -85,13 +86,44 @@ def test_the_block_around_the_layer_stays(kind) -> None:
     assert all(parameter.grad is not None for parameter in backbone.parameters())
 
 
-def test_callables_and_dotted_names() -> None:
-    named = build("lambda_det.layers.attention.LocalAttention")
-    given = build(LocalAttention)
-    mine = build(lambda channels: LocalAttention(channels, scope=3, num_heads=channels // 16))
-    assert {*named.state_dict()} == {*given.state_dict()} == {*mine.state_dict()}
-    assert named.res3[0].spatial_layer.scope == 7 and mine.res3[0].spatial_layer.num_heads == 8
-    assert mine.res2[1].spatial_layer.scope == 3 and mine.res2[1].spatial_layer.num_heads == 4
+@pytest.fixture
+def registered(monkeypatch):
+    """Registers a layer until the end of the test."""
+    monkeypatch.setattr(LAYER_REGISTRY, "_obj_map", dict(LAYER_REGISTRY._obj_map))
+    return LAYER_REGISTRY.register
+
+
+def narrow(channels: int) -> LocalAttention:
+    return LocalAttention(channels, scope=3, num_heads=channels // 16)
+
+
+def test_callables_and_registered_names(registered) -> None:
+    registered(narrow)
+    given, named = build(LocalAttention), build("narrow")
+    assert {*named.state_dict()} == {*given.state_dict()} == {*build(narrow).state_dict()}
+    assert given.res3[0].spatial_layer.scope == 7 and named.res3[0].spatial_layer.num_heads == 8
+    assert named.res2[1].spatial_layer.scope == 3 and named.res2[1].spatial_layer.num_heads == 4
+    assert isinstance(from_config(config("narrow")).res3[0].spatial_layer, LocalAttention)
+
+
+def test_a_registered_name_has_one_meaning(registered) -> None:
+    registered(type("depthwise", (Blur,), {}))
+    with pytest.raises(InputError, match="kind='depthwise': a layer in LAYER_REGISTRY needs anoth"):
+        build("depthwise")
+
+
+def test_a_config_names_nothing_else_to_call(monkeypatch) -> None:
+    """Not what is imported already, nor what could be."""
+    called = []
+    monkeypatch.setattr("os._exit", called.append)
+    for name in ("os._exit", "lambda_det.layers.attention.LocalAttention", "antigravity.fly"):
+        with pytest.raises(InputError, match=f"LAYER.KIND='{name}': .* --import MODULE"):
+            from_config(config(name))
+    assert not called and "antigravity" not in sys.modules
+
+
+def fails(channels: int) -> nn.Module:
+    raise ZeroDivisionError(f"of\n{channels}")
 
 
 def test_a_layer_gets_the_mask_if_it_takes_one(caplog: pytest.LogCaptureFixture) -> None:
@@ -116,10 +148,9 @@ def test_a_layer_gets_the_mask_if_it_takes_one(caplog: pytest.LogCaptureFixture)
     [
         ({"kind": "attention"}, "kind='attention': expected one of 'lambda', 'global_attention'"),
         ({"kind": 3}, "kind=3: expected one of"),
-        ({"kind": "lambda_det.no_such.Layer"}, r"cannot be imported \(ModuleNotFoundError"),
-        ({"kind": "lambda_det.layers.attention.Missing"}, r"cannot be imported \(AttributeError"),
-        ({"kind": "lambda_det.layers.attention.KINDS"}, "is no class or function"),
-        ({"kind": lambda channels: channels}, "returned 64, expected a torch.nn.Module"),
+        ({"kind": nn.Conv2d(64, 64, 3, padding=1)}, r"^kind: expected a class .*\(Conv2d\)$"),
+        ({"kind": fails}, r"^kind='fails': failed for 64 channels \(ZeroDivisionError: of 64\)$"),
+        ({"kind": lambda channels: channels}, "returned int for 64 channels, expected a torch"),
         ({"kind": Blur, "scope": 5}, "scope=5: a layer of kind 'Blur' does not have it, expected"),
         (
             {"kind": "local_attention", "intra_depth": 4},
@@ -167,7 +198,7 @@ def test_keys_of_the_config(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="lambda_det.backbone.build"):
         layer = from_config(config("local_attention")).res3[0].spatial_layer
     assert (layer.scope, layer.num_heads, layer.query_depth) == (7, 8, 16)  # its own defaults
-    assert "local_attention layers (num_heads 8, scope 7) in all of res3" in caplog.text
+    assert "local_attention layers in all of res3" in caplog.text
     words = ["LAYER.SCOPE", 5, "LAYER.NUM_HEADS", 2, "LAYER.QUERY_DEPTH", 6]
     layer = from_config(config("local_attention", *words)).res3[0].spatial_layer
     assert (layer.scope, layer.num_heads, layer.query_depth) == (5, 2, 6)
@@ -176,8 +207,37 @@ def test_keys_of_the_config(caplog: pytest.LogCaptureFixture) -> None:
     assert layer.along_columns.offsets.shape[1] == 31 and layer.max_size == (16, 24)
     words = ["LAYER.AUTOTUNE", False]  # of the configs for a CPU: nothing is measured here
     from_config(config("linear_attention", *words))
-    layer = from_config(config("lambda_det.layers.attention.Depthwise")).res3[0].spatial_layer
-    assert layer.scope == 23
+
+
+def test_values_that_are_the_lambda_layers_defaults() -> None:
+    words = ["LAYER.OWN_DEFAULTS", False]
+    layer = from_config(config("local_attention", *words)).res3[0].spatial_layer
+    assert (layer.scope, layer.num_heads, layer.query_depth) == (23, 4, 16)
+    assert from_config(config("depthwise", *words)).res3[0].spatial_layer.scope == 23
+    words += ["LAYER.SCOPE", 5]
+    layer = from_config(config("local_attention", *words)).res3[0].spatial_layer
+    assert (layer.scope, layer.num_heads, layer.query_depth) == (5, 4, 16)
+    plain, other = get_cfg(), get_cfg()
+    other.MODEL.LAMBDA_RESNET.LAYER.OWN_DEFAULTS = False
+    assert lambda_resnet_arguments(plain) == lambda_resnet_arguments(other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "line"),
+    [
+        ("local_attention", {}, ": query_depth by the channels, num_heads 8, scope 7"),
+        ("linear_attention", {"query_depth": 5}, ": query_depth 5, num_heads 8"),
+        (Blur, {}, ""),
+    ],
+)
+def test_the_log_names_the_arguments_that_hold(kind, arguments, line, caplog) -> None:
+    """Of a network that is built without a config, too."""
+    with caplog.at_level(logging.INFO, logger="lambda_det.backbone.kinds"):
+        build(kind, **arguments)
+        build("lambda")
+        build(kind, lambda_blocks={"res2": [], "res3": []}, variant="resnet")
+    name = kind if isinstance(kind, str) else "Blur"
+    assert [r.getMessage() for r in caplog.records] == [f"layers of kind {name!r}{line}"]
 
 
 def test_arguments_of_a_lambda_config_are_as_ever() -> None:
@@ -192,6 +252,21 @@ def test_wrong_keys_name_the_key() -> None:
         from_config(config("linear_attention", "LAYER.INTRA_DEPTH", 2))
     with pytest.raises(InputError, match=r"^MODEL\.LAMBDA_RESNET\.LAYER\.NORM='GN': is for lambda"):
         from_config(config("linear_attention", "LAYER.NORM", "GN"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("linear_attention", "SCOPE=0: a layer of kind 'linear_attention' does not have it"),
+        ("depthwise", "SCOPE=0: expected an odd positive integer$"),
+        ("lambda", r"MAX_SIZE=None: SCOPE 0 needs the largest \(H, W\)"),
+    ],
+)
+def test_a_global_scope_is_0_in_messages_about_a_config(kind: str, line: str) -> None:
+    with pytest.raises(InputError, match=rf"^MODEL\.LAMBDA_RESNET\.LAYER\.{line}"):
+        from_config(config(kind, "LAYER.SCOPE", 0))
+    with pytest.raises(InputError, match=r"SCOPE=4: expected an odd positive integer or 0$"):
+        from_config(config("lambda", "LAYER.SCOPE", 4))
 
 
 def test_idle_and_recomputed_stages() -> None:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 import torch
+from torch import nn
 
 from lambda_det import get_cfg
-from lambda_det.backbone import build_lambda_resnet
-from lambda_det.checkpoint import load_weights
+from lambda_det.backbone import build_lambda_resnet, lambda_resnet_arguments
+from lambda_det.checkpoint import load_weights, metadata_of_training
 from lambda_det.checkpoint.conversion import convert_file
 from lambda_det.checkpoint.reading import read_file
 from lambda_det.checkpoint.translation import translate
 from lambda_det.errors import InputError
+
+
+class Scale(nn.Module):
+    """A user's layer whose only parameter is not named weight."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(channels, 1, 1))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class Conv(nn.Conv2d):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 1)
+
 
 STAGES = {"res3": "all", "res4": [1], "res5": []}
 
@@ -71,6 +91,88 @@ def test_conversion_needs_the_config(saved, tmp_path) -> None:
     declared = translate(converted, read_file(converted)).architecture()
     assert declared["kind"] == "local_attention"
     assert build_lambda_resnet(**declared).state_dict().keys() == model.state_dict().keys()
+
+
+HEADS = "MODEL.LAMBDA_RESNET.LAYER.NUM_HEADS"
+
+
+def trained(kind: str, **arguments) -> tuple[dict, str]:
+    """The content of a training's checkpoint."""
+    model = network(kind, **arguments)
+    return {"model": model.state_dict()} | metadata_of_training(
+        model, lambda_resnet_arguments(get_cfg()), None
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "other", "line"),
+    [
+        ("linear_attention", {"num_heads": 4}, "linear_attention",
+         f"num_heads=4, but {HEADS} is 8; set {HEADS} to 4"),
+        ("global_attention", {}, "linear_attention",
+         "kind='global_attention', but MODEL.LAMBDA_RESNET.LAYER.KIND is 'linear_attention'; set"),
+        ("linear_attention", {}, "linear_attention", ""),
+    ],
+)  # fmt: skip
+def test_what_shapes_do_not_show_is_compared(
+    kind, arguments, other, line, tmp_path, caplog
+) -> None:
+    path = str(tmp_path / "w.pth")
+    torch.save(trained(kind, **arguments), path)
+    for cfg in (config(other), None):
+        caplog.clear()
+        load_weights(network(other), path, complete=True, cfg=cfg)
+        found = [r.getMessage() for r in caplog.records if "was trained with" in r.getMessage()]
+        assert len(found) == bool(line) and all(line in message for message in found)
+    converted = str(tmp_path / "converted.pth")  # it keeps what the network was trained with
+    summary = convert_file(path, converted, cfg=config(other)).summary()
+    declared = translate(converted, read_file(converted)).architecture()
+    assert declared["kind"] == kind and declared["num_heads"] == arguments.get("num_heads", 8)
+    model = build_lambda_resnet(**declared)
+    load_weights(model, converted, complete=True)
+    cfg = get_cfg()  # the line for a config says the same
+    cfg.merge_from_list(shlex.split(summary.rpartition("config: ")[2]))
+    described = lambda_resnet_arguments(cfg)
+    assert build_lambda_resnet(**described).other_kind == model.other_kind
+
+
+def test_the_metadata_of_lambda_networks_stays() -> None:
+    hidden = {"stride_in_1x1": False, "activation": "relu", "lambda_pool": 3}
+    for content in (trained("lambda"), trained("lambda", num_heads=8, scope=7)):
+        assert content["lambda_det"]["hidden"] == hidden
+    found = trained("depthwise")["lambda_det"]["hidden"]
+    assert found == hidden | {"kind": "depthwise", "scope": 23}
+    found = trained(Conv)["lambda_det"]["hidden"]
+    assert found == hidden | {"kind": "Conv"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        ({"kind": 3}, "kind=3"),
+        ({"kind": "depthwise", "scope": [7]}, "scope=a list"),
+        ({"kind": "linear_attention", "num_heads": "8"}, "num_heads='8'"),
+    ],
+)
+def test_facts_of_a_wrong_type_are_refused(entries: dict, line: str, saved) -> None:
+    content = {"model": saved[1].state_dict(), "lambda_det": {"hidden": entries}}
+    with pytest.raises(InputError, match=f"^w.pth: its metadata has {line}"):
+        translate("w.pth", content)
+
+
+def test_a_layer_without_a_weight_is_random_or_not(tmp_path) -> None:
+    """Whether a file has a layer is told by any tensor of it."""
+    path, cfg = str(tmp_path / "w.pth"), config()
+    node = cfg.MODEL.LAMBDA_RESNET
+    node.PARTIAL_INIT = node.PARTIAL_INIT_AS_IDENTITY = True
+    for has_layer in (True, False):
+        model, other = (network(Scale, zero_init_residual=False) for _ in range(2))
+        state = model.state_dict()
+        kept = {n: t for n, t in state.items() if has_layer or "spatial_layer" not in n}
+        torch.save({"model": kept}, path)
+        load_weights(other, path, cfg=cfg)
+        assert bool(other.res3[0].conv3.norm.weight.any()) == has_layer
+        assert other.res5[0].conv3.norm.weight.any()
 
 
 def test_a_file_names_nothing_that_is_imported(saved) -> None:

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 KEYS = (
     "MODEL.LAMBDA_RESNET.VARIANT resnet MODEL.LAMBDA_RESNET.MASK_PADDING True "
-    "MODEL.LAMBDA_RESNET.LAYER.KIND every_kind.next_kind "
+    "MODEL.LAMBDA_RESNET.LAYER.KIND next_kind "
     "MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES3 ['all'] "
     "MODEL.LAMBDA_RESNET.LAMBDA_BLOCKS.RES4 ['all'] DATASETS.TEST ('coco_folder_val2017',)"
 ).split()
@@ -36,11 +36,15 @@ def test_every_kind_trains_and_is_evaluated(
     model = parts.model
     assert kinds_in(model) == {*KINDS}
     masked, shapes = [], []
+
+    def note_mask(_layer, _inputs, named) -> None:
+        masked.append(named["padding_mask"] is not None)
+
     bottom_up = model.backbone.bottom_up
     layers = [block.spatial_layer for block in (*bottom_up.res3, *bottom_up.res4)]
     for layer in layers:
         layer.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
-        layer.register_forward_pre_hook(lambda _, inputs: masked.append(inputs[1] is not None))
+        layer.register_forward_pre_hook(note_mask, with_kwargs=True)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     metrics = run(parts, options)
     assert metrics["bbox"]["AP"] is not None and metrics["segm"]["AP"] is not None

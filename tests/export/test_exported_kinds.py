@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from every_kind import next_kind
+from detectron2.modeling import build_model
+from every_kind import kinds_in, next_kind
 from torch import Tensor, nn
 
-from lambda_det.export import formats
+from lambda_det.export import detector_form, formats
 from lambda_det.export.checking import largest_difference
+from lambda_det.export.forms import detect
 from lambda_det.layers import LambdaLayer
 from lambda_det.layers.attention import KINDS
 
@@ -38,12 +40,12 @@ class SideBySide(nn.Module):
         return tuple(outputs)
 
 
-def assert_same(layers: SideBySide, path: str, format: str) -> None:
+def assert_same(layers: SideBySide, path: str, format: str, inputs=INPUTS) -> None:
     def network(x: Tensor) -> dict[str, Tensor]:
         return dict(zip(layers.names, layers(x), strict=True))
 
     exported = formats.read(path, format, layers.names)
-    found = largest_difference(network, exported, INPUTS)
+    found = largest_difference(network, exported, inputs)
     assert max(difference.largest for difference in found) < 1e-4
 
 
@@ -56,6 +58,29 @@ def test_formats_of_backbones(tmp_path, format: str) -> None:
     path = str(tmp_path / "model")
     formats.write(layers, INPUTS[0], path, format=format, what="backbone", multiple=2)
     assert_same(layers, path, format)
+    if format == "torchscript":  # of any size and any number of images
+        assert_same(layers, path, format, (torch.randn(2, 16, 23, 41), torch.randn(3, 16, 5, 1)))
+
+
+def test_detector_with_masks(small_cfg, tmp_path) -> None:
+    """A whole detector, whose layers get the mask of the padding, at sizes that are padded."""
+    cfg = small_cfg.clone()
+    node = cfg.MODEL.LAMBDA_RESNET
+    node.LAYER.KIND, node.LAYER.SCOPE, node.MASK_PADDING = "local_attention", 5, True
+    torch.manual_seed(0)
+    model = build_model(cfg).eval().requires_grad_(False)
+    model.load_state_dict(torch.load(cfg.MODEL.WEIGHTS)["model"], strict=False)
+    assert kinds_in(model) == {"local_attention"}
+    images = [255 * torch.rand(3, *size) for size in ((64, 96), (93, 75), (40, 120))]
+    form, path = detector_form(model, images[0]), str(tmp_path / "model")
+    formats.write(form, images[0], path, format="torchscript", what="detector")
+    exported = formats.read(path, "torchscript", form.names)
+    found = largest_difference(lambda image: detect(model, image), exported, images)
+    assert all(d.shapes["scores"][0] > 5 for d in found)
+    assert max(d.largest for d in found) < 1e-4
+    model.backbone.bottom_up.mask_padding = False
+    unmasked = largest_difference(lambda image: detect(model, image), exported, images[1:2])
+    assert unmasked[0].largest > 1e-3
 
 
 def test_format_of_detectors(tmp_path) -> None:

@@ -6,8 +6,10 @@ import inspect
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attention_loops import attention_loop
 from layer_helpers import corner_mask, image
+from torch.nn.attention import SDPBackend
 
 from lambda_det.errors import InputError
 from lambda_det.layers import LambdaLayer
@@ -102,15 +104,56 @@ def test_gradients(kind: str, masked: bool) -> None:
     assert torch.autograd.gradcheck(output, (x, *values), fast_mode=True)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", RIVALS)
-def test_half_precision(kind: str) -> None:
+def test_half_precision(kind: str, dtype: torch.dtype) -> None:
     layer = small(kind).float()
     x, mask = image(2, 8, *SIZE).float(), corner_mask(*MASK)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", dtype):
         found = layer(x, mask)
-    assert found.dtype == torch.bfloat16
+    assert found.dtype == dtype
     inside = (~mask)[:, None].expand_as(x)
     torch.testing.assert_close(found.float()[inside], layer(x, mask)[inside], rtol=0.1, atol=0.1)
+
+
+class Attended:
+    """Stands in for PyTorch's attention and keeps what it gets."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.attention = [], F.scaled_dot_product_attention
+        monkeypatch.setattr(F, "scaled_dot_product_attention", self)
+
+    def __call__(self, *sequences, attn_mask):
+        self.calls.append((*sequences, attn_mask))
+        return self.attention(*sequences, attn_mask=attn_mask)
+
+
+def test_what_is_excluded_stays_so_at_depth_512_in_float16(monkeypatch) -> None:
+    """The scale of the logits, which is small for deep queries, is not that of what is excluded."""
+    attended = Attended(monkeypatch)
+    layer = make("local_attention", 512, num_heads=1, scope=3).float()
+    x, mask = image(2, 512, *SIZE).float(), corner_mask(*MASK)
+    with torch.autocast("cpu", torch.float16):
+        found = layer(x, mask)
+    (*_, bias) = attended.calls[0]
+    excluded, ordinary = bias[bias < -100], bias[bias >= -100]
+    assert len(excluded) > 9 * len(ordinary) and ordinary.abs().max() < 20
+    assert excluded.max() < torch.finfo(torch.float16).min / 9  # a column or a row of it, an eighth
+    inside = (~mask)[:, None].expand_as(x)
+    torch.testing.assert_close(found.float()[inside], layer(x, mask)[inside], rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("kind", ["global_attention", "axial_attention", "local_attention"])
+@torch.no_grad()
+def test_inference_takes_a_fused_kernel(kind: str, masked: bool, monkeypatch) -> None:
+    attended = Attended(monkeypatch)
+    x, mask = image(2, 32, *SIZE).float(), corner_mask(*MASK)
+    small(kind, 32).float()(x, mask if masked else None)
+    assert attended.calls
+    for query, key, value, bias in attended.calls:
+        chosen = torch._fused_sdp_choice(query, key, value, attn_mask=bias)
+        assert SDPBackend(chosen) != SDPBackend.MATH
 
 
 def test_linear_attention_is_the_content_lambda_of_softmax_queries() -> None:
@@ -134,7 +177,11 @@ def test_linear_attention_is_the_content_lambda_of_softmax_queries() -> None:
         ("local_attention", {"num_heads": 2, "scope": "global"}, "scope='global'"),
         ("linear_attention", {"num_heads": 0}, "num_heads=0: expected a positive"),
         ("double_attention", {"query_depth": -1}, "query_depth=-1: expected a positive"),
-        ("attention_augmented", {"num_heads": 8}, "num_heads=8: expected fewer"),
+        (
+            "attention_augmented",
+            {"num_heads": 8},
+            "num_heads=8: expected fewer heads than the 8 ch",
+        ),
         ("depthwise", {"scope": 2}, "scope=2: expected an odd"),
         ("depthwise", {"scope": "global"}, "scope='global'"),
     ],
