@@ -51,14 +51,27 @@ def test_no_suite_names_a_folder_of_this_machine(name, tmp_path):
 
 
 def test_seeds_and_controls(tmp_path):
-    for name, runs in (("nuclei", 18), ("nuclei_pretrained", 18), ("coco_tiny", 18)):
+    for name, seeds, runs in (
+        ("nuclei", 3, 18), ("nuclei_pretrained", 3, 9), ("nuclei_50", 1, 3), ("coco_tiny", 1, 6)
+    ):  # fmt: skip
         suite = suite_of(name, tmp_path)
-        assert (suite.seeds, len(suite.runs)) == ((1, 2, 3), runs), name
-        assert suite.controls == ("zeroed", "trained_without"), name
+        assert (len(suite.seeds), len(suite.runs)) == (seeds, runs), name
+        both = name in ("nuclei", "coco_tiny")
+        assert suite.controls == (("zeroed", "trained_without") if both else ("zeroed",)), name
+    first = [run.seed for run in suite_of("nuclei", tmp_path).runs[:6]]
+    assert first == [1] * 6, "all models and controls of a seed come before the next seed"
     rates = suite_of("nuclei_rates", tmp_path)
     own = suite_of("nuclei", tmp_path).configs["nuclei", "resnet"].SOLVER.BASE_LR
     low, high = (rates.configs[name, "resnet"].SOLVER.BASE_LR for name in rates.sets)
     assert low < own < high
+
+
+def test_no_run_uses_embeddings_that_training_never_meets(tmp_path):
+    """On the coarsest map of a training crop all offsets of the window occur."""
+    suite = suite_of("nuclei", tmp_path)
+    cfg = suite.configs["nuclei", "lambda"]
+    positions = cfg.INPUT.LSJ.SIZE[0] // 32
+    assert positions - 1 >= cfg.MODEL.LAMBDA_RESNET.LAYER.SCOPE // 2
 
 
 def test_one_line_of_the_document_changes_the_folder(tmp_path):
