@@ -130,18 +130,18 @@ def rows_of(suite: Suite, found: Mapping[Run, Mapping[str, Parts]]) -> list[dict
             if not finished:  # at most its control
                 continue
             over, cfg = suite.baselines[model], suite.configs[set_name, model]
+            others = values.get((set_name, part, over), {}) if over != model else {}
             row: dict[str, object] = {
                 "set": f"{set_name}/{part}" if set_name else part,
                 "set_label": f"{set_label}, {label}" if len(suite.sets) > 1 else label,
                 "model": model,
                 "label": model_label,
                 "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
-                "over": None if over == model else over,
+                "over": over if any(column in others for column in _COLUMNS) else None,
                 "finished": finished,
             }
             if cfg.TEST.DETECTIONS_PER_IMAGE != COCO_LIMIT:
                 row["detections_per_image"] = cfg.TEST.DETECTIONS_PER_IMAGE
-            others = values.get((set_name, part, over), {}) if over != model else {}
             rows.append(row | _numbers(own, others))
     return rows
 

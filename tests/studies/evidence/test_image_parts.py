@@ -15,6 +15,7 @@ from lambda_det.records import make_record
 from studies.evidence import image_parts
 from studies.evidence.image_parts import keep_parts, noise_floor, parts_of_run, record_of, rows_of
 from studies.evidence.parts import ALL, KINDS, SIZES, kind_of, parts_of
+from studies.tables import brief_table
 
 SUITE = str(Path(image_parts.__file__).parent / "nuclei.yaml")
 
@@ -117,6 +118,9 @@ def test_a_control_alone_and_boxes_alone_have_rows_or_none(tmp_path):
         runs["nuclei/resnet/seed1"]: {"whole": boxes},
         runs["nuclei/se/seed1_without"]: {"whole": boxes},
     }
+    (alone,) = rows_of(suite, {runs["nuclei/lambda/seed1"]: {"whole": boxes}})
+    assert alone["over"] is None, "nothing of the baseline is known"
+    assert "| λ-26 | 30.0 |" in brief_table(make_record("x", [alone], seeds=[1]), zeroed=True)
     (row,) = rows_of(suite, found)
     assert row["model"] == "resnet" and row["finished"] == 1 and "mask_ap" not in row
 
