@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from lambda_det.comparison.controls import NAMED_STAGES
-from lambda_det.comparison.notes import baselines_of, pretrain_note
+from lambda_det.comparison.controls import NAMED_STAGES, TRAINED_WITHOUT
+from lambda_det.comparison.notes import baselines_of, limit_note, pretrain_note
 from lambda_det.comparison.tables import (
     found_cells,
     found_headers,
     gain_cell,
+    interval,
     markdown,
     plus_minus,
     sets_of,
@@ -25,7 +26,7 @@ from lambda_det.records import markdown_row, provenance
 def brief_table(record: Mapping, *, zeroed: bool = False) -> str:
     """Make the short table of a comparison's record, with one line for each set and model: AP, what
     it rests on, and the gain. It gives the answer before the full tables; ``zeroed`` adds the
-    control of this name."""
+    control of this name, and the difference to the training without branches."""
     rows, with_sets = record["rows"], "sets" in record
     tasks = tasks_of(rows) or ["box"]
     names = ["zeroed", "trained without"] if zeroed else ["trained without"]
@@ -33,15 +34,19 @@ def brief_table(record: Mapping, *, zeroed: bool = False) -> str:
         task: [n for n in names if any(_control_column(task, n) in row for row in rows)]
         for task in tasks
     }
+    rests = {task: zeroed and "trained without" in controls[task] for task in tasks}
     headers = [*(["set"] if with_sets else []), "backbone", *found_headers(rows)]
     for task in tasks:
-        headers += [f"{task} AP", *controls[task], "Δ"]
+        over = ["AP − trained without"] if rests[task] else []
+        headers += [f"{task} AP", *controls[task], *over, "Δ"]
     lines = []
     for label, row in ((label, row) for label, of_set in sets_of(record) for row in of_set):
         line = [*([label] if with_sets else []), row["label"], *found_cells(row, rows)]
         for task in tasks:
             line.append(plus_minus(row.get(f"{task}_ap")))
             line += [plus_minus(row.get(_control_column(task, name))) for name in controls[task]]
+            if rests[task]:
+                line.append(interval(row.get(f"{task}_ap_over_{TRAINED_WITHOUT}")))
             line.append(gain_cell(row, f"{task}_ap"))
         lines.append(line)
     seeds = sorted({row["finished"] for row in rows})
@@ -61,7 +66,8 @@ def brief_table(record: Mapping, *, zeroed: bool = False) -> str:
     if over := baselines_of(rows):
         paired = "" if one else ", paired by seed, with its 95 % interval"
         legend.append(f"Δ: gain over {' and '.join(over)}{paired}")
-    remark = f"{'; '.join(legend)}. {pretrain_note(record)}".strip()
+    after = [pretrain_note(record), limit_note(rows), *record.get("remarks", ())]
+    remark = " ".join([f"{'; '.join(legend)}.", *filter(None, after)])
     return f"{markdown(headers, lines)}\n\n{remark}\n\n{provenance(record)}"
 
 

@@ -11,12 +11,14 @@ from lambda_det.analysis.detector import analyze_config
 from lambda_det.analysis.published import load_published
 from lambda_det.backbone.residual_branches import CONTROLLED_STAGES
 from lambda_det.comparison.controls import CONTROLS, TRAINED_WITHOUT, idle_stages
+from lambda_det.comparison.data_digest import DATA
 from lambda_det.comparison.results import FOUND, RIGHT_CLASS, result_of
 from lambda_det.comparison.run_files import FAILED, FAILED_FILE, FINISHED, facts_of
 from lambda_det.comparison.speed import SPEED_SETTINGS, speed_settings, train_size
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Run, Suite
 from lambda_det.errors import InputError
+from lambda_det.evaluation.detection_limits import COCO_LIMIT
 from lambda_det.evaluation.metrics import METRICS, TASK_NAMES
 from lambda_det.records import make_record
 from lambda_det.shipped_configs import ROOT
@@ -64,11 +66,12 @@ def collect(
         What :func:`~lambda_det.records.make_record` returns, with hardware, versions and commit of
         the runs (under ``"origins"`` if they differ), and: ``"suite"``: its name. ``"sets"``, if
         the suite has several: name -> label. ``"differences"``: config key -> model -> value, for
-        the config keys in which the models differ. ``"runs"``: one row per run with its state and,
-        if it has finished, its numbers. ``"rows"``: one row per set and model. In a row, a number
-        is ``{"mean", "sd", "values"}`` over the finished seeds, ``<metric>_gain`` is ``{"mean",
-        "low", "high", "values"}`` over the model ``"over"``, paired by seed, and ``"published"``
-        contains the paper's numbers.
+        the config keys in which the models differ. ``"data"``, if it is known: what
+        :func:`~lambda_det.comparison.data_digest.data_of` returned. ``"runs"``: one row per run
+        with its state and, if it has finished, its numbers. ``"rows"``: one row per set and model.
+        In a row, a number is ``{"mean", "sd", "values"}`` over the finished seeds,
+        ``<metric>_gain`` is ``{"mean", "low", "high", "values"}`` over the model ``"over"``, paired
+        by seed, and ``"published"`` contains the paper's numbers.
 
         If the suite has controls, ``"controls"`` lists them; in a row it lists those that the
         model has. ``box_ap_zeroed`` and ``box_ap_trained_without`` are the AP under them
@@ -109,11 +112,18 @@ def collect(
         **({"pretrain": suite.pretrain} if suite.pretrain else {}),
         "differences": _differences(suite),
         "runs": runs,
-        **_origins([result["finished"]["record"] for result in results.values()]),
+        **_data(list(results.values())),
+        **origins_of([result["finished"]["record"] for result in results.values()]),
     }
 
 
-def _origins(records: Sequence[Mapping]) -> dict[str, object]:
+def _data(results: Sequence[Mapping]) -> dict[str, object]:
+    """What the runs were trained and evaluated on, where all that know it agree."""
+    known = [result[DATA] for result in results if result.get(DATA)]
+    return {DATA: known[0]} if known and all(data == known[0] for data in known) else {}
+
+
+def origins_of(records: Sequence[Mapping]) -> dict[str, object]:
     """Date, commit, hardware and versions of the runs, from the records that were made of them."""
     if not records:
         return {}
@@ -146,6 +156,8 @@ def _model_of_row(
         "train_size": train_size(cfg),
         SPEED_SETTINGS: speed_settings(cfg),
     }
+    if cfg.TEST.DETECTIONS_PER_IMAGE != COCO_LIMIT:
+        row["detections_per_image"] = cfg.TEST.DETECTIONS_PER_IMAGE
     if suite.controls:
         row["controls"] = list(suite.controls) if idle_stages(cfg) is not None else []
     return row

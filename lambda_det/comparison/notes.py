@@ -8,6 +8,7 @@ from lambda_det.comparison.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
 from lambda_det.comparison.results import RIGHT_CLASS, ZEROED_MISSING
 from lambda_det.comparison.run import run_name
 from lambda_det.comparison.run_files import FAILED, FINISHED
+from lambda_det.evaluation.detection_limits import COCO_LIMIT
 from lambda_det.evaluation.metrics import TASK_NAMES
 
 LOADED = "pretrained_percent"
@@ -34,6 +35,7 @@ def notes(record: Mapping) -> list[str]:
     if any(len(row.get(f"{t}_ap_gain", {}).get("values", ())) not in (0, row["finished"])
            for row in rows for t in TASK_NAMES.values()):  # fmt: skip
         sentences.append("Some gains are of fewer seeds than the AP: those that both models have.")
+    sentences += filter(None, [limit_note(rows)])
     sentences += _control_notes(record)
     sentences += filter(None, (pretrain_note(record), *_loaded_notes(rows)))
     if any(RIGHT_CLASS in row for row in rows):
@@ -59,6 +61,15 @@ def notes(record: Mapping) -> list[str]:
         if any(o["hardware"] != record["hardware"] for o in record["origins"]):
             sentences.append("Times and memory are of different hardware: no comparison of them.")
     return sentences
+
+
+def limit_note(rows: Sequence[Mapping]) -> str:
+    """Say how many detections of an image count, where it is not COCO's number; else ""."""
+    limits = list(dict.fromkeys(row.get("detections_per_image", COCO_LIMIT) for row in rows))
+    if limits in ([], [COCO_LIMIT]):
+        return ""
+    shown = " or ".join("any number of" if n == -1 else str(n) for n in limits)
+    return f"An image has up to {shown} detections, COCO's number is {COCO_LIMIT}."
 
 
 def baselines_of(rows: Sequence[Mapping]) -> list[str]:

@@ -13,8 +13,15 @@ import yaml
 from detectron2.config import CfgNode
 
 from lambda_det.comparison.controls import ZEROED
+from lambda_det.comparison.data_digest import DATA
 from lambda_det.comparison.run import Run
-from lambda_det.comparison.run_files import FAILED_FILE, FINISHED_FILE, facts_of, kept_facts
+from lambda_det.comparison.run_files import (
+    FAILED_FILE,
+    FINISHED_FILE,
+    description,
+    facts_of,
+    kept_facts,
+)
 from lambda_det.comparison.settings import changed_settings
 from lambda_det.engine.summary import read_summary
 from lambda_det.errors import InputError, reason_of, writing
@@ -39,7 +46,9 @@ def result_of(run: Run) -> dict:
         ``"finished"``: the content of ``finished.json``, with the record of machine and code.
         ``"row"``: the numbers of the run's row in ``results.json``. ``"losses"``: number of
         finished iterations -> total loss. ``"classes"``: task (``box``, ``mask``) -> name of a
-        class -> its metrics. ``"num_classes"``: number of classes of the dataset.
+        class -> its metrics. ``"num_classes"``: number of classes of the dataset. ``"data"``: what
+        :func:`~lambda_det.comparison.data_digest.data_of` returned before the run; None if that is
+        not known.
 
     Raises:
         InputError: a file of a finished run is missing or damaged, or it belongs to a run with
@@ -55,6 +64,7 @@ def result_of(run: Run) -> dict:
         "losses": {int(iteration): loss for iteration, loss in kept["losses"].items()},
         "classes": kept["classes"],
         "num_classes": kept["num_classes"],
+        DATA: kept.get(DATA),
     }
 
 
@@ -90,6 +100,7 @@ def _result_of_folder(run: Run) -> dict:
             for task, values in metrics.items()
         },
         "num_classes": (cfg.MODEL.RETINANET if retina else cfg.MODEL.ROI_HEADS).NUM_CLASSES,
+        DATA: (description(run) or {}).get(DATA),
     }
 
 

@@ -34,6 +34,7 @@ class Run:
         pretrain: command that runs before the training, or "".
         weights: path of the weights that this command writes and the training starts from, or "".
         modules: modules that its commands import.
+        finish: command that runs after it has finished, or "".
         kept: path of the JSON that is kept of the finished run, or "".
         settings: the settings that the run's numbers depend on, see
             :mod:`lambda_det.comparison.settings`.
@@ -53,6 +54,7 @@ class Run:
     weights: str = ""
     modules: tuple[str, ...] = ()
     kept: str = ""
+    finish: str = ""
     settings: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lambda_det.comparison.controls import ZEROED
+from lambda_det.comparison.data_digest import check_data
 from lambda_det.comparison.run import PRETRAINED_FILE, Run
 from lambda_det.comparison.settings import check_settings
 from lambda_det.engine.interruption import INTERRUPTED_FILE
@@ -66,7 +67,7 @@ def kept_facts(run: Run) -> dict | None:
         that the suite asks for.
 
     Raises:
-        InputError: the JSON cannot be read, or it belongs to a run with other settings.
+        InputError: the JSON cannot be read, or it belongs to a run with other settings or data.
     """
     wanted = ("key", "settings", "finished", "row", "losses", "classes", "num_classes")
     facts = read_object(run.kept, *wanted) if run.kept else None
@@ -77,6 +78,7 @@ def kept_facts(run: Run) -> dict | None:
             f"{run.kept} belongs to the run {facts['key']!r}, not {run.key!r}; remove it"
         )
     check_settings(run.settings, facts, run.kept, "remove that file")
+    check_data(run, facts)
     was_zeroed = any(column.endswith(f"_ap_{ZEROED}") for column in facts["row"])
     return None if run.zeroed and not was_zeroed else facts
 

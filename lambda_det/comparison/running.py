@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lambda_det.comparison.controls import NAMED_STAGES
+from lambda_det.comparison.data_digest import DATA, data_of
 from lambda_det.comparison.objects_found import found_by
 from lambda_det.comparison.preparing import prepare
 from lambda_det.comparison.processes import (
@@ -163,12 +164,19 @@ class _Workers:
             if zeroed_missing(run) is not None:
                 self._evaluate_zeroed(run, call)
             keep(run)
+            self._finish(run, call)
         return state
+
+    def _finish(self, run: Run, call: Call) -> None:
+        """Run the suite's command for a finished run. If it fails, the run stays finished."""
+        log_path = os.path.join(run.folder, "finish.log")
+        if run.finish and not self.stopping.is_set() and call(run.finish, log_path, mode="w"):
+            logger.error("%s, finish: %s (%s)", run.name, last_line(log_path), log_path)
 
     def _train(self, run: Run, call: Call) -> str:
         known = {
             "settings": run.settings, "changed": changed_settings(run.settings), "seed": run.seed,
-            "attempts": (description(run) or {}).get("attempts", 0) + 1,
+            "attempts": (description(run) or {}).get("attempts", 0) + 1, DATA: data_of(run),
         }  # fmt: skip
         with writing(run.folder):
             clear(run)

@@ -142,7 +142,7 @@ class _Planner:
     """Makes the :class:`Suite` of a file's keys."""
 
     def __init__(self, path: str, output: str, keys: SuiteKeys, modules: tuple[str, ...]) -> None:
-        self.folder, self.output = os.path.dirname(path), output
+        self.path, self.folder, self.output = path, os.path.dirname(path), output
         self.keys, self.modules = keys, modules
         self.config_files = {name: self._config_file(name) for name in keys.models}
 
@@ -193,6 +193,8 @@ class _Planner:
             cfg = config_without(cfg)
             arguments += (IDLE_STAGES, json.dumps(cfg.MODEL.LAMBDA_RESNET.IDLE_STAGES))
         folder, config = os.path.join(self.output, "runs", key), self.config_files[model]
+        finish = self._fill(keys.finish, shlex.quote)
+        finish = finish.replace("{suite}", shlex.quote(self.path)).replace("{run}", key)
         settings = settings_of(cfg, self.output)
         if keys.keep:
             settings[PREPARE] = [*keys.prepare, *keys.sets[set_name].prepare]
@@ -226,6 +228,7 @@ class _Planner:
             modules=self.modules,
             kept=keys.keep and os.path.join(self._relative(self._fill(keys.keep)), f"{key}.json"),
             settings=settings,
+            finish=finish,
         )
 
     def _config_file(self, model: str) -> str:

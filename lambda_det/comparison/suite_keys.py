@@ -34,6 +34,7 @@ _NEEDED = {
     "throughput": "the path of a record",
     "pretrain": "a command that writes {weights}",
     "keep": "the path of a folder",
+    "finish": "a command",
     "published": "the name of a published row",
 }
 
@@ -75,6 +76,7 @@ class SuiteKeys:
     throughput: str = ""
     pretrain: str = ""
     keep: str = ""
+    finish: str = ""
 
 
 Keys = TypeVar("Keys", ModelEntry, SetEntry, SuiteKeys)

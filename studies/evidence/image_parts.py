@@ -2,9 +2,10 @@
 
 The parts are those of the nuclei (:file:`nuclei.yaml`): COCO calls 90 % of them small. The
 predictions are read from the folders of the runs, and a small JSON of each finished run is kept
-beside those that the suite keeps, so that a later call needs no folder::
+beside those that the suite keeps, so that a later call needs no folder. With the line ``finish`` of
+that suite, compare has it made after each run::
 
-    python -m studies.evidence.image_parts --suite SUITE --output DIR [--record]
+    python -m studies.evidence.image_parts --suite SUITE --output DIR [--record | --run KEY]
 """
 
 from __future__ import annotations
@@ -15,163 +16,133 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from lambda_det.comparison.controls import TRAINED_WITHOUT, ZEROED
+from lambda_det.comparison.collect import origins_of
+from lambda_det.comparison.controls import NAMED_STAGES, TRAINED_WITHOUT, ZEROED
 from lambda_det.comparison.examples import validation_set
 from lambda_det.comparison.results import built_config, result_of
 from lambda_det.comparison.run import Run
 from lambda_det.comparison.run_files import FINISHED, state_of
 from lambda_det.comparison.statistics import paired_difference, spread
 from lambda_det.comparison.suite import Suite, read_suite
+from lambda_det.comparison.tables import interval
 from lambda_det.errors import InputError, exit_on_input_error, writing
 from lambda_det.evaluation.coco import DETECTIONS_FILE
-from lambda_det.evaluation.counting import choose_backend, evaluation_of
-from lambda_det.evaluation.counting import run as run_evaluation
-from lambda_det.evaluation.detection_limits import counted_detections
-from lambda_det.evaluation.detections import Detections, read_detections
-from lambda_det.evaluation.ground_truth import GroundTruth
-from lambda_det.evaluation.metrics import TASK_NAMES, metrics_from_counts
+from lambda_det.evaluation.detection_limits import COCO_LIMIT
+from lambda_det.evaluation.metrics import TASK_NAMES
 from lambda_det.io import read_json, write_json
 from lambda_det.records import make_record, record_path, results_folder
+from studies.evidence.parts import ALL, Parts, parts_of
 from studies.tables import brief_table
 
-ALL = "all"
-KINDS = {"256×256": 256, "up to 347×260": 347, "360×360": 360, "larger": 10**6}
-"""Kind of an image -> the most pixels of its longer side. Images of 256×256 and of 360×360 are dark
-with bright nuclei, most between show stained tissue, the larger ones are of several kinds."""
-SIZES = {"objects below 12 px": "APs", "of 12 to 24 px": "APm", "from 24 px": "APl"}
-"""Size of an object, which is the square root of its area, -> its metric under :data:`_AREAS`."""
-_AREAS = [[0, 1e10], [0, 12**2], [12**2, 24**2], [24**2, 1e10]]
-
-Parts = dict[str, dict[str, float | None]]
-"""Part -> its numbers of images and objects, ``box_ap`` and ``mask_ap`` in percent (None without an
-object)."""
+_REMARK = "Sizes of objects and of images are in pixels of the file, before it is resized."
+_COLUMNS = tuple(f"{task}_ap" for task in TASK_NAMES.values())
 
 
-def kind_of(height: int, width: int) -> str:
-    """The kind of an image, a key of :data:`KINDS`."""
-    return next(kind for kind, side in KINDS.items() if max(height, width) <= side)
-
-
-def parts_of(annotations: str, predictions: str, max_detections: int = 100) -> Parts:
-    """Evaluate detections on all images, on each kind of image and on each size of object.
-
-    Args:
-        annotations: path of a COCO instances json.
-        predictions: path of a json in COCO's results format.
-        max_detections: number of detections in an image that count, COCO's 100 or more.
-
-    Raises:
-        InputError: a file is missing or not valid.
-    """
-    truth = GroundTruth.from_file(annotations)
-    found = Detections(read_detections(predictions), truth, f"predictions {predictions}")
-    sides = {number: (height, width) for number, height, width in truth.images.values()}
-    images = {kind: [i for i, side in sides.items() if kind_of(*side) == kind] for kind in KINDS}
-    images = {ALL: [*sides], **images}
-    objects = [one for one in truth.coco("bbox").anns.values() if not one["iscrowd"]]
-    parts: Parts = {}
-    for kind, chosen in images.items():
-        inside = {*chosen}
-        count = sum(one["image_id"] in inside for one in objects)
-        parts[kind] = {"images": len(chosen), "objects": count}
-    for size, (low, high) in zip(SIZES, _AREAS[1:], strict=True):
-        of_size = [one["image_id"] for one in objects if low <= one["area"] < high]
-        parts[size] = {"images": len({*of_size}), "objects": len(of_size)}
-    for task in (task for task in found.tasks if task in TASK_NAMES):
-        column = f"{TASK_NAMES[task]}_ap"
-        for kind, chosen in images.items():
-            if not chosen:
-                parts[kind][column] = None
-                continue
-            evaluation = evaluation_of(choose_backend(), truth.coco(task), found.coco(task), task)
-            evaluation.params.maxDets = counted_detections(found, max_detections)
-            evaluation.params.imgIds = chosen
-            evaluation.params.areaRng = _AREAS
-            run_evaluation(evaluation)
-            counts = evaluation.eval["precision"], evaluation.eval["recall"]
-            metrics = metrics_from_counts(*counts, task=task)
-            parts[kind][column] = metrics["AP"]
-            if kind == ALL:
-                for size, name in SIZES.items():
-                    parts[size][column] = metrics[name]
-    return parts
-
-
-def parts_of_run(run: Run) -> dict[str, Parts]:
+def parts_of_run(run: Run) -> dict[str, Parts] | None:
     """The parts of a finished run: under ``"whole"``, and under ``"zeroed"`` if the suite has this
     control. They are read from the JSON that is kept of them, or else from the run's folder.
 
+    Returns:
+        None if neither exists.
+
     Raises:
-        InputError: the files are missing, or of another run.
+        InputError: the files are damaged, or of another run.
     """
     row = result_of(run)["row"]
-    path = _kept_path(run)
-    found = read_json(path) if path and os.path.isfile(path) else None
+    aps = {name: f"{name}_ap" for name in TASK_NAMES.values() if f"{name}_ap" in row}
     names = {"whole": ("", run.folder)}
-    if run.zeroed:
+    if run.zeroed and all(f"{column}_{ZEROED}" in row for column in aps.values()):
         names[ZEROED] = (f"_{ZEROED}", run.zeroed_folder)
+    path = _kept_path(run)
+    known = read_json(path) if path and os.path.isfile(path) else None
+    found = _checked(known, path, names) if known is not None else None
     if found is None:
+        files = {
+            name: os.path.join(folder, "inference", DETECTIONS_FILE)
+            for name, (_, folder) in names.items()
+        }
+        if not all(map(os.path.isfile, files.values())):
+            return None
         print(f"{run.name} ...", file=sys.stderr)
         annotations = validation_set(built_config(run.folder))[0]
         limit = int(str(run.settings["TEST.DETECTIONS_PER_IMAGE"]))
-        found = {
-            name: parts_of(annotations, os.path.join(folder, "inference", DETECTIONS_FILE), limit)
-            for name, (_, folder) in names.items()
-        }
+        found = {name: parts_of(annotations, file, limit) for name, file in files.items()}
     for name, (ending, _) in names.items():
-        for task in TASK_NAMES.values():
-            known, here = row[f"{task}_ap{ending}"], found[name][ALL][f"{task}_ap"]
-            if abs(known - here) > 0.01:
-                raise InputError(
-                    f"{path or run.folder}: {run.name} has a {task} AP of {known:.2f}, but its "
-                    f"parts are of one with {here:.2f}; remove that file"
-                )
-    if path and not os.path.isfile(path):
+        for task, column in aps.items():
+            ap, here = row[f"{column}{ending}"], found[name][ALL].get(column)
+            if ap is None or here is None or abs(ap - here) <= 0.01:
+                continue
+            raise InputError(
+                f"{path or run.folder}: {run.name} has a {task} AP of {ap:.2f}, but its parts are "
+                f"of one with {here:.2f}; remove that file"
+            )
+    if path and found is not known:
         with writing(path):
             write_json(found, path, indent=None)
-    return found
+    return {name: found[name] for name in names}
+
+
+def _checked(known: object, path: str, names: Mapping) -> dict[str, Parts] | None:
+    """What is kept of the parts of a run; None if that was before a control was asked for.
+
+    Raises:
+        InputError: the file is of another kind.
+    """
+    if not isinstance(known, dict) or not all(
+        isinstance(parts, dict) and isinstance(parts.get(ALL), dict) for parts in known.values()
+    ):
+        raise InputError(f"{path}: has no parts of a run; remove that file")
+    return known if known.keys() >= names.keys() else None
 
 
 def _kept_path(run: Run) -> str:
     """Path of the JSON with the parts of a run: ``runs/NAME_parts/KEY.json`` beside the JSON
     ``runs/NAME/KEY.json`` that the suite keeps; "" if it keeps none."""
-    folder = run.kept.removesuffix(f"{os.sep}{run.key}.json")
-    return run.kept and os.path.join(f"{folder}_parts", f"{run.key}.json")
+    return run.kept and os.path.join(f"{_folder(run)}_parts", f"{run.key}.json")
+
+
+def _folder(run: Run) -> str:
+    """The folder of the JSON that the suite keeps."""
+    return run.kept.removesuffix(f"{os.sep}{run.key}.json")
 
 
 def rows_of(suite: Suite, found: Mapping[Run, Mapping[str, Parts]]) -> list[dict]:
     """One row for each set, part and model, in the form of a comparison's record."""
     values: dict[tuple[str, str, str], dict[str, dict[int, float | None]]] = {}
-    sizes: dict[str, Mapping] = {}
+    sizes: dict[tuple[str, str], Mapping] = {}
     for run, of_run in found.items():
         for name, parts in of_run.items():
             control = TRAINED_WITHOUT if run.without else ZEROED if name == ZEROED else ""
             for part, numbers in parts.items():
-                sizes.setdefault(part, numbers)
+                sizes.setdefault((run.set, part), numbers)
                 of_part = values.setdefault((run.set, part, run.model), {})
-                for task in TASK_NAMES.values():
-                    column = "_".join(filter(None, (f"{task}_ap", control)))
-                    of_part.setdefault(column, {})[run.seed] = numbers.get(f"{task}_ap")
+                for column in _COLUMNS:
+                    if column in numbers:
+                        name_of = "_".join(filter(None, (column, control)))
+                        of_part.setdefault(name_of, {})[run.seed] = numbers[column]
     rows = []
-    for set_name, set_label in suite.sets.items():
-        for part, size in sizes.items():
-            label = f"{part} ({size['images']} images, {size['objects']} objects)"
-            for model, model_label in suite.labels.items():
-                own = values.get((set_name, part, model))
-                if own is None:
-                    continue
-                over = suite.baselines[model]
-                row: dict[str, object] = {
-                    "set": f"{set_name}/{part}" if set_name else part,
-                    "set_label": f"{set_label}, {label}" if len(suite.sets) > 1 else label,
-                    "model": model,
-                    "label": model_label,
-                    "depth": suite.configs[set_name, model].MODEL.LAMBDA_RESNET.DEPTH,
-                    "over": None if over == model else over,
-                    "finished": len(own.get("box_ap", {})),
-                }
-                others = values.get((set_name, part, over), {}) if over != model else {}
-                rows.append(row | _numbers(own, others))
+    for (set_name, part), size in sizes.items():
+        set_label = suite.sets[set_name]
+        label = f"{part} ({size['images']} images, {size['objects']} objects)"
+        for model, model_label in suite.labels.items():
+            own = values.get((set_name, part, model), {})
+            finished = max((len(own[column]) for column in _COLUMNS if column in own), default=0)
+            if not finished:  # at most its control
+                continue
+            over, cfg = suite.baselines[model], suite.configs[set_name, model]
+            others = values.get((set_name, part, over), {}) if over != model else {}
+            row: dict[str, object] = {
+                "set": f"{set_name}/{part}" if set_name else part,
+                "set_label": f"{set_label}, {label}" if len(suite.sets) > 1 else label,
+                "model": model,
+                "label": model_label,
+                "depth": cfg.MODEL.LAMBDA_RESNET.DEPTH,
+                "over": over if any(column in others for column in _COLUMNS) else None,
+                "finished": finished,
+            }
+            if cfg.TEST.DETECTIONS_PER_IMAGE != COCO_LIMIT:
+                row["detections_per_image"] = cfg.TEST.DETECTIONS_PER_IMAGE
+            rows.append(row | _numbers(own, others))
     return rows
 
 
@@ -181,32 +152,77 @@ def _numbers(
     numbers: dict[str, object] = {}
     for column, by_seed in own.items():
         numbers[column] = spread(list(by_seed.values()))
-    for task in TASK_NAMES.values():
-        column = f"{task}_ap"
-        without = own.get(f"{column}_{TRAINED_WITHOUT}", {})
-        numbers[f"{column}_over_{TRAINED_WITHOUT}"] = paired_difference(own[column], without)
-        numbers[f"{column}_gain"] = paired_difference(own[column], others.get(column, {}))
+    for column in _COLUMNS:
+        whole, without = own.get(column, {}), own.get(f"{column}_{TRAINED_WITHOUT}", {})
+        numbers[f"{column}_over_{TRAINED_WITHOUT}"] = paired_difference(whole, without)
+        numbers[f"{column}_gain"] = paired_difference(whole, others.get(column, {}))
     return {column: value for column, value in numbers.items() if value is not None}
+
+
+def noise_floor(suite: Suite, found: Mapping[Run, Mapping[str, Parts]]) -> str:
+    """Say how far apart the trainings of SE and of λ without res4 and res5 are, in all images: they
+    are of one network, so that what parts them is the draw of its weights. "" without these."""
+    said = []
+    for column in _COLUMNS:
+        by_model: dict[str, dict[int, float | None]] = {"se": {}, "lambda": {}}
+        for run, parts in found.items():
+            cfg = suite.configs[run.set, run.model]
+            if run.without and run.set == next(iter(suite.sets)):
+                of_model = by_model.get(cfg.MODEL.LAMBDA_RESNET.VARIANT, {})
+                of_model[run.seed] = parts["whole"][ALL].get(column)
+        if difference := paired_difference(by_model["lambda"], by_model["se"]):
+            said.append(f"{interval(difference)} {column.removesuffix('_ap')} AP")
+    if not said:
+        return ""
+    return (
+        f"Trained without {NAMED_STAGES}, SE and λ are one network, drawn with other numbers; λ − "
+        f"SE is {' and '.join(said)} there in all images, which shows the noise."
+    )
 
 
 def record_of(suite: Suite, command: str) -> dict:
     """Make the record of a suite's finished runs.
 
     Raises:
-        InputError: no run has finished, or the files of one are missing.
+        InputError: no run has finished, the runs have no parts, or a file of one is damaged.
     """
     finished = [run for run in suite.runs if state_of(run) == FINISHED]
     if not any(not run.without for run in finished):
         raise InputError(f"suite {suite.name}: no run has finished; run the suite first")
-    rows = rows_of(suite, {run: parts_of_run(run) for run in finished})
-    record = make_record(command, rows, suite.seeds, with_gpu=False)
+    parts = {run: parts_of_run(run) for run in finished}
+    found = {run: of_run for run, of_run in parts.items() if of_run is not None}
+    lost = [run.name for run in finished if run not in found]
+    if lost:
+        print(
+            f"left out, since their folders are gone before their parts were kept: "
+            f"{', '.join(lost)}; to train them again, remove their JSON in {_folder(finished[0])}",
+            file=sys.stderr,
+        )
+    rows = rows_of(suite, found)
+    if not rows:
+        raise InputError(f"suite {suite.name}: no finished run has a folder or kept parts")
+    remarks = [_REMARK, noise_floor(suite, found)]
     return {
-        **record,
+        **make_record(command, rows, suite.seeds, with_gpu=False),
         "suite": suite.name,
-        "finished": len(finished),
+        "finished": len(found),
         "planned": len(suite.runs),
         "sets": {row["set"]: row["set_label"] for row in rows},
+        "remarks": [remark for remark in remarks if remark],
+        **({"left_out": lost} if lost else {}),
+        **origins_of([result_of(run)["finished"]["record"] for run in found]),
     }
+
+
+def keep_parts(suite: Suite, key: str) -> None:
+    """Keep the parts of one finished run, as the suite's ``finish`` does after each.
+
+    Raises:
+        InputError: the suite has no such run, it has not finished, or its folder is gone.
+    """
+    runs = [run for run in suite.runs if run.key == key]
+    if not runs or state_of(runs[0]) != FINISHED or parts_of_run(runs[0]) is None:
+        raise InputError(f"--run {key}: is no finished run of suite {suite.name} with its folder")
 
 
 @exit_on_input_error
@@ -214,10 +230,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--suite", required=True, metavar="YAML", help="path of the suite")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of its comparison")
+    parser.add_argument("--run", metavar="KEY", help="keep the parts of this run only, no table")
     parser.add_argument("--record", action="store_true", help="also write results/SUITE_parts.json")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     suite = read_suite(args.suite, args.output)
+    for run in suite.runs:
+        if share := run.settings["DATASETS.VAL_SHARE"]:
+            raise InputError(
+                f"suite {suite.name}: DATASETS.VAL_SHARE {share}: parts are of a validation split "
+                "in a json of its own, which check_data --write makes"
+            )
+    if args.run:
+        keep_parts(suite, args.run)
+        return 0
     words = f"--suite {args.suite} --output {args.output}"
     words += " --record" if args.record else ""
     record = record_of(suite, f"python -m studies.evidence.image_parts {words}")
@@ -225,8 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.record:
         if record["finished"] < record["planned"]:
             raise InputError(
-                f"--record: {record['finished']} of {record['planned']} runs have finished; run "
-                "the suite first"
+                f"--record: {record['finished']} of {record['planned']} runs have finished and "
+                "have parts; run the suite first"
             )
         path = record_path(str(results_folder()), f"{suite.name}_parts")
         with writing(path):

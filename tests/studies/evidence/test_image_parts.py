@@ -11,8 +11,11 @@ import pytest
 from lambda_det.comparison.suite import read_suite
 from lambda_det.errors import InputError
 from lambda_det.io import write_json
+from lambda_det.records import make_record
 from studies.evidence import image_parts
-from studies.evidence.image_parts import ALL, KINDS, SIZES, kind_of, parts_of, parts_of_run, rows_of
+from studies.evidence.image_parts import keep_parts, noise_floor, parts_of_run, record_of, rows_of
+from studies.evidence.parts import ALL, KINDS, SIZES, kind_of, parts_of
+from studies.tables import brief_table
 
 SUITE = str(Path(image_parts.__file__).parent / "nuclei.yaml")
 
@@ -104,6 +107,45 @@ def test_rows_pair_models_and_controls_by_seed(tmp_path):
     assert row["box_ap_gain"]["values"] == [3, 4, 3] and row["over"] == "resnet"
     assert row["mask_ap_over_trained_without"]["values"] == [5, 6, 5]
     assert "box_ap_gain" not in rows[0], "the baseline has no gain"
+    assert {row["detections_per_image"] for row in rows} == {400}
+
+
+def test_a_control_alone_and_boxes_alone_have_rows_or_none(tmp_path):
+    suite = read_suite(SUITE, str(tmp_path))
+    boxes = {ALL: {"images": 2, "objects": 5, "box_ap": 30.0}}
+    runs = {run.key: run for run in suite.runs}
+    found = {
+        runs["nuclei/resnet/seed1"]: {"whole": boxes},
+        runs["nuclei/se/seed1_without"]: {"whole": boxes},
+    }
+    (alone,) = rows_of(suite, {runs["nuclei/lambda/seed1"]: {"whole": boxes}})
+    assert alone["over"] is None, "nothing of the baseline is known"
+    assert "| λ-26 | 30.0 |" in brief_table(make_record("x", [alone], seeds=[1]), zeroed=True)
+    (row,) = rows_of(suite, found)
+    assert row["model"] == "resnet" and row["finished"] == 1 and "mask_ap" not in row
+
+
+def test_sizes_are_those_of_the_set(tmp_path):
+    mine = '  mine: {label: mine, overrides: {DATASETS.COCO_FOLDER: ""}}\nmodels:'
+    path = suite_of(tmp_path, ("models:", mine))
+    suite = read_suite(path, str(tmp_path))
+    found = {}
+    for run in suite.runs:
+        size = {"images": 9, "objects": 99} if run.set == "mine" else {}
+        found[run] = {"whole": {ALL: numbers(30)[ALL] | size}}
+    labels = {row["set_label"] for row in rows_of(suite, found)}
+    assert labels == {"nuclei, all (2 images, 5 objects)", "mine, all (9 images, 99 objects)"}
+
+
+def test_the_noise_floor_is_of_the_trainings_without_branches(tmp_path):
+    suite = read_suite(SUITE, str(tmp_path))
+    found = {
+        run: {"whole": numbers(30 + run.seed * (run.model == "lambda") + 9 * (not run.without))}
+        for run in suite.runs
+    }
+    line = noise_floor(suite, found)
+    assert "λ − SE is +2.0 [−0.5, +4.5] box AP and +2.0 [−0.5, +4.5] mask AP there" in line
+    assert noise_floor(suite, {run: of for run, of in found.items() if not run.without}) == ""
 
 
 @pytest.fixture
@@ -113,7 +155,8 @@ def kept_run(tmp_path):
     assert run.zeroed and not run.without
     run = replace(run, kept=str(tmp_path / "kept" / "nuclei" / f"{run.key}.json"))
     row = {"box_ap": 40.0, "mask_ap": 39.0, "box_ap_zeroed": 20.0, "mask_ap_zeroed": 19.0}
-    facts = {"key": run.key, "settings": run.settings, "finished": {}, "row": row}
+    finished = {"record": make_record("python x.py", [], seeds=[1])}
+    facts = {"key": run.key, "settings": run.settings, "finished": finished, "row": row}
     write_json(facts | {"losses": {}, "classes": {}, "num_classes": 1}, run.kept)
     return run
 
@@ -156,11 +199,61 @@ def test_parts_are_kept_of_a_run_with_its_folder(kept_run, tmp_path, monkeypatch
     assert aps == pytest.approx([100, 100, 100, 0])
 
 
+def test_parts_from_before_a_control_are_made_again(kept_run, tmp_path):
+    path = tmp_path / "kept" / "nuclei_parts" / f"{kept_run.key}.json"
+    write_json({"whole": numbers(40)}, str(path))
+    assert parts_of_run(kept_run) is None, "the folder of the run is gone"
+    for other in ([], {"rows": []}):
+        write_json(other, str(path))
+        with pytest.raises(InputError, match="has no parts of a run; remove that file"):
+            parts_of_run(kept_run)
+
+
+def suite_of(tmp_path: Path, *changes: tuple[str, str]) -> str:
+    """Path of a suite as that of the nuclei, whose kept runs are below ``tmp_path``."""
+    text = Path(SUITE).read_text(encoding="utf-8")
+    text = text.replace("config: ", f"config: {Path(SUITE).parent}/")
+    for before, after in (("keep: runs/nuclei", f"keep: {tmp_path}/kept/nuclei"), *changes):
+        assert before in text
+        text = text.replace(before, after)
+    path = tmp_path / "nuclei.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_run_without_its_folder_does_not_block_the_others(kept_run, tmp_path, capsys):
+    suite = read_suite(suite_of(tmp_path), str(tmp_path / "out"))
+    facts = json.loads(Path(kept_run.kept).read_text())
+    for run in suite.runs[:2]:
+        write_json(facts | {"key": run.key, "settings": run.settings}, run.kept)
+    parts = tmp_path / "kept" / "nuclei_parts" / f"{suite.runs[0].key}.json"
+    write_json({"whole": numbers(40), "zeroed": numbers(20)}, str(parts))
+    record = record_of(suite, "python y.py")
+    assert [row["model"] for row in record["rows"]] == ["resnet", "resnet"]
+    assert record["left_out"] == ["nuclei se seed 1"] and record["finished"] == 1
+    assert record["commit"] == facts["finished"]["record"]["commit"]
+    said = capsys.readouterr().err
+    assert "nuclei se seed 1; to train them again, remove their JSON in" in said
+    with pytest.raises(InputError, match="--run nuclei/se/seed1: is no finished run of suite"):
+        keep_parts(suite, "nuclei/se/seed1")
+    words = ["--suite", suite_of(tmp_path), "--output", str(tmp_path / "out")]
+    assert image_parts.main([*words, "--run", suite.runs[0].key]) == 0
+    assert image_parts.main([*words, "--record"]) == 2
+    shown = capsys.readouterr()
+    assert "1 of 18 runs have finished and have parts" in shown.err
+    assert "| R-26 | 40.0 | 20.0 |" in shown.out
+    assert "400 detections, COCO's number is 100. Sizes of objects" in shown.out
+
+
+def test_a_share_of_the_training_split_is_refused(tmp_path, capsys):
+    changed = 'DATASETS.COCO_FOLDER: ""', 'DATASETS.COCO_FOLDER: "", DATASETS.VAL_SHARE: 0.1'
+    words = ["--suite", suite_of(tmp_path, changed), "--output", str(tmp_path)]
+    assert image_parts.main(words) == 2
+    assert "error: suite nuclei: DATASETS.VAL_SHARE 0.1: parts are of a" in capsys.readouterr().err
+
+
 def test_without_a_finished_run_one_line_says_so(tmp_path, capsys):
-    words = ["--suite", SUITE, "--output", str(tmp_path)]
-    read_kept = read_suite(SUITE, str(tmp_path)).runs
-    if any(Path(run.kept).exists() for run in read_kept):
-        pytest.skip("the runs of the suite are kept in this checkout")
+    words = ["--suite", suite_of(tmp_path), "--output", str(tmp_path / "out")]
     assert image_parts.main(words) == 2
     assert capsys.readouterr().err.strip() == (
         "error: suite nuclei: no run has finished; run the suite first"

@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.modeling import build_backbone
 
 from lambda_det.backbone import lambda_resnet_arguments
 from lambda_det.comparison.suite import Suite, read_suite
@@ -105,3 +107,22 @@ def test_each_run_starts_from_a_backbone_of_its_own_kind(tmp_path):
         assert run.seed == cfg.SEED
         made, wanted = (lambda_resnet_arguments(each) for each in (cfg, detector))
         assert {**made, "mask_padding": 0} == {**wanted, "mask_padding": 0}, run.key
+
+
+def test_without_their_branches_se_and_lambda_are_one_network(tmp_path):
+    """So the difference of their trainings without branches shows the noise."""
+    suite = suite_of("nuclei", tmp_path)
+    networks = []
+    for model in ("se", "lambda"):
+        run = next(run for run in suite.runs if run.model == model and run.without)
+        networks.append(build_backbone(suite.config_of(run)).eval())
+    se, lambda_ = networks
+    own = lambda_.state_dict()
+    shared = {n: t for n, t in se.state_dict().items() if n in own and own[n].shape == t.shape}
+    lambda_.load_state_dict(shared, strict=False)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = lambda_(image)
+        assert all(torch.equal(value, features[name]) for name, value in se(image).items())
+    live = {name for name, p in lambda_.named_parameters() if name not in shared}
+    assert live and all(re.search(r"res[45]\.\d+\.", name) for name in live)

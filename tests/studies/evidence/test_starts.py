@@ -44,6 +44,34 @@ def test_other_recipes_are_no_pair():
         rows_of(record("a", {1: 30}), record("b", {1: 30}, model="lambda"))
 
 
+def test_other_data_and_other_settings_are_no_pair():
+    data = {"coco_2017_val": {"sha256": "a", "images": 3, "objects": 4}}
+    other = {"coco_2017_val": {"sha256": "b", "images": 5, "objects": 4}}
+    with pytest.raises(InputError, match="different data: coco_2017_val with 3 images and coco_"):
+        rows_of(record("a", {1: 30}) | {"data": data}, record("b", {1: 30}) | {"data": other})
+    for key, before, after in (
+        ("counted_at", "288×288", "448×448"),
+        ("set_label", "nuclei", "mine"),
+        ("detections_per_image", 400, None),
+        ("speed_settings", {"INPUT.LSJ.SCALE": [1, 2]}, {"INPUT.LSJ.SCALE": [1, 3]}),
+    ):
+        changed = {} if after is None else {key: after}
+        with pytest.raises(InputError, match="the recipes must be the same") as error:
+            rows_of(record("a", {1: 30}, **{key: before}), record("b", {1: 30}, **changed))
+        assert ("INPUT.LSJ.SCALE is [1, 2]" if "speed" in key else key) in str(error.value)
+    # What only one of the records knows is not compared.
+    assert rows_of(record("a", {1: 30}, counted_at="288×288") | {"data": data}, record("b", {1: 3}))
+
+
+def test_records_of_another_kind_and_of_several_sets_are_refused():
+    good = record("a", {1: 30})
+    with pytest.raises(InputError, match="a has the sets low, high; the starts of one set"):
+        rows_of(good | {"sets": {"low": "low", "high": "high"}}, good)
+    for other in ({}, good | {"runs": [{}]}, {k: v for k, v in good.items() if k != "runs"}, []):
+        with pytest.raises(InputError, match="is of no comparison"):
+            rows_of(good, other)
+
+
 def test_the_command_writes_a_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(starts, "results_folder", lambda: tmp_path)
     for name, ap in (("a", 30.0), ("b", 32.0)):
