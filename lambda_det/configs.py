@@ -16,6 +16,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from lambda_det.backbone.kinds import arguments_of_kind
 from lambda_det.config import REMOVED_KEYS, flat, get_cfg
 from lambda_det.errors import InputError, reason_of
 from lambda_det.shipped_configs import (
@@ -156,7 +157,10 @@ def merge_config(
         cfg.merge_from_list(list(overrides))
     except _MERGE_ERRORS as error:
         raise InputError(f"{name}: {reason_of(error)}") from error
-    given = {*overrides[::2]}.union(*(flat(content) for _, content in layers))
+    given = {*overrides[::2]}
+    for content in (flat(content) for _, content in layers):
+        if f"{_LAYER}.OWN_DEFAULTS" not in content:  # a config that a training has written has all
+            given.update(content)
     _warn_of_own_defaults(flat(cfg), defaults_of_layer, given)
     return cfg
 
@@ -164,13 +168,19 @@ def merge_config(
 def _warn_of_own_defaults(
     values: Mapping[str, Any], defaults: Mapping[str, Any], given: Collection[str]
 ) -> None:
-    """Warn of values that were given and are not taken, because LAYER.OWN_DEFAULTS holds.
-
-    A config that a training has written gives every key, LAYER.OWN_DEFAULTS as well.
-    """
+    """Warn of values that were given and are not taken, because LAYER.OWN_DEFAULTS holds."""
     kind = values.get(f"{_LAYER}.KIND", "lambda")
-    same = [name for name in defaults if name in given and values[name] == defaults[name]]
-    if kind != "lambda" and same and f"{_LAYER}.OWN_DEFAULTS" not in given:
+    if kind == "lambda" or not values[f"{_LAYER}.OWN_DEFAULTS"]:
+        return
+    own = arguments_of_kind(kind)
+    same = [
+        name
+        for name in defaults
+        if name in given
+        and values[name] == defaults[name]
+        and own.get(name.rpartition(".")[2].lower(), values[name]) != values[name]
+    ]
+    if same:
         logger.warning(
             "%s: a layer of kind %r takes its own default instead; set %s.OWN_DEFAULTS False to "
             "have these values",

@@ -268,6 +268,8 @@ LAYER = "MODEL.LAMBDA_RESNET.LAYER"
         (["SCOPE", "5"], []),
         (["SCOPE", "23", "KIND", "lambda"], []),
         (["SCOPE", "23", "OWN_DEFAULTS", "False"], []),
+        (["SCOPE", "23", "KIND", "depthwise"], []),  # its own default, too
+        (["NUM_HEADS", "4", "KIND", "depthwise"], []),  # it has no heads
         ([], []),
     ],
     ids=str,
@@ -288,3 +290,6 @@ def test_a_value_that_is_not_taken_is_named(words, wanted, from_file, tmp_path, 
     (tmp_path / "dump.yaml").write_text(cfg.dump())
     load_config(str(tmp_path / "dump.yaml"))
     assert not caplog.records
+    if cfg.MODEL.LAMBDA_RESNET.LAYER.KIND == "local_attention":
+        load_config(str(tmp_path / "dump.yaml"), [f"{LAYER}.SCOPE", "23"])
+        assert len(caplog.records) == cfg.MODEL.LAMBDA_RESNET.LAYER.OWN_DEFAULTS

@@ -98,8 +98,9 @@ def _with_config_key(error: InputError) -> InputError:
     if match["stage"]:  # lambda_blocks['res4'] is a key of its own
         key = f"{key}.{match['stage'].upper()}"
     rest = str(error)[match.end() :]
-    # What is "global" in Python is 0 in a config.
-    return InputError(key + rest.replace("scope='global'", "SCOPE 0").replace("'global'", "0"))
+    if match["argument"] in ("scope", "max_size"):  # what is "global" in Python is 0 in a config
+        rest = rest.replace("scope='global'", "SCOPE 0").replace("'global'", "0")
+    return InputError(key + rest)
 
 
 @BACKBONE_REGISTRY.register()

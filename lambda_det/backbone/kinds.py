@@ -191,4 +191,5 @@ def name_of_kind(kind: Kind) -> str:
     """The name of a kind, for messages and to compare; that of a class or function is its own."""
     if isinstance(kind, str):
         return kind
-    return getattr(kind, "__qualname__", type(kind).__name__)
+    # As LAYER_REGISTRY names what is registered.
+    return getattr(kind, "__name__", type(kind).__name__)

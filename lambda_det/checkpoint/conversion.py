@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lambda_det.backbone import build_lambda_resnet
 from lambda_det.backbone.build import lambda_resnet_arguments
-from lambda_det.backbone.kinds import LAYER_ARGUMENTS
+from lambda_det.backbone.kinds import LAYER_ARGUMENTS, arguments_of_kind
 from lambda_det.checkpoint.architecture import Architecture, config_line, warn_of_differences
 from lambda_det.checkpoint.coverage import Coverage, coverage_report
 from lambda_det.checkpoint.fitting import fit
@@ -142,6 +142,7 @@ def convert(
         warn_of_differences(path, trained, given)
         if trained.get("kind", given["kind"]) != given["kind"]:
             given = {name: given[name] for name in given if name not in LAYER_ARGUMENTS}
+            given |= arguments_of_kind(trained["kind"])
         # The converted file keeps what the network was trained with, not what the config says.
         # Hence the same warning appears when the converted file is loaded.
         architecture = {**given, **trained}

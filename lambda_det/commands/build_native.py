@@ -3,7 +3,7 @@
 Without --output they go into the user's cache, where every later process finds them, also on
 machines that share the folder and have no compiler. With --output lambda_det/layers/native in a
 checkout, a wheel that is built from it brings them along, for this release of PyTorch and this kind
-of processor; libraries of other releases in that folder are removed. They are compiled also if they
+of processor; libraries of other releases there are removed. They are compiled also if they
 are there already.
 """
 
@@ -29,8 +29,9 @@ def main(argv: list[str] | None = None) -> int:
     except native_build.BuildError as error:
         where = "" if args.output is None else f"--output {args.output}: "
         raise InputError(f"{where}the back end 'native' was not built: {error}") from error
-    for other in path.parent.glob("native_*.so") if args.output else ():
-        if other != path:  # a wheel would bring it along, and never load it
+    if path.parent == native_build.SOURCES:  # a wheel would bring along what it never loads
+        for other in {*path.parent.glob("native_*.so")} - {path}:
             other.unlink()
+            print(f"removed: {other}", file=sys.stderr)
     print(path)
     return 0

@@ -20,7 +20,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -66,8 +66,10 @@ def library() -> ctypes.CDLL:
 def _library() -> ctypes.CDLL | str:
     """The kernels, or why they are not there."""
     try:
-        shipped = SOURCES / _file_name()  # in a wheel that was built with them
-        return _loaded(shipped) if shipped.exists() else _loaded(build())
+        for name in dict.fromkeys([_file_name(), _file_name(())]):  # in a wheel built with them
+            if _can_be_loaded(SOURCES / name):
+                return _loaded(SOURCES / name)
+        return _loaded(build())
     except BuildError as error:
         return str(error)
 
@@ -88,7 +90,13 @@ def build(folder: Path | None = None, *, anew: bool = False) -> Path:
     path = _cached() if folder is None else folder.resolve() / _file_name()
     if not anew and _can_be_loaded(path):
         return path
-    compiler = compiler_command()
+    try:
+        compiler = compiler_command()
+    except BuildError:
+        other = path.with_name(_file_name(()))  # what another machine has compiled, if no argument
+        if not anew and _can_be_loaded(other):  # of this one's compiler is asked for
+            return other
+        raise
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _lock(path.with_name("native.lock")):
@@ -139,14 +147,15 @@ def _build(compiler: list[str], path: Path) -> None:
         objects = [str(o) for o in (entry, *compile_kernels(compiler, Path(folder)))]
         # On the disk before its renaming: a part of a library would end the process that loads it.
         # Its own name: the processes of several machines may write at once.
-        handle, unfinished = tempfile.mkstemp(suffix=".tmp", dir=path.parent)
+        handle, unfinished = tempfile.mkstemp(prefix="native_", suffix=".tmp", dir=path.parent)
+        os.close(handle)
         try:
             _run_all([[*compiler, *objects, *_LINK_FLAGS, "-o", unfinished]])
             os.chmod(unfinished, 0o755)
-            os.fsync(handle)
+            with open(unfinished, "rb") as file:
+                os.fsync(file.fileno())
             os.replace(unfinished, path)
         finally:
-            os.close(handle)
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
 
@@ -206,13 +215,15 @@ def _named_compiler() -> list[str]:
         raise BuildError(f"CXX={text!r} is no command: {error}") from error
 
 
-def _file_name() -> str:
+def _file_name(arguments: Sequence[str] | None = None) -> str:
     """The name of the library, by what it is made of.
 
-    The compiler is not in it, but its arguments are: what one machine has compiled also serves
-    those that share its cache and have no compiler.
+    The compiler is not in it, but its arguments are (None = those in the variable CXX): what one
+    machine has compiled also serves those that share its cache and have no compiler.
     """
-    flags = [*_named_compiler()[1:], *_FLAGS, *_ENTRY_FLAGS, *_LINK_FLAGS]
+    if arguments is None:
+        arguments = [word for word in _named_compiler() if word.startswith("-")]
+    flags = [*arguments, *_FLAGS, *_ENTRY_FLAGS, *_LINK_FLAGS]
     parts = [flag for flag in flags if not flag.startswith(("-I", "-L"))]
     parts += [torch.__version__, platform.machine(), str(_INSTRUCTION_SETS)]
     parts += [source.read_text(encoding="utf-8") for source in sorted(SOURCES.glob("*.[ch]*"))]
@@ -232,9 +243,10 @@ def _cached() -> Path:
 def _lock(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock of a file. It ends with its process, however that
     ends. Where files cannot be locked, each process compiles for itself."""
-    with open(path, "w") as file:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(ImportError, OSError):
             import fcntl  # not on Windows, where the other back ends run
 
+            file = stack.enter_context(open(path, "a"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -21,7 +21,7 @@ from lambda_det.engine.averaging import FINAL_AVERAGE
 from lambda_det.engine.checkpointing import FINAL, POINTER
 from lambda_det.engine.checks import check_device
 from lambda_det.engine.parts import PRECISIONS, Results
-from lambda_det.engine.setup import log_model, start_run
+from lambda_det.engine.setup import import_words, log_model, start_run
 from lambda_det.errors import InputError
 from lambda_det.pretrain.classifier import Classifier, evaluate
 from lambda_det.pretrain.earlier_checkpoint import FILE, convert_checkpoint
@@ -85,7 +85,8 @@ def pretrain(args: Namespace) -> Results:
         if comm.is_main_process():
             convert_checkpoint(folder, cfg.SEED)
         comm.synchronize()
-    command = [*tool_words("pretrain"), "--data", args.data, "--config-file"]
+    command = [*tool_words("pretrain"), *import_words(getattr(args, "modules", ())), "--data"]
+    command += [args.data, "--config-file"]
     parts.resume_command = [*command, os.path.join(folder, "config.yaml"), "--resume"]
     results = run(parts, options, resume=args.resume)
     name = FINAL_AVERAGE if options.ema_decay else FINAL

@@ -279,3 +279,13 @@ def test_idle_and_recomputed_stages() -> None:
         network(x)["res3"].square().sum().backward()
         gradients.append(network.res3[0].spatial_layer.rows.grad)
     torch.testing.assert_close(*gradients)
+
+
+def test_messages_and_names_are_the_users() -> None:
+    with pytest.raises(InputError, match=r"LAYER\.KIND='global': expected one of"):
+        from_config(config("global"))
+
+    class Inner(Blur):
+        pass
+
+    assert build(Inner).other_kind == {"kind": "Inner"}  # as LAYER_REGISTRY names it

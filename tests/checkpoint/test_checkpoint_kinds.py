@@ -133,7 +133,10 @@ def test_what_shapes_do_not_show_is_compared(
     cfg = get_cfg()  # the line for a config says the same
     cfg.merge_from_list(shlex.split(summary.rpartition("config: ")[2]))
     described = lambda_resnet_arguments(cfg)
-    assert build_lambda_resnet(**described).other_kind == model.other_kind
+    again = build_lambda_resnet(**described)
+    assert again.other_kind == model.other_kind
+    shapes = ({n: t.shape for n, t in m.state_dict().items()} for m in (again, model))
+    assert next(shapes) == next(shapes)
 
 
 def test_the_metadata_of_lambda_networks_stays() -> None:

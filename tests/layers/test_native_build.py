@@ -207,6 +207,16 @@ def test_arguments_of_the_compiler_make_another_library(monkeypatch) -> None:
     assert len(names) == 3
 
 
+@pytest.mark.usefixtures("copying_compiler", "as_new")
+def test_what_does_not_need_this_compiler_is_found(monkeypatch, tmp_path) -> None:
+    built = native_build.build()
+    monkeypatch.setenv("CXX", "no-such-compiler -O3")  # of this one's arguments there is none
+    assert native_build.build() == built
+    broken = tmp_path / "sources" / native_build._file_name(())
+    broken.write_bytes(b"of another machine")  # in the package: the cache is looked at, too
+    assert native_build.library()._name == str(built)
+
+
 @pytest.mark.usefixtures("as_new")
 def test_a_compiler_that_is_no_command(log, monkeypatch) -> None:
     monkeypatch.setenv("CXX", 'g++ "-O2')
