@@ -170,6 +170,8 @@ def config_of(lazy: DictConfig) -> CfgNode:
 def _as_type_of(default: Any, value: Any, name: str, place: str) -> Any:
     if name in ("DATASETS.TRAIN", "DATASETS.TEST") and isinstance(value, str):
         value = [value]
+    if name == "MODEL.LAMBDA_RESNET.LAYER.SCOPE" and value == "global":
+        value = 0
     for kind, others in ((float, int), (tuple, list)):
         if type(default) is kind and type(value) is others:
             value = kind(value)
