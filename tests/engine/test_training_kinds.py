@@ -64,6 +64,7 @@ def test_lazy_config() -> None:
     network = instantiate(lazy.model.backbone.bottom_up)
     assert kinds_in(network) == {"local_attention"}
     assert config_of(lazy).MODEL.LAMBDA_RESNET.LAYER.KIND == "local_attention"
-    for scope, key in ((5, 5), ("global", 0)):
+    for scope, wanted in ((5, 5), ("global", 0)):
         lazy.model.backbone.bottom_up.scope = scope
-        assert config_of(lazy).MODEL.LAMBDA_RESNET.LAYER.SCOPE == key
+        layer = config_of(lazy).MODEL.LAMBDA_RESNET.LAYER
+        assert layer["SCOPE"] == wanted
