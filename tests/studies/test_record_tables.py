@@ -46,10 +46,10 @@ def test_the_brief_table_of_a_comparison() -> None:
     assert "| set | backbone | box AP | trained without | Δ |" in text
     assert "| relational | R-50 | 31.5 ± 1.5 | – |  |" in text
     assert "| relational | λ-50 | 35.0 ± 1.5 | 29.0 ± 1.5 | +3.5 [+2.5, +4.5] |" in text
-    own_zeroed = row | own | {"box_ap_zeroed": value(12)}
+    own_zeroed = row | own | {"box_ap_zeroed": value(12), "box_ap_over_trained_without": value(6)}
     both = brief_table(record | {"rows": [row | plain, own_zeroed]}, zeroed=True)
-    assert "| set | backbone | box AP | zeroed | trained without | Δ |" in both
-    assert "| λ-50 | 35.0 ± 1.5 | 12.0 ± 1.5 | 29.0 ± 1.5 | +3.5 [+2.5, +4.5] |" in both
+    assert "| box AP | zeroed | trained without | AP − trained without | Δ |" in both
+    assert "| 12.0 ± 1.5 | 29.0 ± 1.5 | +6.0 [+5.0, +7.0] | +3.5 [+2.5, +4.5] |" in both
     assert "zeroed: the residual branches of res4 and res5 taken as 0 after training;" in both
     assert "zeroed" not in brief_table(record | {"rows": [row | plain, own_zeroed]})
     assert "standard deviation of 2 seeds" in text and "Δ: gain over R-50, paired by seed" in text
