@@ -144,35 +144,6 @@ def recorded_sizes(model: nn.Module) -> Iterator[Sizes]:
             handle.remove()
 
 
-def lambda_sums(layer: LambdaLayer, height: int, width: int) -> Counter[str]:
-    """Count the multiply-adds of the lambdas of one image and of applying them to the queries.
-
-    These are the sums of LambdaNetworks (arXiv:2102.08602, section 3) as they are written there,
-    whatever back end computes them.
-
-    Args:
-        layer: the lambda layer; its projections are not counted here.
-        height, width: of the feature map, in positions.
-
-    Returns:
-        Counts under ``content_lambda``, ``position_lambda`` and ``position_bias``, as far as the
-        layer has these parts.
-    """
-    positions, queries = height * width, layer.num_heads * layer.query_depth
-    value = layer.out_channels // layer.num_heads
-    one_lambda = layer.intra_depth * layer.query_depth * value
-    apply = positions * queries * value
-    counts: Counter[str] = Counter()
-    if layer.content:
-        counts["content_lambda"] = positions * one_lambda + apply
-    if layer.position:
-        window = positions if layer.scope == "global" else layer.embedding[0, 0].numel()
-        counts["position_lambda"] = positions * window * one_lambda + apply
-    if layer.position_bias is not None:
-        counts["position_bias"] = positions * queries
-    return counts
-
-
 def _count_by_formula(model: nn.Module, counts: dict[str, Counter[str]], sizes: Sizes) -> None:
     """Replace the counted operators of the sums of layers by their formulas.
 
@@ -193,12 +164,7 @@ def _count_by_formula(model: nn.Module, counts: dict[str, Counter[str]], sizes: 
                 own.subtract(counts.get(".".join(filter(None, (name, inner))), {}))
         formula: Counter[str] = Counter()
         for batch, _, height, width in sizes[name]:
-            is_lambda = isinstance(layer, LambdaLayer)
-            sums = (
-                lambda_sums(layer, height, width)
-                if is_lambda
-                else layer.multiply_adds(height, width)
-            )
+            sums = layer.multiply_adds(height, width)
             formula.update({op: batch * count for op, count in sums.items()})
         for module in _with_parents(name):
             total = counts.setdefault(module, Counter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, TypeGuard
 
 import torch
@@ -271,6 +272,33 @@ class LambdaLayer(nn.Module):
         if outside is not None:  # softmax gives NaN for an image whose mask is True everywhere
             key = key.masked_fill(outside, 0)
         return key
+
+    def multiply_adds(self, height: int, width: int) -> Counter[str]:
+        """Count the multiply-adds for one image, without those of the layer's convolutions.
+
+        They are those of the sums of LambdaNetworks (arXiv:2102.08602, section 3) as they are
+        written there, whatever back end computes them.
+
+        Args:
+            height, width: of the feature map, in positions.
+
+        Returns:
+            Counts under ``content_lambda``, ``position_lambda`` and ``position_bias``, as far as
+            the layer has these parts.
+        """
+        positions, queries = height * width, self.num_heads * self.query_depth
+        value = self.out_channels // self.num_heads
+        one_lambda = self.intra_depth * self.query_depth * value
+        apply = positions * queries * value
+        counts: Counter[str] = Counter()
+        if self.content:
+            counts["content_lambda"] = positions * one_lambda + apply
+        if self.position:
+            window = positions if self.scope == "global" else self.embedding[0, 0].numel()
+            counts["position_lambda"] = positions * window * one_lambda + apply
+        if self.position_bias is not None:
+            counts["position_bias"] = positions * queries
+        return counts
 
     def extra_repr(self) -> str:
         return (

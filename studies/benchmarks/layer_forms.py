@@ -8,7 +8,7 @@ their formulas, for comparison only; no code of others is used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -81,6 +81,10 @@ class Candidate:
     facts: dict[str, object] = field(default_factory=dict)
 
 
+Module = tuple[str, str, Callable[[], nn.Module]]
+"""Name and kind of a candidate, and what makes its module."""
+
+
 def position_inputs(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> list[Tensor]:
     """Query, value and embedding of normal random numbers that are the same on every device."""
     generator = torch.Generator().manual_seed(seed)
@@ -98,13 +102,20 @@ def candidates(shape: Shape, device: str, dtype: torch.dtype, seed: int) -> Iter
     inputs = [t.requires_grad_() for t in position_inputs(shape, device, dtype, seed)]
     for name, function in position_forms(device).items():
         yield Candidate(name, "position", function, inputs[:2], inputs[2:])
+    yield from module_candidates(_modules(shape.channels), shape, device, dtype, seed)
+
+
+def module_candidates(
+    modules: Iterable[Module], shape: Shape, device: str, dtype: torch.dtype, seed: int
+) -> Iterator[Candidate]:
+    """Yield modules as candidates for a shape, each with weights of the same seed."""
     x = torch.randn(
         (shape.batch, shape.channels, shape.height, shape.width),
         generator=torch.Generator().manual_seed(seed),
     )
     x = x.to(device).requires_grad_()
     autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
-    for name, kind, make in _modules(shape.channels):
+    for name, kind, make in modules:
         torch.manual_seed(seed)
         module = make().to(device)
         if autocast is None:
@@ -125,7 +136,7 @@ def position_forms(device: str) -> dict[str, Callable[[Tensor, Tensor, Tensor], 
     return forms | PEER_FORMS | OWN_FORMS
 
 
-def _modules(channels: int) -> Iterator[tuple[str, str, Callable[[], nn.Module]]]:
+def _modules(channels: int) -> Iterator[Module]:
     arguments = {"num_heads": HEADS, "query_depth": QUERY_DEPTH, "scope": SCOPE}
     yield "LambdaLayer", "layer", partial(LambdaLayer, channels, **arguments)
     if timm_layer := _installed("timm.layers.lambda_layer", "LambdaLayer"):
@@ -135,6 +146,11 @@ def _modules(channels: int) -> Iterator[tuple[str, str, Callable[[], nn.Module]]
         sizes = {"dim_k": QUERY_DEPTH, "heads": HEADS, "r": SCOPE, "dim_u": 1}
         sizes["dim_out"] = channels
         yield "lambda-networks", "layer", partial(peer_layer, channels, **sizes)
+    yield from yardsticks(channels)
+
+
+def yardsticks(channels: int) -> Iterator[Module]:
+    """The operators that a lambda layer replaces."""
     convolution = partial(nn.Conv2d, channels, channels, 3, padding=1, bias=False)
     yield "3x3 convolution", "yardstick", convolution
     yield "SE", "yardstick", partial(SqueezeExcitation, channels, channels // 4)

@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from functools import partial
 
 import psutil
 import torch
 from tabulate import tabulate
-from torch import nn
 
 from lambda_det.analysis.flops import count_flops, total_flops
 from lambda_det.analysis.memory import activation_bytes
 from lambda_det.layers.attention import KINDS
 from lambda_det.records import provenance
-from studies.benchmarks.layer_forms import SCOPE, Candidate, Shape, candidates
+from studies.benchmarks.layer_forms import (
+    SCOPE,
+    Candidate,
+    Module,
+    Shape,
+    module_candidates,
+    yardsticks,
+)
 from studies.benchmarks.layer_report import by_shape, title
 
 _PEAK = 4
@@ -33,33 +39,16 @@ def rival_candidates(
     Their facts are ``parameters``, ``gmac`` (of the whole batch) and, if a layer would need more
     memory than there is, a ``note``.
     """
-    yield from (
-        _with_facts(candidate, shape)
-        for candidate in candidates(shape, device, dtype, seed)
-        if candidate.kind == "yardstick"
-    )
-    for name, make in _layers(shape.channels).items():
-        torch.manual_seed(seed)
-        module = make()
-        x = torch.randn(
-            (shape.batch, shape.channels, shape.height, shape.width),
-            generator=torch.Generator().manual_seed(seed),
-        )
-        autocast = dtype if dtype in (torch.bfloat16, torch.float16) else None
-        kept = torch.float32 if autocast else dtype
-        source = x.to(device, kept).requires_grad_()
-        module.to(device, kept)
-        candidate = Candidate(name, "layer", module, [source], list(module.parameters()), autocast)
+    modules = [*yardsticks(shape.channels), *_layers(shape.channels)]
+    for candidate in module_candidates(modules, shape, device, dtype, seed):
         yield _with_facts(candidate, shape)
 
 
-def _layers(channels: int) -> dict[str, Callable[[], nn.Module]]:
-    makers: dict[str, Callable[[], nn.Module]] = {}
+def _layers(channels: int) -> Iterator[Module]:
     for name, kind in KINDS.items():
-        makers[name] = partial(kind, channels)
+        yield name, "layer", partial(kind, channels)
         if name == "local_attention":
-            makers[f"{name}, {SCOPE}×{SCOPE}"] = partial(kind, channels, scope=SCOPE)
-    return makers
+            yield f"{name}, {SCOPE}×{SCOPE}", "layer", partial(kind, channels, scope=SCOPE)
 
 
 def _with_facts(candidate: Candidate, shape: Shape) -> Candidate:
